@@ -1,0 +1,1 @@
+"""Gradients through a diffusion sampler, in the memory of one network call."""
