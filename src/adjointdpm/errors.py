@@ -1,0 +1,69 @@
+"""One exception class per kind of mistake; every message says what was wrong, with which value, and what to do."""
+
+
+class AdjointDPMError(Exception):
+    """Base class of every error that this library raises on purpose."""
+
+
+class InvalidInputError(AdjointDPMError, ValueError):
+    """An argument has a value that cannot be used: not finite, out of range, empty, unknown."""
+
+
+class InvalidTypeError(AdjointDPMError, TypeError):
+    """An argument has the wrong type or dtype."""
+
+
+class ShapeError(InvalidInputError):
+    """A tensor has a shape that does not fit the others."""
+
+
+class DeviceError(InvalidInputError):
+    """Tensors that must be together lie on different devices."""
+
+
+class ScheduleError(InvalidInputError):
+    """A noise schedule is impossible, or cannot be used with this prediction or ODE form."""
+
+
+class GridError(InvalidInputError):
+    """A time grid does not decrease, or leaves its schedule."""
+
+
+class NetworkOutputError(InvalidInputError):
+    """The network returned something else than a tensor of its input's shape."""
+
+
+class UnsupportedError(InvalidInputError):
+    """Two choices that do not go together, such as a gradient method and a sampler that it cannot differentiate."""
+
+
+class CapturedTensorError(UnsupportedError):
+    """The denoiser uses a tensor that requires grad and that this gradient method cannot reach."""
+
+
+class UnknownNameError(InvalidInputError):
+    """A name that is not registered; the message lists those that are."""
+
+
+class ModelError(InvalidInputError):
+    """A model folder or pipeline that cannot be used."""
+
+
+class PromptError(InvalidInputError):
+    """A prompt, a token or a list of prompts that cannot be used."""
+
+
+class MetricError(InvalidInputError):
+    """A metric returned NaN or the wrong shape, or blocks gradients."""
+
+
+class OutputError(AdjointDPMError, ValueError):
+    """A run folder or file that cannot be written or would be overwritten."""
+
+
+class CheckpointError(AdjointDPMError, ValueError):
+    """A saved state that is missing, corrupted, or belongs to another run."""
+
+
+class AdjointDPMWarning(UserWarning):
+    """Something works, but probably not as intended (for example a pipeline that clips its samples)."""
