@@ -1,1 +1,29 @@
 """Gradients through a diffusion sampler, in the memory of one network call."""
+
+from adjointdpm import errors, grids
+from adjointdpm.denoiser import Denoiser
+from adjointdpm.gradients import Adjoint, Backprop, Checkpoint, Truncated
+from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, RungeKutta4
+from adjointdpm.sampling import sample
+from adjointdpm.schedule import NoiseSchedule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdamsBashforth",
+    "Adjoint",
+    "Ancestral",
+    "Backprop",
+    "Checkpoint",
+    "DPMSolverPP",
+    "Denoiser",
+    "Euler",
+    "Heun",
+    "Midpoint",
+    "NoiseSchedule",
+    "RungeKutta4",
+    "Truncated",
+    "errors",
+    "grids",
+    "sample",
+]

@@ -1,0 +1,133 @@
+"""From what a network predicts to (x̂_0, ε), with classifier-free guidance in one batched call."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adjointdpm.errors import InvalidInputError, InvalidTypeError, NetworkOutputError, ShapeError, UnknownNameError
+from adjointdpm.tree import Tree, leaves, replace_leaves, tree_map
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+class Denoiser(nn.Module):
+    """A network, what it predicts, and how it is guided.
+
+    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² + σ²) ("v_prediction", Salimans and Ho 2022, arXiv
+    2202.00512) or ε − x_0 ("flow"). Guidance is null + w (conditional − null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
+
+    Args:
+        network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the schedule's unit, cond a tree of tensors `[B, …]` or None.
+        prediction: what it returns.
+        guidance_scale: w; a float, or a scalar or `[B]` tensor, which may require grad.
+        null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or 1. Needed when w ≠ 1.
+
+    Raises:
+        InvalidTypeError: the network is not callable.
+        UnknownNameError: unknown prediction.
+        InvalidInputError: guidance without `null_cond`, or a guidance scale that is not finite.
+
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        prediction: Prediction = "epsilon",
+        guidance_scale: float | Tensor = 1.0,
+        null_cond: Tree = None,
+    ) -> None:
+        super().__init__()
+        if not callable(network):
+            raise InvalidTypeError(f"the denoiser must be callable as denoiser(x, t, cond), but it is {type(network).__name__}")
+        if prediction not in get_args(Prediction):
+            raise UnknownNameError(f"prediction={prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
+        if not bool(torch.isfinite(torch.as_tensor(guidance_scale)).all()):
+            raise InvalidInputError(f"guidance_scale={guidance_scale} must be finite")
+        self.guided = isinstance(guidance_scale, Tensor) or guidance_scale != 1.0
+        if self.guided and null_cond is None:
+            raise InvalidInputError(f"guidance_scale={guidance_scale} needs null_cond, the conditioning of the unconditional branch")
+        self.network = network
+        self.prediction: Prediction = prediction
+        self.guidance_scale = guidance_scale
+        self.null_cond = null_cond
+
+    def forward(self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree = None) -> Tensor:
+        """The network's guided output, in its own prediction."""
+        return self.output(x, t, cond, self.null_cond)
+
+    def output(self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree, null_cond: Tree) -> Tensor:
+        """As `forward`, with the unconditional conditioning as an argument, so that it can be differentiated like the conditional one.
+
+        Raises:
+            NetworkOutputError: the network did not return a real tensor of the shape of x.
+
+        """
+        dtype = self._network_dtype(x)
+        if self.guided:
+            pairs = zip(leaves(null_cond), leaves(cond), strict=True)
+            both = [torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text]) for null, text in pairs]
+            doubled = self._call(torch.cat([x, x]), torch.cat([t, t]), replace_leaves(cond, both), dtype)
+            null, text = doubled.chunk(2)
+            scale = self.guidance_scale
+            if isinstance(scale, Tensor):
+                scale = scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale.to(x.dtype)
+            return null + scale * (text - null)
+        return self._call(x, t, cond, dtype)
+
+    def split(self, output: Tensor, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
+        """(x̂_0, ε) from the network's output at the state x; `alpha` and `sigma` are scalars, and the pair satisfies x = α x̂_0 + σ ε."""
+        match self.prediction:
+            case "epsilon":
+                return (x - sigma * output) / alpha, output
+            case "sample":
+                return output, (x - alpha * output) / sigma
+            case "v_prediction":
+                norm = (alpha**2 + sigma**2) ** 0.5
+                x = x / norm**2
+                return alpha * x - (sigma / norm) * output, sigma * x + (alpha / norm) * output
+            case "flow":
+                total = alpha + sigma
+                return (x - sigma * output) / total, (x + alpha * output) / total
+
+    def check_cond(self, cond: Tree, batch: int) -> None:
+        """Raise ShapeError unless `null_cond` can stand beside `cond` for a batch of this size."""
+        if not self.guided:
+            return
+        null, text = leaves(self.null_cond), leaves(cond)
+        if len(null) != len(text):
+            raise ShapeError(f"null_cond holds {len(null)} tensors and cond {len(text)}; guidance needs the same tree in both")
+        for a, b in zip(null, text, strict=True):
+            if a.shape[1:] != b.shape[1:] or a.shape[0] not in (1, batch):
+                raise ShapeError(
+                    f"null_cond has a tensor of shape {tuple(a.shape)} where cond has {tuple(b.shape)}; "
+                    f"it must match, with a leading dimension of 1 or {batch}"
+                )
+
+    def _network_dtype(self, x: Tensor) -> torch.dtype | None:
+        """The dtype of the weights, when inputs must be cast to it; the state keeps its own, which may be finer."""
+        if not isinstance(self.network, nn.Module) or torch.is_autocast_enabled(x.device.type):
+            return None
+        weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
+        return None if weight is None or weight.dtype == x.dtype else weight.dtype
+
+    def _call(self, x: Tensor, t: Tensor, cond: Tree, dtype: torch.dtype | None) -> Tensor:
+        if dtype is None:
+            output = self.network(x, t, cond)
+        else:
+            # t keeps its precision: bfloat16 cannot hold t = 999.
+            output = self.network(x.to(dtype), t, tree_map(lambda c: c.to(dtype) if c.is_floating_point() else c, cond))
+        if not isinstance(output, Tensor):
+            raise NetworkOutputError(
+                f"the network returned {type(output).__name__} instead of a tensor; "
+                "wrap a diffusers model as lambda x, t, c: unet(x, t, c).sample, or in an nn.Module that does that"
+            )
+        if output.shape != x.shape:
+            raise NetworkOutputError(
+                f"the network returned shape {tuple(output.shape)} for an input of shape {tuple(x.shape)}; they must be equal"
+            )
+        if not output.is_floating_point():
+            raise NetworkOutputError(f"the network returned {output.dtype} instead of a floating-point tensor")
+        return output.to(x.dtype)

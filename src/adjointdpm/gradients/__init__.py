@@ -1,0 +1,38 @@
+"""Gradient methods, one file each; a new one is a file here and a line in `GRADIENTS`."""
+
+from collections.abc import Callable
+
+from adjointdpm.errors import InvalidTypeError, UnknownNameError
+from adjointdpm.gradients.adjoint import Adjoint
+from adjointdpm.gradients.backprop import Backprop
+from adjointdpm.gradients.base import AutogradMethod, GradientMethod
+from adjointdpm.gradients.checkpoint import Checkpoint
+from adjointdpm.gradients.truncated import Truncated
+
+# Names with their defaults; "truncated" has no default length and is asked for by class.
+GRADIENTS: dict[str, Callable[[], GradientMethod]] = {
+    "exact": Checkpoint,
+    "checkpoint": Checkpoint,
+    "backprop": Backprop,
+    "adjoint": Adjoint,
+}
+
+
+def resolve(gradient: str | GradientMethod) -> GradientMethod:
+    """The method itself, or the one with that name and its defaults.
+
+    Raises:
+        UnknownNameError: no method has that name.
+        InvalidTypeError: neither a method nor a name.
+
+    """
+    if isinstance(gradient, GradientMethod):
+        return gradient
+    if not isinstance(gradient, str):
+        raise InvalidTypeError(f"gradient={gradient!r} must be a method such as adjointdpm.Checkpoint(), or one of {', '.join(GRADIENTS)}")
+    if gradient not in GRADIENTS:
+        raise UnknownNameError(f"gradient={gradient!r} is unknown; choose one of {', '.join(GRADIENTS)}")
+    return GRADIENTS[gradient]()
+
+
+__all__ = ["GRADIENTS", "Adjoint", "AutogradMethod", "Backprop", "Checkpoint", "GradientMethod", "Truncated", "resolve"]

@@ -1,0 +1,52 @@
+"""Samplers, one short file each; a new one is a file here and a line in `SAMPLERS`."""
+
+from collections.abc import Callable
+
+from adjointdpm.errors import InvalidTypeError, UnknownNameError
+from adjointdpm.samplers.adams_bashforth import AdamsBashforth
+from adjointdpm.samplers.ancestral import Ancestral
+from adjointdpm.samplers.base import Sampler
+from adjointdpm.samplers.dpm_solver_pp import DPMSolverPP
+from adjointdpm.samplers.euler import Euler
+from adjointdpm.samplers.runge_kutta import Heun, Midpoint, RungeKutta4
+
+SAMPLERS: dict[str, Callable[[], Sampler]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "midpoint": Midpoint,
+    "runge_kutta_4": RungeKutta4,
+    "adams_bashforth": AdamsBashforth,
+    "dpm_solver_pp": DPMSolverPP,
+    "ancestral": Ancestral,
+}
+
+
+def resolve(sampler: str | Sampler) -> Sampler:
+    """The sampler itself, or the one with that name and its defaults.
+
+    Raises:
+        UnknownNameError: no sampler has that name.
+        InvalidTypeError: neither a sampler nor a name.
+
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str):
+        raise InvalidTypeError(f"sampler={sampler!r} must be a sampler such as adjointdpm.Euler(), or one of {', '.join(SAMPLERS)}")
+    if sampler not in SAMPLERS:
+        raise UnknownNameError(f"sampler={sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[sampler]()
+
+
+__all__ = [
+    "SAMPLERS",
+    "AdamsBashforth",
+    "Ancestral",
+    "DPMSolverPP",
+    "Euler",
+    "Heun",
+    "Midpoint",
+    "RungeKutta4",
+    "Sampler",
+    "resolve",
+]

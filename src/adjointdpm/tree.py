@@ -1,0 +1,33 @@
+"""Nested tuples, lists and dicts of tensors: the conditioning, as the gradient methods see it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Tree = Any  # None, a tensor, or a tuple, list or dict of trees
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of `tree`, in a fixed order."""
+    found: list[Tensor] = []
+    tree_map(lambda tensor: found.append(tensor) or tensor, tree)
+    return found
+
+
+def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """`tree` with every tensor replaced by `fn(tensor)`; what is not a tensor stays."""
+    if isinstance(tree, Tensor):
+        return fn(tree)
+    if isinstance(tree, dict):
+        return {key: tree_map(fn, value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        items = [tree_map(fn, value) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree
+
+
+def replace_leaves(tree: Tree, tensors: list[Tensor]) -> Tree:
+    """`tree` with its tensors replaced by `tensors`, in the order of `leaves`."""
+    remaining = iter(tensors)
+    return tree_map(lambda _: next(remaining), tree)

@@ -1,0 +1,72 @@
+"""Write the bundled pipeline as an ordinary diffusers folder in half precision: `python training/export.py`."""
+
+import shutil
+from pathlib import Path
+
+import torch
+import typer
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.utils import logging
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
+
+from data import HERE, WORK, load_concepts
+from text_unet import MAX_TOKENS, build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from vae import build
+
+TINY = HERE.parent / "src" / "adjointdpm" / "models" / "tiny"
+LIMIT = 25_000_000  # bytes, of everything in the folder
+
+
+def pipeline(untrained: bool = False) -> StableDiffusionPipeline:
+    """The pipeline with the averaged weights in `work`, or with fresh ones for what has not been trained."""
+    if (WORK / "tokenizer").exists() and not untrained:
+        tokenizer = load_tokenizer(WORK / "tokenizer")
+    else:
+        tokenizer = build_tokenizer([c for c in load_concepts() if not c.withheld], WORK / "tokenizer")
+    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    if not untrained:
+        weights = load_file(WORK / "average.safetensors")
+        for name, module in {"text_encoder": text_encoder, "unet": unet}.items():
+            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+    vae = AutoencoderKL.from_pretrained(WORK / "vae") if (WORK / "vae").exists() else build()
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer from its vocabulary and merges."""
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+
+
+def main(untrained: bool = False) -> None:
+    """Write to a temporary folder, move each part into place, and refuse a folder that is too large."""
+    logging.set_verbosity_error()
+    temporary = WORK / "tiny.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline(untrained).to(torch.float16).save_pretrained(temporary, safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):  # for readers without `tokenizers`
+        shutil.copy(WORK / "tokenizer" / name, temporary / "tokenizer" / name)
+    for source in sorted(temporary.rglob("*")):
+        target = TINY / source.relative_to(temporary)
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+    shutil.rmtree(temporary)
+    size = sum(f.stat().st_size for f in TINY.rglob("*") if f.is_file())
+    print(f"{TINY}: {size:,} bytes")
+    if size > LIMIT:
+        raise SystemExit(f"the folder holds {size:,} bytes, more than {LIMIT:,}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

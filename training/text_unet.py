@@ -1,0 +1,209 @@
+"""Train the text encoder and the UNet of the bundled model: `python training/text_unet.py --minutes 60`."""
+
+import json
+import math
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from data import BACKGROUNDS, STYLES, WORK, Concept, caption, load_concepts
+
+MAX_TOKENS = 20
+SHOWN_STYLE = 0.75  # of the captions name the style
+SHOWN_BACKGROUND = 0.6  # of the captions of coloured backgrounds name the colour
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.x's schedule and settings."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A UNet of Stable Diffusion's layout, 11 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    )
+
+
+def build_tokenizer(concepts: list[Concept], folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte-pair encoding is learned from the captions; withheld names stay spellable by their pieces."""
+    styles = [*STYLES, None]
+    texts = [caption(c.name, s, b, random.Random(i)) for c in concepts for s in styles for i, b in enumerate(BACKGROUNDS)]
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.BPEDecoder(suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>",
+    )
+    bpe.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe.model.save(str(folder))
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+    return tokenizer
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A two-layer CLIP text encoder of width 128."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            projection_dim=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def encode_pool(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
+    """Latent means of all pictures, float32 [n, 4, 16, 16]."""
+    with torch.no_grad():
+        batches = torch.from_numpy(images).split(128)
+        return torch.cat([vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean for b in batches])
+
+
+class Captions:
+    """Token ids of every phrasing, made once."""
+
+    def __init__(self, concepts: list[Concept], tokenizer: CLIPTokenizer, phrasings: int = 3) -> None:
+        styles, colours = [*STYLES, None], [*BACKGROUNDS, None]
+        rng = random.Random(0)
+        texts = [caption(c.name, s, b, rng) for c in concepts for s in styles for b in colours for _ in range(phrasings)]
+        ids = tokenizer([*texts, ""], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+        self.empty = ids[-1]
+        self.ids = ids[:-1].view(len(concepts), len(styles), len(colours), phrasings, MAX_TOKENS)
+
+    def sample(self, labels: np.ndarray, rng: np.random.Generator, dropped: float = 0.1) -> Tensor:
+        """One caption for each row of (concept, style, background); some leave out the style, the background, or everything."""
+        n = len(labels)
+        style = np.where(rng.random(n) < SHOWN_STYLE, labels[:, 1], len(STYLES))
+        named = (labels[:, 2] > 0) & (rng.random(n) < SHOWN_BACKGROUND) | (rng.random(n) < 0.1)
+        background = np.where(named, labels[:, 2], len(BACKGROUNDS))
+        ids = self.ids[labels[:, 0], style, background, rng.integers(self.ids.shape[3], size=n)]
+        ids[torch.from_numpy(rng.random(n) < dropped)] = self.empty
+        return ids
+
+
+def main(
+    minutes: float = 60.0,
+    batch: int = 48,
+    rate: float = 1e-3,
+    decay: float = 0.999,
+    seed: int = 0,
+    resume: bool = False,
+    bf16: bool = True,
+    max_steps: int = 0,
+) -> None:
+    """Train by the clock; the averaged weights go to `work/average.safetensors` every two minutes, with all that a resumed run needs beside it."""
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    rng = np.random.default_rng(seed + int(resume))
+    concepts = load_concepts()
+    pool = np.load(WORK / "pool.npz")
+    trained = np.array([not concepts[c].withheld for c in pool["labels"][:, 0]])
+    labels = pool["labels"][trained].astype(np.int64)
+    latents = encode_pool(AutoencoderKL.from_pretrained(WORK / "vae"), pool["images"][trained])
+    tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
+    captions = Captions(concepts, tokenizer)
+    model = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures, {len(tokenizer)} tokens", flush=True
+    )
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99))
+    alphas = build_scheduler().alphas_cumprod
+    snr = alphas / (1 - alphas)
+    spent, step = 0.0, 0
+    if resume:
+        model.load_state_dict(load_file(WORK / "model.safetensors"))
+        average = load_file(WORK / "average.safetensors")
+        moments = load_file(WORK / "optimizer.safetensors")
+        for i, p in enumerate(model.parameters()):
+            if f"{i}.exp_avg" in moments:
+                optimizer.state[p] = {k: moments[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+        spent, step = json.loads((WORK / "progress.json").read_text()).values()
+
+    def save() -> None:
+        state = {f"{i}.{k}": v for i, p in enumerate(model.parameters()) for k, v in optimizer.state[p].items()}
+        for name, tensors in {"model": model.state_dict(), "average": average, "optimizer": state}.items():
+            save_file({k: v.contiguous() for k, v in tensors.items()}, WORK / f"{name}.tmp")
+            shutil.move(WORK / f"{name}.tmp", WORK / f"{name}.safetensors")
+        (WORK / "progress.json").write_text(json.dumps({"spent": spent, "step": step}))
+
+    start, saved, running = time.time() - spent, time.time(), 0.0
+    while (spent := time.time() - start) < 60 * minutes and not (max_steps and step >= max_steps):
+        progress = spent / (60 * minutes)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - progress) * min(1.0, (step + 1) / 200)
+        picks = rng.integers(len(latents), size=batch)
+        x = latents[picks]
+        t = torch.from_numpy(rng.integers(1000, size=batch))
+        noise = torch.randn_like(x)
+        a = alphas[t][:, None, None, None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            states = model["text_encoder"](captions.sample(labels[picks], rng)).last_hidden_state
+            output = model["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, t, states).sample
+        error = F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
+        # Min-SNR weighting, γ = 5, for the epsilon loss (Hang et al. 2023, arXiv 2303.09556).
+        loss = (error * (snr[t].clamp(max=5) / snr[t])).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        weight = 1 - min(decay, (1 + step) / (10 + step))
+        floating = [(average[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], weight)
+        step += 1
+        running += (error.mean().item() - running) / min(step, 200)
+        if step % 100 == 0:
+            print(f"{progress:6.1%} step {step} epsilon mse {running:.4f} ({(time.time() - start) / step:.3f} s a step)", flush=True)
+        if time.time() - saved > 120:
+            saved = time.time()
+            save()
+        if not math.isfinite(running):
+            raise SystemExit("the loss is not finite")
+    save()
+
+
+if __name__ == "__main__":
+    typer.run(main)
