@@ -63,7 +63,7 @@ def sample(
     _check_cond(cond, noise)
     denoiser.check_cond(cond, len(noise))
     plan = sampler.plan(schedule, times)
-    _check_prediction(denoiser, schedule, plan.network_calls[0].time, plan.network_calls[-1].time)
+    _check_prediction(denoiser, schedule, plan.network_calls[0].time.detach(), plan.network_calls[-1].time.detach())
     null_cond = tree_map(lambda tensor: tensor.to(noise.device), denoiser.null_cond)
     start = noise if schedule.initial_scale == 1 else schedule.initial_scale * noise
     return gradient.solve(Problem(denoiser, schedule, sampler, plan, start, cond, null_cond, callback))
