@@ -20,7 +20,9 @@ PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample", "flo
 class Mixture(nn.Module):
     """A mixture of isotropic Gaussians whose means are shifted by the conditioning; predicts whatever it is told to, exactly."""
 
-    def __init__(self, schedule: adj.NoiseSchedule, dim: int = 3, components: int = 4, std: float = 0.6, prediction: Prediction = "epsilon") -> None:
+    def __init__(
+        self, schedule: adj.NoiseSchedule, dim: int = 3, components: int = 4, std: float = 0.6, prediction: Prediction = "epsilon"
+    ) -> None:
         super().__init__()
         self.schedule, self.prediction = schedule, prediction
         self.means = nn.Parameter(1.5 * torch.randn(components, dim, dtype=torch.float64))

@@ -33,7 +33,11 @@ def usable_grid(schedule: adj.NoiseSchedule, steps: int, prediction: str, sample
     """The default grid, cut where this prediction is singular: epsilon at zero signal, the sample at zero noise."""
     grid = adj.grids.karras(schedule, steps)
     low = 1e-2 if prediction == "sample" and float(schedule.sigma(grid[-1])) == 0 else grid[-1].item()
-    high = 0.99 if float(schedule.alpha(grid[0])) == 0 and (prediction == "epsilon" or isinstance(sampler, adj.AdamsBashforth)) else grid[0].item()
+    high = (
+        0.99
+        if float(schedule.alpha(grid[0])) == 0 and (prediction == "epsilon" or isinstance(sampler, adj.AdamsBashforth))
+        else grid[0].item()
+    )
     return low + (grid - grid[-1]) * (high - low) / (grid[0] - grid[-1])
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import UnknownNameError, UnsupportedError
+from adjointdpm.errors import ScheduleError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.captured import captured_leaves
 from adjointdpm.gradients.trajectory import Trajectory
@@ -77,10 +77,9 @@ class Adjoint(GradientMethod):
             parameters,
         )
         tensors = [problem.start, *cond, *null_cond, *parameters, *captured]
+        backward = _Backward(detached, integrator, self._grid(problem), self.states == "stored", [*parameters, *captured])
         if not any(tensor.requires_grad for tensor in tensors):
-            return problem.run(problem.denoiser.output)
-        wanted = [*parameters, *captured]
-        backward = _Backward(detached, integrator, self._grid(problem), self.states == "stored", wanted)
+            return backward.sample(output)
         return _AdjointFunction.apply(backward, output, len(cond), *tensors)  # pyright: ignore[reportReturnType]
 
     def _integrator(self, problem: Problem) -> Integrator:
