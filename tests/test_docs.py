@@ -1,0 +1,65 @@
+"""The README's claims about which methods go together."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import adjointdpm as adj
+from adjointdpm.gradients import GradientMethod
+from adjointdpm.samplers import SAMPLERS, Sampler
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def adjoint_column() -> dict[str, str]:
+    rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("| `") and line.count("|") == 6]
+    return {match[1]: row[-1].strip() for row in rows if (match := re.match(r" `(\w+)\(", row[0]))}
+
+
+def test_every_registered_sampler_is_in_the_table():
+    assert set(adjoint_column()) == {type(factory()).__name__ for factory in SAMPLERS.values()}
+
+
+class Plain(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: object) -> torch.Tensor:
+        return self.linear(x)
+
+
+def solve(sampler: Sampler, method: GradientMethod) -> None:
+    x = adj.sample(Plain(), torch.randn(2, 3), schedule=adj.NoiseSchedule.linear(), steps=3, sampler=sampler, gradient=method)
+    x.sum().backward()
+
+
+@pytest.mark.parametrize("factory", SAMPLERS.values())
+@pytest.mark.parametrize("states", ["solved", "stored"])
+def test_the_adjoint_takes_the_samplers_that_the_table_says(factory, states):
+    sampler = factory()
+    solve(sampler, adj.Checkpoint())
+    solve(sampler, adj.Truncated(1))
+    match adjoint_column()[type(sampler).__name__]:
+        case "yes":
+            solve(sampler, adj.Adjoint(states))
+        case "rule":
+            solve(sampler, adj.Adjoint(states, sampler=adj.Heun()))
+            with pytest.raises(adj.errors.UnsupportedError, match="name one"):
+                solve(sampler, adj.Adjoint(states))
+        case "no":
+            for method in (adj.Adjoint(states), adj.Adjoint(states, sampler=adj.Heun())):
+                with pytest.raises(adj.errors.UnsupportedError, match="adds noise"):
+                    solve(sampler, method)
+        case other:
+            raise AssertionError(other)
+
+
+def test_the_ten_lines_run():
+    code = re.findall(r"```python\n(import adjointdpm.*?)```", README, re.DOTALL)
+    assert len(code) == 1
+    names: dict[str, object] = {}
+    exec(code[0].replace("steps=50", "steps=2"), names)
+    assert all(names[name].grad.abs().sum() > 0 for name in ("noise", "embeds"))  # type: ignore[attr-defined]
