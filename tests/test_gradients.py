@@ -5,11 +5,11 @@ import zlib
 
 import pytest
 import torch
-from mixtures import PREDICTIONS, SCHEDULES, Mixture, gaussian_flow, relative_error
 
 import adjointdpm as adj
 from adjointdpm.gradients import GradientMethod
 from adjointdpm.samplers import Sampler
+from mixtures import PREDICTIONS, SCHEDULES, Mixture, gaussian_flow, relative_error
 
 SAMPLERS: list[Sampler] = [
     adj.Euler(),

@@ -5,17 +5,17 @@ import math
 import diffusers
 import pytest
 import torch
-from mixtures import SCHEDULES, Mixture, relative_error
 
 import adjointdpm as adj
 from adjointdpm.samplers import SAMPLERS, Sampler, resolve
+from mixtures import SCHEDULES, Mixture, relative_error
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def graded(schedule: adj.NoiseSchedule, steps: int, order: int) -> torch.Tensor:
-    """Uniform in log ρ, with intervals at both ends that shrink so that the lower-order steps of a start-up (the adjoint starts at the clean end)
-    have errors of the method's order."""
+    """Uniform in log ρ, with intervals at both ends (the adjoint starts at the clean one) that shrink with the number of steps,
+    so that the lower-order steps of a start-up have errors of the method's order."""
     ends = schedule.rho(torch.tensor([0.6, 0.05], dtype=torch.float64)).log()
     length = (ends[1] - ends[0]).item()
     start = [0.0]
@@ -190,8 +190,8 @@ def test_ancestral_noise_belongs_to_the_sample_and_not_to_the_batch():
 
 def test_zero_terminal_snr_and_flow_matching_start_at_no_signal():
     scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    for schedule, prediction in ((schedule, "v_prediction"), (adj.NoiseSchedule.flow_matching(), "flow")):
+    zero_terminal = adj.NoiseSchedule.from_scheduler(scheduler)
+    for schedule, prediction in ((zero_terminal, "v_prediction"), (adj.NoiseSchedule.flow_matching(), "flow")):
         torch.manual_seed(0)
         network = Mixture(schedule, std=1.0, prediction=prediction)
         noise = torch.randn(3, 3, dtype=torch.float64)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from mixtures import SCHEDULES, Mixture, relative_error
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import adjointdpm as adj
 from adjointdpm.gradients import resolve
 from adjointdpm.gradients.checkpoint import graph_bytes
+from mixtures import SCHEDULES, Mixture, relative_error
 
 LINEAR = adj.NoiseSchedule.linear()
 

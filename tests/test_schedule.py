@@ -3,10 +3,10 @@
 import diffusers
 import pytest
 import torch
-from mixtures import SCHEDULES
 
 import adjointdpm as adj
 from adjointdpm.grids import check_grid
+from mixtures import SCHEDULES
 
 
 @pytest.mark.parametrize("make", [*SCHEDULES.values(), adj.NoiseSchedule.cosine], ids=lambda make: getattr(make, "__name__", "table"))

@@ -16,11 +16,13 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 class Denoiser(nn.Module):
     """A network, what it predicts, and how it is guided.
 
-    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² + σ²) ("v_prediction", Salimans and Ho 2022, arXiv
-    2202.00512) or ε − x_0 ("flow"). Guidance is null + w (conditional − null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
+    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² + σ²)
+    ("v_prediction", Salimans and Ho 2022, arXiv 2202.00512) or ε − x_0 ("flow"). Guidance is null + w (conditional −
+    null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
 
     Args:
-        network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the schedule's unit, cond a tree of tensors `[B, …]` or None.
+        network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the schedule's unit, cond
+            a tree of tensors `[B, …]` or None.
         prediction: what it returns.
         guidance_scale: w; a float, or a scalar or `[B]` tensor, which may require grad.
         null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or 1. Needed when w ≠ 1.

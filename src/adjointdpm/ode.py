@@ -73,7 +73,10 @@ NOISE, DATA, TIME = Form("noise"), Form("data"), Form("time")
 
 
 def regular_form(schedule: NoiseSchedule, noisy_end: Scalar) -> Form:
-    """The noise form, except in an interval that starts at α = 0 (zero terminal SNR, flow matching at t = 1), where only the data form is finite."""
+    """The noise form, except in an interval that starts at α = 0, where only the data form is finite.
+
+    Zero terminal SNR and flow matching at t = 1 are such starts.
+    """
     return DATA if bool(torch.isinf(schedule.rho(noisy_end.detach()))) else NOISE
 
 

@@ -95,8 +95,9 @@ class Evaluate(Protocol):
 class Plan:
     """The linear program of one sampler on one grid.
 
-    The state x_T is register 0. Everything between network calls is linear with known coefficients, so the number of calls and the memory are known
-    before anything runs, and the gradient of everything but the network is a matter of coefficients.
+    The state x_T is register 0. Everything between network calls is linear with known coefficients, so the number of
+    calls and the memory are known before anything runs, and the gradient of everything but the network is a matter of
+    coefficients.
     """
 
     instructions: tuple[Instruction, ...]

@@ -32,20 +32,22 @@ def sample(
 ) -> Float[Tensor, "batch *shape"]:
     """Solve the probability-flow ODE from `noise` to a sample x_0 that can be differentiated.
 
-    Gradients reach `noise`, every tensor in `cond` and every parameter of `denoiser` that requires grad, and tensors that the denoiser captures; what
-    requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
+    Gradients reach `noise`, every tensor in `cond` and every parameter of `denoiser` that requires grad, and tensors
+    that the denoiser captures; what requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
 
     Args:
-        denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the schedule's unit. A bare callable or module predicts
-            epsilon; wrap others, and guidance, in `Denoiser`.
-        noise: `[B, …]`, floating point, unit variance. Sampling starts at `schedule.initial_scale * noise`; all state arithmetic is in its dtype.
+        denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the schedule's unit. A bare
+            callable or module predicts epsilon; wrap others, and guidance, in `Denoiser`.
+        noise: `[B, …]`, floating point, unit variance. Sampling starts at `schedule.initial_scale * noise`; all state
+            arithmetic is in its dtype.
         schedule: a `NoiseSchedule`.
         cond: None, a tensor, or nested tuples, lists and dicts of tensors, each with leading dimension B and on the device of `noise`.
         steps: N, the number of sampler steps on the default grid (`grids.karras`); not used when `grid` is given.
         grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last.
         sampler: a `Sampler`, or its name.
         gradient: a `GradientMethod`, or its name ("exact", "adjoint", …).
-        callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time and state that the step reached, and the x̂_0 it used.
+        callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time and state that the
+            step reached, and the x̂_0 it used.
 
     Returns:
         x_0 in the shape, dtype and device of `noise`.
@@ -103,6 +105,6 @@ def _check_prediction(denoiser: Denoiser, schedule: NoiseSchedule, first: Tensor
         )
     if denoiser.prediction == "sample" and float(schedule.sigma(last)) == 0:
         raise ScheduleError(
-            f"this sampler calls the network at t = {last.item():g}, where there is no noise left and a predicted sample says nothing about epsilon; "
-            "end the grid above that time, or use Euler or Midpoint"
+            f"this sampler calls the network at t = {last.item():g}, where there is no noise left "
+            "and a predicted sample says nothing about epsilon; end the grid above that time, or use Euler or Midpoint"
         )

@@ -14,7 +14,8 @@ from adjointdpm.errors import ScheduleError
 class NoiseSchedule(ABC):
     """α(t), σ(t) and their ratio ρ = σ/α, strictly increasing in t from data to noise.
 
-    Times are float64 tensors of any shape in the schedule's own unit, the one that the network was trained with. All functions are differentiable.
+    Times are float64 tensors of any shape in the schedule's own unit, the one that the network was trained with. All
+    functions are differentiable.
 
     Attributes:
         t_min: where sampling ends by default, the cleanest time.
@@ -79,7 +80,8 @@ class NoiseSchedule(ABC):
         """The schedule that a diffusers scheduler was configured with.
 
         Args:
-            scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a flow-matching one (`shift` is read), or an EDM one.
+            scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a flow-matching one
+                (`shift` is read), or an EDM one.
 
         Raises:
             ScheduleError: its configuration names none of these.
@@ -132,8 +134,8 @@ class NoiseSchedule(ABC):
     def flow_matching(shift: float = 1.0) -> "FlowMatchingSchedule":
         """Rectified flow, α = 1 − t and σ = t for t ∈ [0, 1].
 
-        The time is what the network sees, so `shift` s (Esser et al. 2024, arXiv 2403.03206) changes no coefficient; it moves the grids that are
-        uniform in time to s·u / (1 + (s − 1)u).
+        The time is what the network sees, so `shift` s (Esser et al. 2024, arXiv 2403.03206) changes no coefficient;
+        it moves the grids that are uniform in time to s·u / (1 + (s − 1)u).
 
         Raises:
             ScheduleError: the shift is not positive.
@@ -155,7 +157,8 @@ class TableSchedule(NoiseSchedule):
         if len(rising):
             i = int(rising[0])
             raise ScheduleError(
-                f"alphas_cumprod must strictly decrease, but entry {i + 1} ({float(table[i + 1]):g}) is not below entry {i} ({float(table[i]):g})"
+                "alphas_cumprod must strictly decrease, "
+                f"but entry {i + 1} ({float(table[i + 1]):g}) is not below entry {i} ({float(table[i]):g})"
             )
         self.alphas_cumprod = table
         self.t_min, self.t_max = 0.0, float(len(table) - 1)

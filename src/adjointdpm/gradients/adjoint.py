@@ -30,16 +30,19 @@ class Adjoint(GradientMethod):
 
         dy/dρ = ε(αy, t(ρ), c),   da/dρ = −aᵀ ∂ε/∂y,   ∂L/∂c = −∫ aᵀ ∂ε/∂c dρ,   ∂L/∂θ = −∫ aᵀ ∂ε/∂θ dρ.
 
-    It differs from the exact gradient of the N sampler steps by the discretisation error of both solves: large for first-order solvers on grids
-    uniform in time, small for second order on a Karras or log-SNR grid. `Checkpoint` is exact at the same memory and no more network work; this
-    method is here because it is the published one, and because `steps` can be coarser than the sampler's.
+    It differs from the exact gradient of the N sampler steps by the discretisation error of both solves: large for
+    first-order solvers on grids uniform in time, small for second order on a Karras or log-SNR grid. `Checkpoint` is
+    exact at the same memory and no more network work; this method is here because it is the published one, and because
+    `steps` can be coarser than the sampler's.
 
     Args:
-        states: "solved" stores nothing and solves the state back together with the costate. "stored" keeps the N states of the sampler (latents,
-            not graphs) and reads them; for Euler it calls the network at the noisier end of each interval, which is the transpose of the DDIM step,
-            and so equals the exact gradient on the forward grid. Stages between stored states read a cubic Hermite interpolation.
+        states: "solved" stores nothing and solves the state back together with the costate. "stored" keeps the N
+            states of the sampler (latents, not graphs) and reads them; for Euler it calls the network at the noisier
+            end of each interval, which is the transpose of the DDIM step, and so equals the exact gradient on the
+            forward grid. Stages between stored states read a cubic Hermite interpolation.
         sampler: the rule that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth; None takes the forward sampler.
-        steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps than forward ones take every so many of its times.
+        steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps than forward ones
+            take every so many of its times.
 
     Raises:
         UnknownNameError: `states` is neither word.
@@ -57,7 +60,8 @@ class Adjoint(GradientMethod):
             raise UnknownNameError(f'Adjoint(states={self.states!r}) is unknown; choose "solved" or "stored"')
         if self.sampler is not None and (not isinstance(self.sampler, Sampler) or self.sampler.integrator is None):
             raise UnsupportedError(
-                f"Adjoint(sampler={self.sampler!r}) cannot solve the adjoint ODE; choose Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth"
+                f"Adjoint(sampler={self.sampler!r}) cannot solve the adjoint ODE; "
+                "choose Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth"
             )
         if self.steps is not None:
             check_steps(self.steps)
@@ -91,14 +95,16 @@ class Adjoint(GradientMethod):
         integrator = (self.sampler or forward).integrator
         if integrator is None:
             raise UnsupportedError(
-                f"{forward!r} is not a rule that can solve the adjoint ODE; name one, as in Adjoint(sampler=adjointdpm.Heun()), or use Checkpoint()"
+                f"{forward!r} is not a rule that can solve the adjoint ODE; "
+                "name one, as in Adjoint(sampler=adjointdpm.Heun()), or use Checkpoint()"
             )
         only_noisy_ends = self.states == "stored" and integrator is EULER
         end = problem.plan.grid[-1]
         if problem.denoiser.prediction == "sample" and float(problem.schedule.sigma(end)) == 0 and not only_noisy_ends:
             raise ScheduleError(
-                f"this adjoint calls the network at t = {end.item():g}, where there is no noise left and a predicted sample says nothing about "
-                'epsilon; end the grid above that time, or use Adjoint("stored", sampler=adjointdpm.Euler())'
+                f"this adjoint calls the network at t = {end.item():g}, where there is no noise left "
+                "and a predicted sample says nothing about epsilon; "
+                'end the grid above that time, or use Adjoint("stored", sampler=adjointdpm.Euler())'
             )
         if problem.plan.grid.requires_grad:
             raise UnsupportedError("Adjoint gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")

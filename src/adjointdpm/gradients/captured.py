@@ -38,8 +38,9 @@ def captured_leaves(call: Callable[[], Tensor], known: Iterable[Tensor]) -> tupl
             continue
         if node._sequence_nr() < before:
             raise CapturedTensorError(
-                f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires grad; this gradient method cannot pass a gradient "
-                "on to it: hand it over in cond, make it a parameter of the denoiser, or use Checkpoint()"
+                f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires grad; "
+                "this gradient method cannot pass a gradient on to it: "
+                "hand it over in cond, make it a parameter of the denoiser, or use Checkpoint()"
             )
         stack.extend(parent for parent, _ in node.next_functions if parent is not None)
     return output.detach(), found

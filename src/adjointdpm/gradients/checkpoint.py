@@ -21,17 +21,20 @@ AUTO_SHARE = 0.7
 class Checkpoint(AutogradMethod):
     """Gradient of the discrete sampler to rounding, in the memory of one network call.
 
-    Every network call keeps only its inputs (a latent and the conditioning) and is run again in the backward pass; the state arithmetic around the
-    calls, kilobytes per step, stays in the autograd graph. The checkpoint sits around the call and not around the sampler step, so stateful samplers
-    and tensors captured by closures get their gradients too. Autocast, grad mode and random state (dropout) of the first run hold in the second.
+    Every network call keeps only its inputs (a latent and the conditioning) and is run again in the backward pass;
+    the state arithmetic around the calls, kilobytes per step, stays in the autograd graph. The checkpoint sits around
+    the call and not around the sampler step, so stateful samplers and tensors captured by closures get their
+    gradients too. Autocast, grad mode and random state (dropout) of the first run hold in the second.
 
-    The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one always (it costs no memory that
-    the backward pass would not need anyway), and as many more as `memory_budget` allows. With N calls of which m are kept the network does
-    (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al. 2016, arXiv 1604.06174, with segments of one network call).
+    The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one
+        always (it costs no memory that the backward pass would not need anyway), and as many more as `memory_budget`
+        allows. With N calls of which m are kept the network does (N - m)(2F + B) + m(F + B) work, F a forward and B a
+        backward pass (Chen et al. 2016, arXiv 1604.06174, with segments of one network call).
 
     Args:
-        memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is free when sampling starts; `None` keeps one
-            graph. Never less than one graph is held. A budget costs one extra forward pass, once per model and input shape, to measure a graph.
+        memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is free when
+            sampling starts; `None` keeps one graph. Never less than one graph is held. A budget costs one extra
+            forward pass, once per model and input shape, to measure a graph.
 
     Raises:
         InvalidInputError: the budget is not positive, or an unknown word.

@@ -11,8 +11,9 @@ from adjointdpm.schedule import NoiseSchedule
 class Trajectory:
     """Stored states x_k of the sampler's grid times, with their velocities: 2N latents, no network graphs.
 
-    Between grid times it reads the cubic Hermite polynomial of u = x / scale in the interval's own clock, error O(h⁴). The clean end has no
-    velocity, since no sampler calls the network there, so the last interval is a parabola: O(h³) in that interval alone, which costs no order.
+    Between grid times it reads the cubic Hermite polynomial of u = x / scale in the interval's own clock, error
+    O(h⁴). The clean end has no velocity, since no sampler calls the network there, so the last interval is a
+    parabola: O(h³) in that interval alone, which costs no order.
     """
 
     def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> None:

@@ -18,8 +18,9 @@ from adjointdpm.problem import Problem
 class Truncated(AutogradMethod):
     """Biased gradient: the network's outputs before the last K steps are taken as constants (DRaFT-K, Clark et al. 2023, arXiv 2309.17400).
 
-    For the conditioning and the weights this is the gradient through the last K steps. The noise still gets what the linear state arithmetic of the
-    earlier steps passes on. The bias does not vanish with more sampler steps; `Checkpoint` is exact at one graph of memory too.
+    For the conditioning and the weights this is the gradient through the last K steps. The noise still gets what the
+    linear state arithmetic of the earlier steps passes on. The bias does not vanish with more sampler steps;
+    `Checkpoint` is exact at one graph of memory too.
 
     Args:
         last: K, the number of steps that are differentiated, at least 1. More than there are steps means all of them.

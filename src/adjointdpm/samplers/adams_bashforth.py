@@ -18,8 +18,9 @@ from adjointdpm.schedule import NoiseSchedule
 class AdamsBashforth(Sampler):
     """Adams–Bashforth in the clock ρ with variable steps (PLMS without its Runge–Kutta start, Liu et al. 2022, arXiv 2202.09778). N calls.
 
-    It starts with orders 1, 2, … as velocities become available. The first, Euler, step has a local error of O(h²), so on a grid whose first interval
-    does not shrink faster than the others the global order is 2; it is `order` once the first order − 1 intervals are small.
+    It starts with orders 1, 2, … as velocities become available. The first, Euler, step has a local error of O(h²),
+    so on a grid whose first interval does not shrink faster than the others the global order is 2; it is `order` once
+    the first order − 1 intervals are small.
 
     Args:
         order: 1 to 4; 1 is Euler.

@@ -14,7 +14,10 @@ from adjointdpm.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Euler(Sampler):
-    """x' = α' x̂_0 + σ' ε: DDIM with η = 0 (Song et al. 2021, arXiv 2010.02502, eq. 12); for flow matching plain Euler in t. Order 1, N calls."""
+    """DDIM with η = 0: x' = α' x̂_0 + σ' ε (Song et al. 2021, arXiv 2010.02502, eq. 12).
+
+    For flow matching the same formula is plain Euler in t. Order 1, N calls.
+    """
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
