@@ -1,0 +1,5 @@
+"""`python -m adjointdpm`."""
+
+from adjointdpm.cli import main
+
+main()

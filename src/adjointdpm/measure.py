@@ -1,0 +1,56 @@
+"""What a run cost, what it ran with, and how exact its gradients were."""
+
+import importlib.metadata
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from adjointdpm.gradients import AutogradMethod, GradientMethod, Truncated
+from adjointdpm.metrics import Metric
+from adjointdpm.rendering import Example, Renderer
+from adjointdpm.variables import Variable
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: what torch allocated on a GPU, or else resident memory, libraries included."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("adjointdpm", "torch", "diffusers", "transformers")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def is_exact(gradient: GradientMethod) -> bool:
+    """Whether the method returns the gradient of the sampler's own steps, to rounding."""
+    return isinstance(gradient, AutogradMethod) and not isinstance(gradient, Truncated)
+
+
+def gradient_error(render: Renderer, variable: Variable, metric: Metric, examples: Sequence[Example]) -> list[dict[str, float | str | int]]:
+    """Compare the renderer's gradient of the metric with respect to the variable with the exact one, example by example.
+
+    Returns:
+        For each example `prompt`, `seed`, `cosine` and `relative_error` = |g − exact| / |exact|.
+
+    """
+    exact = render.with_gradient("exact")
+    errors = []
+    for example in examples:
+        mine, reference = (_gradient(renderer, variable, metric, example) for renderer in (render, exact))
+        cosine = torch.nn.functional.cosine_similarity(mine, reference, dim=0).item()
+        relative = ((mine - reference).norm() / reference.norm()).item()
+        errors.append({"prompt": example.prompt, "seed": example.seed, "cosine": cosine, "relative_error": relative})
+    return errors
+
+
+def _gradient(render: Renderer, variable: Variable, metric: Metric, example: Example) -> torch.Tensor:
+    tensors = list(variable.tensors().values())
+    gradients = torch.autograd.grad(metric(render([example], variable)).sum(), tensors)
+    return torch.cat([gradient.flatten() for gradient in gradients]).double()

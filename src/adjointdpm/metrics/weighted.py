@@ -1,0 +1,41 @@
+"""Several metrics as one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+
+from adjointdpm.errors import InvalidInputError
+from adjointdpm.metrics.base import Images, Metric, Scores
+
+
+@dataclass(frozen=True)
+class WeightedSum(Metric):
+    """Σ weight · metric.
+
+    Raises:
+        InvalidInputError: no metrics, another number of weights, or a weight that is not finite.
+
+    """
+
+    metrics: Sequence[Metric]
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.metrics or len(self.metrics) != len(self.weights) or not all(isfinite(weight) for weight in self.weights):
+            raise InvalidInputError(f"a weighted sum of {len(self.metrics)} metrics needs as many finite weights, not {list(self.weights)}")
+
+    @property
+    def name(self) -> str:
+        """The sum, spelt out."""
+        return " + ".join(f"{weight:g}·{metric.name}" for weight, metric in zip(self.weights, self.metrics, strict=True))
+
+    @property
+    def smallest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the most demanding metric asks for."""
+        return max(metric.smallest for metric in self.metrics)
+
+    def __call__(self, images: Images) -> Scores:
+        """Score each picture."""
+        return torch.stack([weight * metric(images) for weight, metric in zip(self.weights, self.metrics, strict=True)]).sum(0)

@@ -1,0 +1,103 @@
+"""The folder that a run leaves behind, and who may write into it."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from adjointdpm.checkpoints import Checkpoints
+from adjointdpm.errors import CheckpointError, OutputError
+from adjointdpm.files import write_bytes, write_text
+
+_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`config.yaml`, `result.json`, `history.jsonl`, `images/`, `report.html`, the learned artefact and `checkpoint/`."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, config: dict[str, Any], *, resume: bool = False, force: bool = False) -> Self:
+        """Make the folder, or take an existing one over if the user said so.
+
+        Args:
+            path: where; made if missing.
+            config: everything that decides the run's result, as plain values; written to `config.yaml`.
+            resume: go on with the run in this folder; its config must be the same.
+            force: delete the run in this folder first.
+
+        Raises:
+            OutputError: the folder is not empty and neither flag is given, or `force` would delete something that is no run.
+            CheckpointError: `resume` without a run here, or with another config.
+
+        """
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file; choose a folder")
+        used = path.is_dir() and any(path.iterdir())
+        config = yaml.safe_load(yaml.safe_dump(config))  # as it will be read back
+        if resume:
+            _check_same(path, config)
+        elif used and not force:
+            raise OutputError(f"{path} exists and is not empty; use --resume to go on with it, --force to replace it, or another --out")
+        elif used:
+            if not (path / _CONFIG).is_file():
+                raise OutputError(f"{path} holds no run of adjointdpm (no {_CONFIG}), so --force will not delete it; choose another --out")
+            shutil.rmtree(path)
+        write_text(path / _CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The saved states of this run."""
+        return Checkpoints(self.path / "checkpoint")
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """The records of `history.jsonl`; a last line that was cut off is left out."""
+        path = self.path / "history.jsonl"
+        records = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def write_history(self, records: list[dict[str, Any]]) -> None:
+        """Write all records, one JSON object a line."""
+        write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+    def write_result(self, result: dict[str, Any]) -> Path:
+        """Write `result.json`."""
+        return write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def write_images(self, names: list[str], images: Float[Tensor, "batch 3 height width"]) -> list[Path]:
+        """Write pictures in [0, 1] as `images/NAME.png`."""
+        return [write_bytes(self.path / "images" / f"{name}.png", png(image)) for name, image in zip(names, images, strict=True)]
+
+
+def png(image: Float[Tensor, "3 height width"]) -> bytes:
+    """A picture in [0, 1] as a PNG file."""
+    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _check_same(path: Path, config: dict[str, Any]) -> None:
+    try:
+        former = yaml.safe_load((path / _CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} holds no run that could be resumed: {error}") from error
+    different = [key for key in {*config, *(former or {})} if (former or {}).get(key) != config.get(key)]
+    if different:
+        changes = "; ".join(f"{key}: {(former or {}).get(key)!r} then, {config.get(key)!r} now" for key in sorted(different))
+        raise CheckpointError(f"the run in {path} has another config ({changes}); resume it with the same, or choose another --out")

@@ -1,0 +1,1 @@
+"""Tasks: presets of the loop, each with its own evaluation; one file a task."""

@@ -1,0 +1,107 @@
+"""Metrics: what they measure, what they refuse, and that a useless one is refused at once."""
+
+import math
+
+import pytest
+import torch
+
+from adjointdpm import errors, metrics
+from adjointdpm.metrics import ColorStatistics, Structure, WeightedSum, structure_distance
+
+
+def picture(seed: int = 0, size: int = 32) -> torch.Tensor:
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="nearest")
+
+
+@pytest.mark.parametrize("metric", [ColorStatistics("dusk"), ColorStatistics("teal", spread=0.05), Structure(picture(3, 64))])
+def test_every_metric_passes_its_own_probe(metric: metrics.Metric) -> None:
+    metrics.probe(metric)
+
+
+def test_color_distance_is_zero_for_a_picture_in_the_target_colour_and_grows_away_from_it() -> None:
+    metric = ColorStatistics(red=0.2, green=0.4, blue=0.6)
+    color = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
+    shades = torch.cat([color.expand(1, 3, 8, 8) + offset for offset in (0.0, 0.1, 0.2)])
+    scores = metric(shades)
+    assert scores[0] < 1e-3
+    # A grey offset changes luma alone, by itself.
+    torch.testing.assert_close(scores[1:], torch.tensor([0.1, 0.2]), atol=1e-4, rtol=0)
+
+
+def test_spread_penalises_colourful_pictures_only_when_it_is_given() -> None:
+    gray = torch.full((1, 3, 8, 8), 0.5)
+    colorful = gray.clone()
+    colorful[:, 0, :4], colorful[:, 0, 4:] = 0.9, 0.1  # the same mean colour
+    free, narrow = ColorStatistics(red=0.5, green=0.5, blue=0.5), ColorStatistics(red=0.5, green=0.5, blue=0.5, spread=0.0)
+    torch.testing.assert_close(free(colorful), free(gray), atol=1e-4, rtol=0)
+    assert narrow(colorful) > narrow(gray) + 0.1
+
+
+def test_structure_distance_ignores_colour_and_sees_another_drawing() -> None:
+    plain = picture(0)
+    recolored = 1 - 0.7 * plain.flip(1)  # other colours, dark and light swapped, less contrast
+    assert structure_distance(plain, plain) < 1e-3
+    assert structure_distance(recolored, plain) < 0.05
+    assert structure_distance(picture(1), plain) > 0.3  # the grids of blocks coincide, what they hold does not
+
+
+def test_a_weighted_sum_adds_up() -> None:
+    first, second = ColorStatistics("dusk"), ColorStatistics("teal")
+    images = picture()
+    torch.testing.assert_close(WeightedSum([first, second], [2, -1])(images), 2 * first(images) - second(images))
+    with pytest.raises(errors.InvalidInputError, match="weights"):
+        WeightedSum([first], [1, 2])
+
+
+def test_names_and_options_are_read_from_text() -> None:
+    assert metrics.resolve("color:mood=dusk,spread=0.1") == ColorStatistics("dusk", spread=0.1)
+    with pytest.raises(errors.UnknownNameError, match="color"):
+        metrics.resolve("colour")
+    with pytest.raises(errors.UnknownNameError, match="dusk"):
+        metrics.resolve("color:mood=dawn")
+    with pytest.raises(errors.InvalidInputError, match="mood"):
+        metrics.resolve("color:moods=dusk")
+    with pytest.raises(errors.InvalidInputError, match="key=value"):
+        metrics.resolve("color:dusk")
+    with pytest.raises(errors.InvalidInputError, match=r"\[0, 1\]"):
+        metrics.resolve("color:red=255,green=0,blue=0")
+
+
+def test_a_users_own_function_is_a_metric(tmp_path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(images):\n    return images.mean((1, 2, 3))\n")
+    metric = metrics.resolve(f"{file}:score")
+    metrics.probe(metric)
+    assert metric(torch.ones(2, 3, 8, 8)).tolist() == [1.0, 1.0]
+    with pytest.raises(errors.MetricError, match="score"):
+        metrics.resolve(f"{file}:other")
+    with pytest.raises(errors.MetricError, match="does not exist"):
+        metrics.resolve(f"{tmp_path / 'none.py'}:score")
+    file.write_text("1 / 0")
+    with pytest.raises(errors.MetricError, match="ZeroDivisionError"):
+        metrics.resolve(f"{file}:score")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.mean(), "shape"),
+        (lambda x: x.mean((1, 2, 3)).tolist(), "list"),
+        (lambda x: x.mean((1, 2, 3)) * math.nan, "NaN"),
+        (lambda x: x.detach().mean((1, 2, 3)), "blocks gradients"),
+        (lambda x: (x.mean((1, 2, 3)) > 0.5).float(), "blocks gradients"),
+        (lambda x: x.clamp(0.99, 1).mean((1, 2, 3)), "zero"),
+        (lambda x: (x - x.detach()).square().sum((1, 2, 3)).sqrt(), "NaN"),
+        (lambda x: torch.ones(len(x), requires_grad=True) * 1, "does not depend"),
+        (lambda x: x.reshape(7, -1).mean(1), "failed"),
+    ],
+)
+def test_a_metric_that_could_teach_nothing_is_refused(function, message: str) -> None:
+    with pytest.raises(errors.MetricError, match=message):
+        metrics.probe(metrics.resolve(function))
+
+
+def test_a_picture_too_small_for_the_metric_is_refused() -> None:
+    with pytest.raises(errors.MetricError, match="8×8"):
+        metrics.probe(Structure(picture(0)), 4, 4)
