@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (diffusers annotates tuples and outputs too narrowly for its own documented use)
 """Train the bundled model's autoencoder on random crops: `python training/vae.py --minutes 10`."""
 
 import time
@@ -43,7 +45,10 @@ def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
         means = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(64)])
         mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
         quant, post = vae.quant_conv, vae.post_quant_conv
-        assert quant is not None and post is not None and quant.bias is not None and post.bias is not None
+        assert quant is not None
+        assert post is not None
+        assert quant.bias is not None
+        assert post.bias is not None
         quant.weight[:4] /= std[:, None, None, None]
         quant.bias[:4] = (quant.bias[:4] - mean) / std
         quant.bias[4:] -= 2 * std.log()  # the log-variances scale along

@@ -3,6 +3,7 @@
 from adjointdpm import errors, grids
 from adjointdpm.denoiser import Denoiser
 from adjointdpm.gradients import Adjoint, Backprop, Checkpoint, Truncated
+from adjointdpm.models import from_pipeline, load
 from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, RungeKutta4
 from adjointdpm.sampling import sample
 from adjointdpm.schedule import NoiseSchedule
@@ -24,6 +25,8 @@ __all__ = [
     "RungeKutta4",
     "Truncated",
     "errors",
+    "from_pipeline",
     "grids",
+    "load",
     "sample",
 ]

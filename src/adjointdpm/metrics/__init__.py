@@ -73,10 +73,10 @@ def _from_file(path: Path, function: str) -> Metric:
         spec.loader.exec_module(module)
     except Exception as error:
         raise MetricError(f"metric file {path} failed: {type(error).__name__}: {error}") from error
-    found: Any = getattr(module, function, None)
-    if not callable(found):
+    if not callable(vars(module).get(function)):
         names = [n for n, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
         raise MetricError(f"metric file {path} has no function {function!r}; it has {', '.join(names) or 'none'}")
+    found = vars(module)[function]
     return found if isinstance(found, Metric) else FunctionMetric(found, f"{path.name}:{function}")
 
 

@@ -1,0 +1,204 @@
+"""Memory of each gradient method against the number of sampler steps: `python benchmarks/memory.py --page docs/memory.md`.
+
+Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive for a backward pass, at their peak over forward and
+backward pass, recomputation included; the weights are not counted, and the latents of the N steps are counted apart.
+"""
+
+import multiprocessing
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+import adjointdpm as adj
+from adjointdpm.gradients import GradientMethod
+from adjointdpm.models import load
+from common import fill, machine, table, write_json
+
+MIB = 2**20
+GUIDANCE = 5.0
+PROMPT = "a noto emoji of a red apple"
+
+
+class SavedTensors:
+    """The storages that autograd holds, each counted once and for as long as it exists.
+
+    Attributes:
+        graph: bytes held by now, and the most so far, without weights and latents.
+        latents: the same for saved tensors outside of the network that are as large as the latent.
+
+    """
+
+    def __init__(self, module: nn.Module, latent: Tensor) -> None:
+        self._ignored = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+        self._latent_bytes = latent.untyped_storage().nbytes()
+        self._alive: set[int] = set()
+        self.held = {"graph": 0, "latents": 0}
+        self.peak = dict(self.held)
+
+    def add(self, tensor: Tensor, in_network: bool) -> None:
+        """Count the storage of `tensor` until it is freed."""
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address in self._ignored or address in self._alive or size == 0:
+            return
+        kind = "latents" if not in_network and size == self._latent_bytes else "graph"
+        self._alive.add(address)
+        self.held[kind] += size
+        self.peak[kind] = max(self.peak[kind], self.held[kind])
+        weakref.finalize(storage, self._free, address, kind, size)
+
+    def _free(self, address: int, kind: str, size: int) -> None:
+        self._alive.discard(address)
+        self.held[kind] -= size
+
+
+class Watched(nn.Module):
+    """The network, its calls and what autograd saves in them counted.
+
+    Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: these count, and hand the tensor on to those around them.
+    """
+
+    def __init__(self, network: nn.Module, saved: SavedTensors) -> None:
+        super().__init__()
+        self.network, self.saved, self.calls = network, saved, 0
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        self.calls += 1
+        around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        # Returning the tensor itself could make a reference cycle that keeps the graph alive.
+        outer_pack, unpack = around if around is not None else (Tensor.detach, lambda tensor: tensor)
+
+        def pack(tensor: Tensor) -> Any:
+            self.saved.add(tensor, in_network=True)
+            return outer_pack(tensor)
+
+        with saved_tensors_hooks(pack, unpack):
+            return self.network(x, t, cond)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a table: a method, N, and the memory budget of `Checkpoint` in MiB."""
+
+    method: str
+    steps: int
+    budget: int | None = None
+
+
+METHODS: dict[str, Callable[[Case], GradientMethod]] = {
+    "Checkpoint()": lambda _: adj.Checkpoint(),
+    'Adjoint("solved")': lambda _: adj.Adjoint("solved"),
+    'Adjoint("stored")': lambda _: adj.Adjoint("stored"),
+    "Backprop()": lambda _: adj.Backprop(),
+    "Checkpoint(memory_budget)": lambda case: adj.Checkpoint(memory_budget=(case.budget or 0) * MIB),
+}
+
+
+def measure(case: Case, name: str) -> dict[str, Any]:
+    """Sample and differentiate in this process; bytes, network calls and seconds."""
+    torch.set_num_threads(1)
+    model = load(name)
+    with torch.no_grad():
+        cond, null_cond, scale = model.conditioning(model.encode(PROMPT), None, GUIDANCE)
+    noise = model.noise(1, seed=0).requires_grad_()
+    cond = {key: value.clone().requires_grad_() for key, value in cond.items()}
+    saved = SavedTensors(model.network, noise)
+    network = Watched(model.network, saved)
+    denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=null_cond)
+    schedule = adj.NoiseSchedule.from_scheduler(model.pipe.scheduler)
+    with torch.no_grad():  # what the libraries allocate once
+        denoiser(noise, torch.full((1,), 500.0), cond)
+    network.calls = 0
+    resident = restart_peak_resident()
+    started = time.perf_counter()
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.add(tensor, in_network=False)
+        return tensor.detach()
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, steps=case.steps, gradient=METHODS[case.method](case))
+        (0.5 * x.square().sum()).backward()
+    seconds = time.perf_counter() - started
+    assert noise.grad is not None
+    assert all(tensor.grad is not None for tensor in cond.values())
+    return asdict(case) | {
+        "graph_bytes": saved.peak["graph"],
+        "latent_bytes": saved.peak["latents"],
+        "resident_bytes": peak_resident() - resident,
+        "calls": network.calls,
+        "seconds": seconds,
+    }
+
+
+def restart_peak_resident() -> int:
+    """Forget the peak of loading, and return the resident bytes of now (Linux: `man 5 proc`, clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return psutil.Process().memory_info().rss
+
+
+def peak_resident() -> int:
+    """The most bytes that were resident since; getrusage's ru_maxrss would still hold the peak of loading."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def report(results: list[dict[str, Any]], model: str) -> str:
+    """The tables, and the claim that they test."""
+    plain = [r for r in results if r["budget"] is None]
+    budgeted = [r for r in results if r["budget"] is not None]
+    lines = [f"Measured with `python benchmarks/memory.py` on {machine()}; model `{model}`, batch 1, guidance {GUIDANCE:g}, Euler.", ""]
+    head = ["method", "N", "held by autograd, MiB", "latents, MiB", "growth of peak RSS, MiB", "network calls", "seconds"]
+    lines.append(table(head, [[f"`{r['method']}`", str(r["steps"]), *_columns(r)] for r in plain]))
+    lines.append("")
+    for method in dict.fromkeys(r["method"] for r in plain):
+        few, *_, many = [r for r in plain if r["method"] == method]
+        ratio = many["graph_bytes"] / few["graph_bytes"]
+        lines.append(f"- `{method}` holds {ratio:.3f} times as much at N = {many['steps']} as at N = {few['steps']}.")
+    lines.append("")
+    head = ["memory_budget, MiB", "N", "held / budget", *head[2:]]
+    rows = [[str(r["budget"]), str(r["steps"]), f"{r['graph_bytes'] / MIB / r['budget']:.2f}", *_columns(r)] for r in budgeted]
+    return "\n".join([*lines, "`Checkpoint` with a budget:", "", table(head, rows)])
+
+
+def _columns(r: dict[str, Any]) -> list[str]:
+    sizes = [f"{r['graph_bytes'] / MIB:.2f}", f"{r['latent_bytes'] / MIB:.3f}", f"{r['resident_bytes'] / MIB:.0f}"]
+    return [*sizes, str(r["calls"]), f"{r['seconds']:.1f}"]
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A bundled model's name, or a folder.")] = "tiny",
+    steps: Annotated[list[int], typer.Option(help="Values of N.")] = [5, 20, 50, 200],  # noqa: B006
+    affordable: Annotated[int, typer.Option(help="The largest N for full backpropagation.")] = 50,
+    budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [50, 150, 400],  # noqa: B006
+    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
+) -> None:
+    """Measure, print the tables, and write `results/memory.json`."""
+    cases = [Case(method, n) for method in list(METHODS)[:4] for n in steps if method != "Backprop()" or n <= affordable]
+    cases += [Case("Checkpoint(memory_budget)", 50, budget) for budget in budgets]
+    results = []
+    for case in cases:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+            results.append(fresh.submit(measure, case, model).result())
+        Console(stderr=True).print(results[-1])
+    torch.set_num_threads(1)
+    text = report(results, model)
+    print(text)
+    write_json("memory", {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results})
+    if page is not None:
+        fill(page, text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,7 @@
+"""Adapters from diffusers pipelines, one file a family."""
+
+from adjointdpm.models.families import from_pipeline
+from adjointdpm.models.loading import load
+from adjointdpm.models.model import DiffusionModel
+
+__all__ = ["DiffusionModel", "from_pipeline", "load"]

@@ -1,0 +1,97 @@
+"""A pipeline's own scheduler: what stands in the way of its gradients, and its loop as the pipeline runs it."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInputError, ScheduleError
+from adjointdpm.grids import check_steps
+
+Generators = torch.Generator | list[torch.Generator]
+
+
+def start(scheduler: Any, steps: int, device: torch.device) -> Any:
+    """A copy of `scheduler` set to `steps` steps, so that the pipeline's own keeps its state.
+
+    Not `copy.deepcopy`: multistep schedulers hold the tensors of their last run, and those of a differentiable run cannot be copied.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: the scheduler cannot take so many steps, or `steps` is not an int of at least 1.
+
+    """
+    check_steps(steps)
+    twin = _twin(scheduler)
+    try:
+        twin.set_timesteps(steps, device=device)
+    except (ValueError, IndexError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        raise InvalidInputError(f"{type(scheduler).__name__} cannot take steps={steps}: {error}") from error
+    return twin
+
+
+def _twin(scheduler: Any) -> Any:
+    twin = copy.copy(scheduler)
+    for name, value in vars(twin).items():
+        if isinstance(value, list | dict):
+            setattr(twin, name, copy.copy(value))
+        elif isinstance(value, SchedulerMixin):
+            setattr(twin, name, _twin(value))
+    return twin
+
+
+def run(
+    scheduler: Any,
+    network: Callable[[Tensor, Tensor], Tensor],
+    noise: Float[Tensor, "batch *shape"],
+    step_arguments: dict[str, Any],
+) -> Float[Tensor, "batch *shape"]:
+    """Take `noise` to x_0 by the scheduler's own, unmodified `step`, under autograd if that is on.
+
+    Args:
+        scheduler: from `start`; it is used up.
+        network: `network(x, t) -> output`, t float32 `[B]`; called once for each of `scheduler.timesteps`.
+        noise: `[B, …]`, unit variance; the scheduler's `init_noise_sigma` is applied here.
+        step_arguments: what the pipeline passes to this scheduler's `step` besides output, time and state.
+
+    """
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(x, t), t.to(noise.device, torch.float32).expand(len(x)))
+        x = scheduler.step(output, t, x, **step_arguments, return_dict=False)[0].to(noise.dtype)
+    return x
+
+
+def sample_generators(batch: int) -> list[torch.Generator]:
+    """One CPU generator a sample, seeded with the sample's place in the batch: a stochastic scheduler then repeats itself exactly."""
+    return [torch.Generator("cpu").manual_seed(i) for i in range(batch)]
+
+
+def check_prediction(scheduler: Any) -> None:
+    """Raise ScheduleError if the scheduler starts where the network's prediction says nothing about the picture."""
+    if option(scheduler, "rescale_betas_zero_snr") and option(scheduler, "prediction_type") == "epsilon":
+        raise ScheduleError(
+            f"{type(scheduler).__name__} has zero terminal SNR (rescale_betas_zero_snr=True) with prediction_type='epsilon': "
+            "at its first step the picture would be divided by 0. If the network predicts v, set prediction_type='v_prediction'; if it predicts epsilon, set "
+            "rescale_betas_zero_snr=False"
+        )
+
+
+def blocked_gradients(scheduler: Any) -> list[str]:
+    """What in the scheduler's configuration zeroes gradients wherever it acts, in words that say what to do."""
+    name = type(scheduler).__name__
+    return [
+        f"{name} {action} its predicted samples ({setting}=True), and gradients are silently zero wherever that acts; "
+        f"set pipe.scheduler = {name}.from_config(pipe.scheduler.config, {setting}=False)"
+        for setting, action in (("clip_sample", "clips"), ("thresholding", "thresholds"))
+        if option(scheduler, setting)
+    ]
+
+
+def option(scheduler: Any, name: str) -> Any:
+    """A configuration value that the scheduler's class uses, else None: `from_config` also carries over what only other classes read."""
+    return scheduler.config.get(name) if name in inspect.signature(type(scheduler).__init__).parameters else None

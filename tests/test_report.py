@@ -1,0 +1,157 @@
+"""The report: one file, everything in it, nothing loaded from elsewhere."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from adjointdpm import errors
+from adjointdpm.report import write_report
+from adjointdpm.run_folder import RunFolder
+from adjointdpm.storyboard import write_storyboard
+
+VALUES = {"metric": 0.5, "drift": 0.1, "objective": 0.55}
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    """A finished run with made-up figures."""
+    folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
+    views = ("before", "word", "after")
+    pictures = []
+    for i, prompt in enumerate(["a <b>fox</b>", "an owl"]):
+        row = {"prompt": prompt, "seed": 40 + i}
+        for view, path in zip(views, folder.write_images([f"{i}_{view}" for view in views], torch.rand(3, 3, 16, 16)), strict=True):
+            row[view] = str(path.relative_to(folder.path))
+        pictures.append(row)
+    shares = {"before": 0.75, "existing_word": 0.5, "after": 0.7}
+    folder.write_history([{"iteration": 0, "validation": VALUES}, {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0}])
+    folder.write_result(
+        {
+            "task": "demo",
+            "metric": {"name": "color:mood=dusk", "before": 0.6, "after": 0.1},
+            "held_out": {
+                "before": 0.6125,
+                "existing_word": 0.3,
+                "after": 0.1234,
+                "change": -0.489,
+                "interval": [-0.5, -0.4],
+                "examples": 2,
+                "structure_distance": 0.2,
+                "structure_distance_unrelated": 0.7,
+                "distinctness": 0.9,
+                "recognised": shares,
+            },
+            "pictures": pictures,
+            "artefact": "learned_embeds.safetensors",
+            "token": {"name": "<dusk>", "initial": "purple", "norm": 0.8, "max_norm": 1.0},
+            "optimisation": {"best_iteration": 1, "iterations": 1, "stopped": "all iterations done"},
+            "gradient": {
+                "method": "adjoint",
+                "class": "Adjoint()",
+                "exact": False,
+                "error": [{"prompt": "a fox", "seed": 1, "cosine": 0.98765, "relative_error": 0.1234}],
+            },
+            "seconds": 125.0,
+            "seconds_optimising": 100.0,
+            "resumed": False,
+            "peak_memory_bytes": 1_234_000_000,
+            "network_calls": 4321,
+            "network_calls_by_purpose": {"optimising": 4000, "evaluating": 321, "checking the gradient": 0},
+            "seed": 0,
+            "command": "adjointdpm demo --gradient adjoint",
+            "versions": {"torch": "2"},
+            "config": {
+                "token": "<dusk>",
+                "initial": "purple",
+                "template": "{prompt} on a {token} background",
+                "prompts": ["a swan"],
+                "held_out": ["a <b>fox</b>", "an owl"],
+                "vectors": 1,
+                "max_norm": 1.0,
+                "validation": 4,
+                "steps": 50,
+                "guidance_scale": 5.0,
+                "gradient": "adjoint",
+                "optimisation": {"preservation": 0.5, "learning_rate": 0.01, "batch": 2, "max_gradient_norm": 1.0},
+            },
+        }
+    )
+    return folder
+
+
+def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', html)
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 4
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in html
+    assert "@import" not in html
+
+
+def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    for text in ("0.613 → 0.123", "75% → 70%", "90%", "2 min 05 s", "4321", "1.23 GB", "0.9877", "50 sampler steps", "adjointdpm demo --gradient adjoint"):
+        assert text in html, text
+
+
+def test_what_users_wrote_is_escaped(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    assert "<b>fox" not in html
+    assert "&lt;b&gt;fox" in html
+    assert "<dusk>" not in html
+
+
+def test_an_exact_gradient_is_called_exact(folder: RunFolder) -> None:
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    result["gradient"] |= {"method": "exact", "exact": True, "error": []}
+    path.write_text(json.dumps(result))
+    html = write_report(folder).read_text()
+    assert "It is exact" in html
+    assert "approximate" not in html
+
+
+def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) -> None:
+    picture = Image.open(write_storyboard(folder, tmp_path / "story.png"))
+    assert picture.width > picture.height > 200
+
+
+@pytest.mark.parametrize("write", [write_report, lambda folder: write_storyboard(folder, folder.path / "story.png")])
+def test_an_unfinished_run_has_no_report(tmp_path, write) -> None:
+    with pytest.raises(errors.OutputError, match="no finished run"):
+        write(RunFolder.open(tmp_path / "new", {}))
+
+
+def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:
+    config = {"seed": 0, "nested": {"steps": 5}}
+    folder = RunFolder.open(tmp_path / "run", config)
+    folder.write_history([{"iteration": 0}])
+    with pytest.raises(errors.OutputError, match="--resume"):
+        RunFolder.open(tmp_path / "run", config)
+    assert RunFolder.open(tmp_path / "run", config, resume=True).read_history() == [{"iteration": 0}]
+    with pytest.raises(errors.CheckpointError, match="seed: 0 then, 1 now"):
+        RunFolder.open(tmp_path / "run", config | {"seed": 1}, resume=True)
+    assert RunFolder.open(tmp_path / "run", config, force=True).read_history() == []
+
+
+def test_force_does_not_delete_what_is_no_run(tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(errors.OutputError, match="no run"):
+        RunFolder.open(tmp_path, {}, force=True)
+    with pytest.raises(errors.OutputError, match="is a file"):
+        RunFolder.open(tmp_path / "thesis.tex", {})
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_resuming_nothing_is_an_error(tmp_path) -> None:
+    with pytest.raises(errors.CheckpointError, match="no run"):
+        RunFolder.open(tmp_path / "none", {}, resume=True)
+
+
+def test_a_history_line_that_was_cut_off_is_left_out(tmp_path) -> None:
+    folder = RunFolder.open(tmp_path / "run", {})
+    (folder.path / "history.jsonl").write_text('{"iteration": 0}\n{"itera')
+    assert folder.read_history() == [{"iteration": 0}]

@@ -1,0 +1,110 @@
+"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE` to test it on a style it never saw."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adjointdpm.judge import Judge, JudgeNetwork
+from data import HERE, STYLES, VARIANTS, WORK, load_concepts
+
+FOLDER = HERE.parent / "src" / "adjointdpm" / "models" / "tiny" / "judge"
+WIDTHS = (24, 48, 96, 128)
+HELD_OUT = 3  # of the variants of each picture are never trained on
+
+
+def augment(images: Tensor) -> Tensor:
+    """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not count pixels; images in [0, 1]."""
+    n = len(images)
+    small = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False)
+    images = torch.lerp(images, small, torch.rand(n, 1, 1, 1))
+    images = (images - 0.5) * (0.8 + 0.4 * torch.rand(n, 1, 1, 1)) + 0.5 + 0.1 * torch.randn(n, 3, 1, 1)
+    shift = torch.randint(-3, 4, (2,)).tolist()
+    return torch.roll(images + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(images), shift, (2, 3)).clamp(0, 1)
+
+
+def pictures(images: np.ndarray) -> Tensor:
+    """uint8 [B, 64, 64, 3] to float32 [B, 3, 64, 64] in [0, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def accuracies(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Concept top-1 and top-5, and style accuracy."""
+    with torch.no_grad():
+        batches = [(judge.concept_logits(x), judge.style_logits(x)) for x in map(pictures, np.array_split(images, len(images) // 256 + 1))]
+    concept, style = (torch.cat(logits) for logits in zip(*batches, strict=True))
+    truth = torch.from_numpy(labels.astype(np.int64))
+    top5 = (concept.topk(5).indices == truth[:, :1]).any(1)
+    return {
+        "concept_top1": (concept.argmax(1) == truth[:, 0]).float().mean().item(),
+        "concept_top5": top5.float().mean().item(),
+        "style": (style.argmax(1) == truth[:, 1]).float().mean().item(),
+        "pictures": len(images),
+    }
+
+
+def save(judge: Judge, folder: Path) -> None:
+    """Half-precision weights and the names of the classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors.tmp")
+    (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": WIDTHS}) + "\n")
+
+
+def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 0) -> None:
+    """Train by the clock on the familiar concepts and the generator's withheld ones, and print accuracies on unseen augmentations as JSON.
+
+    With `--left-out`, pictures of that style are only tested on, and nothing is saved.
+    """
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    rng = np.random.default_rng(seed)
+    pool = np.load(WORK / "pool.npz")
+    kept = [i for i, c in enumerate(load_concepts()) if c.familiar or c.withheld]
+    concepts, styles = [load_concepts()[i].name for i in kept], list(STYLES)
+    rows = np.isin(pool["labels"][:, 0], kept)
+    images, labels, variant = pool["images"][rows], pool["labels"][rows], np.arange(len(rows))[rows] % VARIANTS
+    labels[:, 0] = np.searchsorted(kept, labels[:, 0])
+    if left_out:
+        known = labels[:, 1] != styles.index(left_out)
+        train, test = np.flatnonzero(known), np.flatnonzero(~known)
+    else:
+        known = variant >= HELD_OUT
+        train, test = np.flatnonzero(known), np.flatnonzero(~known)
+    judge = Judge(JudgeNetwork(len(concepts), len(styles), WIDTHS), concepts, styles)
+    network = judge.network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
+    start, step = time.time(), 0
+    while (progress := (time.time() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
+        picks = rng.choice(train, batch)
+        features = network(augment(pictures(images[picks])))
+        truth = torch.from_numpy(labels[picks].astype(np.int64))
+        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(network.style(features), truth[:, 1])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 100 == 0:
+            typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
+    network.requires_grad_(False)
+    result = {"left_out": left_out or None, "minutes": minutes, "steps": step, **accuracies(judge, images[test], labels[test])}
+    print(json.dumps(result))
+    if not left_out:
+        save(judge, FOLDER)
+        (WORK / "judge.json").write_text(json.dumps(result) + "\n")
+    else:
+        (WORK / f"judge-{left_out}.json").write_text(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
