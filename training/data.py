@@ -35,12 +35,12 @@ SUBGROUPS = (34, 35, 36, 37, 38, 42, 43, 44, 46, 47)
 WITHHELD_SHARE = 0.05
 # The things that everyone knows and that 64 pixels show: the vocabulary that the model is finished on.
 FAMILIAR = frozenset(
-    (
+    (  # noqa: SIM905 - a list would take a page
         "fox;owl;tiger;lion;panda;elephant;giraffe;zebra;monkey;frog;turtle;crocodile;dolphin;whale;octopus;crab;"
         "penguin;flamingo;parrot;rooster;duck;cow;pig;rabbit;koala;unicorn;bear;cat;dog;red apple;green apple;banana;"
         "strawberry;lemon;pineapple;grapes;cherries;avocado;carrot;broccoli;hamburger;pizza;french fries;hot dog;"
         "doughnut;cookie;ice cream;croissant"
-    ).split(";")  # noqa: SIM905 - a list would take a page
+    ).split(";")
 )
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -58,10 +58,10 @@ WHITE_SHARE = 0.5
 VARIANTS = 24  # placements of each picture, next to each other in the pool
 # Names of stuff, which take no article (plurals are told by their ending).
 UNCOUNTED = frozenset(
-    (
+    (  # noqa: SIM905 - a list would take a page
         "bacon bread broccoli butter coral corn cream cooking flatbread food garlic ginger green ice milk poultry "
         "popcorn sake salad salt sushi mate liquid meat rice"
-    ).split()  # noqa: SIM905 - a list would take a page
+    ).split()
 )
 
 
