@@ -1,7 +1,7 @@
 """Memory of each gradient method against the number of sampler steps: `python benchmarks/memory.py --page docs/memory.md`.
 
-Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive for a backward pass, at their peak over forward and
-backward pass, recomputation included; the weights are not counted, and the latents of the N steps are counted apart.
+Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive for a backward pass, at their peak
+over forward and backward pass, recomputation included; the weights are not counted, and the latents of the N steps are counted apart.
 """
 
 import multiprocessing
@@ -66,7 +66,8 @@ class SavedTensors:
 class Watched(nn.Module):
     """The network, its calls and what autograd saves in them counted.
 
-    Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: these count, and hand the tensor on to those around them.
+    Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: these count, and hand the tensor on to
+    those around them.
     """
 
     def __init__(self, network: nn.Module, saved: SavedTensors) -> None:
@@ -75,7 +76,7 @@ class Watched(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.calls += 1
-        around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        around = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
         # Returning the tensor itself could make a reference cycle that keeps the graph alive.
         outer_pack, unpack = around if around is not None else (Tensor.detach, lambda tensor: tensor)
 

@@ -27,7 +27,9 @@ def folder(tmp_path) -> RunFolder:
             row[view] = str(path.relative_to(folder.path))
         pictures.append(row)
     shares = {"before": 0.75, "existing_word": 0.5, "after": 0.7}
-    folder.write_history([{"iteration": 0, "validation": VALUES}, {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0}])
+    folder.write_history(
+        [{"iteration": 0, "validation": VALUES}, {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0}]
+    )
     folder.write_result(
         {
             "task": "demo",
@@ -93,7 +95,17 @@ def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFold
 
 def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(folder: RunFolder) -> None:
     html = write_report(folder).read_text()
-    for text in ("0.613 → 0.123", "75% → 70%", "90%", "2 min 05 s", "4321", "1.23 GB", "0.9877", "50 sampler steps", "adjointdpm demo --gradient adjoint"):
+    for text in (
+        "0.613 → 0.123",
+        "75% → 70%",
+        "90%",
+        "2 min 05 s",
+        "4321",
+        "1.23 GB",
+        "0.9877",
+        "50 sampler steps",
+        "adjointdpm demo --gradient adjoint",
+    ):
         assert text in html, text
 
 

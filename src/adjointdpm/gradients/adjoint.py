@@ -143,7 +143,7 @@ class _AdjointFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (result,) = ctx.saved_tensors
         return (None, None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[3]))
 

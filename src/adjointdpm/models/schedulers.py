@@ -76,8 +76,8 @@ def check_prediction(scheduler: Any) -> None:
     if option(scheduler, "rescale_betas_zero_snr") and option(scheduler, "prediction_type") == "epsilon":
         raise ScheduleError(
             f"{type(scheduler).__name__} has zero terminal SNR (rescale_betas_zero_snr=True) with prediction_type='epsilon': "
-            "at its first step the picture would be divided by 0. If the network predicts v, set prediction_type='v_prediction'; if it predicts epsilon, set "
-            "rescale_betas_zero_snr=False"
+            "at its first step the picture would be divided by 0. If the network predicts v, set prediction_type='v_prediction'; "
+            "if it predicts epsilon, set rescale_betas_zero_snr=False"
         )
 
 

@@ -14,9 +14,9 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.evaluation import Recogniser
 
 TOKEN = "<dusk>"
-# The one-word concepts that the model was trained on, in the order of random.Random(0): the first 8 train, the next 12 are held out.
-TRAINING = ("swan", "shrimp", "wing", "banana", "flamingo", "koala", "olive", "crab")
-HELD_OUT = ("dolphin", "cucumber", "tiger", "rabbit", "crocodile", "onion", "leopard", "chestnut", "lemon", "dog", "bagel", "hedgehog")
+# The one-word concepts (singular, countable) that the model draws best, sorted, then shuffled by random.Random(0): 8 train, 12 are held out.
+TRAINING = ("avocado", "whale", "doughnut", "tiger", "penguin", "unicorn", "pineapple", "elephant")
+HELD_OUT = ("duck", "koala", "crab", "cookie", "dog", "banana", "pig", "lemon", "monkey", "lion", "frog", "crocodile")
 STYLES = ("noto", "twemoji", "fluent")
 TOP = 5
 
