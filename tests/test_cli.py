@@ -5,9 +5,9 @@ import sys
 
 import pytest
 from PIL import Image
-from pipelines import tiny_pipeline
 
 from adjointdpm import cli
+from pipelines import tiny_pipeline
 
 
 @pytest.fixture(autouse=True)

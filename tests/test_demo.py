@@ -46,7 +46,6 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     if gradient == "exact":
         assert stored["gradient"]["exact"]
         assert error == []
-        # Each differentiated step is computed twice, but for the last one of a solve, whose graph is there anyway when the backward pass starts.
         assert stored["network_calls_by_purpose"]["checking the gradient"] == 0
     else:
         assert not stored["gradient"]["exact"]
@@ -70,7 +69,7 @@ def test_the_judge_knows_every_concept_of_the_demo() -> None:
 
 def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
     class Fixed:
-        concepts = [*"abcdefg", "fox"]
+        concepts = (*"abcdefg", "fox")
 
         def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
             return torch.arange(8.0).expand(len(images), 8)  # "fox" first, then g f e d

@@ -14,7 +14,7 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.evaluation import Recogniser
 
 TOKEN = "<dusk>"
-# The one-word concepts (singular, countable) that the model draws best, sorted, then shuffled by random.Random(0): 8 train, 12 are held out.
+# One-word concepts (singular, countable) that the model draws best, sorted, then shuffled by random.Random(0): 8 train, 12 are held out.
 TRAINING = ("avocado", "whale", "doughnut", "tiger", "penguin", "unicorn", "pineapple", "elephant")
 HELD_OUT = ("duck", "koala", "crab", "cookie", "dog", "banana", "pig", "lemon", "monkey", "lion", "frog", "crocodile")
 STYLES = ("noto", "twemoji", "fluent")
