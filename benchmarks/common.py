@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_json(name: str, content: Any) -> None:
     """Write `results/name.json`."""
-    write_text(RESULTS / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_text(RESULTS / f"{name}.json", json.dumps(content) + "\n")
 
 
 def read_json(name: str) -> Any:
