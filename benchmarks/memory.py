@@ -5,6 +5,7 @@ over forward and backward pass, recomputation included; the weights are not coun
 """
 
 import multiprocessing
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -16,14 +17,13 @@ from typing import Annotated, Any
 import psutil
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import adjointdpm as adj
 from adjointdpm.gradients import GradientMethod
 from adjointdpm.models import load
-from common import fill, machine, table, write_json
+from common import fill, machine, read_json, table, write_json
 
 MIB = 2**20
 GUIDANCE = 5.0
@@ -164,7 +164,8 @@ def report(results: list[dict[str, Any]], model: str) -> str:
     lines.append(table(head, [[f"`{r['method']}`", str(r["steps"]), *_columns(r)] for r in plain]))
     lines.append("")
     for method in dict.fromkeys(r["method"] for r in plain):
-        few, *_, many = [r for r in plain if r["method"] == method]
+        several = [r for r in plain if r["method"] == method]
+        few, many = several[0], several[-1]
         ratio = many["graph_bytes"] / few["graph_bytes"]
         lines.append(f"- `{method}` holds {ratio:.3f} times as much at N = {many['steps']} as at N = {few['steps']}.")
     lines.append("")
@@ -180,23 +181,29 @@ def _columns(r: dict[str, Any]) -> list[str]:
 
 def main(
     model: Annotated[str, typer.Option(help="A bundled model's name, or a folder.")] = "tiny",
+    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[:4],
     steps: Annotated[list[int], typer.Option(help="Values of N.")] = [5, 20, 50, 200],  # noqa: B006
     affordable: Annotated[int, typer.Option(help="The largest N for full backpropagation.")] = 50,
-    budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [50, 150, 400],  # noqa: B006
+    budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [40, 80, 160],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Keep what results/memory.json holds already, and measure the rest.")] = False,
     page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
 ) -> None:
-    """Measure, print the tables, and write `results/memory.json`."""
-    cases = [Case(method, n) for method in list(METHODS)[:4] for n in steps if method != "Backprop()" or n <= affordable]
-    cases += [Case("Checkpoint(memory_budget)", 50, budget) for budget in budgets]
-    results = []
+    """Measure, print the tables, and write `results/memory.json`, which grows line by line."""
+    torch.set_num_threads(1)
+    cases = [Case(method, n) for method in methods for n in steps if method != "Backprop()" or n <= affordable]
+    cases += [Case("Checkpoint(memory_budget)", 20, budget) for budget in budgets]
+    results = read_json("memory")["results"] if resume else []
     for case in cases:
+        if any(asdict(case).items() <= r.items() for r in results):
+            continue
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             results.append(fresh.submit(measure, case, model).result())
-        Console(stderr=True).print(results[-1])
-    torch.set_num_threads(1)
+        print(results[-1], file=sys.stderr)
+        write_json("memory", {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results})
+    order = list(METHODS)
+    results.sort(key=lambda r: (order.index(r["method"]), r["steps"], r["budget"] or 0))
     text = report(results, model)
     print(text)
-    write_json("memory", {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results})
     if page is not None:
         fill(page, text)
 

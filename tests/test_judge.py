@@ -85,4 +85,4 @@ def test_the_bundled_judge_loads_and_is_small():
     judge = Judge.load()
     assert set(judge.styles) == {"noto", "twemoji", "fluent"}
     assert "red apple" in judge.concepts
-    assert (BUNDLED / "model.safetensors").stat().st_size < 800_000
+    assert (BUNDLED / "model.safetensors").stat().st_size < 1_000_000

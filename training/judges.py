@@ -58,7 +58,7 @@ def save(judge: Judge, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": WIDTHS}) + "\n")
 
 
-def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 0) -> None:
+def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 0, resume: bool = False) -> None:
     """Train by the clock on the familiar concepts and the generator's withheld ones, and print accuracies on unseen augmentations as JSON.
 
     With `--left-out`, pictures of that style are only tested on, and nothing is saved.
@@ -79,6 +79,9 @@ def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 
         known = variant >= HELD_OUT
         train, test = np.flatnonzero(known), np.flatnonzero(~known)
     judge = Judge(JudgeNetwork(len(concepts), len(styles), WIDTHS), concepts, styles)
+    if resume:  # from what was saved, with a new optimizer and other batches
+        judge = Judge.load(FOLDER)
+        rng = np.random.default_rng(seed + 1)
     network = judge.network.requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
     start, step = time.time(), 0
