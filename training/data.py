@@ -55,6 +55,7 @@ BACKGROUNDS = {
     "black": (36, 36, 42),
 }
 WHITE_SHARE = 0.5
+SCALES = (0.75, 1.0)  # of a picture in its frame
 VARIANTS = 24  # placements of each picture, next to each other in the pool
 # Names of stuff, which take no article (plurals are told by their ending).
 UNCOUNTED = frozenset(
@@ -155,7 +156,7 @@ def caption(concept: str, style: str | None, background: str | None, rng: random
 
 def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Random) -> np.ndarray:
     """The picture at a random scale and position, perhaps mirrored, on a plain background; uint8 [64, 64, 3]."""
-    side = round(SIZE * rng.uniform(0.62, 1.0))
+    side = round(SIZE * rng.uniform(*SCALES))
     small = picture.resize((side, side), Image.Resampling.LANCZOS)
     if rng.random() < 0.5:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

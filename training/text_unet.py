@@ -163,6 +163,9 @@ def main(
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99))
     alphas = build_scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
+    # The weight of the x0 loss is min(snr + 1, 5): the "truncated SNR + 1" of Salimans & Ho 2022 (arXiv 2202.00512) bounded as in min-SNR
+    # (Hang et al. 2023, arXiv 2303.09556). Against plain min-SNR it weighs the noisy steps more, where the shape of the whole is decided.
+    weights = ((snr + 1).clamp(max=5) / snr).clamp(max=10)
     spent, step = 0.0, 0
     if resume:
         model.load_state_dict(load_file(source / "model.safetensors"))
@@ -189,15 +192,14 @@ def main(
             group["lr"] = rate * (1 - progress) * min(1.0, (step + 1) / 200)
         picks = rng.integers(len(latents), size=batch)
         x = latents[picks]
-        t = torch.from_numpy(rng.integers(1000, size=batch))
+        t = torch.from_numpy(1000 * (np.arange(batch) + rng.random(batch)) / batch).long()  # one of every stretch
         noise = torch.randn_like(x)
         a = alphas[t][:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             states = model["text_encoder"](captions.sample(labels[picks], rng)).last_hidden_state
             output = model["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, t, states).sample
         error = F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
-        # Min-SNR weighting, γ = 5, for the epsilon loss (Hang et al. 2023, arXiv 2303.09556).
-        loss = (error * (snr[t].clamp(max=5) / snr[t])).mean()
+        loss = (error * weights[t]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
