@@ -6,10 +6,10 @@ import diffusers
 import pytest
 import torch
 from peft import LoraConfig
-from pipelines import STABLE_DIFFUSION_BETAS, stock, tiny_pipeline
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import adjointdpm as adj
+from pipelines import STABLE_DIFFUSION_BETAS, stock, tiny_pipeline
 
 SCHEDULERS = [
     (diffusers.DDIMScheduler, {"clip_sample": False}),
