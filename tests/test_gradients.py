@@ -204,7 +204,7 @@ def test_truncated_is_the_gradient_of_the_last_steps():
     assert relative_error(ours, expected) < 1e-12
 
 
-METHODS: list[GradientMethod] = [adj.Backprop(), adj.Checkpoint(), adj.Adjoint("solved"), adj.Adjoint("stored")]
+METHODS: list[GradientMethod] = [adj.Backprop(), adj.Checkpoint(), adj.Adjoint("solved"), adj.Adjoint("stored"), adj.Interpolated(1000)]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)
@@ -233,7 +233,7 @@ def test_captured_intermediate_tensors_get_their_gradient_or_raise(method):
     def run():
         return adj.sample(lambda x, t, c: network(x, t, captured), noise, schedule=schedule, steps=8, gradient=method)
 
-    if isinstance(method, adj.Adjoint):
+    if isinstance(method, adj.Adjoint | adj.Interpolated):
         with pytest.raises(adj.errors.CapturedTensorError, match="computed outside"):
             run()
     else:

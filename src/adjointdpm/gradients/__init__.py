@@ -7,9 +7,10 @@ from adjointdpm.gradients.adjoint import Adjoint
 from adjointdpm.gradients.backprop import Backprop
 from adjointdpm.gradients.base import AutogradMethod, GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
+from adjointdpm.gradients.interpolated import Interpolated
 from adjointdpm.gradients.truncated import Truncated
 
-# Names with their defaults; "truncated" has no default length and is asked for by class.
+# Names with their defaults; "truncated" and "interpolated" have no default length and are asked for by class.
 GRADIENTS: dict[str, Callable[[], GradientMethod]] = {
     "exact": Checkpoint,
     "checkpoint": Checkpoint,
@@ -35,4 +36,4 @@ def resolve(gradient: str | GradientMethod) -> GradientMethod:
     return GRADIENTS[gradient]()
 
 
-__all__ = ["GRADIENTS", "Adjoint", "AutogradMethod", "Backprop", "Checkpoint", "GradientMethod", "Truncated", "resolve"]
+__all__ = ["GRADIENTS", "Adjoint", "AutogradMethod", "Backprop", "Checkpoint", "GradientMethod", "Interpolated", "Truncated", "resolve"]

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from adjointdpm.errors import ScheduleError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
-from adjointdpm.gradients.captured import captured_leaves
+from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
 from adjointdpm.gradients.trajectory import Trajectory
 from adjointdpm.grids import check_steps
 from adjointdpm.ode import EULER, Form, Integrator, Multistep, Tableau, regular_form
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
 from adjointdpm.samplers.base import Sampler
-from adjointdpm.tree import leaves, replace_leaves
 
 States = Literal["solved", "stored"]
 
@@ -69,22 +68,7 @@ class Adjoint(GradientMethod):
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Sample without a graph; the adjoint ODE runs in the backward pass."""
         integrator = self._integrator(problem)
-        cond, null_cond = leaves(problem.cond), leaves(problem.null_cond)
-        parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
-        first = problem.plan.network_calls[0]
-        if not torch.is_grad_enabled():
-            return problem.run(problem.denoiser.output)
-        state = problem.start.detach()
-        detached = _detached(problem)
-        output, captured = captured_leaves(
-            lambda: problem.denoiser.output(state, problem.network_time(first.time, state), detached.cond, detached.null_cond),
-            parameters,
-        )
-        tensors = [problem.start, *cond, *null_cond, *parameters, *captured]
-        backward = _Backward(detached, integrator, self._grid(problem), self.states == "stored", [*parameters, *captured])
-        if not any(tensor.requires_grad for tensor in tensors):
-            return backward.sample(output)
-        return _AdjointFunction.apply(backward, output, len(cond), *tensors)  # pyright: ignore[reportReturnType]
+        return solve_with(_Backward(problem, integrator, self._grid(problem), self.states == "stored"), problem)
 
     def _integrator(self, problem: Problem) -> Integrator:
         forward = problem.sampler
@@ -121,47 +105,15 @@ class Adjoint(GradientMethod):
         return torch.lerp(grid[left], grid[left + 1], position - left)
 
 
-def _detached(problem: Problem) -> Problem:
-    """The problem with inputs of its own, so that a network graph ends in them."""
+class _Backward(BackwardSolve):
+    """Samples forwards, then integrates the costate, and what else is asked for, backwards."""
 
-    def fresh(tree: Any) -> Any:
-        return replace_leaves(tree, [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves(tree)])
-
-    return Problem(
-        problem.denoiser, problem.schedule, problem.sampler, problem.plan, problem.start.detach(),
-        fresh(problem.cond), fresh(problem.null_cond), problem.callback,
-    )  # fmt: skip
-
-
-class _AdjointFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, backward: "_Backward", first_output: Tensor, cond_count: int, *tensors: Tensor) -> Tensor:
-        ctx.backward_solve = backward
-        result = backward.sample(first_output)
-        ctx.save_for_backward(result)
-        return result
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (result,) = ctx.saved_tensors
-        return (None, None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[3]))
-
-
-class _Backward:
-    """One solve: samples forwards, then integrates the costate, and what else is asked for, backwards."""
-
-    def __init__(self, problem: Problem, integrator: Integrator, grid: Tensor, stored: bool, weights: list[Tensor]) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, integrator: Integrator, grid: Tensor, stored: bool) -> None:
+        super().__init__(problem)
         self.schedule = problem.schedule
         self.integrator = integrator
         self.grid = grid
-        self.inputs = [*leaves(problem.cond), *leaves(problem.null_cond), *weights]
-        self.wanted = [tensor for tensor in self.inputs if tensor.requires_grad]
-        self.totals: list[Tensor | None] = [None] * len(self.wanted)
         self.trajectory = Trajectory(problem.schedule, problem.plan.grid) if stored else None
-        device = problem.start.device.type
-        self.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
     def sample(self, first_output: Tensor) -> Tensor:
         """x_0; the network's first output is known already."""
@@ -170,8 +122,7 @@ class _Backward:
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal recorded
-            raw = pending.pop() if pending else self._network(x, call.time)
-            data, noise = problem.denoiser.split(raw, x, call.alpha, call.sigma)
+            data, noise = self.split(pending.pop() if pending else self.network(x, call.time), call, x)
             if self.trajectory is not None and call.step != recorded:
                 recorded = call.step
                 self.trajectory.record(call.step, x, data, noise)
@@ -183,23 +134,19 @@ class _Backward:
                 self.trajectory.finish(result)
         return result
 
-    def solve(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> tuple[Tensor | None, ...]:
-        """Gradients for x_T and every input, None where none is wanted."""
-        x, a = result, gradient.to(result.dtype)  # the state, and ∂L/∂x
+    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
+        x, a = result, gradient  # the state, and ∂L/∂x
         times = list(self.grid.flip(0))
         history = _History(self.integrator, times, self.schedule) if isinstance(self.integrator, Multistep) else None
-        with torch.autocast(self.autocast[0], dtype=self.autocast[1], enabled=self.autocast[2]):
-            for k, (clean, noisy) in enumerate(pairwise(times)):
-                last = k == len(times) - 2 and not noise_wanted
-                if history is not None and history.covers(k):
-                    x, a = self._multistep(x, a, k, history)
-                elif self.trajectory is not None and (history is not None or self.integrator is EULER):
-                    x, a = self._transposed_euler(x, a, clean, noisy, last)
-                else:
-                    x, a = self._runge_kutta(x, a, clean, noisy)
-        gradients = iter(self.totals)
-        filled = [next(gradients) if tensor.requires_grad else None for tensor in self.inputs]
-        return (a if noise_wanted else None, *filled)
+        for k, (clean, noisy) in enumerate(pairwise(times)):
+            last = k == len(times) - 2 and not noise_wanted
+            if history is not None and history.covers(k):
+                x, a = self._multistep(x, a, k, history)
+            elif self.trajectory is not None and (history is not None or self.integrator is EULER):
+                x, a = self._transposed_euler(x, a, clean, noisy, last)
+            else:
+                x, a = self._runge_kutta(x, a, clean, noisy)
+        return a
 
     def _runge_kutta(self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
         tableau = self.integrator if isinstance(self.integrator, Tableau) else EULER
@@ -251,7 +198,7 @@ class _Backward:
         inputs = self.wanted if weight else []
         with torch.enable_grad():
             x = x.detach().requires_grad_(state_wanted)
-            data, noise = denoiser.split(self._network(x, t), x, alpha, sigma)
+            data, noise = denoiser.split(self.network(x, t), x, alpha, sigma)
             velocity = form.velocity(schedule, t, data, noise)
             asked = [x, *inputs] if state_wanted else inputs
             if asked and velocity.requires_grad:
@@ -259,15 +206,8 @@ class _Backward:
             else:
                 found = [None] * len(asked)
         pullback = found.pop(0) if state_wanted else None
-        for i, gradient in enumerate(found):
-            if gradient is not None:
-                total = self.totals[i]
-                self.totals[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+        self.add(found, weight)
         return velocity.detach(), torch.zeros_like(x) if pullback is None else pullback * scale
-
-    def _network(self, x: Tensor, t: Tensor) -> Tensor:
-        problem = self.problem
-        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond)
 
 
 class _History:

@@ -1,0 +1,214 @@
+"""Few vector-Jacobian products: the exact transpose of the sampler, with the network's part interpolated between a few nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.gradients.base import GradientMethod
+from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
+from adjointdpm.plan import Instruction, NetworkCall, Update
+from adjointdpm.problem import Problem
+from adjointdpm.transpose import Costates, split_steps, transpose
+
+
+@dataclass(frozen=True)
+class Interpolated(GradientMethod):
+    """Gradient of the discrete sampler with M network VJPs instead of one a call; approximate for M below the number of calls.
+
+    A sampler is a linear program but for its network calls, so its transpose needs the network only in
+    w_k = α_k (∂x̂_0/∂x_k)ᵀ b_k/β_k, where b_k is the costate of x̂_0 at call k and β_k the sum of the coefficients that brought it there. w
+    varies slowly in log ρ. The transposed program runs through every call; at M of them, uniform in log ρ, the first and the last included,
+    the network is asked, and w is linear in log ρ in between: extrapolated from the last two nodes to reach the next one, then interpolated
+    once that is known. The same weights turn the nodes' gradients for conditioning and weights into sums over all calls.
+
+    It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
+    graph and the inputs of M calls.
+
+    Args:
+        vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps: ⌊M/s⌋ of them, at least one. More than
+            there are calls means all of them.
+
+    Raises:
+        InvalidInputError: `vjps` is not an int of at least 1.
+
+    """
+
+    vjps: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.vjps, bool) or not isinstance(self.vjps, int) or self.vjps < 1:
+            raise InvalidInputError(f"Interpolated(vjps={self.vjps!r}): vjps must be an int of at least 1 network VJP")
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass."""
+        if problem.plan.grid.requires_grad:
+            raise UnsupportedError("Interpolated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+        return solve_with(_Transpose(problem, self.vjps), problem)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A network call whose graph, or the recipe for it, is kept."""
+
+    x: Tensor
+    data: Tensor
+    noise: Tensor
+
+
+class _Transpose(BackwardSolve):
+    def __init__(self, problem: Problem, vjps: int) -> None:
+        super().__init__(problem)
+        self.steps = split_steps(problem.plan)
+        self.calls = [[i for i in step if isinstance(i, NetworkCall)] for step in self.steps]
+        self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
+        self.log_rho = _log_rho(problem)
+        self.beta = _coefficient_sums(problem, self.steps)
+        starts = [-self.log_rho[calls[0].data] for calls in self.calls]
+        # Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on one curve.
+        self.nodes = choose_nodes(starts, vjps // len(self.calls[0]))
+        self.shares = self._shares()
+        self.asked: dict[int, _Asked] = {}
+
+    def first_call(self) -> Tensor:
+        call = self.problem.plan.network_calls[0]
+        output, asked = self._record(call, self.problem.start, alone=False)
+        self.asked = {call.data: asked}
+        return output
+
+    def sample(self, first_output: Tensor) -> Tensor:
+        first, last = self.problem.plan.network_calls[0], self.problem.plan.network_calls[-1]
+
+        def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
+            if call is first:
+                asked = self.asked[call.data]
+            elif self.place[call.data][0] in self.nodes:
+                _, asked = self._record(call, x.detach().requires_grad_(), alone=call is last)
+                self.asked[call.data] = asked
+            else:
+                return self.split(self.network(x, call.time), call, x)
+            return asked.data.detach(), asked.noise.detach()
+
+        with torch.no_grad():
+            return self.problem.execute(evaluate)
+
+    def _record(self, call: NetworkCall, x: Tensor, alone: bool) -> tuple[Tensor, _Asked]:
+        with torch.enable_grad():
+            # The last call is the first that the backward pass needs: its graph is the one that may be held anyway.
+            output = self.network(x, call.time) if alone else checkpoint(self.network, x, call.time, use_reentrant=False)
+            return output, _Asked(x, *self.split(output, call, x))
+
+    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
+        costates: Costates = {self.problem.plan.result: gradient}
+        known: dict[tuple[int, int], Tensor] = {}  # w at (step, stage)
+        backwards = self.nodes[::-1]
+
+        def ask(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
+            pulled = self._ask(call, data, noise)
+            step, stage = self.place[call.data]
+            if self._defined(step, stage):
+                through = pulled if noise is None else pulled - noise / call.sigma
+                known[step, stage] = through * (call.alpha / self.beta[call.data])
+            return pulled
+
+        def recall(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Any:
+            direct = 0.0 if noise is None else noise / call.sigma
+            if call.alpha == 0:
+                return direct
+            step, stage = self.place[call.data]
+            w = sum(weight * known[node, stage] for node, weight in self._line(step, stage, [n for n, s in known if s == stage]))
+            return direct + w * (self.beta[call.data] / call.alpha)
+
+        position = len(self.steps)
+        for node in [*backwards, -1]:
+            between = [i for step in self.steps[node + 1 : position] for i in step]
+            before = dict(costates)
+            transpose(between, costates, recall)
+            if node < 0:
+                break
+            transpose(self.steps[node], costates, ask)
+            if between and node != backwards[0]:
+                costates = before
+                transpose([*self.steps[node], *between], costates, recall)
+            position = node
+        return costates[0]
+
+    def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
+        asked = self.asked.pop(call.data)
+        pairs = [(o, g) for o, g in ((asked.data, data), (asked.noise, noise)) if g is not None]
+        outputs, cotangents = zip(*pairs, strict=True)
+        pulled, *found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, allow_unused=True)
+        self.add(found, self.shares[call.data])
+        return torch.zeros_like(asked.x) if pulled is None else pulled
+
+    def _defined(self, step: int, stage: int) -> bool:
+        call = self.calls[step][stage]
+        return self.beta[call.data] != 0 and float(call.sigma) != 0
+
+    def _line(self, step: int, stage: int, nodes: Sequence[int]) -> list[tuple[int, float]]:
+        """The weights of the nodes in a linear inter- or extrapolation in log ρ to this call."""
+        usable = sorted((n for n in nodes if self._defined(n, stage)), key=lambda n: (abs(n - step), n))
+        if step in usable or len(usable) == 1:
+            return [(usable[0], 1.0)]
+        later, earlier = [n for n in usable if n > step], [n for n in usable if n < step]
+        pair = [later[0], earlier[0]] if later and earlier else usable[:2]
+        if len(pair) < 2:
+            return []
+        here, a, b = (self.log_rho[self.calls[n][stage].data] for n in (step, *pair))
+        share = 0.5 if a == b else (here - b) / (a - b)
+        return [(pair[0], share), (pair[1], 1 - share)]
+
+    def _shares(self) -> dict[int, float]:
+        """By node call: what its gradient for the inputs is multiplied with, so that the sum over nodes is that over all calls."""
+        shares = {call.data: 1.0 for node in self.nodes for call in self.calls[node]}
+        for step, stage in self.place.values():
+            if step not in self.nodes:
+                for node, weight in self._line(step, stage, self.nodes):
+                    call = self.calls[node][stage]
+                    shares[call.data] += weight * self.beta[self.calls[step][stage].data] / self.beta[call.data]
+        return shares
+
+
+def choose_nodes(positions: Sequence[float], count: int) -> list[int]:
+    """`count` distinct indices of increasing `positions`, nearest to uniform: the last, the first if there is a second, others."""
+    count = min(max(1, count), len(positions))
+    if count == 1:
+        return [len(positions) - 1]
+    chosen: list[int] = []
+    for i in range(count):
+        target = positions[0] + (positions[-1] - positions[0]) * i / (count - 1)
+        candidates = range(chosen[-1] + 1 if chosen else 0, len(positions) - count + i + 1)
+        chosen.append(min(candidates, key=lambda k: abs(positions[k] - target)))
+    return chosen
+
+
+def _log_rho(problem: Problem) -> dict[int, float]:
+    """Log ρ of every call; past the ends of the clock (no signal, no noise) one unit beyond the last finite value."""
+    calls = problem.plan.network_calls
+    values = torch.stack([problem.schedule.rho(call.time) for call in calls]).log()
+    finite = values[values.isfinite()]
+    return dict(zip([call.data for call in calls], values.clamp(finite.min() - 1, finite.max() + 1).tolist(), strict=True))
+
+
+def _coefficient_sums(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> dict[int, float]:
+    """β of every call: the costate of its x̂_0 if ∂L/∂y were 1 after every step, and ∂x̂_0/∂y were 1 within it (y = x/α)."""
+    plan, sums = problem.plan, {}
+
+    def pull(call: NetworkCall, data: float | None, noise: float | None) -> float:
+        alpha, sigma = float(call.alpha), float(call.sigma)
+        direct = noise / sigma if noise is not None and sigma != 0 else 0.0
+        sums[call.data] = (data or 0.0) - alpha * direct
+        return direct + (sums[call.data] / alpha if alpha != 0 else 0.0)
+
+    costates: Costates = {}
+    for k in reversed(range(len(steps))):
+        end = steps[k][-1]
+        assert isinstance(end, Update)
+        costates[end.output] = 1 / problem.schedule.alpha(plan.grid[k + 1]).item()
+        transpose(steps[k], costates, pull)
+    return sums

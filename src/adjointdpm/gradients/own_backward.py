@@ -1,0 +1,111 @@
+"""Methods whose backward pass is their own: sampling without a graph, and one autograd node that stands for the whole solve."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.gradients.captured import captured_leaves
+from adjointdpm.plan import NetworkCall
+from adjointdpm.problem import Problem
+from adjointdpm.tree import leaves, replace_leaves
+
+
+class BackwardSolve(ABC):
+    """One solve: samples forwards, and hands back the gradients of all that went in.
+
+    Attributes:
+        problem: the problem on detached inputs of its own, so that a network graph ends in them.
+        inputs: every tensor besides x_T that may want a gradient: the conditioning, then weights and captured tensors.
+        wanted: those of them that do.
+        totals: their gradients so far.
+
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        def fresh(tree: Any) -> Any:
+            return replace_leaves(tree, [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves(tree)])
+
+        self.problem = Problem(
+            problem.denoiser, problem.schedule, problem.sampler, problem.plan, problem.start.detach().requires_grad_(),
+            fresh(problem.cond), fresh(problem.null_cond), problem.callback,
+        )  # fmt: skip
+        self.inputs: list[Tensor] = []
+        self.wanted: list[Tensor] = []
+        self.totals: list[Tensor | None] = []
+        device = problem.start.device.type
+        self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    @abstractmethod
+    def sample(self, first_output: Tensor) -> Float[Tensor, "batch *shape"]:
+        """Return x_0, without a graph; `first_output` is the network's output at the first call, already known."""
+
+    @abstractmethod
+    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Float[Tensor, "batch *shape"]:
+        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0, and `add` on the way what the inputs get; without `noise_wanted` any tensor will do."""
+
+    def first_call(self) -> Tensor:
+        """The network's output at the first call, with a graph to look for captured tensors in."""
+        return self.network(self.problem.start, self.problem.plan.network_calls[0].time)
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's guided output."""
+        problem = self.problem
+        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond)
+
+    def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(x̂_0, ε) from the network's output."""
+        return self.problem.denoiser.split(output, x, call.alpha, call.sigma)
+
+    def add(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+        """Add `weight` times the gradients of `wanted` to the totals."""
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                total = self.totals[i]
+                self.totals[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+
+    def solve(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> list[Tensor | None]:
+        """Gradients for x_T and every input, None where none is wanted."""
+        self.totals = [None] * len(self.wanted)
+        with torch.autocast(self._autocast[0], dtype=self._autocast[1], enabled=self._autocast[2]):
+            a = self.costate(result, gradient.to(result.dtype), noise_wanted)
+        totals = iter(self.totals)
+        return [a if noise_wanted else None, *(next(totals) if tensor.requires_grad else None for tensor in self.inputs)]
+
+
+def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batch *shape"]:
+    """x_0, attached to the graph of all that requires grad in `problem` through `backward`, made for it.
+
+    Raises:
+        CapturedTensorError: the network uses a tensor computed outside of it that requires grad.
+
+    """
+    if not torch.is_grad_enabled():
+        return problem.run(problem.denoiser.output)
+    parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
+    own = [*leaves(backward.problem.cond), *leaves(backward.problem.null_cond)]
+    output, captured = captured_leaves(backward.first_call, [backward.problem.start, *own, *parameters])
+    backward.inputs = [*own, *parameters, *captured]
+    backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
+    tensors = [problem.start, *leaves(problem.cond), *leaves(problem.null_cond), *parameters, *captured]
+    if not any(tensor.requires_grad for tensor in tensors):
+        return backward.sample(output)
+    return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backward: BackwardSolve, first_output: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.backward_solve = backward
+        result = backward.sample(first_output)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (result,) = ctx.saved_tensors
+        return (None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[2]))

@@ -1,0 +1,105 @@
+"""The few-VJP transpose: exact with a VJP at every call, close with few, and it asks the network as often as it says."""
+
+import random
+
+import pytest
+import torch
+
+import adjointdpm as adj
+from adjointdpm.gradients.interpolated import choose_nodes
+from mixtures import SCHEDULES, Mixture, relative_error
+
+SAMPLERS = [
+    adj.Euler(),
+    adj.Heun(),
+    adj.Midpoint(),
+    adj.RungeKutta4(),
+    adj.AdamsBashforth(3),
+    adj.DPMSolverPP(),
+    adj.Ancestral(eta=1.0, seed=3),
+]
+
+
+def gradients(method, sampler=SAMPLERS[0], schedule_name="table", steps=12, dtype=torch.float64, seed=0, batch=4):
+    """Gradients for the noise, both conditionings and a weight, of a guided mixture."""
+    torch.manual_seed(seed)
+    schedule = SCHEDULES[schedule_name]()
+    prediction = "v_prediction" if schedule_name == "linear" else "flow" if schedule_name == "flow" else "epsilon"
+    network = Mixture(schedule, std=0.8, prediction=prediction).to(dtype)
+    noise, cond = torch.randn(2, batch, 3, dtype=dtype).unbind()
+    null = torch.randn(1, 3, dtype=dtype)
+    leaves = [tensor.requires_grad_() for tensor in (noise, cond, null)]
+    denoiser = adj.Denoiser(network, prediction, guidance_scale=1.5, null_cond=null)
+    x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, steps=steps, sampler=sampler, gradient=method)
+    calls = network.calls
+    found = torch.autograd.grad(x.sin().sum(), [*leaves, network.means])
+    return found, (calls, network.calls - calls)
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_with_a_vjp_at_every_call_it_is_exact(sampler, schedule_name, dtype, tolerance):
+    exact, _ = gradients(adj.Backprop(), sampler, schedule_name, dtype=dtype)
+    for vjps in (sampler.calls(12), 10_000):
+        ours, _ = gradients(adj.Interpolated(vjps), sampler, schedule_name, dtype=dtype)
+        for a, b in zip(ours, exact, strict=True):
+            assert (a - b).norm() <= tolerance * b.norm()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("sampler", [adj.Euler(), adj.DPMSolverPP(), adj.AdamsBashforth(2)], ids=repr)
+def test_it_approaches_exact_with_more_vjps(sampler, seed):
+    exact, _ = gradients(adj.Checkpoint(), sampler, steps=50, seed=seed, batch=16)
+    errors = []
+    for vjps in (5, 10, 20, 40):
+        ours, _ = gradients(adj.Interpolated(vjps), sampler, steps=50, seed=seed, batch=16)
+        errors.append([relative_error(a, b) for a, b in zip(ours, exact, strict=True)])
+    # noise, conditioning, unconditional conditioning, weights
+    assert all(later < earlier for later, earlier in zip(errors[3], errors[0], strict=True))
+    assert max(errors[2]) < 0.1
+    assert max(errors[3]) < 0.02
+
+
+@pytest.mark.parametrize(("sampler", "vjps", "asked"), [(adj.Euler(), 4, 4), (adj.Euler(), 1, 1), (adj.Heun(), 5, 4), (adj.Heun(), 1, 2)])
+def test_the_network_is_asked_as_often_as_stated(sampler, vjps, asked):
+    _, (forward, backward) = gradients(adj.Interpolated(vjps), sampler)
+    assert forward == sampler.calls(12)
+    assert backward == asked - 1  # the last call's graph is kept
+
+
+def test_nodes_are_distinct_and_include_both_ends():
+    rng = random.Random(0)
+    for _ in range(50):
+        positions = sorted(rng.uniform(-5, 5) ** 3 for _ in range(rng.randint(2, 60)))
+        for count in range(2, len(positions) + 1):
+            nodes = choose_nodes(positions, count)
+            assert len(set(nodes)) == count
+            assert nodes == sorted(nodes)
+            assert (nodes[0], nodes[-1]) == (0, len(positions) - 1)
+
+
+def test_dropout_holds_in_the_recomputation():
+    network = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Dropout(0.3), torch.nn.Linear(32, 6))
+    noise = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = []
+    for method in (adj.Backprop(), adj.Interpolated(5)):
+        torch.manual_seed(1)
+        x = adj.sample(lambda x, t, c: network(x), noise, schedule=SCHEDULES["linear"](), steps=5, gradient=method)
+        torch.manual_seed(2)
+        found.append(torch.autograd.grad(x.square().sum(), [noise, *network.parameters()]))
+    for exact, ours in zip(*found, strict=True):
+        assert relative_error(ours, exact) < 1e-6
+
+
+@pytest.mark.parametrize("vjps", [0, -1, 2.0, True, None])
+def test_bad_numbers_of_vjps(vjps):
+    with pytest.raises(adj.errors.InvalidInputError, match="at least 1"):
+        adj.Interpolated(vjps)
+
+
+def test_gradients_for_the_grid_are_refused():
+    schedule = SCHEDULES["linear"]()
+    grid = adj.grids.karras(schedule, 4).requires_grad_()
+    with pytest.raises(adj.errors.UnsupportedError, match="grid"):
+        adj.sample(Mixture(schedule), torch.randn(1, 3).double(), schedule=schedule, grid=grid, gradient=adj.Interpolated(2))
