@@ -42,6 +42,7 @@ def test_the_adjoint_takes_the_samplers_that_the_table_says(factory, states):
     sampler = factory()
     solve(sampler, adj.Checkpoint())
     solve(sampler, adj.Truncated(1))
+    solve(sampler, adj.Interpolated(2))
     match adjoint_column()[type(sampler).__name__]:
         case "yes":
             solve(sampler, adj.Adjoint(states))
