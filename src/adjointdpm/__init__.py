@@ -2,7 +2,7 @@
 
 from adjointdpm import errors, grids
 from adjointdpm.denoiser import Denoiser
-from adjointdpm.gradients import Adjoint, Backprop, Checkpoint, Interpolated, Truncated
+from adjointdpm.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Truncated
 from adjointdpm.models import from_pipeline, load
 from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, RungeKutta4
 from adjointdpm.sampling import sample
@@ -14,6 +14,7 @@ __all__ = [
     "AdamsBashforth",
     "Adjoint",
     "Ancestral",
+    "Auto",
     "Backprop",
     "Checkpoint",
     "DPMSolverPP",

@@ -1,7 +1,7 @@
 """One sampling problem: everything that a gradient method needs to solve it and to differentiate the solution."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from adjointdpm.denoiser import Denoiser
 from adjointdpm.plan import Evaluate, NetworkCall, Plan
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.schedule import NoiseSchedule
-from adjointdpm.tree import Tree
+from adjointdpm.tree import Tree, tree_map
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 Output = Callable[[Tensor, Tensor, Tree, Tree], Tensor]  # Denoiser.output, or a stand-in for it
@@ -29,6 +29,14 @@ class Problem:
     cond: Tree
     null_cond: Tree
     callback: Callback | None = None
+
+    def detached(self) -> "Problem":
+        """The same problem on inputs of its own, leaves that require grad where the originals did, so that a graph ends in them."""
+
+        def leaf(tensor: Tensor) -> Tensor:
+            return tensor.detach().requires_grad_(tensor.requires_grad)
+
+        return replace(self, start=leaf(self.start), cond=tree_map(leaf, self.cond), null_cond=tree_map(leaf, self.null_cond))
 
     def run(self, output: Output) -> Float[Tensor, "batch *shape"]:
         """Execute the plan with `output` in the network's place."""

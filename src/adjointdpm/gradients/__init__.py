@@ -1,9 +1,11 @@
 """Gradient methods, one file each; a new one is a file here and a line in `GRADIENTS`."""
 
 from collections.abc import Callable
+from functools import cache
 
 from adjointdpm.errors import InvalidTypeError, UnknownNameError
 from adjointdpm.gradients.adjoint import Adjoint
+from adjointdpm.gradients.auto import Auto
 from adjointdpm.gradients.backprop import Backprop
 from adjointdpm.gradients.base import AutogradMethod, GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
@@ -16,6 +18,7 @@ GRADIENTS: dict[str, Callable[[], GradientMethod]] = {
     "checkpoint": Checkpoint,
     "backprop": Backprop,
     "adjoint": Adjoint,
+    "auto": cache(Auto),  # one for all: what it has measured is for the next call
 }
 
 
@@ -36,4 +39,15 @@ def resolve(gradient: str | GradientMethod) -> GradientMethod:
     return GRADIENTS[gradient]()
 
 
-__all__ = ["GRADIENTS", "Adjoint", "AutogradMethod", "Backprop", "Checkpoint", "GradientMethod", "Interpolated", "Truncated", "resolve"]
+__all__ = [
+    "GRADIENTS",
+    "Adjoint",
+    "Auto",
+    "AutogradMethod",
+    "Backprop",
+    "Checkpoint",
+    "GradientMethod",
+    "Interpolated",
+    "Truncated",
+    "resolve",
+]

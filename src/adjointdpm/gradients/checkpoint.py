@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from adjointdpm.errors import InvalidInputError, InvalidTypeError
 from adjointdpm.gradients.base import AutogradMethod
+from adjointdpm.tree import leaves
 
 # Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary buffers.
 AUTO_SHARE = 0.7
@@ -75,11 +76,13 @@ class Checkpoint(AutogradMethod):
         return call
 
     def _graphs_that_fit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-        # Bound methods are made anew on every access: their owner is what stays the same.
+        tensors = leaves([*args, *kwargs.values()])
+        # What stays the same from solve to solve is the network; bound methods and the denoisers around it are made anew.
         owner = getattr(fn, "__self__", fn)
+        owner = getattr(owner, "network", owner)
+        trained = sum(p.requires_grad for p in owner.parameters()) if isinstance(owner, torch.nn.Module) else 0
         known = self._graph_bytes.setdefault(owner, {})
-        key = tuple((tuple(t.shape), t.dtype, t.device) for t in tensors)
+        key = (trained, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
         if key not in known:
             known[key] = graph_bytes(fn, *args, **kwargs)
         budget = self.memory_budget

@@ -11,7 +11,7 @@ from torch import Tensor
 from adjointdpm.gradients.captured import captured_leaves
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
-from adjointdpm.tree import leaves, replace_leaves
+from adjointdpm.tree import leaves
 
 
 class BackwardSolve(ABC):
@@ -26,13 +26,8 @@ class BackwardSolve(ABC):
     """
 
     def __init__(self, problem: Problem) -> None:
-        def fresh(tree: Any) -> Any:
-            return replace_leaves(tree, [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves(tree)])
-
-        self.problem = Problem(
-            problem.denoiser, problem.schedule, problem.sampler, problem.plan, problem.start.detach().requires_grad_(),
-            fresh(problem.cond), fresh(problem.null_cond), problem.callback,
-        )  # fmt: skip
+        self.problem = problem.detached()
+        self.problem.start.requires_grad_()
         self.inputs: list[Tensor] = []
         self.wanted: list[Tensor] = []
         self.totals: list[Tensor | None] = []

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.denoiser import Denoiser
-from adjointdpm.errors import AdjointDPMWarning
-from adjointdpm.gradients import AutogradMethod, Checkpoint, GradientMethod
+from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
+from adjointdpm.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.models import schedulers
 from adjointdpm.models.inputs import batch_size, check_count, check_either, check_guidance, check_prompts, check_tensor
@@ -178,17 +178,23 @@ class DiffusionModel(ABC):
         embeds = prompt_embeds if prompt_embeds is not None else self.encode(texts if texts is not None else "")
         cond, null_cond, scale = self.conditioning(embeds.expand(batch, -1, -1), negative, scale)
 
+        grid = None
+        if sampler is None and not isinstance(method, AutogradMethod):
+            try:
+                sampler, grid = native_equivalent(scheduler)
+            except UnsupportedError:
+                if not isinstance(method, Auto):
+                    raise
+                method = method.exact  # which takes every scheduler
         if isinstance(method, Checkpoint):
             method = _DecoderLast(method)
-        if sampler is None and isinstance(method, AutogradMethod):
+        if sampler is None:
+            assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             call = method.wrap(denoiser.output, len(scheduler.timesteps))
             arguments = self.pipe.prepare_extra_step_kwargs(generator or schedulers.sample_generators(batch), 0.0)
             return self.decode(schedulers.run(scheduler, lambda x, t: call(x, t, cond, null_cond), x, arguments))
 
-        grid = None
-        if sampler is None:
-            sampler, grid = native_equivalent(scheduler)
         schedule, prediction = schedule_and_prediction(scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
         return self.decode(sample(denoiser, x, schedule=schedule, cond=cond, steps=steps, grid=grid, sampler=sampler, gradient=method))

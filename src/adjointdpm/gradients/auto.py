@@ -1,0 +1,155 @@
+"""The cheapest gradient method within a tolerance, found by measuring on the first gradient that is asked for."""
+
+import logging
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInputError, InvalidTypeError, UnsupportedError
+from adjointdpm.gradients.base import GradientMethod
+from adjointdpm.gradients.checkpoint import Checkpoint
+from adjointdpm.gradients.interpolated import Interpolated
+from adjointdpm.problem import Problem
+from adjointdpm.tree import leaves
+
+# VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with enough memory are as cheap.
+SHARES = (0.1, 0.2, 0.4, 0.6)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `Auto` decided for one network and kind of problem.
+
+    Args:
+        method: what is used from now on.
+        reason: one sentence with the measured errors.
+        errors: by method, the largest relative error: over samples for the noise and the conditioning, and of all weights together.
+
+    """
+
+    method: GradientMethod
+    reason: str
+    errors: dict[str, float]
+
+
+@dataclass
+class Auto(GradientMethod):
+    """The cheapest method whose error, measured on this network and loss, is within a tolerance.
+
+    The first gradient of every kind of problem (network, sampler, number of calls, what requires grad) is exact. When it is asked for,
+    `Interpolated` with more and more VJPs is tried on the very same batch and cotangent until the error is within the tolerance. That
+    method serves all later gradients, or the exact one does if none suffices; so the first backward pass costs a few times as much.
+    What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`.
+
+    A measurement on one batch is no bound for others: if what is learned moves far, a new `Auto` measures again.
+
+    Args:
+        tolerance: largest relative error accepted, 0 or more; 0 always means exact.
+        memory_budget: of the exact gradients, as in `Checkpoint`.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: the tolerance is not a number of at least 0, or the budget is none.
+
+    Attributes:
+        choices: by network, what was decided, oldest first.
+
+    """
+
+    tolerance: float = 0.01
+    memory_budget: int | Literal["auto"] | None = None
+    choices: WeakKeyDictionary[Any, dict[Hashable, Choice]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
+            raise InvalidTypeError(f"Auto(tolerance={self.tolerance!r}) must be a number, the relative error that is accepted")
+        if not 0 <= self.tolerance < math.inf:
+            raise InvalidInputError(f"Auto(tolerance={self.tolerance!r}) must be at least 0; 0 means exact")
+        self.exact = Checkpoint(memory_budget=self.memory_budget)
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Solve with the method chosen for this kind of problem; while there is none, exactly, and measure when the gradient comes."""
+        if self.tolerance == 0 or problem.plan.grid.requires_grad:
+            return self.exact.solve(problem)
+        network = problem.denoiser.network
+        known = self.choices.setdefault(getattr(network, "__self__", network), {})
+        kind = _kind(problem)
+        if kind in known:
+            return known[kind].method.solve(problem)
+        pilot = problem.detached()
+        result = self.exact.solve(problem)
+        if any(tensor.requires_grad for tensor in _inputs(problem)):  # and not only tensors that the network captures
+
+            def measure(cotangent: Tensor) -> None:
+                if kind not in known:
+                    known[kind] = self._choose(pilot, cotangent)
+
+            result.register_hook(measure)
+        return result
+
+    def _choose(self, problem: Problem, cotangent: Tensor) -> Choice:
+        exact = _gradients(problem, self.exact, cotangent)
+        errors: dict[str, float] = {}
+        for share in SHARES:
+            method = Interpolated(math.ceil(share * problem.plan.calls))
+            try:
+                error = _error(_gradients(problem, method, cotangent), exact)
+            except UnsupportedError as refusal:
+                choice = Choice(self.exact, f"exact gradients, because few-VJP ones are refused here: {refusal}", errors)
+                break
+            errors[repr(method)] = error
+            if error <= self.tolerance:
+                choice = Choice(method, f"{method!r}: its error of {error:.2g} is within {self.tolerance:g}", errors)
+                break
+        else:
+            measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+            choice = Choice(self.exact, f"exact gradients: no cheaper method is within {self.tolerance:g} ({measured})", errors)
+        _log.info("%s, %d network calls: %s", type(problem.sampler).__name__, problem.plan.calls, choice.reason)
+        return choice
+
+
+def _inputs(problem: Problem) -> list[Tensor]:
+    """What belongs to samples, then the weights."""
+    return [problem.start, *leaves(problem.cond), *leaves(problem.null_cond), *problem.denoiser.parameters()]
+
+
+def _kind(problem: Problem) -> Hashable:
+    wanted = tuple(tensor.requires_grad for tensor in _inputs(problem))
+    return (repr(problem.sampler), problem.plan.calls, problem.denoiser.prediction, wanted)
+
+
+def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients for what belongs to samples, and for weights; None counts as no gradient."""
+    problem = problem.detached()
+    samples = [t for t in (problem.start, *leaves(problem.cond), *leaves(problem.null_cond)) if t.requires_grad]
+    weights = [p for p in problem.denoiser.parameters() if p.requires_grad]
+    devices = [cotangent.device] if cotangent.is_cuda else []
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)  # the same dropout for every method
+        x = method.solve(problem)
+        found = torch.autograd.grad(x, [*samples, *weights], cotangent, materialize_grads=True)
+    return list(found[: len(samples)]), list(found[len(samples) :])
+
+
+def _error(ours: tuple[list[Tensor], list[Tensor]], exact: tuple[list[Tensor], list[Tensor]]) -> float:
+    worst = 0.0
+    for a, b in zip(ours[0], exact[0], strict=True):
+        error, size = (a - b).flatten(1).norm(dim=1), b.flatten(1).norm(dim=1)
+        worst = max(worst, float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()))
+    if ours[1]:
+        error, size = (torch.cat([g.flatten() for g in gradients]).norm() for gradients in (_differences(ours[1], exact[1]), exact[1]))
+        worst = max(worst, float(error / size.clamp(min=torch.finfo(size.dtype).tiny)))
+    return worst if math.isfinite(worst) else math.inf
+
+
+def _differences(ours: list[Tensor], exact: list[Tensor]) -> list[Tensor]:
+    return [a - b for a, b in zip(ours, exact, strict=True)]

@@ -1,0 +1,93 @@
+"""The automatic choice: exact until it has measured, then no worse than it was told to be."""
+
+import logging
+
+import diffusers
+import pytest
+import torch
+
+import adjointdpm as adj
+from adjointdpm.gradients import resolve
+from mixtures import SCHEDULES, Mixture, relative_error
+from pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
+
+SCHEDULE = SCHEDULES["table"]()
+
+
+def gradients(network, method, seed=0):
+    """Gradients for the noise, the conditioning and a weight, and the network calls of the whole."""
+    noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).unbind()
+    noise, cond = noise.requires_grad_(), cond.requires_grad_()
+    before = network.calls
+    x = adj.sample(network, noise, schedule=SCHEDULE, cond=cond, steps=50, gradient=method)
+    found = torch.autograd.grad(x.sin().sum(), [noise, cond, network.means])
+    return found, network.calls - before
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Mixture(SCHEDULE, std=0.8)
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 0.03, 1e-9])
+def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(network, tolerance, caplog):
+    method = adj.Auto(tolerance)
+    exact, calls = gradients(network, adj.Checkpoint())
+    with caplog.at_level(logging.INFO, "adjointdpm"):
+        first, _ = gradients(network, method)
+    again, later_calls = gradients(network, method)
+    (choice,) = method.choices[network].values()
+    assert caplog.messages == [f"Euler, 50 network calls: {choice.reason}"]
+    for ours, later, reference in zip(first, again, exact, strict=True):
+        assert relative_error(ours, reference) < 1e-12
+        assert relative_error(later, reference) <= max(tolerance, 1e-12)
+    assert isinstance(choice.method, adj.Checkpoint if tolerance == 1e-9 else adj.Interpolated)
+    assert later_calls == calls if tolerance == 1e-9 else later_calls < calls
+    assert all(error > tolerance for error in list(choice.errors.values())[:-1])
+
+
+def test_tolerance_zero_is_exact_and_measures_nothing(network):
+    method = adj.Auto(0)
+    exact, calls = gradients(network, adj.Checkpoint())
+    ours, same = gradients(network, method)
+    assert all(torch.equal(a, b) for a, b in zip(ours, exact, strict=True))
+    assert same == calls
+    assert not method.choices
+
+
+def test_what_only_exact_gradients_can_do_is_done_exactly(network):
+    leaf = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(2, 3, dtype=torch.float64)
+    method = adj.Auto(0.1)
+    for _ in range(2):
+        captured = leaf.exp()
+
+        def denoiser(x, t, c, captured=captured):
+            return network(x, t, captured)
+
+        x = adj.sample(denoiser, noise, schedule=SCHEDULE, steps=8, gradient=method)
+        y = adj.sample(denoiser, noise, schedule=SCHEDULE, steps=8, gradient=adj.Backprop())
+        ours, exact = (torch.autograd.grad(z.sum(), leaf, retain_graph=True)[0] for z in (x, y))
+        assert relative_error(ours, exact) < 1e-12
+
+
+def test_the_name_keeps_what_was_measured(network):
+    assert resolve("auto") is resolve("auto")
+
+
+def test_pipelines_without_a_native_equivalent_get_exact_gradients(tmp_path):
+    pipe = tiny_pipeline(tmp_path, diffusers.PNDMScheduler(**STABLE_DIFFUSION_BETAS, skip_prk_steps=True))
+    pipe.unet.requires_grad_(False)
+    model = adj.from_pipeline(pipe)
+    found = []
+    for gradient in ("exact", adj.Auto()):
+        noise = model.noise(1, seed=0).requires_grad_()
+        found.append(torch.autograd.grad(model.generate("a fox", noise, steps=3, gradient=gradient).sum(), noise)[0])
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("bad", [{"tolerance": -1}, {"tolerance": float("nan")}, {"tolerance": "low"}, {"memory_budget": 0}])
+def test_bad_settings(bad):
+    with pytest.raises((adj.errors.InvalidInputError, adj.errors.InvalidTypeError)):
+        adj.Auto(**bad)
