@@ -20,6 +20,7 @@ SAMPLERS: list[Sampler] = [
     adj.AdamsBashforth(3),
     adj.AdamsBashforth(4),
     adj.DPMSolverPP(),
+    adj.ReversibleEuler(),
     adj.Ancestral(eta=1.0, seed=3),
     adj.Ancestral(eta=0.4, seed=1),
 ]
@@ -35,7 +36,8 @@ def usable_grid(schedule: adj.NoiseSchedule, steps: int, prediction: str, sample
     low = 1e-2 if prediction == "sample" and float(schedule.sigma(grid[-1])) == 0 else grid[-1].item()
     high = (
         0.99
-        if float(schedule.alpha(grid[0])) == 0 and (prediction == "epsilon" or isinstance(sampler, adj.AdamsBashforth))
+        if float(schedule.alpha(grid[0])) == 0
+        and (prediction == "epsilon" or isinstance(sampler, adj.AdamsBashforth | adj.ReversibleEuler))
         else grid[0].item()
     )
     return low + (grid - grid[-1]) * (high - low) / (grid[0] - grid[-1])

@@ -54,6 +54,19 @@ def recognised(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance
     }
 
 
+def best_drawn(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seeds: list[int]) -> dict[str, float]:
+    """Mean probability that the judge gives to the concept asked for, over styles and seeds; best first."""
+    names = [c.name for c in load_concepts() if c.familiar]
+    captions = [f"a {s} emoji of {with_article(n)}" for n in names for s in STYLES]
+    truth = torch.tensor([judge.concepts.index(n) for n in names for _ in STYLES])
+    found = []
+    for seed in seeds:
+        images = generate(pipe, captions, noise(len(captions), seed), steps, guidance)
+        found.append(judge.concept_logits(images).softmax(1).gather(1, truth[:, None]).view(len(names), len(STYLES)).mean(1))
+    scores = torch.stack(found).mean(0).tolist()
+    return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
+
+
 def diversity(pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: int, guidance: float, seed: int) -> dict[str, float]:
     """Spread over seeds against the spread of real pictures of the same caption, and the distance to the nearest training picture."""
     concepts, pool = load_concepts(), np.load(WORK / "pool.npz")
@@ -131,6 +144,7 @@ def main(
         "recognised": recognised(pipe, judge, steps, guidance, seed),
         "diversity": diversity(pipe, captions, seeds, steps, guidance, seed),
         "sensitivity": sensitivity(pipe, 8, steps, guidance, seed),
+        "best_drawn_on_other_seeds": best_drawn(pipe, judge, steps, guidance, [seed + 1, seed + 2]),
     }
     print(json.dumps(result, indent=1))
     (WORK / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")

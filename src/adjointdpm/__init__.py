@@ -2,9 +2,9 @@
 
 from adjointdpm import errors, grids
 from adjointdpm.denoiser import Denoiser
-from adjointdpm.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Truncated
+from adjointdpm.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Reversible, Truncated
 from adjointdpm.models import from_pipeline, load
-from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, RungeKutta4
+from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, ReversibleEuler, RungeKutta4
 from adjointdpm.sampling import sample
 from adjointdpm.schedule import NoiseSchedule
 
@@ -24,6 +24,8 @@ __all__ = [
     "Interpolated",
     "Midpoint",
     "NoiseSchedule",
+    "Reversible",
+    "ReversibleEuler",
     "RungeKutta4",
     "Truncated",
     "errors",

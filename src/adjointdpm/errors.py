@@ -37,6 +37,10 @@ class UnsupportedError(InvalidInputError):
     """Two choices that do not go together, such as a gradient method and a sampler that it cannot differentiate."""
 
 
+class ReversalError(AdjointDPMError, RuntimeError):
+    """A sampler that was run backwards did not arrive where it had started."""
+
+
 class CapturedTensorError(UnsupportedError):
     """The denoiser uses a tensor that requires grad and that this gradient method cannot reach."""
 

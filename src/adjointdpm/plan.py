@@ -193,6 +193,12 @@ class PlanBuilder:
         self._draws += 1
         return Linear({output: 1.0})
 
+    def keep(self, value: Linear) -> Linear:
+        """Give a combination a register of its own, for later steps to read."""
+        output = self._new()
+        self._instructions.append(Update(output, _freeze(value)))
+        return Linear({output: 1.0})
+
     def end_step(self, state: Linear) -> Linear:
         """Make `state` the state after the current step."""
         output = self._new()

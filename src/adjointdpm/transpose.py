@@ -26,7 +26,9 @@ def transpose(instructions: Sequence[Instruction], costates: Costates, pull: Pul
     for instruction in reversed(instructions):
         match instruction:
             case Update():
-                _spread(costates.pop(instruction.output), instruction.terms, costates)
+                costate = costates.pop(instruction.output, None)
+                if costate is not None:
+                    _spread(costate, instruction.terms, costates)
             case Draw():
                 costates.pop(instruction.output, None)
             case NetworkCall():

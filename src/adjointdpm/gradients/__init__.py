@@ -10,6 +10,7 @@ from adjointdpm.gradients.backprop import Backprop
 from adjointdpm.gradients.base import AutogradMethod, GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.gradients.interpolated import Interpolated
+from adjointdpm.gradients.reversible import Reversible
 from adjointdpm.gradients.truncated import Truncated
 
 # Names with their defaults; "truncated" and "interpolated" have no default length and are asked for by class.
@@ -18,6 +19,7 @@ GRADIENTS: dict[str, Callable[[], GradientMethod]] = {
     "checkpoint": Checkpoint,
     "backprop": Backprop,
     "adjoint": Adjoint,
+    "reversible": Reversible,
     "auto": cache(Auto),  # one for all: what it has measured is for the next call
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "Checkpoint",
     "GradientMethod",
     "Interpolated",
+    "Reversible",
     "Truncated",
     "resolve",
 ]

@@ -197,7 +197,8 @@ def _log_rho(problem: Problem) -> dict[int, float]:
 
 def _coefficient_sums(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> dict[int, float]:
     """β of every call: the costate of its x̂_0 if ∂L/∂y were 1 after every step, and ∂x̂_0/∂y were 1 within it (y = x/α)."""
-    plan, sums = problem.plan, {}
+    plan = problem.plan
+    sums = {call.data: 0.0 for call in plan.network_calls}  # what a call's results are not used for stays 0
 
     def pull(call: NetworkCall, data: float | None, noise: float | None) -> float:
         alpha, sigma = float(call.alpha), float(call.sigma)

@@ -8,6 +8,7 @@ from adjointdpm.samplers.ancestral import Ancestral
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.samplers.dpm_solver_pp import DPMSolverPP
 from adjointdpm.samplers.euler import Euler
+from adjointdpm.samplers.reversible import ReversibleEuler
 from adjointdpm.samplers.runge_kutta import Heun, Midpoint, RungeKutta4
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
@@ -18,6 +19,7 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "adams_bashforth": AdamsBashforth,
     "dpm_solver_pp": DPMSolverPP,
     "ancestral": Ancestral,
+    "reversible_euler": ReversibleEuler,
 }
 
 
@@ -46,6 +48,7 @@ __all__ = [
     "Euler",
     "Heun",
     "Midpoint",
+    "ReversibleEuler",
     "RungeKutta4",
     "Sampler",
     "resolve",

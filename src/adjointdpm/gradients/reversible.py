@@ -1,0 +1,101 @@
+"""Exact gradients without stored states, for a sampler that can be run backwards."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.errors import ReversalError, UnsupportedError
+from adjointdpm.gradients.base import GradientMethod
+from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
+from adjointdpm.plan import NetworkCall
+from adjointdpm.problem import Problem
+from adjointdpm.samplers.reversible import ReversibleEuler
+
+
+@dataclass(frozen=True)
+class Reversible(GradientMethod):
+    """Gradient of the discrete sampler, its states recomputed on the way back (McCallum and Foster 2024, arXiv 2410.11648).
+
+    Takes `ReversibleEuler` alone. It holds one network graph and three latents whatever the number of steps, and does N_calls (2F + B)
+    network work. The states that come back differ from those of the forward pass by rounding, which an unstable grid amplifies: the state
+    that arrives at the noise is compared with the noise.
+
+    Raises:
+        UnsupportedError: another sampler, or a grid that requires grad.
+        ReversalError: in the backward pass, the state that came back is not the one that the sampler started from.
+
+    """
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Sample without a graph, keeping the second state of the end."""
+        if not isinstance(problem.sampler, ReversibleEuler):
+            raise UnsupportedError(
+                f"Reversible needs sampler=ReversibleEuler(), not {problem.sampler!r}, whose steps cannot be run backwards"
+            )
+        if problem.plan.grid.requires_grad:
+            raise UnsupportedError("Reversible gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+        return solve_with(_Backward(problem, problem.sampler.coupling), problem)
+
+
+class _Backward(BackwardSolve):
+    """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates of y and z."""
+
+    def __init__(self, problem: Problem, coupling: float) -> None:
+        super().__init__(problem)
+        self.coupling = coupling
+        self.pairs = list(zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True))
+        rho = problem.schedule.rho(problem.plan.grid)
+        self.lengths = rho.diff().tolist()
+        self.z = torch.empty(0)  # at the end
+
+    def sample(self, first_output: Tensor) -> Tensor:
+        pending, index = [first_output], 0
+
+        def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal index
+            data, noise = self.split(pending.pop() if pending else self.network(x, call.time), call, x)
+            if index % 2 == 0:
+                self.z = x / call.alpha
+            else:
+                self.z = self.z + self.lengths[index // 2] * noise
+            index += 1
+            return data, noise
+
+        with torch.no_grad():
+            return self.problem.execute(evaluate)
+
+    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
+        c = self.coupling
+        end = self.pairs[-1][1].alpha
+        y, z = result / end, self.z
+        a, b = gradient * end, torch.zeros_like(gradient)  # ∂L/∂y and ∂L/∂z
+        for (first, second), h in zip(reversed(self.pairs), reversed(self.lengths), strict=True):
+            noise, pulled = self._pull(second, y, b * h)
+            z, a = z - h * noise, a + pulled
+            noise, pulled = self._pull(first, z, a * h)
+            y = (y - (1 - c) * z - h * noise) / c
+            a, b = c * a, b + (1 - c) * a + pulled
+        self._check(y, z)
+        return (a + b) / self.pairs[0][0].alpha
+
+    def _pull(self, call: NetworkCall, state: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """ε at `state` (y or z), and cotangentᵀ ∂ε/∂state; adds what the inputs get."""
+        with torch.enable_grad():
+            state = state.detach().requires_grad_()
+            x = state * call.alpha
+            _, noise = self.split(self.network(x, call.time), call, x)
+        pulled, *found = torch.autograd.grad(noise, [state, *self.wanted], cotangent, allow_unused=True)
+        self.add(found, 1.0)
+        return noise.detach(), torch.zeros_like(state) if pulled is None else pulled
+
+    def _check(self, y: Tensor, z: Tensor) -> None:
+        start = self.problem.start.detach() / self.pairs[0][0].alpha
+        error = max(((state - start).norm() / start.norm()).item() for state in (y, z))
+        # Not more than half of the digits may be lost.
+        if not error <= torch.finfo(start.dtype).eps ** 0.5:
+            raise ReversalError(
+                f"running the sampler backwards arrived {error:.1e} (relative) away from the noise that it started from, so the gradient "
+                "cannot be trusted; take grids.log_snr, more steps, float64, another coupling, or Checkpoint()"
+            )
