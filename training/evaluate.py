@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from adjointdpm.judge import Judge
-from data import BACKGROUNDS, HERE, STYLES, WORK, load_concepts, with_article
+from data import BACKGROUNDS, HERE, STYLES, VARIANTS, WORK, load_concepts, with_article
 from export import TINY
-from judges import pictures
+from judges import HELD_OUT, accuracies, pictures
 
 GRID = HERE.parent / "docs" / "images" / "tiny-samples.png"
 
@@ -52,6 +52,23 @@ def recognised(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance
         "concept_top5": (concept.topk(5).indices == truth[:, None]).any(1).float().mean().item(),
         "style_accuracy": (style.argmax(1) == drawn).float().mean().item(),
     }
+
+
+def through_the_autoencoder(pipe: StableDiffusionPipeline, judge: Judge, count: int, seed: int) -> dict[str, float]:
+    """The judge's accuracy on real pictures after the autoencoder: what a generator with perfect latents would get.
+
+    The pictures are placements of familiar concepts that the judge was not trained on.
+    """
+    concepts, pool = load_concepts(), np.load(WORK / "pool.npz")
+    labels, images = pool["labels"].copy(), pool["images"]
+    unseen = np.arange(len(labels)) % VARIANTS < HELD_OUT
+    rows = np.flatnonzero(unseen & np.array([concepts[c].familiar for c in labels[:, 0]]))
+    rows = np.random.default_rng(seed).permutation(rows)[:count]
+    labels[rows, 0] = [judge.concepts.index(concepts[c].name) for c in labels[rows, 0]]
+    labels[rows, 1] = [judge.styles.index(list(STYLES)[s]) for s in labels[rows, 1]]
+    decoded = pipe.vae.decode(pipe.vae.encode(2 * pictures(images[rows]) - 1).latent_dist.mean).sample
+    back = (decoded.div(2).add(0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return accuracies(judge, back, labels[rows])
 
 
 def best_drawn(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seeds: list[int]) -> dict[str, float]:
@@ -142,6 +159,7 @@ def main(
         "steps": steps,
         "guidance_scale": guidance,
         "recognised": recognised(pipe, judge, steps, guidance, seed),
+        "through_the_autoencoder": through_the_autoencoder(pipe, judge, 432, seed),
         "diversity": diversity(pipe, captions, seeds, steps, guidance, seed),
         "sensitivity": sensitivity(pipe, 8, steps, guidance, seed),
         "best_drawn_on_other_seeds": best_drawn(pipe, judge, steps, guidance, [seed + 1, seed + 2]),

@@ -22,8 +22,9 @@ HELD_OUT = 3  # of the variants of each picture are never trained on
 def augment(images: Tensor) -> Tensor:
     """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not count pixels; images in [0, 1]."""
     n = len(images)
-    small = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False)
-    images = torch.lerp(images, small, torch.rand(n, 1, 1, 1))
+    for size in (2, 4):  # an autoencoder smooths both the finest and the next detail
+        small = F.interpolate(F.avg_pool2d(images, size), scale_factor=size, mode="bilinear", align_corners=False)
+        images = torch.lerp(images, small, 2 / size * torch.rand(n, 1, 1, 1))
     images = (images - 0.5) * (0.8 + 0.4 * torch.rand(n, 1, 1, 1)) + 0.5 + 0.1 * torch.randn(n, 3, 1, 1)
     shift = torch.randint(-3, 4, (2,)).tolist()
     return torch.roll(images + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(images), shift, (2, 3)).clamp(0, 1)

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from data import BACKGROUNDS, STYLES, WORK, Concept, caption, load_concepts
 
 MAX_TOKENS = 20
-SHOWN_STYLE = 0.75  # of the captions name the style
+SHOWN_STYLE = 0.9  # of the captions name the style
 SHOWN_BACKGROUND = 0.6  # of the captions of coloured backgrounds name the colour
 
 
@@ -138,10 +138,12 @@ def main(
     max_steps: int = 0,
     source: Path = WORK,
     folder: Path = WORK,
+    start: Path | None = None,
 ) -> None:
     """Train by the clock; the averaged weights go to `folder` every two minutes, with all that a run resumed from there (`source`) needs.
 
     `--familiar` finishes on the few concepts that everyone knows: clear pictures of those are worth more than blurred ones of all.
+    `--start` takes weights, tokenizer and autoencoder from an exported pipeline, such as the bundled one, with a fresh optimiser.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -151,10 +153,16 @@ def main(
     chosen = [c.familiar if familiar else not c.withheld for c in concepts]
     trained = np.array([chosen[c] for c in pool["labels"][:, 0]])
     labels = pool["labels"][trained].astype(np.int64)
-    latents = encode_pool(AutoencoderKL.from_pretrained(WORK / "vae"), pool["images"][trained])
-    tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
+    latents = encode_pool(AutoencoderKL.from_pretrained(start / "vae" if start else WORK / "vae"), pool["images"][trained])
+    if start:
+        tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+    else:
+        tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
     captions = Captions(concepts, tokenizer)
     model = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
+    if start:
+        model["text_encoder"].load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict())
+        model["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).state_dict())
     model["unet"].to(memory_format=torch.channels_last)
     print(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures, {len(tokenizer)} tokens", flush=True
