@@ -41,7 +41,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
     gradient: Annotated[str, typer.Option(help="exact, or adjoint (the report then states its error against exact).")] = "exact",
     seed: Seed = 0,
-    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20,
+    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 12,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps that the gradient runs through.")] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     force: Force = False,
