@@ -1,7 +1,7 @@
 """Teach the decoder to read imperfect latents: `python training/decoder.py --minutes 12`.
 
-The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever saw the encoder's turns the difference into
-smudges; one that was trained with noise on its input draws what was meant. The encoder, and so the latent space, stays as it is.
+The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever saw the encoder's turns the difference
+into smudges; one that was trained with noise on its input draws what was meant. The encoder, and so the latent space, stays as it is.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(
     source: Path = WORK / "vae",
     folder: Path = WORK / "vae",
 ) -> None:
-    """Train the decoder of `source` by the clock on latents with noise of a standard deviation up to `noise`; averaged weights go to `folder`."""
+    """Train the decoder of `source` on latents with noise of a standard deviation up to `noise`; averaged weights go to `folder`."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.evaluation import Recogniser
 
 TOKEN = "<dusk>"
-# The twenty one-word concepts (singular, countable) that `training/evaluate.py` finds drawn best; sorted, then shuffled by random.Random(0).
+# The twenty one-word concepts (singular, countable) that `training/evaluate.py` finds drawn best, shuffled by random.Random(0).
 TRAINING = ("frog", "pineapple", "parrot", "owl", "bear", "penguin", "koala", "cat")
 HELD_OUT = ("cookie", "duck", "crab", "dolphin", "cow", "tiger", "crocodile", "panda", "doughnut", "carrot", "lion", "lemon")
 STYLES = ("noto", "twemoji", "fluent")
