@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (diffusers annotates tuples and outputs too narrowly for its own documented use)
 """Teach the decoder to read imperfect latents: `python training/decoder.py --minutes 12`.
 
 The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever saw the encoder's turns the difference

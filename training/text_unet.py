@@ -193,8 +193,8 @@ def main(
             shutil.move(folder / f"{name}.tmp", folder / f"{name}.safetensors")
         (folder / "progress.json").write_text(json.dumps({"spent": spent, "step": step}))
 
-    first, start, saved, running = step, time.time() - spent, time.time(), 0.0
-    while (spent := time.time() - start) < 60 * minutes and not (max_steps and step >= max_steps):
+    first, began, saved, running = step, time.time() - spent, time.time(), 0.0
+    while (spent := time.time() - began) < 60 * minutes and not (max_steps and step >= max_steps):
         progress = spent / (60 * minutes)
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - progress) * min(1.0, (step + 1) / 200)
@@ -218,7 +218,7 @@ def main(
         step += 1
         running += (error.mean().item() - running) / min(step - first, 200)
         if step % 100 == 0:
-            print(f"{progress:6.1%} step {step} epsilon mse {running:.4f} ({(time.time() - start) / step:.3f} s a step)", flush=True)
+            print(f"{progress:6.1%} step {step} epsilon mse {running:.4f} ({(time.time() - began) / step:.3f} s a step)", flush=True)
         if time.time() - saved > 120:
             saved = time.time()
             save()
