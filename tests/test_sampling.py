@@ -138,6 +138,18 @@ def test_a_memory_budget_keeps_as_many_graphs_as_it_says():
         assert network.calls in (20 - kept, 21 - kept)
 
 
+def test_the_bytes_of_a_graph_are_those_of_what_its_nodes_save():
+    layers = 6
+
+    def network(x, t, cond):
+        for _ in range(layers):
+            x = torch.sigmoid(x)  # saves its output, as attention's softmax does: what a hook hands back must not keep the graph alive
+        return x
+
+    x = images(16)
+    assert graph_bytes(network, x, torch.zeros(16), None) == layers * x.numel() * x.element_size()
+
+
 @pytest.mark.parametrize(
     ("method", "most"),
     [(adj.Backprop(), 7), (adj.Checkpoint(), 1), (adj.Adjoint("solved"), 1), (adj.Adjoint("stored"), 1), (adj.Truncated(3), 1)],

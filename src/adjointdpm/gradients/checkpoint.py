@@ -109,7 +109,7 @@ def graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
-        return tensor
+        return tensor.detach()  # a node that saves its own output would otherwise be in a reference cycle, and the graph outlive its output
 
     first = next((i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()), None)
     if first is not None:
