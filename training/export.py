@@ -2,6 +2,7 @@
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
 """Write the bundled pipeline as an ordinary diffusers folder in half precision: `python training/export.py`."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def main(untrained: bool = False, folder: Path = WORK) -> None:
     pipeline(untrained, folder).to(torch.float16).save_pretrained(temporary, safe_serialization=True)
     config = temporary / "text_encoder" / "config.json"  # transformers loads in the dtype named here, diffusers in float32
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    config = temporary / "vae" / "config.json"  # diffusers writes the folder that it was loaded from
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}, indent=2) + "\n")
     for name in ("vocab.json", "merges.txt"):  # for readers without `tokenizers`
         shutil.copy(WORK / "tokenizer" / name, temporary / "tokenizer" / name)
     for source in sorted(temporary.rglob("*")):
