@@ -288,6 +288,41 @@ def test_gradient_with_respect_to_the_guidance_scale_equals_finite_differences()
             assert_matches_finite_differences(loss, [scale])
 
 
+INDEPENDENT: list[tuple[Sampler, GradientMethod]] = [
+    (adj.Euler(), adj.Checkpoint()),
+    (adj.DPMSolverPP(), adj.Checkpoint()),
+    (adj.Ancestral(seed=4), adj.Checkpoint()),
+    (adj.Euler(), adj.Adjoint("solved")),
+    (adj.Heun(), adj.Adjoint("stored")),
+    (adj.Euler(), adj.Interpolated(4)),
+    (adj.Heun(), adj.Interpolated(6)),
+    (adj.ReversibleEuler(), adj.Reversible()),
+]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("sampler", "method"), INDEPENDENT, ids=name)
+def test_one_pass_over_summed_losses_gives_each_sample_its_own_gradient(sampler, method, seed):
+    torch.manual_seed(seed)
+    schedule = SCHEDULES["table"]()
+    network = Mixture(schedule)
+    noise, cond = torch.randn(2, 4, 3, dtype=torch.float64)
+    null, scale = torch.randn(4, 3, dtype=torch.float64), 1 + torch.rand(4, dtype=torch.float64)
+    grid = adj.grids.log_snr(schedule, 10)
+
+    def gradients(samples: slice) -> list[torch.Tensor]:
+        leaves = [tensor[samples].clone().requires_grad_() for tensor in (noise, cond, null, scale)]
+        denoiser = adj.Denoiser(network, guidance_scale=leaves[3], null_cond=leaves[2])
+        x = adj.sample(denoiser, leaves[0], schedule=schedule, cond=leaves[1], grid=grid, sampler=sampler, gradient=method)
+        losses = x.sin().sum(1) * x.square().sum(1)
+        return list(torch.autograd.grad(losses.sum(), leaves))
+
+    together = gradients(slice(None))
+    for i in range(1 if isinstance(sampler, adj.Ancestral) else 4):  # its noise belongs to the place in the batch
+        for whole, alone in zip(together, gradients(slice(i, i + 1)), strict=True):
+            assert relative_error(whole[i : i + 1], alone) < 1e-9
+
+
 def test_dropout_and_autocast_hold_in_the_recomputation():
     torch.manual_seed(0)
     schedule = SCHEDULES["linear"]()

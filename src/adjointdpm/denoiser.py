@@ -1,6 +1,8 @@
 """From what a network predicts to (x̂_0, ε), with classifier-free guidance in one batched call."""
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, NetworkOutputError, ShapeError, UnknownNameError
+from adjointdpm.stats import count_vjp, network_call, running
 from adjointdpm.tree import Tree, leaves, replace_leaves, tree_map
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -24,12 +27,14 @@ class Denoiser(nn.Module):
         network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the schedule's unit, cond
             a tree of tensors `[B, …]` or None.
         prediction: what it returns.
-        guidance_scale: w; a float, or a scalar or `[B]` tensor, which may require grad.
+        guidance_scale: w; a float, or a floating-point tensor, scalar or `[B]`, which may require grad. A tensor always guides, also at 1.
         null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or 1. Needed when w ≠ 1.
 
     Raises:
-        InvalidTypeError: the network is not callable.
+        InvalidTypeError: the network is not callable or is a `Denoiser` itself, or the guidance scale is neither a number nor a
+            floating-point tensor.
         UnknownNameError: unknown prediction.
+        ShapeError: the guidance scale has more than one dimension.
         InvalidInputError: guidance without `null_cond`, or a guidance scale that is not finite.
 
     """
@@ -46,8 +51,11 @@ class Denoiser(nn.Module):
             raise InvalidTypeError(f"the denoiser must be callable as denoiser(x, t, cond), but it is {type(network).__name__}")
         if prediction not in get_args(Prediction):
             raise UnknownNameError(f"prediction={prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
-        if not bool(torch.isfinite(torch.as_tensor(guidance_scale)).all()):
-            raise InvalidInputError(f"guidance_scale={guidance_scale} must be finite")
+        if isinstance(getattr(network, "_orig_mod", network), Denoiser):  # _orig_mod: what torch.compile wrapped
+            raise InvalidTypeError(
+                "the network is a Denoiser already; to compile one, compile what it holds: Denoiser(torch.compile(network))"
+            )
+        _check_guidance(guidance_scale)
         self.guided = isinstance(guidance_scale, Tensor) or guidance_scale != 1.0
         if self.guided and null_cond is None:
             raise InvalidInputError(f"guidance_scale={guidance_scale} needs null_cond, the conditioning of the unconditional branch")
@@ -60,20 +68,38 @@ class Denoiser(nn.Module):
         """The network's guided output, in its own prediction."""
         return self.output(x, t, cond, self.null_cond)
 
-    def output(self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree, null_cond: Tree) -> Tensor:
-        """As `forward`, with the unconditional conditioning as an argument, so that it can be differentiated like the conditional one.
+    def output(
+        self,
+        x: Float[Tensor, "batch *shape"],
+        t: Float[Tensor, " batch"],
+        cond: Tree,
+        null_cond: Tree,
+        guidance_scale: float | Tensor | None = None,
+    ) -> Tensor:
+        """As `forward`, with all that it depends on as arguments, so that it can be differentiated like the conditioning.
+
+        Args:
+            x, t, cond: as for the network.
+            null_cond: in place of the denoiser's own.
+            guidance_scale: in place of the denoiser's own, when it is guided; None takes that.
 
         Raises:
             NetworkOutputError: the network did not return a real tensor of the shape of x.
 
         """
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        if not running:
+            return self._output(x, t, cond, null_cond, scale)
+        with network_call(self.network, [x, t, *leaves(cond), *leaves(null_cond)]):
+            return self._output(x, t, cond, null_cond, scale)
+
+    def _output(self, x: Tensor, t: Tensor, cond: Tree, null_cond: Tree, scale: float | Tensor) -> Tensor:
         dtype = self._network_dtype(x)
         if self.guided:
             pairs = zip(leaves(null_cond), leaves(cond), strict=True)
             both = [torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text]) for null, text in pairs]
             doubled = self._call(torch.cat([x, x]), torch.cat([t, t]), replace_leaves(cond, both), dtype)
             null, text = doubled.chunk(2)
-            scale = self.guidance_scale
             if isinstance(scale, Tensor):
                 scale = scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale.to(x.dtype)
             return null + scale * (text - null)
@@ -95,9 +121,12 @@ class Denoiser(nn.Module):
                 return (x - sigma * output) / total, (x + alpha * output) / total
 
     def check_cond(self, cond: Tree, batch: int) -> None:
-        """Raise ShapeError unless `null_cond` can stand beside `cond` for a batch of this size."""
+        """Raise ShapeError unless `null_cond` can stand beside `cond`, and the guidance scale can be used, for a batch of this size."""
         if not self.guided:
             return
+        scale = self.guidance_scale
+        if isinstance(scale, Tensor) and scale.ndim and len(scale) not in (1, batch):
+            raise ShapeError(f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B] = [{batch}], the batch of noise")
         null, text = leaves(self.null_cond), leaves(cond)
         if len(null) != len(text):
             raise ShapeError(f"null_cond holds {len(null)} tensors and cond {len(text)}; guidance needs the same tree in both")
@@ -132,4 +161,19 @@ class Denoiser(nn.Module):
             )
         if not output.is_floating_point():
             raise NetworkOutputError(f"the network returned {output.dtype} instead of a floating-point tensor")
-        return output.to(x.dtype)
+        return (count_vjp(output) if running else output).to(x.dtype)
+
+
+def _check_guidance(scale: object) -> None:
+    if isinstance(scale, Tensor):
+        if not scale.is_floating_point():
+            raise InvalidTypeError(f"guidance_scale has dtype {scale.dtype}; it must be floating point")
+        if scale.ndim > 1:
+            raise ShapeError(f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B]")
+        finite = bool(torch.isfinite(scale.detach()).all())
+    elif isinstance(scale, bool) or not isinstance(scale, Real):
+        raise InvalidTypeError(f"guidance_scale={scale!r} must be a number or a tensor")
+    else:
+        finite = math.isfinite(scale)
+    if not finite:
+        raise InvalidInputError(f"guidance_scale={scale} must be finite")

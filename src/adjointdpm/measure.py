@@ -10,8 +10,8 @@ import torch
 
 from adjointdpm.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.metrics import Metric
-from adjointdpm.rendering import Example, Renderer
-from adjointdpm.variables import Variable
+from adjointdpm.rendering import Renderer
+from adjointdpm.variables import Example, Variable
 
 
 def peak_memory_bytes() -> int:

@@ -1,6 +1,6 @@
 """A sampler as a linear program: registers, coefficients, and where the network is called."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adjointdpm.errors import UnsupportedError
 from adjointdpm.schedule import NoiseSchedule
 
 Coefficient = float | Tensor  # a tensor only where it depends on something that requires grad, such as the time grid
@@ -120,6 +121,38 @@ class Plan:
         """The number of network calls."""
         return len(self.network_calls)
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the coefficients want a gradient, for the time grid or something in the schedule."""
+        return any(isinstance(c, Tensor) for c in self._coefficients())
+
+    def check_differentiable(self) -> None:
+        """Check that the coefficients have derivatives with respect to the grid, if that requires grad.
+
+        Raises:
+            UnsupportedError: some are infinite or undefined, which would make NaN of the whole gradient.
+
+        """
+        if not self.grid.requires_grad:
+            return
+        coefficients = [c for c in self._coefficients() if isinstance(c, Tensor)]
+        (derivative,) = torch.autograd.grad(torch.stack(coefficients).sum(), self.grid, retain_graph=True)
+        undefined = torch.nonzero(~derivative.isfinite()).flatten().tolist()
+        if undefined:
+            i = undefined[0]
+            raise UnsupportedError(
+                f"the sampler has no derivative with respect to grid[{i}] = {self.grid[i].item():g}, where the schedule is singular; "
+                "move that time inwards, or detach the grid"
+            )
+
+    def _coefficients(self) -> Iterator[Coefficient]:
+        for instruction in self.instructions:
+            match instruction:
+                case NetworkCall(alpha=alpha, sigma=sigma, state=terms):
+                    yield from (alpha, sigma, *(c for _, c in terms))
+                case Update(terms=terms):
+                    yield from (c for _, c in terms)
+
     def run(
         self,
         evaluate: Evaluate,
@@ -171,7 +204,9 @@ class PlanBuilder:
         self.grid = grid
         self.start = Linear({START: 1.0})
         self.t = list(grid)
-        self.alpha, self.sigma, self.rho = (list(f(grid)) for f in (schedule.alpha, schedule.sigma, schedule.rho))
+        functions = (schedule.alpha, schedule.sigma, schedule.rho)
+        # A grid that requires grad time by time: an infinite derivative at one of its ends must not reach it unless it is used.
+        self.alpha, self.sigma, self.rho = ([f(t) for t in self.t] if grid.requires_grad else list(f(grid)) for f in functions)
         self._instructions: list[Instruction] = []
         self._registers = 1
         self._step = 0

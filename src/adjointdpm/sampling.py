@@ -32,8 +32,8 @@ def sample(
 ) -> Float[Tensor, "batch *shape"]:
     """Solve the probability-flow ODE from `noise` to a sample x_0 that can be differentiated.
 
-    Gradients reach `noise`, every tensor in `cond` and every parameter of `denoiser` that requires grad, and tensors
-    that the denoiser captures; what requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
+    Gradients reach `noise`, every tensor in `cond`, every parameter of `denoiser` that requires grad, its guidance scale and `null_cond`,
+    `grid`, and tensors that the denoiser captures; what requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
 
     Args:
         denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the schedule's unit. A bare
@@ -43,11 +43,13 @@ def sample(
         schedule: a `NoiseSchedule`.
         cond: None, a tensor, or nested tuples, lists and dicts of tensors, each with leading dimension B and on the device of `noise`.
         steps: N, the number of sampler steps on the default grid (`grids.karras`); not used when `grid` is given.
-        grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last.
+        grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last. It may require grad, with `Checkpoint`,
+            `Backprop` and `Auto`. At an entry of a table, where ρ(t) has a kink, that is the derivative towards larger times; at a start
+            without signal (flow matching at t = 1), that of the formula which the sampler has for that step.
         sampler: a `Sampler`, or its name.
         gradient: a `GradientMethod`, or its name ("exact", "adjoint", …).
         callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time and state that the
-            step reached, and the x̂_0 it used.
+            step reached, and the x̂_0 it used. A `SamplingObserver` also sees the costates ∂L/∂x on the way back.
 
     Returns:
         x_0 in the shape, dtype and device of `noise`.
@@ -65,10 +67,12 @@ def sample(
     _check_cond(cond, noise)
     denoiser.check_cond(cond, len(noise))
     plan = sampler.plan(schedule, times)
+    plan.check_differentiable()
     _check_prediction(denoiser, schedule, plan.network_calls[0].time.detach(), plan.network_calls[-1].time.detach())
     null_cond = tree_map(lambda tensor: tensor.to(noise.device), denoiser.null_cond)
     start = noise if schedule.initial_scale == 1 else schedule.initial_scale * noise
-    return gradient.solve(Problem(denoiser, schedule, sampler, plan, start, cond, null_cond, callback))
+    problem = Problem(denoiser, schedule, sampler, plan, start, cond, null_cond, denoiser.guidance_scale, callback)
+    return gradient.solve(problem)
 
 
 def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:
@@ -98,12 +102,12 @@ def _check_cond(cond: Tree, noise: Tensor) -> None:
 
 
 def _check_prediction(denoiser: Denoiser, schedule: NoiseSchedule, first: Tensor, last: Tensor) -> None:
-    if denoiser.prediction == "epsilon" and float(schedule.alpha(first)) == 0:
+    if denoiser.prediction == "epsilon" and bool(schedule.alpha(first) == 0):
         raise ScheduleError(
             f"the signal is 0 at t = {first.item():g} (zero terminal SNR), where a prediction of epsilon says nothing about x_0; "
             "start the grid below that time, or use a network that predicts v, the sample or the flow"
         )
-    if denoiser.prediction == "sample" and float(schedule.sigma(last)) == 0:
+    if denoiser.prediction == "sample" and bool(schedule.sigma(last) == 0):
         raise ScheduleError(
             f"this sampler calls the network at t = {last.item():g}, where there is no noise left "
             "and a predicted sample says nothing about epsilon; end the grid above that time, or use Euler or Midpoint"

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
-from adjointdpm.errors import InvalidTypeError, UnknownNameError
+from adjointdpm.errors import InvalidTypeError
 from adjointdpm.gradients.adjoint import Adjoint
 from adjointdpm.gradients.auto import Auto
 from adjointdpm.gradients.backprop import Backprop
@@ -12,23 +13,33 @@ from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.gradients.interpolated import Interpolated
 from adjointdpm.gradients.reversible import Reversible
 from adjointdpm.gradients.truncated import Truncated
+from adjointdpm.named import build_named
 
-# Names with their defaults; "truncated" and "interpolated" have no default length and are asked for by class.
-GRADIENTS: dict[str, Callable[[], GradientMethod]] = {
+
+@cache
+def _auto(tolerance: float = 0.01, memory_budget: int | Literal["auto"] | None = None) -> Auto:
+    """One for all that ask for the same: what it has measured is for the next call."""
+    return Auto(tolerance, memory_budget)
+
+
+GRADIENTS: dict[str, Callable[..., GradientMethod]] = {
     "exact": Checkpoint,
     "checkpoint": Checkpoint,
     "backprop": Backprop,
     "adjoint": Adjoint,
     "reversible": Reversible,
-    "auto": cache(Auto),  # one for all: what it has measured is for the next call
+    "interpolated": Interpolated,
+    "truncated": Truncated,
+    "auto": _auto,
 }
 
 
 def resolve(gradient: str | GradientMethod) -> GradientMethod:
-    """The method itself, or the one with that name and its defaults.
+    """The method itself, or what the text names: `NAME`, or with options, as in "truncated:last=5" and "adjoint:states=stored".
 
     Raises:
         UnknownNameError: no method has that name.
+        InvalidInputError: an option that it does not take, or one that it needs is missing.
         InvalidTypeError: neither a method nor a name.
 
     """
@@ -36,9 +47,7 @@ def resolve(gradient: str | GradientMethod) -> GradientMethod:
         return gradient
     if not isinstance(gradient, str):
         raise InvalidTypeError(f"gradient={gradient!r} must be a method such as adjointdpm.Checkpoint(), or one of {', '.join(GRADIENTS)}")
-    if gradient not in GRADIENTS:
-        raise UnknownNameError(f"gradient={gradient!r} is unknown; choose one of {', '.join(GRADIENTS)}")
-    return GRADIENTS[gradient]()
+    return build_named("gradient", gradient, GRADIENTS)
 
 
 __all__ = [

@@ -90,7 +90,7 @@ class Adjoint(GradientMethod):
                 "and a predicted sample says nothing about epsilon; "
                 'end the grid above that time, or use Adjoint("stored", sampler=adjointdpm.Euler())'
             )
-        if problem.plan.grid.requires_grad:
+        if problem.plan.requires_grad:
             raise UnsupportedError("Adjoint gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
         return integrator
 
@@ -138,6 +138,7 @@ class _Backward(BackwardSolve):
         x, a = result, gradient  # the state, and ∂L/∂x
         times = list(self.grid.flip(0))
         history = _History(self.integrator, times, self.schedule) if isinstance(self.integrator, Multistep) else None
+        steps = {t: step for step, t in enumerate(self.problem.plan.grid[1:].tolist())}
         for k, (clean, noisy) in enumerate(pairwise(times)):
             last = k == len(times) - 2 and not noise_wanted
             if history is not None and history.covers(k):
@@ -146,6 +147,8 @@ class _Backward(BackwardSolve):
                 x, a = self._transposed_euler(x, a, clean, noisy, last)
             else:
                 x, a = self._runge_kutta(x, a, clean, noisy)
+            if noisy.item() in steps:
+                self.problem.report_costate(steps[noisy.item()], a)
         return a
 
     def _runge_kutta(self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:

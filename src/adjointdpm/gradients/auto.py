@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,6 @@ from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.gradients.interpolated import Interpolated
 from adjointdpm.problem import Problem
-from adjointdpm.tree import leaves
 
 # VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with enough memory are as cheap.
 SHARES = (0.1, 0.2, 0.4, 0.6)
@@ -78,14 +77,14 @@ class Auto(GradientMethod):
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Solve with the method chosen for this kind of problem; while there is none, exactly, and measure when the gradient comes."""
-        if self.tolerance == 0 or problem.plan.grid.requires_grad:
+        if self.tolerance == 0 or problem.plan.requires_grad:
             return self.exact.solve(problem)
         network = problem.denoiser.network
         known = self.choices.setdefault(getattr(network, "__self__", network), {})
         kind = _kind(problem)
         if kind in known:
             return known[kind].method.solve(problem)
-        pilot = problem.detached()
+        pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
         if any(tensor.requires_grad for tensor in _inputs(problem)):  # and not only tensors that the network captures
 
@@ -119,7 +118,7 @@ class Auto(GradientMethod):
 
 def _inputs(problem: Problem) -> list[Tensor]:
     """What belongs to samples, then the weights."""
-    return [problem.start, *leaves(problem.cond), *leaves(problem.null_cond), *problem.denoiser.parameters()]
+    return [problem.start, *problem.inputs, *problem.denoiser.parameters()]
 
 
 def _kind(problem: Problem) -> Hashable:
@@ -130,7 +129,7 @@ def _kind(problem: Problem) -> Hashable:
 def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients for what belongs to samples, and for weights; None counts as no gradient."""
     problem = problem.detached()
-    samples = [t for t in (problem.start, *leaves(problem.cond), *leaves(problem.null_cond)) if t.requires_grad]
+    samples = [t for t in (problem.start, *problem.inputs) if t.requires_grad]
     weights = [p for p in problem.denoiser.parameters() if p.requires_grad]
     devices = [cotangent.device] if cotangent.is_cuda else []
     with torch.enable_grad(), torch.random.fork_rng(devices=devices):
@@ -143,7 +142,7 @@ def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> t
 def _error(ours: tuple[list[Tensor], list[Tensor]], exact: tuple[list[Tensor], list[Tensor]]) -> float:
     worst = 0.0
     for a, b in zip(ours[0], exact[0], strict=True):
-        error, size = (a - b).flatten(1).norm(dim=1), b.flatten(1).norm(dim=1)
+        error, size = (g.reshape(len(g) if g.ndim else 1, -1).norm(dim=1) for g in (a - b, b))
         worst = max(worst, float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()))
     if ours[1]:
         error, size = (torch.cat([g.flatten() for g in gradients]).norm() for gradients in (_differences(ours[1], exact[1]), exact[1]))

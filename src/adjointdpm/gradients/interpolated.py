@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
-from adjointdpm.plan import Instruction, NetworkCall, Update
+from adjointdpm.plan import START, Instruction, NetworkCall, Update
 from adjointdpm.problem import Problem
-from adjointdpm.transpose import Costates, split_steps, transpose
+from adjointdpm.transpose import Costates, Pull, split_steps, transpose
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Interpolated(GradientMethod):
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass."""
-        if problem.plan.grid.requires_grad:
+        if problem.plan.requires_grad:
             raise UnsupportedError("Interpolated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
         return solve_with(_Transpose(problem, self.vjps), problem)
 
@@ -126,17 +126,28 @@ class _Transpose(BackwardSolve):
 
         position = len(self.steps)
         for node in [*backwards, -1]:
-            between = [i for step in self.steps[node + 1 : position] for i in step]
-            before = dict(costates)
-            transpose(between, costates, recall)
-            if node < 0:
-                break
-            transpose(self.steps[node], costates, ask)
-            if between and node != backwards[0]:
-                costates = before
-                transpose([*self.steps[node], *between], costates, recall)
+            between, before = range(node + 1, position), dict(costates)
+            reached = self._back(between, costates, recall)
+            if node >= 0:
+                reached += self._back(range(node, node + 1), costates, ask)
+                if between and node != backwards[0]:
+                    costates = before
+                    reached = self._back(range(node, position), costates, recall)
+            for step, costate in reached:
+                self.problem.report_costate(step, costate)
             position = node
-        return costates[0]
+        return costates[START]
+
+    def _back(self, steps: range, costates: Costates, pull: Pull) -> list[tuple[int, Tensor]]:
+        """Transpose `steps`, the last first; for an observer, the costates of the states between steps that are complete then."""
+        reached: list[tuple[int, Tensor]] = []
+        for step in reversed(steps):
+            transpose(self.steps[step], costates, pull)
+            if step > 0 and self.problem.observer is not None:
+                state = self.steps[step - 1][-1]
+                assert isinstance(state, Update)
+                reached.append((step - 1, costates[state.output]))
+        return reached
 
     def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
         asked = self.asked.pop(call.data)

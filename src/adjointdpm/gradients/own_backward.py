@@ -11,7 +11,6 @@ from torch import Tensor
 from adjointdpm.gradients.captured import captured_leaves
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
-from adjointdpm.tree import leaves
 
 
 class BackwardSolve(ABC):
@@ -19,7 +18,7 @@ class BackwardSolve(ABC):
 
     Attributes:
         problem: the problem on detached inputs of its own, so that a network graph ends in them.
-        inputs: every tensor besides x_T that may want a gradient: the conditioning, then weights and captured tensors.
+        inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then weights and captured tensors.
         wanted: those of them that do.
         totals: their gradients so far.
 
@@ -40,7 +39,10 @@ class BackwardSolve(ABC):
 
     @abstractmethod
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Float[Tensor, "batch *shape"]:
-        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0, and `add` on the way what the inputs get; without `noise_wanted` any tensor will do."""
+        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0; without `noise_wanted` any tensor will do.
+
+        On the way `add` what the inputs get, and `problem.report_costate` those of the states in between.
+        """
 
     def first_call(self) -> Tensor:
         """The network's output at the first call, with a graph to look for captured tensors in."""
@@ -49,7 +51,7 @@ class BackwardSolve(ABC):
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's guided output."""
         problem = self.problem
-        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond)
+        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
 
     def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
         """(x̂_0, ε) from the network's output."""
@@ -66,7 +68,11 @@ class BackwardSolve(ABC):
         """Gradients for x_T and every input, None where none is wanted."""
         self.totals = [None] * len(self.wanted)
         with torch.autocast(self._autocast[0], dtype=self._autocast[1], enabled=self._autocast[2]):
-            a = self.costate(result, gradient.to(result.dtype), noise_wanted)
+            gradient = gradient.to(result.dtype)
+            self.problem.report_costate(self.problem.plan.steps - 1, gradient)
+            a = self.costate(result, gradient, noise_wanted)
+        if noise_wanted:
+            self.problem.report_costate(-1, a)
         totals = iter(self.totals)
         return [a if noise_wanted else None, *(next(totals) if tensor.requires_grad else None for tensor in self.inputs)]
 
@@ -81,11 +87,11 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
     if not torch.is_grad_enabled():
         return problem.run(problem.denoiser.output)
     parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
-    own = [*leaves(backward.problem.cond), *leaves(backward.problem.null_cond)]
+    own = backward.problem.inputs
     output, captured = captured_leaves(backward.first_call, [backward.problem.start, *own, *parameters])
     backward.inputs = [*own, *parameters, *captured]
     backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
-    tensors = [problem.start, *leaves(problem.cond), *leaves(problem.null_cond), *parameters, *captured]
+    tensors = [problem.start, *problem.inputs, *parameters, *captured]
     if not any(tensor.requires_grad for tensor in tensors):
         return backward.sample(output)
     return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]

@@ -34,7 +34,7 @@ class Reversible(GradientMethod):
             raise UnsupportedError(
                 f"Reversible needs sampler=ReversibleEuler(), not {problem.sampler!r}, whose steps cannot be run backwards"
             )
-        if problem.plan.grid.requires_grad:
+        if problem.plan.requires_grad:
             raise UnsupportedError("Reversible gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
         return solve_with(_Backward(problem, problem.sampler.coupling), problem)
 
@@ -71,12 +71,15 @@ class _Backward(BackwardSolve):
         end = self.pairs[-1][1].alpha
         y, z = result / end, self.z
         a, b = gradient * end, torch.zeros_like(gradient)  # ∂L/∂y and ∂L/∂z
-        for (first, second), h in zip(reversed(self.pairs), reversed(self.lengths), strict=True):
+        for step in reversed(range(len(self.pairs))):
+            (first, second), h = self.pairs[step], self.lengths[step]
             noise, pulled = self._pull(second, y, b * h)
             z, a = z - h * noise, a + pulled
             noise, pulled = self._pull(first, z, a * h)
             y = (y - (1 - c) * z - h * noise) / c
             a, b = c * a, b + (1 - c) * a + pulled
+            if step > 0:
+                self.problem.report_costate(step - 1, a / first.alpha)
         self._check(y, z)
         return (a + b) / self.pairs[0][0].alpha
 

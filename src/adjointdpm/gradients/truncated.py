@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.gradients.base import AutogradMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.problem import Problem
@@ -20,7 +20,7 @@ class Truncated(AutogradMethod):
 
     For the conditioning and the weights this is the gradient through the last K steps. The noise still gets what the
     linear state arithmetic of the earlier steps passes on. The bias does not vanish with more sampler steps;
-    `Checkpoint` is exact at one graph of memory too.
+    `Checkpoint` is exact at one graph of memory too. The time grid gets no gradient: its earlier times would get only a part of theirs.
 
     Args:
         last: K, the number of steps that are differentiated, at least 1. More than there are steps means all of them.
@@ -43,6 +43,8 @@ class Truncated(AutogradMethod):
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Run the plan; only calls that belong to the last K steps are differentiated."""
         first = problem.plan.steps - self.last
+        if first > 0 and problem.plan.requires_grad:
+            raise UnsupportedError("Truncated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
         live = sum(call.step >= first for call in problem.plan.network_calls)
         return problem.run(_constant_before(problem.denoiser.output, problem.plan.calls, live))
 

@@ -124,7 +124,7 @@ class DiffusionModel(ABC):
         negative_prompt: str | Sequence[str] | None = None,
         negative_prompt_embeds: Float[Tensor, "batch length width"] | None = None,
         steps: int = 50,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Tensor | None = None,
         sampler: Sampler | str | None = None,
         gradient: GradientMethod | str = "exact",
         generator: schedulers.Generators | None = None,
@@ -145,7 +145,8 @@ class DiffusionModel(ABC):
             negative_prompt_embeds: `[B, L, D]`.
             steps: the scheduler's `num_inference_steps`, or the native sampler's steps.
             guidance_scale: w of null + w (text - null), in one batched call; guidance is off at w <= 1 as in the pipeline. None: the
-                default of the pipeline's class (7.5 for Stable Diffusion).
+                default of the pipeline's class (7.5 for Stable Diffusion). A floating-point tensor, scalar or `[B]`, may require grad, and
+                guides at every w.
             sampler: a native sampler, on its default grid, instead of the pipeline's scheduler.
             gradient: a gradient method or its name. One that solves an ODE of its own (`Adjoint`) needs a native sampler; without one it is
                 given the sampler and grid that equal the pipeline's scheduler, where there are such.
@@ -158,7 +159,8 @@ class DiffusionModel(ABC):
         Raises:
             PromptError: no prompt, two prompts, or something that is not one.
             ShapeError, DeviceError: tensors or lists that do not fit the model or each other.
-            UnsupportedError: the gradient method cannot differentiate this scheduler or sampler.
+            UnsupportedError: the gradient method cannot differentiate this scheduler or sampler; or the guidance scale is a tensor and the
+                network was distilled for guidance, which takes it as a number.
             ScheduleError: zero terminal SNR with epsilon prediction.
             InvalidInputError, InvalidTypeError: another argument out of range or of the wrong type.
 
@@ -170,13 +172,20 @@ class DiffusionModel(ABC):
         self._check_pipeline()
         scheduler = schedulers.start(self.pipe.scheduler, steps, self.device)
         default = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
-        scale = check_guidance(default if guidance_scale is None else guidance_scale)
+        # A tensor always guides: 2 stands for it where only that is asked.
+        scale = 2.0 if isinstance(guidance_scale, Tensor) else check_guidance(default if guidance_scale is None else guidance_scale)
         texts, negative = self._check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
         batch = self._check_batch(noise, prompt_embeds, negative_prompt_embeds, texts, negative)
 
         x = self.noise(batch, seed=0) if noise is None else noise
         embeds = prompt_embeds if prompt_embeds is not None else self.encode(texts if texts is not None else "")
         cond, null_cond, scale = self.conditioning(embeds.expand(batch, -1, -1), negative, scale)
+        if isinstance(guidance_scale, Tensor):
+            if null_cond is None:
+                raise UnsupportedError(
+                    "this pipeline's network was distilled for guidance and takes the scale as a number, not as a tensor"
+                )
+            scale = guidance_scale
 
         grid = None
         if sampler is None and not isinstance(method, AutogradMethod):
@@ -191,6 +200,7 @@ class DiffusionModel(ABC):
         if sampler is None:
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
+            denoiser.check_cond(cond, batch)
             call = method.wrap(denoiser.output, len(scheduler.timesteps))
             arguments = self.pipe.prepare_extra_step_kwargs(generator or schedulers.sample_generators(batch), 0.0)
             return self.decode(schedulers.run(scheduler, lambda x, t: call(x, t, cond, null_cond), x, arguments))

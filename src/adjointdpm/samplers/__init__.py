@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from adjointdpm.errors import InvalidTypeError, UnknownNameError
+from adjointdpm.errors import InvalidTypeError
+from adjointdpm.named import build_named
 from adjointdpm.samplers.adams_bashforth import AdamsBashforth
 from adjointdpm.samplers.ancestral import Ancestral
 from adjointdpm.samplers.base import Sampler
@@ -11,7 +12,7 @@ from adjointdpm.samplers.euler import Euler
 from adjointdpm.samplers.reversible import ReversibleEuler
 from adjointdpm.samplers.runge_kutta import Heun, Midpoint, RungeKutta4
 
-SAMPLERS: dict[str, Callable[[], Sampler]] = {
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "euler": Euler,
     "heun": Heun,
     "midpoint": Midpoint,
@@ -24,10 +25,11 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
 
 
 def resolve(sampler: str | Sampler) -> Sampler:
-    """The sampler itself, or the one with that name and its defaults.
+    """The sampler itself, or what the text names: `NAME`, or with options, as in "adams_bashforth:order=3".
 
     Raises:
         UnknownNameError: no sampler has that name.
+        InvalidInputError: an option that it does not take, or one that it needs is missing.
         InvalidTypeError: neither a sampler nor a name.
 
     """
@@ -35,9 +37,7 @@ def resolve(sampler: str | Sampler) -> Sampler:
         return sampler
     if not isinstance(sampler, str):
         raise InvalidTypeError(f"sampler={sampler!r} must be a sampler such as adjointdpm.Euler(), or one of {', '.join(SAMPLERS)}")
-    if sampler not in SAMPLERS:
-        raise UnknownNameError(f"sampler={sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[sampler]()
+    return build_named("sampler", sampler, SAMPLERS)
 
 
 __all__ = [

@@ -43,9 +43,12 @@ class Ancestral(Sampler):
         x = plan.start
         for now, then in pairwise(range(len(grid))):
             data, noise = plan.call(x, now)
-            fresh = self.eta * (1 - (plan.rho[then] / plan.rho[now]) ** 2) ** 0.5
-            x_next = plan.alpha[then] * data + (plan.sigma[then] * (1 - fresh**2) ** 0.5) * noise
-            if self.eta > 0 and bool(plan.sigma[then] > 0):
+            # ρ'/ρ, with a derivative also where ρ is infinite.
+            ratio = (plan.sigma[then] * plan.alpha[now]) / (plan.alpha[then] * plan.sigma[now])
+            fresh = self.eta * (1 - ratio**2) ** 0.5
+            kept = ratio if self.eta == 1 else (1 - fresh**2) ** 0.5  # at η = 1 the root has no derivative where ratio is 0
+            x_next = plan.alpha[then] * data + (plan.sigma[then] * kept) * noise
+            if self.eta > 0 and (bool(plan.sigma[then] > 0) or plan.sigma[then].requires_grad):
                 x_next = x_next + (plan.sigma[then] * fresh) * plan.draw()
             x = plan.end_step(x_next)
         return plan.build()

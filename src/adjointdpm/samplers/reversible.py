@@ -41,9 +41,9 @@ class ReversibleEuler(Sampler):
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
-        if float(plan.alpha[0]) == 0:
+        if bool(plan.alpha[0] == 0):
             raise ScheduleError(
-                f"ReversibleEuler cannot start at t = {float(grid[0]):g}, where there is no signal and ρ is infinite; start below it"
+                f"ReversibleEuler cannot start at t = {grid[0].item():g}, where there is no signal and ρ is infinite; start below it"
             )
         y = z = plan.start / plan.alpha[0]
         c = self.coupling

@@ -7,7 +7,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.ode import HEUN, MIDPOINT, RUNGE_KUTTA_4, Form, Tableau, regular_form
+from adjointdpm.ode import DATA, HEUN, MIDPOINT, RUNGE_KUTTA_4, Form, Scalar, Tableau, regular_form
 from adjointdpm.plan import Linear, Plan, PlanBuilder
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.schedule import NoiseSchedule
@@ -27,12 +27,21 @@ class RungeKutta(Sampler):
         return runge_kutta_plan(self.integrator, schedule, grid)
 
 
+class _DataForm(Form):
+    """The data form with a clock that has a derivative also where ρ is infinite."""
+
+    def clock(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
+        return schedule.alpha(t) / schedule.sigma(t)
+
+
 def runge_kutta_plan(tableau: Tableau, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"], form: Form | None = None) -> Plan:
     """The plan of a tableau on the ODE in `form`; None takes the noise form wherever it is finite."""
     plan = PlanBuilder(schedule, grid)
     x = plan.start
     for start, end in pairwise(grid):
         here = form or regular_form(schedule, start)
+        if here is DATA:
+            here = _DataForm("data")
         u = x / here.scale(schedule, start)
         h = here.clock(schedule, end) - here.clock(schedule, start)
         velocities: list[Linear] = []

@@ -1,0 +1,109 @@
+"""What a solve costs, on request: network calls, vector-Jacobian products, and the bytes that network graphs hold."""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+@dataclass
+class Stats:
+    """Counts of everything that runs within a `with stats() as s:` block; they grow while it runs.
+
+    Attributes:
+        network_calls: forward passes of the denoiser's network, recomputations included; a guided call is one.
+        vjps: backward passes through such a call; the forward pass must have run within the block too.
+        peak_bytes_held: the most bytes that tensors saved for backward passes within networks occupied at one time, whoever keeps them
+            alive. Not counted are weights, and what the network is given: state, time and conditioning.
+
+    """
+
+    network_calls: int = 0
+    vjps: int = 0
+    peak_bytes_held: int = 0
+    _held: int = field(default=0, init=False, repr=False, compare=False)
+    _storages: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count the storage of `tensor`, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if size == 0 or address in self._storages:
+            return
+        self._storages.add(address)
+        self._held += size
+        self.peak_bytes_held = max(self.peak_bytes_held, self._held)
+        weakref.finalize(storage, self._free, address, size).atexit = False
+
+    def _free(self, address: int, size: int) -> None:
+        self._storages.discard(address)
+        self._held -= size
+
+
+# Not thread-local: autograd runs the backward pass of other devices in threads of its own.
+running: list[Stats] = []
+
+
+@contextmanager
+def stats() -> Iterator[Stats]:
+    """Count what every solve within the block costs, `sample` and a model's `generate` alike, backward passes included. May be nested.
+
+    Nothing is counted, and nothing is spent on counting, outside of such blocks.
+    """
+    counts = Stats()
+    running.append(counts)
+    try:
+        yield counts
+    finally:
+        running[:] = [other for other in running if other is not counts]
+
+
+@contextmanager
+def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterator[None]:
+    """Count one call of `network`, and what autograd saves in it apart from its weights and the tensors `given` to it."""
+    counts = tuple(running)
+    for count in counts:
+        count.network_calls += 1
+    weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+    ignored = {tensor.untyped_storage().data_ptr() for tensor in (*given, *weights)}
+    # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand the tensor on to those.
+    around = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
+    # Without any: a node that saves its own output would be in a reference cycle if it got the tensor itself back.
+    outer_pack, unpack = around if around is not None else (Tensor.detach, _identity)
+
+    def pack(tensor: Tensor) -> Any:
+        # A bare function's weights are known by their class alone; a layer may save a view of one.
+        if tensor.untyped_storage().data_ptr() not in ignored and not isinstance(_base(tensor), nn.Parameter):
+            for count in counts:
+                count.hold(tensor)
+        return outer_pack(tensor)
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def count_vjp(output: Tensor) -> Tensor:
+    """`output` of a network, with a backward pass through it counted."""
+    if not output.requires_grad:
+        return output
+    output = output.view_as(output)  # a network may return one of its inputs, which has gradients from elsewhere
+    output.register_hook(_count_vjp)
+    return output
+
+
+def _count_vjp(_: Tensor) -> None:
+    for count in running:
+        count.vjps += 1
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
