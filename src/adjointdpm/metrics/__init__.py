@@ -1,21 +1,29 @@
 """Differentiable metrics, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better; a new one is a file here and a line in `METRICS`."""
 
-import importlib.util
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from adjointdpm.errors import InvalidInputError, InvalidTypeError, MetricError, UnknownNameError
+from adjointdpm.errors import InvalidTypeError, MetricError
 from adjointdpm.metrics.base import FunctionMetric, Metric, check_scores, probe
+from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.color import MOODS, ColorStatistics
+from adjointdpm.metrics.gram import GramStyle
+from adjointdpm.metrics.reference import Reference
+from adjointdpm.metrics.safety import SafetyFilter
+from adjointdpm.metrics.similarity import TextSimilarity
 from adjointdpm.metrics.structure import Structure, structure_distance
 from adjointdpm.metrics.weighted import WeightedSum
+from adjointdpm.named import build_named
+from adjointdpm.user_code import load_function
 
 METRICS: dict[str, Callable[..., Metric]] = {
     "color": ColorStatistics,
+    "gram": GramStyle,
+    "classifier": Classifier,
+    "safety": SafetyFilter,
+    "reference": Reference,
+    "similarity": TextSimilarity,
 }
 
 
@@ -40,56 +48,48 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     name, _, options = metric.partition(":")
     if name.endswith(".py"):
         return _from_file(Path(name), options)
-    if name not in METRICS:
-        raise UnknownNameError(f"metric {name!r} is unknown; choose one of {', '.join(METRICS)}, or file.py:function")
-    build, given = METRICS[name], _parse_options(metric, options)
-    known = inspect.signature(build).parameters
-    for option in given:
-        if option not in known:
-            raise InvalidInputError(f"metric {metric!r}: {name} has no option {option!r}; it takes {', '.join(known)}")
-    return build(**given)
+    return build_named("metric", metric, METRICS, ", or file.py:function")
 
 
-def _parse_options(metric: str, options: str) -> dict[str, Any]:
-    parsed = {}
-    for option in filter(None, options.split(",")):
-        key, equals, value = option.partition("=")
-        if not equals or not value:
-            raise InvalidInputError(f"metric {metric!r}: {option!r} must be key=value")
-        parsed[key.strip()] = yaml.safe_load(value)
-    return parsed
+def resolve_weighted(specs: Sequence[str | Metric | Callable[..., Any]], weights: Sequence[float] | None = None) -> Metric:
+    """One metric of several, each as `resolve` takes it: Σ weight · metric, or a single metric itself.
+
+    Args:
+        specs: the metrics.
+        weights: as many numbers; None weighs each by 1.
+
+    Raises:
+        InvalidInputError: no metrics, another number of weights, or a weight that is not finite.
+        UnknownNameError, MetricError: see `resolve`.
+
+    """
+    found = [resolve(spec) for spec in specs]
+    if len(found) == 1 and (weights is None or list(weights) == [1]):
+        return found[0]
+    return WeightedSum(found, [1.0] * len(found) if weights is None else list(weights))
 
 
 def _from_file(path: Path, function: str) -> Metric:
-    if not path.is_file():
-        raise MetricError(f"metric file {path} does not exist")
-    if not function:
-        raise MetricError(f"metric {path}: name the function too, as in {path}:score")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise MetricError(f"metric file {path} failed: {type(error).__name__}: {error}") from error
-    if not callable(vars(module).get(function)):
-        names = [n for n, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
-        raise MetricError(f"metric file {path} has no function {function!r}; it has {', '.join(names) or 'none'}")
-    found = vars(module)[function]
+    found = load_function(path, function, "metric", MetricError)
     return found if isinstance(found, Metric) else FunctionMetric(found, f"{path.name}:{function}")
 
 
 __all__ = [
     "METRICS",
     "MOODS",
+    "Classifier",
     "ColorStatistics",
     "FunctionMetric",
+    "GramStyle",
     "Metric",
+    "Reference",
+    "SafetyFilter",
     "Structure",
+    "TextSimilarity",
     "WeightedSum",
     "check_scores",
     "probe",
     "resolve",
+    "resolve_weighted",
     "structure_distance",
 ]

@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.metrics.base import Images, Metric, Scores
+from adjointdpm.metrics.base import Images, Metric, Scores, check_scores
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,9 @@ class WeightedSum(Metric):
 
     def __call__(self, images: Images) -> Scores:
         """Score each picture."""
-        return torch.stack([weight * metric(images) for weight, metric in zip(self.weights, self.metrics, strict=True)]).sum(0)
+        parts = []
+        for weight, metric in zip(self.weights, self.metrics, strict=True):
+            scores = metric(images)
+            check_scores(metric, scores, len(images))  # here, where it is known whose they are
+            parts.append(weight * scores)
+        return torch.stack(parts).sum(0)

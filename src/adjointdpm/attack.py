@@ -1,0 +1,181 @@
+"""Adversarial initial noise: move it, within a budget, until a victim misreads the picture; and random search, to compare with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInputError
+from adjointdpm.metrics import structure_distance
+from adjointdpm.rendering import Renderer
+from adjointdpm.variables import Example, Noise
+from adjointdpm.victims import Victim
+
+# What one iteration costs in forward passes of the network, with gradient="exact": forward, recomputation, and a VJP counted as two.
+FORWARDS_PER_ITERATION = 4
+_SHELL_STEP = 0.1
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an attack found, one row an example.
+
+    Args:
+        noise: where it ended, at the first success if there was one.
+        pictures: what the model draws from it, clamped and rounded to 8 bits, so that the verdict is that on a saved file.
+        verdicts: the victim's group for these pictures.
+        fooled: the victim errs (untargeted), or sees the target.
+        iterations: gradient steps, or random tries, that were spent.
+
+    """
+
+    noise: Float[Tensor, "n channel height width"]
+    pictures: Float[Tensor, "n 3 pixels_y pixels_x"]
+    verdicts: Int[Tensor, " n"]
+    fooled: Bool[Tensor, " n"]
+    iterations: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What counts as fooling the victim.
+
+    Args:
+        victim: who is fooled.
+        labels: the right group of each example.
+        target: the group that the victim shall see; None is any wrong one.
+
+    """
+
+    victim: Victim
+    labels: Int[Tensor, " n"]
+    target: int | None = None
+
+    def rows(self, index: Tensor) -> "Goal":
+        """The same for some of the examples."""
+        return Goal(self.victim, self.labels[index], self.target)
+
+    def fooled(self, verdicts: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Whether each verdict is what was aimed at."""
+        return verdicts != self.labels if self.target is None else verdicts == self.target
+
+    def margin(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, " n"]:
+        """Negative when the victim is fooled: difference of logits (Carlini and Wagner 2017, arXiv 1608.04644, f₆)."""
+        logits = self.victim.logits(images)
+        wanted = (self.labels if self.target is None else torch.full_like(self.labels, self.target)).to(logits.device)
+        chosen = logits.gather(1, wanted[:, None])[:, 0]
+        others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
+        return chosen - others if self.target is None else others - chosen
+
+
+def attack(
+    render: Renderer,
+    goal: Goal,
+    examples: Sequence[Example],
+    noise: Noise,
+    *,
+    iterations: int,
+    batch: int,
+    preservation: float = 0.0,
+    plain: Tensor | None = None,
+    on_iteration: Callable[[int, int], None] = lambda iteration, fooled: None,
+) -> Findings:
+    """Projected gradient descent on the margin (Madry et al. 2018, arXiv 1706.06083), each example on its own and until it succeeds.
+
+    Steps have the length 2.5 · budget / iterations in the norm of the constraint: along the gradient for `l2` and `shell`, along its sign
+    for `linf`.
+
+    Args:
+        render: draws the examples; its gradient method differentiates.
+        goal: the victim and what to make of it.
+        examples: rows of `noise`, in its order.
+        noise: where the attack starts and how far it may go; holds the result afterwards.
+        iterations: gradient steps at most.
+        batch: examples in one graph.
+        preservation: weight of the structure distance to the `plain` pictures, which keeps the drawing.
+        plain: the clean pictures `[n, 3, H, W]`; needed if `preservation` > 0.
+        on_iteration: called with the number of iterations done and of examples fooled.
+
+    Raises:
+        InvalidInputError: `iterations` < 1, or preservation without plain pictures.
+
+    """
+    if iterations < 1 or (preservation > 0 and plain is None):
+        raise InvalidInputError(f"an attack takes iterations >= 1, not {iterations}, and the plain pictures if preservation > 0")
+    (values,) = noise.tensors().values()
+    count = len(examples)
+    fooled, spent = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
+    for iteration in range(iterations):
+        active = (~fooled).nonzero()[:, 0]
+        if len(active) == 0:
+            break
+        for rows in active.split(batch):
+            images = render([examples[i] for i in rows.tolist()], noise)
+            loss = goal.rows(rows).margin(images)
+            fooled[rows] = goal.rows(rows).fooled(goal.victim.verdicts(as_saved(images)))
+            if preservation > 0:
+                assert plain is not None
+                loss = loss + preservation * structure_distance(images, plain[rows].to(images))
+            (gradient,) = torch.autograd.grad(loss.sum(), values)
+            going = rows[~fooled[rows]]
+            spent[going] += 1
+            with torch.no_grad():
+                values[going] -= _step(gradient[going], noise, iterations)
+        noise.project()
+        on_iteration(iteration + 1, int(fooled.sum()))
+    pictures = as_saved(render.look(examples, noise))
+    verdicts = goal.victim.verdicts(pictures)
+    return Findings(values.detach().clone(), pictures, verdicts, goal.fooled(verdicts), spent)
+
+
+def random_search(
+    render: Renderer,
+    goal: Goal,
+    examples: Sequence[Example],
+    noise: Noise,
+    *,
+    tries: int,
+    seed: int = 0,
+    accept: Callable[[Tensor, Sequence[Example]], list[bool]] | None = None,
+) -> Findings:
+    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes its picture)."""
+    (values,) = noise.tensors().values()
+    start = values.detach().clone()
+    found, fooled = start.clone(), torch.zeros(len(examples), dtype=torch.bool)
+    spent = torch.zeros(len(examples), dtype=torch.long)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(tries):
+        active = (~fooled).nonzero()[:, 0]
+        if len(active) == 0:
+            break
+        with torch.no_grad():
+            values.copy_(start)
+            values += 1e3 * torch.randn(start.shape, generator=generator).to(start)  # far out, so that the projection puts it on the edge
+        noise.project()
+        part = [examples[i] for i in active.tolist()]
+        pictures = as_saved(render.look(part, noise))
+        hits = goal.rows(active).fooled(goal.victim.verdicts(pictures))
+        if accept is not None:
+            hits &= torch.tensor(accept(pictures, part))
+        fooled[active], spent[active] = hits, spent[active] + 1
+        found[active] = values.detach()[active]
+    with torch.no_grad():
+        values.copy_(found)
+    pictures = as_saved(render.look(examples, noise))
+    return Findings(found, pictures, goal.victim.verdicts(pictures), fooled, spent)
+
+
+def as_saved(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
+    """Clamped to [0, 1] and rounded to 8 bits, as a PNG file holds them; on the CPU."""
+    return (images.detach().float().cpu().clamp(0, 1) * 255).round() / 255
+
+
+def _step(gradient: Tensor, noise: Noise, iterations: int) -> Tensor:
+    if noise.within == "linf":
+        assert noise.budget is not None
+        return 2.5 * noise.budget / iterations * gradient.sign()
+    length = _SHELL_STEP if noise.budget is None else 2.5 * noise.budget / iterations
+    rms = gradient.flatten(1).square().mean(1).sqrt().clamp(min=1e-30)
+    return length * gradient / rms[:, None, None, None]
