@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from adjointdpm import errors
 from adjointdpm.models import from_pipeline
-from adjointdpm.variables import TokenEmbedding
+from adjointdpm.variables import Example, Inputs, TokenEmbedding
 from pipelines import tiny_pipeline
 
 
@@ -17,6 +17,10 @@ def pipe(tmp_path) -> StableDiffusionPipeline:
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
     return pipe
+
+
+def inputs(prompt: str) -> Inputs:
+    return Inputs([Example(prompt, 0)], [prompt], torch.zeros(1, 4, 8, 8))
 
 
 def draw(pipe: StableDiffusionPipeline, prompt: str, **kwargs) -> torch.Tensor:
@@ -32,7 +36,7 @@ def test_the_gradient_reaches_the_vectors_and_equals_finite_differences(pipe, ve
     variable.vectors = variable.vectors.detach().double().requires_grad_()
     direction = torch.randn(variable.vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with variable:
-        (prompt,), _ = variable.apply(["red"], torch.zeros(1))
+        (prompt,) = variable.apply(inputs("red")).prompts
 
         def loss() -> torch.Tensor:
             return draw(pipe, prompt).square().sum()
@@ -73,7 +77,8 @@ def test_stock_diffusers_loads_it_and_draws_the_same_picture(pipe, tmp_path, vec
         variable.vectors.copy_(torch.randn(variable.vectors.shape, generator=torch.Generator().manual_seed(1)))
     variable.project()
     with variable:
-        (prompt,), noise = variable.apply(["red"], from_pipeline(pipe).noise(1, 0))
+        noise = from_pipeline(pipe).noise(1, 0)
+        (prompt,) = variable.apply(inputs("red")).prompts
         mine = draw(pipe, prompt).clamp(0, 1)
     path = variable.save(tmp_path)
     assert load_file(path)["<dusk>"].shape == variable.vectors.shape

@@ -2,71 +2,34 @@
 
 import math
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from adjointdpm.averaging import Average
 from adjointdpm.checkpoints import Checkpoints
-from adjointdpm.errors import InvalidInputError, MetricError, PromptError
-from adjointdpm.metrics import Metric, check_scores, structure_distance
-from adjointdpm.rendering import Example, Renderer
-from adjointdpm.variables import Variable
+from adjointdpm.errors import MetricError, PromptError
+from adjointdpm.loop_state import LoopState
+from adjointdpm.metrics import Metric
+from adjointdpm.objective import Objective, check_regularisers, draw_plain
+from adjointdpm.processes import Processes
+from adjointdpm.rendering import Renderer
+from adjointdpm.settings import Settings
+from adjointdpm.signals import stop_requests
+from adjointdpm.trackers import Trackers
+from adjointdpm.variables import Example, Variable
+
+__all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
 Record = dict[str, Any]  # one line of history.jsonl
 
 
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; the state after the last whole iteration is saved."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the loop runs.
-
-    Args:
-        iterations: optimiser steps at most.
-        batch: examples per step.
-        learning_rate: of Adam (Kingma & Ba 2015).
-        max_gradient_norm: the gradient is scaled down to this norm.
-        preservation: weight of the structure distance to the plain picture of the same prompt and seed. A metric alone is over-optimised:
-            every prompt ends as the same picture.
-        validate_every: iterations between looks at the validation examples.
-        patience: stop after this many looks without a better objective; the best state is returned in any case.
-        checkpoint_every: iterations between checkpoints.
-        seed: of the order in which examples are used.
-
-    Raises:
-        InvalidInputError: a value out of range.
-
-    """
-
-    iterations: int = 20
-    batch: int = 2
-    learning_rate: float = 0.05
-    max_gradient_norm: float = 1.0
-    preservation: float = 1.0
-    validate_every: int = 5
-    patience: int = 2
-    checkpoint_every: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "validate_every", "patience", "checkpoint_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError(f"{name}={getattr(self, name)!r} must be a positive number")
-        if not 0 <= self.preservation < math.inf:
-            raise InvalidInputError(f"preservation={self.preservation!r} must be at least 0")
 
 
 @dataclass
@@ -76,16 +39,6 @@ class Outcome:
     history: list[Record] = field(default_factory=list)
     best_iteration: int = 0
     stopped: str = "all iterations done"
-
-
-@dataclass
-class _State:
-    """Everything that decides how the run goes on; `iteration` is the number of steps done."""
-
-    iteration: int = 0
-    best_objective: float = math.inf
-    best_iteration: int = 0
-    looks_without_progress: int = 0
 
 
 def optimize(
@@ -100,161 +53,124 @@ def optimize(
     history: Sequence[Record] = (),
     resume: bool = False,
     on_history: Callable[[list[Record]], None] = lambda history: None,
+    trackers: Trackers | None = None,
 ) -> Outcome:
-    """Minimise mean(metric) + preservation · mean(structure distance to the plain picture) over the training examples.
+    """Minimise `Objective` over the training examples: metric, preservation of the drawing and the variable's regularisers.
 
-    Call it inside the variable's context. On the CPU a resumed run gives bit for bit the numbers of an uninterrupted one.
+    Call it inside the variable's context. Under `accelerate launch` every process calls it with the same arguments: they share out the
+    examples of each step and of each look at the validation examples, and all return what one process would have returned, to rounding.
+    On the CPU a resumed run gives bit for bit the numbers of an uninterrupted one.
 
     Args:
         render: draws the examples, and fixes the gradient method.
-        variable: what is learned; on return it holds the state with the best validation objective (the start counts too).
+        variable: what is learned; on return it holds the state with the best validation objective (the start counts too). Every process
+            starts from the main one's tensors.
         metric: lower is better; probe it beforehand (`metrics.probe`).
         training: the pool that minibatches come from, each example once before any comes again.
         validation: examples that choose the best state and the moment to stop; report results on others.
         settings: see `Settings`.
         checkpoints: where states are saved, every `checkpoint_every` iterations and when interrupted; None saves nothing.
         history: with `resume`, the records so far.
-        resume: go on from the newest checkpoint.
-        on_history: called after every iteration with all records so far; record 0 is the start.
+        resume: go on from the newest checkpoint that can be read.
+        on_history: called after every iteration with all records so far, in the main process; record 0 is the start.
+        trackers: get every new record, in the main process.
 
     Raises:
         PromptError: no training or no validation examples.
+        InvalidInputError: a regulariser is asked for that the variable does not have.
         MetricError: the metric or the gradient became NaN or infinite, or no gradient reached the variable.
-        Interrupted: a signal arrived; the run can be resumed.
+        Interrupted: a signal arrived in any process; the run can be resumed.
         CheckpointError: `resume` without a readable checkpoint of this run.
+        OutputError: a checkpoint could not be written; the one before is untouched.
 
     """
     if not training or not validation:
         raise PromptError(f"{len(training)} training and {len(validation)} validation examples; both need at least one prompt")
+    check_regularisers(variable, settings)
+    processes, outcome = Processes(), Outcome()
     tensors = variable.tensors()
+    processes.copy_from_main_(tensors.values())
     adam = torch.optim.Adam(tensors.values(), lr=settings.learning_rate)
-    state, best = _State(), {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    outcome = Outcome()
+    state = LoopState(variable, adam, Average(variable, settings.ema))
     if resume:
         assert checkpoints is not None
-        state, best = _restore(checkpoints, variable, adam)
-        outcome.history = [record for record in history if record["iteration"] <= state.iteration]
-    plain = dict(zip([*training, *validation], render.look([*training, *validation]), strict=True))
+        state.restore(processes.from_main(checkpoints.read))
+        former = processes.from_main(lambda: list(history))
+        outcome.history = [record for record in former if record["iteration"] <= state.progress.iteration]
+    progress = state.progress
+    used = _minibatch(training, min(len(training), settings.iterations * settings.step_examples), 0, settings.seed)
+    plain = draw_plain(render, variable, [*used, *validation], processes) if settings.preservation else {}
+    objective = Objective(render, variable, metric, settings, processes, plain)
 
-    def objective(images: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Record]:
-        scores = metric(images)
-        check_scores(metric, scores, len(examples))
-        if images.requires_grad and not scores.requires_grad:
-            raise MetricError(f"metric {metric.name} blocks gradients; nothing could be learned from it")
-        drift = structure_distance(images, torch.stack([plain[e] for e in examples]).to(images))
-        total = scores.mean() + settings.preservation * drift.mean()
-        return total, {"metric": scores.mean().item(), "drift": drift.mean().item(), "objective": total.item()}
-
-    def validate() -> Record:
-        _, values = objective(render.look(validation, variable), validation)
-        if values["objective"] < state.best_objective:
-            state.best_objective, state.best_iteration, state.looks_without_progress = values["objective"], state.iteration, 0
-            best.update({name: tensor.detach().clone() for name, tensor in tensors.items()})
-        else:
-            state.looks_without_progress += 1
+    def validate() -> dict[str, float]:
+        with state.average.in_place():
+            values = objective.look(validation)
+            state.consider(values["objective"])
         return values
 
     def note(record: Record) -> None:
         outcome.history.append(record)
-        on_history(outcome.history)
+
+        def tell() -> None:
+            on_history(outcome.history)
+            if trackers is not None:
+                trackers.log(record)
+
+        processes.from_main(tell)
 
     def checkpoint() -> None:
-        if checkpoints is not None:
-            _save(checkpoints, state, variable, best, adam)
+        if (target := checkpoints) is not None:
+            processes.from_main(lambda: state.save(target))
 
-    with _stop_requests() as stop_requested:
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(stop_requests())
+        if trackers is not None:
+            stack.callback(trackers.finish)
+            processes.from_main(trackers.start)
         if not outcome.history:
             note({"iteration": 0, "validation": validate()})
-        while state.iteration < settings.iterations and state.looks_without_progress < settings.patience:
+        while progress.iteration < settings.iterations and progress.looks_without_progress < settings.patience:
             started = time.perf_counter()
-            examples = _minibatch(training, settings.batch, state.iteration, settings.seed)
+            examples = _minibatch(training, settings.step_examples, progress.iteration, settings.seed)
+            adam.param_groups[0]["lr"] = settings.learning_rate_at(progress.iteration)
             adam.zero_grad()
-            total, values = objective(render(examples, variable), examples)
-            total.backward()
-            norm = _check_gradient(metric, tensors, settings.max_gradient_norm)
+            values = objective.backward(examples)
+            norm = _clip(metric, variable, settings.max_gradient_norm)
             adam.step()
             variable.project()
-            state.iteration += 1
-            record = {"iteration": state.iteration, "training": values, "gradient_norm": norm}
-            if state.iteration % settings.validate_every == 0 or state.iteration == settings.iterations:
+            progress.iteration += 1
+            state.average.update(progress.iteration)
+            record: Record = {"iteration": progress.iteration, "training": values, "gradient_norm": norm}
+            if progress.iteration % settings.validate_every == 0 or progress.iteration == settings.iterations:
                 record["validation"] = validate()
             note(record | {"seconds": time.perf_counter() - started})
-            if stop_requested():
+            if processes.any(stop_requested()):
                 checkpoint()
                 where = f"in {checkpoints.folder}; resume to go on" if checkpoints else "nowhere: this run keeps no checkpoints"
-                raise Interrupted(f"stopped after iteration {state.iteration}, saved {where}")
-            if state.iteration % settings.checkpoint_every == 0:
+                raise Interrupted(f"stopped after iteration {progress.iteration}, saved {where}")
+            if progress.iteration % settings.checkpoint_every == 0:
                 checkpoint()
-    if state.looks_without_progress >= settings.patience:
+    if progress.looks_without_progress >= settings.patience:
         outcome.stopped = f"no better validation objective in {settings.patience} looks"
     checkpoint()
-    variable.load_tensors(best)
-    outcome.best_iteration = state.best_iteration
+    variable.load_tensors(state.best)
+    outcome.best_iteration = progress.best_iteration
     return outcome
 
 
-def _minibatch(pool: Sequence[Example], batch: int, iteration: int, seed: int) -> list[Example]:
-    """The examples of one iteration: a function of (seed, iteration), so that a resumed run needs no generator's state."""
+def _minibatch(pool: Sequence[Example], size: int, step: int, seed: int) -> list[Example]:
+    """The examples of step number `step`, from 0: a function of its arguments, so that a resumed run needs no generator's state."""
     chosen = []
-    for position in range(iteration * batch, (iteration + 1) * batch):
+    for position in range(step * size, (step + 1) * size):
         epoch, place = divmod(position, len(pool))
         chosen.append(random.Random(f"{seed} {epoch}").sample(pool, len(pool))[place])
     return chosen
 
 
-def _check_gradient(metric: Metric, tensors: dict[str, Tensor], max_norm: float) -> float:
+def _clip(metric: Metric, variable: Variable, max_norm: float) -> float:
     """Clip the gradient to `max_norm` and return its norm before that."""
-    if all(tensor.grad is None for tensor in tensors.values()):
-        raise MetricError(f"no gradient of {metric.name} reached {', '.join(tensors)}; the metric or the model detaches it")
+    tensors = variable.tensors()
     norm = torch.nn.utils.clip_grad_norm_(tensors.values(), max_norm).item()
     if not math.isfinite(norm):
         raise MetricError(f"the gradient of {metric.name} with respect to {', '.join(tensors)} became {norm}; lower the learning rate")
     return norm
-
-
-def _save(checkpoints: Checkpoints, state: _State, variable: Variable, best: dict[str, Tensor], adam: torch.optim.Adam) -> None:
-    tensors = {f"now/{name}": tensor for name, tensor in variable.tensors().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for index, slots in adam.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
-    facts = vars(state) | {"best_objective": state.best_objective.hex()}  # every bit of it
-    checkpoints.write(state.iteration, tensors, facts)
-
-
-def _restore(checkpoints: Checkpoints, variable: Variable, adam: torch.optim.Adam) -> tuple[_State, dict[str, Tensor]]:
-    tensors, facts = checkpoints.read()
-    groups: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups[group][rest] = tensor
-    variable.load_tensors(groups["now"])
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in groups["adam"].items():
-        index, _, slot = name.partition("/")
-        slots.setdefault(int(index), {})[slot] = tensor
-    adam.load_state_dict(adam.state_dict() | {"state": slots})
-    facts["best_objective"] = float.fromhex(facts["best_objective"])
-    return _State(**facts), groups["best"]
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one acts as usual."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield lambda: False
-        return
-    requested = False
-    former: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: object) -> None:
-        nonlocal requested
-        requested = True
-        signal.signal(number, former[number])
-
-    for number in former:
-        signal.signal(number, request)
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

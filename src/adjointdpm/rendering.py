@@ -1,9 +1,9 @@
 """Pictures of examples, with and without what is learned: the one place where the product calls the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -11,14 +11,7 @@ from torch import Tensor
 
 from adjointdpm.gradients import GradientMethod
 from adjointdpm.samplers import Sampler
-from adjointdpm.variables import Variable
-
-
-class Example(NamedTuple):
-    """A prompt and the seed of its noise: together they fix a picture."""
-
-    prompt: str
-    seed: int
+from adjointdpm.variables import Example, Inputs, Variable
 
 
 @dataclass
@@ -39,6 +32,7 @@ class Renderer:
         sampler: a sampler or its name; None is the pipeline's own scheduler.
         gradient: the gradient method or its name.
         chunk: pictures drawn at once where no gradient is needed.
+        noises: initial noise `[1, C, H, W]` of examples that do not start from their seed's.
 
     """
 
@@ -49,11 +43,11 @@ class Renderer:
     gradient: GradientMethod | str = "exact"
     chunk: int = 8
     counter: CallCounter = field(default_factory=CallCounter)
+    noises: Mapping[Example, Tensor] = field(default_factory=dict)
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Float[Tensor, "batch 3 height width"]:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
-        prompts, noise = variable.apply([e.prompt for e in examples], self._noise(examples))
-        return self._generate(prompts, noise)
+        return self._generate(variable.apply(self._inputs(examples)))
 
     @torch.no_grad()
     def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Float[Tensor, "batch 3 height width"]:
@@ -61,7 +55,7 @@ class Renderer:
         pictures = []
         for start in range(0, len(examples), self.chunk):
             part = examples[start : start + self.chunk]
-            images = self._generate([e.prompt for e in part], self._noise(part)) if variable is None else self(part, variable)
+            images = self._generate(self._inputs(part)) if variable is None else self(part, variable)
             pictures.append(images.clamp(0, 1).float().cpu())
         return torch.cat(pictures)
 
@@ -83,11 +77,18 @@ class Renderer:
         finally:
             handle.remove()
 
-    def _noise(self, examples: Sequence[Example]) -> Tensor:
+    def _inputs(self, examples: Sequence[Example]) -> Inputs:
         # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn in.
-        return torch.cat([self.model.noise(1, example.seed) for example in examples])
+        noise = torch.cat([self.noises[e] if e in self.noises else self.model.noise(1, e.seed) for e in examples])
+        return Inputs(examples, [example.prompt for example in examples], noise)
 
-    def _generate(self, prompts: list[str], noise: Tensor) -> Tensor:
+    def _generate(self, inputs: Inputs) -> Tensor:
         return self.model.generate(
-            prompts, noise, steps=self.steps, guidance_scale=self.guidance_scale, sampler=self.sampler, gradient=self.gradient
+            list(inputs.prompts) if inputs.prompt_embeds is None else None,
+            inputs.noise,
+            prompt_embeds=inputs.prompt_embeds,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            sampler=self.sampler,
+            gradient=self.gradient,
         )

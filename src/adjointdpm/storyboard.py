@@ -1,8 +1,10 @@
-"""One picture that tells a run's story: held-out pictures before, above the same ones after."""
+"""One picture that tells a run's story: bands of held-out pictures, each view a row."""
 
-import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -10,34 +12,62 @@ from adjointdpm.errors import OutputError
 from adjointdpm.files import write_bytes
 from adjointdpm.run_folder import RunFolder
 
-_SIDE, _GAP, _LEFT = 112, 6, 92
+_SIDE, _GAP, _LEFT, _BETWEEN, _CAPTION = 112, 6, 92, 18, 18
+_INK, _WRONG = "#1f2430", "#b3261e"
 
 
-def write_storyboard(folder: RunFolder, path: Path, columns: int = 8) -> Path:
-    """Write a PNG with the first `columns` held-out pictures of a finished run: the untouched model's row, and the learned one's.
+@dataclass(frozen=True)
+class Band:
+    """Rows of one finished run.
 
-    Raises:
-        OutputError: the folder holds no finished run, or `path` cannot be written.
+    Args:
+        folder: the run.
+        result: its `result.json`.
+        views: the views to show, with a label for each row.
+        aside: a picture to show in the label's place of the last row: a style reference.
+        verdicts: write what an audit's victim sees under its pictures, in red where it is not what it saw before.
 
     """
-    try:
-        result = json.loads((folder.path / "result.json").read_text())
-        rows = result["pictures"][:columns]
-        views = {"untouched": "before", f"with {result['token']['name']}": "after"}
-        pictures = [[Image.open(folder.path / row[view]).convert("RGB") for row in rows] for view in views.values()]
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"{folder.path} holds no finished run ({error})") from error
-    step = _SIDE + _GAP
-    canvas = Image.new("RGB", (_LEFT + step * len(rows), step * len(views) - _GAP), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for y, (label, line) in enumerate(zip(views, pictures, strict=True)):
-        draw.text((0, y * step + _SIDE // 2), label, fill="#1f2430", font=font, anchor="lm")
-        for x, picture in enumerate(line):
-            canvas.paste(picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (_LEFT + x * step, y * step))
-    return write_bytes(path, _png(canvas))
+
+    folder: RunFolder
+    result: Mapping[str, Any]
+    views: Mapping[str, str]
+    aside: Path | None = None
+    verdicts: bool = False
 
 
-def _png(picture: Image.Image) -> bytes:
+def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Path:
+    """Write a PNG with the first `columns` pictures of every band.
+
+    Raises:
+        OutputError: a picture is missing, or `path` cannot be written.
+
+    """
+    font, step = ImageFont.load_default(13), _SIDE + _GAP
+    heights = [len(band.views) * step - _GAP + (_CAPTION * len(band.views) if band.verdicts else 0) for band in bands]
+    canvas = Image.new("RGB", (_LEFT + step * columns - _GAP, sum(heights) + _BETWEEN * (len(bands) - 1)), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
+    for band, height in zip(bands, heights, strict=True):
+        y = top
+        for view, label in band.views.items():
+            draw.text((0, y + 8), label, fill=_INK, font=font)
+            for x, row in enumerate(band.result["pictures"][:columns]):
+                canvas.paste(_picture(band.folder.path / row[view], _SIDE), (_LEFT + x * step, y))
+                if band.verdicts:
+                    verdict = row[f"{view}_verdict"]
+                    color = _INK if verdict == row["before_verdict"] else _WRONG
+                    draw.text((_LEFT + x * step + _SIDE // 2, y + _SIDE + 2), verdict, fill=color, font=font, anchor="ma")
+            if band.aside is not None:
+                canvas.paste(_picture(band.aside, _LEFT - 24), (0, y + 28))
+            y += step + (_CAPTION if band.verdicts else 0)
+        top += height + _BETWEEN
     buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    canvas.save(buffer, "PNG", optimize=True)
+    return write_bytes(path, buffer.getvalue())
+
+
+def _picture(path: Path, side: int) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    except OSError as error:
+        raise OutputError(f"the run's picture {path} cannot be read: {error}") from error

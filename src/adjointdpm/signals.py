@@ -1,0 +1,35 @@
+"""Stopping a long loop between two iterations, and not in the middle of one."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one acts as usual.
+
+    Yields:
+        Whether a signal has arrived. Outside the main thread, which alone may handle signals, always False.
+
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    requested = False
+    former: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(number, former[number])
+
+    for number in former:
+        signal.signal(number, request)
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""What a variable is: learned tensors, where they enter the model, the set they stay in, and the file they are saved as."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.errors import CheckpointError
+
+
+class Example(NamedTuple):
+    """A prompt and the seed of its noise: together they fix a picture."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the model is asked for, one row an example.
+
+    Args:
+        examples: which pictures these are.
+        prompts: as the model gets them.
+        noise: `[B, C, H, W]`, unit variance.
+        prompt_embeds: `[B, L, D]` in the prompts' place, or None.
+
+    """
+
+    examples: Sequence[Example]
+    prompts: Sequence[str]
+    noise: Float[Tensor, "batch channel height width"]
+    prompt_embeds: Float[Tensor, "batch length width"] | None = None
+
+
+class Variable(ABC):
+    """Learned tensors. Used as a context manager it is part of the model; leaving the context restores the model."""
+
+    _first: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The learned leaf tensors by name: what the optimiser changes and a checkpoint holds."""
+
+    def apply(self, inputs: Inputs) -> Inputs:
+        """What the model gets in place of these; differentiable in the learned tensors."""
+        return inputs
+
+    def project(self) -> None:  # noqa: B027 - most variables are free
+        """Move the tensors back into the set that they must stay in; called after every optimiser step."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> Path:
+        """Write the learned artefact, in diffusers' own format where there is one; returns its path."""
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the model is the untouched one although the variable's context is open; what only `apply` brings in is not affected."""
+        yield
+
+    def first_values(self) -> dict[str, Tensor]:
+        """The tensors' values at the first call, by name: the start, as entering the context and loading a checkpoint call this first."""
+        if self._first is None:
+            self._first = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        return self._first
+
+    def regularisers(self) -> dict[str, Float[Tensor, ""]]:
+        """Scalars that may be added to an objective, differentiable in the learned tensors.
+
+        Returns:
+            "distance": the mean square of the change since the start, over all elements of all tensors, relative to the mean square of the
+            start itself unless that is zero: 0 at the start, 1 for a change as large as the start. A variable may have others.
+
+        """
+        start, tensors = self.first_values(), self.tensors()
+        change = torch.stack([(tensor - start[name].to(tensor)).square().sum() for name, tensor in tensors.items()]).sum()
+        scale = sum(start[name].square().sum().item() for name in tensors)
+        return {"distance": change / (scale or sum(tensor.numel() for tensor in tensors.values()))}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Copy values in from a checkpoint.
+
+        Raises:
+            CheckpointError: other names or shapes than `tensors()` has.
+
+        """
+        self.first_values()
+        own = self.tensors()
+        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in tensors.items()}:
+            raise CheckpointError(f"the checkpoint holds {_shapes(tensors)}, this run learns {_shapes(own)}; it belongs to another run")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+
+    def __enter__(self) -> Self:
+        self.first_values()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _shapes(tensors: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"

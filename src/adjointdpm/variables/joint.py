@@ -1,0 +1,75 @@
+"""Several variables as one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInputError
+from adjointdpm.variables.base import Inputs, Variable
+
+
+class Joint(Variable):
+    """Variables that are learned together, each with its own set and its own file.
+
+    Args:
+        parts: at least one, of different classes.
+
+    Raises:
+        InvalidInputError: none, or two of one class.
+
+    """
+
+    def __init__(self, parts: Sequence[Variable]) -> None:
+        self.parts = {type(part).__name__.lower(): part for part in parts}
+        if not parts or len(self.parts) < len(parts):
+            raise InvalidInputError(f"a joint variable takes variables of different classes, not {[type(part).__name__ for part in parts]}")
+        self._stack = ExitStack()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts' tensors, with the part's name in front."""
+        return {f"{name}.{key}": tensor for name, part in self.parts.items() for key, tensor in part.tensors().items()}
+
+    def apply(self, inputs: Inputs) -> Inputs:
+        """Every part's change, one after the other."""
+        for part in self.parts.values():
+            inputs = part.apply(inputs)
+        return inputs
+
+    def project(self) -> None:
+        """Every part's."""
+        for part in self.parts.values():
+            part.project()
+
+    def save(self, folder: Path) -> Path:
+        """Every part's file; returns the first one's path."""
+        paths = [part.save(folder) for part in self.parts.values()]
+        return paths[0]
+
+    def regularisers(self) -> dict[str, Tensor]:
+        """Sums over the parts that have one of that name."""
+        total: dict[str, Tensor] = {}
+        for part in self.parts.values():
+            for name, value in part.regularisers().items():
+                total[name] = total[name] + value if name in total else value
+        return total
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """All parts off."""
+        with ExitStack() as stack:
+            for part in self.parts.values():
+                stack.enter_context(part.disabled())
+            yield
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for part in self.parts.values():
+                stack.enter_context(part)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()

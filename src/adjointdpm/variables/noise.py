@@ -1,0 +1,209 @@
+"""The noise that a picture starts from, learned: one tensor for each example."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from adjointdpm.errors import CheckpointError, InvalidInputError, InvalidTypeError, ShapeError, UnknownNameError
+from adjointdpm.files import write_bytes
+from adjointdpm.variables.base import Example, Inputs, Variable
+
+Within = Literal["free", "shell", "linf", "l2"]
+FORMAT = "adjointdpm-noise"
+
+
+class Noise(Variable):
+    """One learned noise for each example, in the place of the one that its seed gives; the model itself is not changed.
+
+    Natural noise lies close to the sphere of radius sqrt(d), d = C·H·W, where nearly all of a normal distribution's mass is; pictures from
+    far off it become flat or garish. `within` therefore says where each noise must stay:
+
+        "free": anywhere. The regulariser "likelihood" can hold it instead.
+        "shell": at the norm of its start.
+        "linf": no number further than `budget` from its start, as in adversarial attacks.
+        "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; unit variance makes 0.1 a tenth of the noise's own size.
+
+    Args:
+        examples: whose noise is learned, each once.
+        start: `[n, C, H, W]`, unit variance, in their order; what `DiffusionModel.noise` makes. Learned in float32 at least.
+        within: see above.
+        budget: for "linf" and "l2".
+
+    Raises:
+        UnknownNameError: another `within`.
+        InvalidInputError: no examples or one of them twice; `start` not finite; a budget that is missing, or has no use, or is not positive
+            and finite.
+        ShapeError, InvalidTypeError: `start` is not such a tensor.
+
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        start: Float[Tensor, "n channel height width"],
+        within: Within | str = "shell",
+        budget: float | None = None,
+    ) -> None:
+        _check(examples, start, within, budget)
+        self.examples = [Example(*example) for example in examples]
+        self.within = cast(Within, within)
+        self.budget = budget
+        self._row = {example: row for row, example in enumerate(self.examples)}
+        self.start = start.detach().to(torch.promote_types(torch.float32, start.dtype), copy=True)
+        self.noise: Float[Tensor, "n channel height width"] = self.start.clone().requires_grad_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`noise`, `[n, C, H, W]`."""
+        return {"noise": self.noise}
+
+    def first_values(self) -> dict[str, Tensor]:
+        """`start`, not a copy."""
+        return {"noise": self.start}
+
+    def apply(self, inputs: Inputs) -> Inputs:
+        """Put the learned noise in.
+
+        Raises:
+            InvalidInputError: an example that has none.
+
+        """
+        unknown = [example for example in inputs.examples if example not in self._row]
+        if unknown:
+            raise InvalidInputError(
+                f"no noise was learned for prompt {unknown[0].prompt!r} with seed {unknown[0].seed}; there is one for each of the "
+                f"{len(self.examples)} examples that it was made for, and for no other"
+            )
+        return replace(inputs, noise=self.noise[[self._row[example] for example in inputs.examples]].to(inputs.noise))
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Move each noise to the nearest point of the set that `within` names."""
+        noise, start = self.noise, self.start.to(self.noise)
+        if self.within == "shell":
+            norm = _norms(noise)
+            noise.copy_(torch.where(norm > 0, noise * (_norms(start) / norm), start))
+        elif self.within == "linf":
+            assert self.budget is not None
+            noise.copy_(start + (noise - start).clamp(-self.budget, self.budget))
+        elif self.within == "l2":
+            assert self.budget is not None
+            change = noise - start
+            allowed = self.budget * math.sqrt(start[0].numel())
+            noise.copy_(start + change * (allowed / _norms(change)).clamp(max=1))
+
+    def regularisers(self) -> dict[str, Float[Tensor, ""]]:
+        """As `Variable.regularisers`, and how natural the noise is.
+
+        Returns:
+            "distance"; "likelihood": the mean over the examples of
+
+                ((‖z‖²/d − 1)² · d/2 + Σ_c mean_c² · H·W) / (1 + C),
+
+            how far the norm and the channels' means leave what a standard normal has, in units of their own spread: every term, and so the
+            whole, is 1 on average for natural noise, and grows with the square of the deviation.
+
+        """
+        (count, channels, *size), d = self.noise.shape, self.noise[0].numel()
+        norm = (self.noise.square().mean((1, 2, 3)) - 1).square() * d / 2
+        means = self.noise.mean((2, 3)).square().sum(1) * math.prod(size)
+        return super().regularisers() | {"likelihood": (norm + means).sum() / (count * (1 + channels))}
+
+    @torch.no_grad()
+    def naturalness(self) -> list[dict[str, float]]:
+        """How much each noise still looks like one, in the order of the examples.
+
+        Returns:
+            For each: `norm_ratio`, ‖z‖/sqrt(d), 1 ± 1/sqrt(2d) for natural noise; `rms_change` and `max_change` from its start, in units of
+            its standard deviation; `kurtosis`, mean z⁴ / (mean z²)², 3 ± sqrt(24/d); `autocorrelation_horizontal` and
+            `autocorrelation_vertical` with the next pixel, 0 ± 1/sqrt(d): structure that is drawn into the noise shows there.
+
+        """
+        return [_naturalness(noise, start) for noise, start in zip(self.noise, self.start, strict=True)]
+
+    def save(self, folder: Path) -> Path:
+        """Write `noise.safetensors`: the tensors `noise` and `start` in float32, with the examples, `within` and `budget` as metadata."""
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in {**self.tensors(), "start": self.start}.items()}
+        metadata = {
+            "format": FORMAT,
+            "examples": json.dumps([example._asdict() for example in self.examples]),
+            "within": self.within,
+            "budget": json.dumps(self.budget),
+        }
+        return write_bytes(folder / "noise.safetensors", save(tensors, metadata=metadata))
+
+    @staticmethod
+    def read(path: Path | str) -> tuple[list[Example], Float[Tensor, "n channel height width"], Tensor, dict[str, Any]]:
+        """What `save` wrote, to draw the pictures again: `model.generate(prompt, noise[i : i + 1])`.
+
+        Returns:
+            The examples; their learned noise and its start, `[n, C, H, W]` in float32 on the CPU; and {"within", "budget"}.
+
+        Raises:
+            CheckpointError: the file is missing or damaged, or is something else.
+
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise CheckpointError(f"{path} holds no learned noise: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+                examples = [Example(str(row["prompt"]), int(row["seed"])) for row in json.loads(metadata["examples"])]
+                facts = {"within": metadata["within"], "budget": json.loads(metadata["budget"])}
+                noise, start = file.get_tensor("noise"), file.get_tensor("start")
+            for tensor in (noise, start):
+                _check(examples, tensor, facts["within"], facts["budget"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path} cannot be read as learned noise: {error}") from error
+        return examples, noise, start, facts
+
+
+def _check(examples: Sequence[Example], start: Tensor, within: str, budget: float | None) -> None:
+    if within not in get_args(Within):
+        raise UnknownNameError(f"within={within!r} is unknown; choose one of {', '.join(get_args(Within))}")
+    if within in ("linf", "l2"):
+        if budget is None:
+            raise InvalidInputError(f'within="{within}" needs a budget: how far each noise may go, where 1 is its own standard deviation')
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
+            raise InvalidInputError(f"budget={budget!r} must be a positive, finite number; with 0 nothing could be learned")
+    elif budget is not None:
+        raise InvalidInputError(f'budget={budget!r} has no use within="{within}"; choose "linf" or "l2", or leave it out')
+    if not isinstance(start, Tensor) or not start.is_floating_point():
+        raise InvalidTypeError("start must be a floating point tensor [n, C, H, W], as model.noise makes it")
+    if not examples:
+        raise InvalidInputError("noise is learned for examples, and there are none")
+    twice = [example for row, example in enumerate(examples) if example in examples[:row]]
+    if twice:
+        raise InvalidInputError(f"example {tuple(twice[0])} is there twice; each has one noise")
+    if start.ndim != 4 or len(start) != len(examples) or start.numel() == 0:
+        raise ShapeError(f"start has shape {tuple(start.shape)}; {len(examples)} examples need [{len(examples)}, C, H, W]")
+    if not bool(torch.isfinite(start).all()):
+        raise InvalidInputError("start holds NaN or infinite values")
+
+
+def _norms(x: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n 1 1 1"]:
+    return x.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def _naturalness(noise: Float[Tensor, "channel height width"], start: Float[Tensor, "channel height width"]) -> dict[str, float]:
+    z, change = noise.double(), (noise - start.to(noise)).double()
+    power = z.square().mean().clamp(min=1e-12)
+    across, down = z[..., 1:] * z[..., :-1], z[..., 1:, :] * z[..., :-1, :]
+    return {
+        "norm_ratio": power.sqrt().item(),
+        "rms_change": change.square().mean().sqrt().item(),
+        "max_change": change.abs().max().item(),
+        "kurtosis": (z.pow(4).mean() / power.square()).item(),
+        "autocorrelation_horizontal": (across.sum() / max(across.numel(), 1) / power).item(),
+        "autocorrelation_vertical": (down.sum() / max(down.numel(), 1) / power).item(),
+    }

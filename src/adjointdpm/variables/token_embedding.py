@@ -1,0 +1,120 @@
+"""A new token, learned (textual inversion)."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.files import write_bytes
+from adjointdpm.variables.base import Inputs, Variable
+
+
+class TokenEmbedding(Variable):
+    """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618), learned from a metric and not from pictures.
+
+    Inside the context the pipeline's tokenizer knows the token and its text encoder looks the learned vectors up, so that their gradient
+    arrives here; both are put back at the end. Prompts are placed in `template`.
+
+    Args:
+        pipe: a diffusers pipeline with `tokenizer` and `text_encoder` (CLIP).
+        token: the new token, such as "<dusk>"; it must not exist yet.
+        initial: an existing word of exactly one token, where the vectors start.
+        template: how prompts use the token, with the fields {prompt} and {token}.
+        vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in diffusers.
+        max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary. Vectors longer than any word drown out the
+            prompt's other words.
+
+    Raises:
+        PromptError: the token exists or is no single word, `initial` is not exactly one token, or the template lacks a field.
+        InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
+
+    """
+
+    def __init__(
+        self, pipe: Any, token: str, initial: str, *, template: str = "{prompt} {token}", vectors: int = 1, max_norm: float = 1.0
+    ) -> None:
+        if vectors < 1 or max_norm <= 0:
+            raise InvalidInputError(f"a token needs vectors >= 1 and max_norm > 0, not {vectors} and {max_norm}")
+        if not token or token != token.strip() or any(c.isspace() for c in token):
+            raise PromptError(f"token {token!r} must be one word without spaces, such as <dusk>")
+        if "{prompt}" not in template or "{token}" not in template:
+            raise PromptError(f"template {template!r} must contain {{prompt}} and {{token}}")
+        self.pipe, self.token, self.template = pipe, token, template
+        self.tokens = [token, *(f"{token}_{i}" for i in range(1, vectors))]
+        known = pipe.tokenizer.get_vocab()
+        for name in self.tokens:
+            if name in known or f"{name}</w>" in known:  # byte-pair encodings mark the ends of words
+                raise PromptError(f"token {name!r} exists in this model's vocabulary; choose another name")
+        ids = pipe.tokenizer(initial, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise PromptError(f"initial word {initial!r} is {len(ids)} tokens for this model; choose a word that is exactly one")
+        table: Tensor = pipe.text_encoder.get_input_embeddings().weight.detach()
+        self.initial = initial
+        self.longest_word = table.norm(dim=1).max().item()
+        self.longest = max_norm * self.longest_word
+        self.vectors: Float[Tensor, "vectors dim"] = table[ids[0]].float().repeat(vectors, 1).clone().requires_grad_()
+        self.project()
+        self.first_values()
+        self._restore: tuple[Any, nn.Module] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`vectors`, `[vectors, D]`."""
+        return {"vectors": self.vectors}
+
+    def apply(self, inputs: Inputs) -> Inputs:
+        """Place the prompts in the template; the pipeline itself writes a token of several vectors out."""
+        return replace(inputs, prompts=[self.template.format(prompt=prompt, token=self.token) for prompt in inputs.prompts])
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Shorten vectors that are longer than the bound."""
+        norms = self.vectors.norm(dim=1, keepdim=True)
+        self.vectors.mul_((self.longest / norms).clamp(max=1))
+
+    def save(self, folder: Path) -> Path:
+        """Write `learned_embeds.safetensors`, which `pipe.load_textual_inversion` reads."""
+        content = save({self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"})
+        return write_bytes(folder / "learned_embeds.safetensors", content)
+
+    def __enter__(self) -> Self:
+        encoder, table = self.pipe.text_encoder, self.pipe.text_encoder.get_input_embeddings()
+        self._restore = self.pipe.tokenizer, table
+        tokenizer = copy.deepcopy(self.pipe.tokenizer)
+        tokenizer.add_tokens(self.tokens)
+        first = tokenizer.convert_tokens_to_ids(self.token)
+        self.pipe.tokenizer = tokenizer
+        encoder.set_input_embeddings(_ExtendedTable(table, self.vectors, first))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._restore is not None
+        self.pipe.tokenizer, table = self._restore
+        self.pipe.text_encoder.set_input_embeddings(table)
+        self._restore = None
+
+
+class _ExtendedTable(nn.Module):
+    """An embedding table, and learned vectors for the ids from `first` on."""
+
+    def __init__(self, table: nn.Module, vectors: Tensor, first: int) -> None:
+        super().__init__()
+        self.table, self.first = table, first
+        self._vectors = [vectors]  # in a list: the learned tensor is not a parameter of the text encoder
+
+    @property
+    def weight(self) -> Tensor:
+        """The old table's weights; code that asks an embedding for its dtype or device finds them here."""
+        return self.table.weight  # pyright: ignore[reportReturnType]
+
+    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
+        (vectors,) = self._vectors
+        new = ids >= self.first
+        known = self.table(ids.masked_fill(new, 0))
+        learned = vectors.to(known)[(ids - self.first).clamp(min=0)]
+        return torch.where(new[..., None], learned, known)

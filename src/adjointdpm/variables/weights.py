@@ -1,0 +1,173 @@
+"""All weights of a network, or some of them, learned."""
+
+import json
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, OutputError
+from adjointdpm.variables.base import Variable
+from adjointdpm.variables.freezing import Flags, freeze, unfreeze
+
+
+class Weights(Variable):
+    """The weights of one of a pipeline's networks, themselves.
+
+    Two sets of values exist, the original ones and the learned ones, and the network's parameters hold one of them: the learned ones inside
+    the context, where nothing else in the pipeline requires grad, the original ones outside of it. The parameters stay the same objects, so
+    that compiled networks and optimisers made inside the context keep working; only their storage is exchanged, never copied. Do not call
+    `backward` inside `disabled()` on a graph from outside of it: it would read the original values.
+
+    Args:
+        pipe: a diffusers pipeline.
+        part: the network's name in the pipeline.
+        only: a regular expression; the weights in whose names it is found are learned ("attn2" in a UNet: the cross-attentions). None: all.
+
+    Raises:
+        InvalidInputError: no such part, a part with adapters, an expression that cannot be read or that no name matches.
+
+    Warns:
+        AdjointDPMWarning: the weights are in half precision, in which most small steps are rounded away.
+
+    """
+
+    def __init__(self, pipe: Any, part: str = "unet", only: str | None = None) -> None:
+        network = pipe.components.get(part)
+        if not isinstance(network, nn.Module):
+            parts = [name for name, component in pipe.components.items() if isinstance(component, nn.Module)]
+            raise InvalidInputError(f"the pipeline has no network {part!r}; it has {', '.join(parts)}")
+        if getattr(network, "peft_config", None):
+            raise InvalidInputError(f"the pipeline's {part} has adapters, which its own format cannot hold; fuse or unload them first")
+        self.pipe, self.part, self.network = pipe, part, network
+        self._parameters = _matching(network, only)
+        half = [name for name, parameter in self._parameters.items() if torch.finfo(parameter.dtype).bits < 32]
+        if half:
+            warnings.warn(
+                f"{len(half)} of the weights to learn are in half precision, in which most small steps are rounded away; "
+                "load the pipeline in float32, or learn a LoRA",
+                AdjointDPMWarning,
+                stacklevel=2,
+            )
+        self._learned = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._original = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        self._flags: Flags | None = None
+        self._in_place = False  # whether the parameters hold the learned values
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by the network's own names: inside the context its parameters; outside, tensors that hold what was learned."""
+        self._note()
+        return dict(self._parameters if self._in_place else self._learned)
+
+    def first_values(self) -> dict[str, Tensor]:
+        """The original values; not a copy."""
+        return self._original if self._in_place else {name: parameter.detach() for name, parameter in self._parameters.items()}
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the network holds the original values."""
+        with self._holding(learned=False):
+            yield
+
+    def save(self, folder: Path) -> Path:
+        """Write the network into a folder called like the part, which `UNet2DConditionModel.from_pretrained` reads.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written to; an older folder is as it was.
+
+        """
+
+        def write(path: Path) -> None:
+            self.network.save_pretrained(path)  # pyright: ignore[reportCallIssue]
+            config = path / "config.json"
+            facts = json.loads(config.read_text("utf-8"))
+            facts.pop("_name_or_path", None)  # the folder that it was loaded from is nobody else's business
+            config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
+
+        with self._holding(learned=True):
+            return _write_folder(folder / self.part, write)
+
+    def __enter__(self) -> Self:
+        if self._flags is not None:
+            raise InvalidInputError(f"these weights are in the pipeline's {self.part} already")
+        self._flags = freeze(self.pipe)
+        self._swap(learned=True)
+        for parameter in self._parameters.values():
+            parameter.requires_grad_()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._flags is not None
+        self._swap(learned=False)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        unfreeze(self._flags)
+        self._flags = None
+
+    @contextmanager
+    def _holding(self, learned: bool) -> Iterator[None]:
+        before = self._in_place
+        self._swap(learned)
+        try:
+            yield
+        finally:
+            self._swap(before)
+
+    def _swap(self, learned: bool) -> None:
+        """Let the parameters hold the learned or the original values."""
+        if learned == self._in_place:
+            return
+        self._note()
+        values = self._learned if learned else self._original
+        for name, parameter in self._parameters.items():
+            parameter.data = values[name].to(parameter.data)
+        self._in_place = learned
+
+    def _note(self) -> None:
+        """Keep hold of what the parameters hold now: `pipe.to(...)` may have given them another storage."""
+        held = self._learned if self._in_place else self._original
+        held.update({name: parameter.detach() for name, parameter in self._parameters.items()})
+
+
+def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
+    named = {name: parameter for name, parameter in network.named_parameters() if parameter.is_floating_point()}
+    if only is None:
+        return named
+    try:
+        found = {name: parameter for name, parameter in named.items() if re.search(only, name)}
+    except re.error as error:
+        raise InvalidInputError(f"only={only!r} is no regular expression: {error}") from error
+    if not found:
+        some = list(named)[:: max(1, len(named) // 8)]
+        raise InvalidInputError(f"only={only!r} is found in no weight's name; names are such as {', '.join(some)}")
+    return found
+
+
+def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder of another name beside `path`, then move it there."""
+    temporary, old = (path.parent / f".{path.name}.{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {path}: {error}; what was there before is untouched") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return path
