@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from adjointdpm import cli
+from adjointdpm.cli import terminal
 from pipelines import tiny_pipeline
 
 
@@ -35,7 +36,7 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 def test_help_names_the_commands(monkeypatch, capsys) -> None:
     code, out, _ = run(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(command in out for command in ("demo", "generate", "report"))
+    assert all(command in out for command in ("demo", "embed", "stylize", "audit", "guide", "generate", "report"))
 
 
 def test_generate_writes_pictures_and_never_overwrites_unasked(monkeypatch, capsys, tmp_path) -> None:
@@ -99,7 +100,7 @@ def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(monkeypat
 
 def test_the_command_to_repeat_a_run_leaves_out_what_to_do_with_an_earlier_one(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/adjointdpm", "demo", "--force", "--out", "my runs"])
-    assert cli._command() == "adjointdpm demo --out 'my runs'"
+    assert terminal.command_line() == "adjointdpm demo --out 'my runs'"
 
 
 def test_a_signal_during_a_run_ends_in_its_own_words(monkeypatch, capsys) -> None:

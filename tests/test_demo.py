@@ -4,31 +4,32 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from adjointdpm import errors
 from adjointdpm.judge import Judge
 from adjointdpm.models import load
 from adjointdpm.optimize import Settings
-from adjointdpm.rendering import Example
+from adjointdpm.recognition import named_concept
 from adjointdpm.report import write_report
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.demo import HELD_OUT, TRAINING, demo, demo_config, judge_prompts
-from adjointdpm.tasks.embed import EmbedConfig
+from adjointdpm.tasks.demo import AUDITED, HELD_OUT, TRAINING, DemoConfig, demo, demo_config
+from adjointdpm.tasks.embed import EmbedConfig, embed
+
+SHORT = Settings(iterations=3, batch=2, learning_rate=0.02, preservation=0.1, validate_every=3)
 
 
 def small(config: EmbedConfig) -> EmbedConfig:
-    settings = Settings(iterations=3, batch=2, learning_rate=0.02, preservation=0.1, validate_every=3)
-    return replace(config, prompts=config.prompts[:2], held_out=config.held_out[:2], validation=1, optimisation=settings)
+    return replace(config, prompts=config.prompts[:2], held_out=config.held_out[:2], validation=1, optimisation=SHORT)
 
 
 @pytest.mark.parametrize("gradient", ["exact", "adjoint"])
 def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
-    config = small(demo_config(gradient, steps=3))
+    config = replace(demo_config(gradient, steps=3, judges=False), embed=small(demo_config(gradient, steps=3).embed))
     folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
-    seen: list[dict] = []
-    result = demo(load("tiny"), config, folder, command="adjointdpm demo", on_record=seen.append)
+    seen: list[tuple] = []
+    result = demo(load("tiny"), config, folder, command="adjointdpm demo", report=lambda *what: seen.append(what))
     write_report(folder)
     names = {path.name for path in folder.path.iterdir()}
     assert names == {"config.yaml", "result.json", "history.jsonl", "images", "report.html", "learned_embeds.safetensors", "checkpoint"}
@@ -37,9 +38,10 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     needed = {"task", "metric", "held_out", "seconds", "peak_memory_bytes", "network_calls", "seed", "versions"}
     assert needed <= stored.keys()
     assert {"before", "after"} <= stored["metric"].keys() & stored["held_out"].keys()
-    assert [record["iteration"] for record in seen] == [0, 1, 2, 3]
-    assert folder.read_history() == seen
-    assert all(record["gradient_norm"] > 0 for record in seen[1:])
+    assert [done for _, done, *_ in seen] == [0, 0, 1, 2, 3]
+    history = folder.read_history()
+    assert [record["iteration"] for record in history] == [0, 1, 2, 3]
+    assert all(record["gradient_norm"] > 0 for record in history[1:])
     (vector,) = load_file(folder.path / "learned_embeds.safetensors").values()
     assert vector.shape == (1, load("tiny").embedding_width)
     error = stored["gradient"]["error"]
@@ -53,30 +55,44 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
         assert all(-1 <= row["cosine"] <= 1 and row["relative_error"] > 1e-6 for row in error)
 
 
+def test_all_three_parts_have_a_folder_a_report_and_a_place_in_the_picture(tmp_path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    whole = demo_config(steps=3)
+    assert whole.stylize is not None
+    assert whole.audit is not None
+    config = DemoConfig(
+        embed=small(whole.embed),
+        stylize=replace(
+            whole.stylize, prompts=whole.stylize.prompts[:2], held_out=whole.stylize.held_out[:2], validation=1, optimisation=SHORT
+        ),
+        audit=replace(whole.audit, prompts=whole.audit.prompts[:2], clean_seeds=2, least_right=0.01, iterations=2, steps=12),
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
+    result = demo(load("tiny"), config, folder)
+    html = write_report(folder).read_text()
+    assert [part["folder"] for part in result["parts"]] == ["stylize", "audit"]
+    for part in result["parts"]:
+        assert (folder.path / part["folder"] / "report.html").is_file()
+        assert f'href="{part["folder"]}/report.html"' in html
+    single = json.loads((folder.path / "stylize" / "result.json").read_text())
+    assert result["network_calls"] > single["network_calls"]
+    picture = Image.open(folder.path / result["storyboard"])
+    assert picture.height > 5 * 112
+
+
 def test_the_sets_share_no_prompt_and_no_seed() -> None:
-    training, validation, held_out = demo_config(seed=1).examples()
+    training, validation, held_out = demo_config(seed=1).embed.sets()
     assert not {e.prompt for e in training} & {e.prompt for e in held_out}
     seeds = [example.seed for part in (training, validation, held_out) for example in part]
     assert len(set(seeds)) == len(seeds)
-    other = [example.seed for part in demo_config(seed=2).examples() for example in part]
+    other = [example.seed for part in demo_config(seed=2).embed.sets() for example in part]
     assert not set(seeds) & set(other)
 
 
 def test_the_judge_knows_every_concept_of_the_demo() -> None:
     assert set(TRAINING) | set(HELD_OUT) <= set(Judge.load().concepts)
+    assert all(named_concept(prompt, Judge.load().concepts) for prompt in AUDITED)
     assert not set(TRAINING) & set(HELD_OUT)
-
-
-def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
-    class Fixed:
-        concepts = (*"abcdefg", "fox")
-
-        def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.arange(8.0).expand(len(images), 8)  # "fox" first, then g f e d
-
-    recognise = judge_prompts(Fixed())  # pyright: ignore[reportArgumentType]
-    examples = [Example("a noto emoji of a fox", 0), Example("an a", 0), Example("a d", 0)]
-    assert recognise(torch.zeros(3, 3, 4, 4), examples) == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -90,14 +106,14 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
 )
 def test_bad_lists_of_prompts_are_refused(change: dict) -> None:
     with pytest.raises(errors.PromptError):
-        replace(demo_config(), **change)
+        replace(demo_config().embed, **change)
 
 
 def test_a_token_that_exists_is_refused_before_anything_is_drawn(tmp_path) -> None:
-    config = replace(small(demo_config()), token="fox")
+    config = replace(small(demo_config().embed), token="fox")
     model = load("tiny")
     calls = []
     model.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(errors.PromptError, match="exists"):
-        demo(model, config, RunFolder.open(tmp_path / "run", {}))
+        embed(model, config, RunFolder.open(tmp_path / "run", {}))
     assert calls == []

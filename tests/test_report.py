@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from adjointdpm import errors
-from adjointdpm.report import write_report
+from adjointdpm.report import read_result, write_report
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.storyboard import write_storyboard
+from adjointdpm.storyboard import Band, write_storyboard
 
 VALUES = {"metric": 0.5, "drift": 0.1, "objective": 0.55}
 
@@ -19,7 +19,7 @@ VALUES = {"metric": 0.5, "drift": 0.1, "objective": 0.55}
 def folder(tmp_path) -> RunFolder:
     """A finished run with made-up figures."""
     folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
-    views = ("before", "word", "after")
+    views = ("before", "existing_word", "after")
     pictures = []
     for i, prompt in enumerate(["a <b>fox</b>", "an owl"]):
         row = {"prompt": prompt, "seed": 40 + i}
@@ -48,7 +48,6 @@ def folder(tmp_path) -> RunFolder:
             },
             "pictures": pictures,
             "artefact": "learned_embeds.safetensors",
-            "token": {"name": "<dusk>", "initial": "purple", "norm": 0.8, "max_norm": 1.0},
             "optimisation": {"best_iteration": 1, "iterations": 1, "stopped": "all iterations done"},
             "gradient": {
                 "method": "adjoint",
@@ -65,19 +64,22 @@ def folder(tmp_path) -> RunFolder:
             "seed": 0,
             "command": "adjointdpm demo --gradient adjoint",
             "versions": {"torch": "2"},
+            "story": {
+                "title": "A word: `<dusk>`",
+                "lead": "Through 50 sampler steps, <i>so to speak</i>.",
+                "views": {"before": "untouched", "existing_word": "existing word", "after": "with <dusk>"},
+                "how": ["It started at `purple`."],
+                "use": "Load it:",
+                "code": ['pipe.load_textual_inversion("learned_embeds.safetensors")'],
+            },
             "config": {
-                "token": "<dusk>",
-                "initial": "purple",
-                "template": "{prompt} on a {token} background",
                 "prompts": ["a swan"],
                 "held_out": ["a <b>fox</b>", "an owl"],
-                "vectors": 1,
-                "max_norm": 1.0,
                 "validation": 4,
                 "steps": 50,
                 "guidance_scale": 5.0,
                 "gradient": "adjoint",
-                "optimisation": {"preservation": 0.5, "learning_rate": 0.01, "batch": 2, "max_gradient_norm": 1.0},
+                "optimisation": {"preservation": 0.5, "learning_rate": 0.01, "batch": 2, "accumulate": 1, "max_gradient_norm": 1.0},
             },
         }
     )
@@ -87,7 +89,7 @@ def folder(tmp_path) -> RunFolder:
 def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFolder) -> None:
     html = write_report(folder).read_text()
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', html)
-    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 4
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 6
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "<script" not in html
     assert "@import" not in html
@@ -103,7 +105,8 @@ def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(fold
         "4321",
         "1.23 GB",
         "0.9877",
-        "50 sampler steps",
+        "Through 50 sampler steps",
+        "<code>purple</code>",
         "adjointdpm demo --gradient adjoint",
     ):
         assert text in html, text
@@ -114,6 +117,8 @@ def test_what_users_wrote_is_escaped(folder: RunFolder) -> None:
     assert "<b>fox" not in html
     assert "&lt;b&gt;fox" in html
     assert "<dusk>" not in html
+    assert "<i>" not in html
+    assert "<code>&lt;dusk&gt;</code>" in html
 
 
 def test_an_exact_gradient_is_called_exact(folder: RunFolder) -> None:
@@ -127,14 +132,36 @@ def test_an_exact_gradient_is_called_exact(folder: RunFolder) -> None:
 
 
 def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) -> None:
-    picture = Image.open(write_storyboard(folder, tmp_path / "story.png"))
-    assert picture.width > picture.height > 200
+    result = read_result(folder)
+    band = Band(folder, result, {"before": "untouched", "after": "with <dusk>"})
+    picture = Image.open(write_storyboard([band], tmp_path / "story.png", columns=2))
+    assert picture.size == (92 + 118 + 112, 118 + 112)
+    shown = picture.crop((92, 118, 92 + 112, 118 + 112))
+    assert shown.tobytes() == Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB").resize((112, 112), 1).tobytes()
+    (folder.path / result["pictures"][1]["before"]).unlink()
+    with pytest.raises(errors.OutputError, match="cannot be read"):
+        write_storyboard([band], tmp_path / "story.png")
 
 
-@pytest.mark.parametrize("write", [write_report, lambda folder: write_storyboard(folder, folder.path / "story.png")])
-def test_an_unfinished_run_has_no_report(tmp_path, write) -> None:
+def test_an_unfinished_run_has_no_report(tmp_path) -> None:
     with pytest.raises(errors.OutputError, match="no finished run"):
-        write(RunFolder.open(tmp_path / "new", {}))
+        write_report(RunFolder.open(tmp_path / "new", {}))
+
+
+def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolder) -> None:
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    row = {"budget": 0.1, "rate": 0.5, "interval": [0.2, 0.8], "fooled": 0.6, "random_search": None, "transfer": None, "transfer_of": None}
+    row |= {"judge_agrees": 0.9, "iterations": 4.5, "naturalness": {"norm_ratio": 1.01}}
+    result["success"] = [
+        row,
+        row | {"budget": 0.3, "rate": 0.9, "interval": [0.6, 0.98], "random_search": 0.31, "transfer": 0.25, "transfer_of": 4},
+    ]
+    del result["optimisation"]
+    path.write_text(json.dumps(result))
+    html = write_report(folder).read_text()
+    for text in ("Success by budget", "20% – 80%", "31%", "25% of 4", "norm ratio", "1.010", "<svg"):
+        assert text in html, text
 
 
 def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:

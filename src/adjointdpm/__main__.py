@@ -1,5 +1,6 @@
-"""`python -m adjointdpm`."""
+"""`python -m adjointdpm`, and for several processes `accelerate launch -m adjointdpm` or `torchrun -m adjointdpm`."""
 
 from adjointdpm.cli import main
 
-main()
+if __name__ == "__main__":  # not in a process that multiprocessing spawned from this one
+    main()

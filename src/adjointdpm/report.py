@@ -2,20 +2,18 @@
 
 import base64
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
+from markupsafe import Markup, escape
 
+from adjointdpm.curves import optimisation_svg, success_svg
 from adjointdpm.errors import OutputError
 from adjointdpm.files import write_text
 from adjointdpm.run_folder import RunFolder
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
-_INK, _ACCENT, _SOFT = "#1f2430", "#5b3fa8", "#b7aed6"
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -25,54 +23,101 @@ def write_report(folder: RunFolder) -> Path:
         OutputError: the folder holds no finished run, or the file cannot be written.
 
     """
-    path = folder.path / "result.json"
     try:
-        result = json.loads(path.read_text())
-        pictures = [row | {view: _data_uri(folder.path / row[view]) for view in ("before", "word", "after")} for row in result["pictures"]]
+        result = read_result(folder)
+        labels = result["story"]["views"]
+        pictures = [row | {view: _data_uri(folder.path / row[view]) for view in labels} for row in result["pictures"]]
+        trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
+        storyboard = _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
+        facts = _facts(result)
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": "{:.3f}".format, "percent": "{:.0%}".format, "bytes": _bytes}
+    environment.filters |= {"score": _score, "percent": _percent, "bytes": _bytes, "prose": prose}
     html = environment.from_string(_TEMPLATE.read_text()).render(
         result=result,
         config=result["config"],
+        story=result["story"],
         held_out=result["held_out"],
+        held_out_is_new=not result["held_out"].get("same_examples", False),
+        success=result.get("success"),
+        parts=result.get("parts", []),
+        labels=labels,
+        facts=facts,
         pictures=pictures,
-        curve=curve_svg(folder.read_history(), result["optimisation"]["best_iteration"]),
+        trajectory=trajectory,
+        storyboard=storyboard,
+        curve=_curve(folder, result),
     )
     return write_text(folder.path / "report.html", html)
 
 
-def curve_svg(history: list[dict[str, Any]], best: int) -> str:
-    """Objective and metric by iteration, training minibatches and validation, as an SVG element."""
-    with matplotlib.rc_context({"svg.hashsalt": "adjointdpm", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
-        figure = Figure(figsize=(8.4, 2.9), layout="constrained")
-        for axes, quantity, title in zip(
-            figure.subplots(1, 2),
-            ("metric", "drift"),
-            ("metric (lower: more of the effect)", "structure distance (lower: more of the drawing)"),
-            strict=True,
-        ):
-            for name, style in {
-                "training": {"color": _SOFT, "marker": "."},
-                "validation": {"color": _ACCENT, "marker": "o", "lw": 2},
-            }.items():
-                points = [(record["iteration"], record[name][quantity]) for record in history if name in record]
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=name, **style)
-            axes.axvline(best, color=_INK, lw=0.8, ls=":", label="kept")
-            axes.set(xlabel="iteration", ylim=(0, None))
-            axes.set_title(title, fontsize=10, loc="left")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=8)
-        buffer = BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue().decode()
-    return svg[svg.index("<svg") :]
+def read_result(folder: RunFolder) -> dict[str, Any]:
+    """`result.json` of a finished run.
+
+    Raises:
+        OutputError: there is none.
+
+    """
+    try:
+        return json.loads((folder.path / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
+
+
+def prose(text: str) -> Markup:
+    """Escaped text; what stands between backticks becomes code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+
+
+def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top."""
+    held_out, facts = result["held_out"], []
+
+    def add(value: str, label: str) -> None:
+        facts.append({"value": value, "label": label})
+
+    if "success" in result:
+        last = result["success"][-1]
+        add(_percent(last["rate"]), f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts")
+        if last["random_search"] is not None:
+            add(_percent(last["random_search"]), "random search with as many forward passes")
+    else:
+        where = "picture" if held_out.get("same_examples") else "held-out picture"
+        count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
+        add(f"{_score(held_out['before'])} → {_score(held_out['after'])}", f"metric on {count} (lower is better)")
+        if "recognised" in held_out:
+            shares = held_out["recognised"]
+            add(
+                f"{_percent(shares['before'])} → {_percent(shares['after'])}",
+                "pictures in which an independent judge finds the subject (top 5)",
+            )
+        if held_out["examples"] > 1 and "distinctness" in held_out:
+            add(_percent(held_out["distinctness"]), "of the distance between prompts' pictures remains (mean colour taken out)")
+    minutes, seconds = divmod(round(result["seconds"]), 60)
+    add(f"{minutes} min {seconds:02d} s", f"in all, {result['network_calls']} network calls, peak {_bytes(result['peak_memory_bytes'])}")
+    return facts
+
+
+def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
+    if "success" in result:
+        return success_svg(result["success"])
+    if "optimisation" in result:
+        return optimisation_svg(folder.read_history(), result["optimisation"]["best_iteration"])
+    return None
 
 
 def _data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _bytes(count: int) -> str:

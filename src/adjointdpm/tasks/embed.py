@@ -1,82 +1,35 @@
-"""embed: a visual effect that only a metric knows becomes a token."""
+"""embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from adjointdpm import metrics
-from adjointdpm.errors import PromptError
-from adjointdpm.gradients import resolve as resolve_gradient
-from adjointdpm.measure import gradient_error, is_exact, peak_memory_bytes, versions
-from adjointdpm.optimize import Record, Settings, optimize
-from adjointdpm.rendering import Example, Renderer
+from adjointdpm.optimize import Record
+from adjointdpm.recognition import Recogniser
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.evaluation import Recogniser, Views, evaluate
-from adjointdpm.variables import TokenEmbedding
-
-# Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two sets.
-_SEED_RANGE = 1_000_000
+from adjointdpm.tasks.config import TaskConfig
+from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.variables import Example, TokenEmbedding
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
-    """Everything that decides what is learned.
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(TaskConfig):
+    """What `embed` learns.
 
     Args:
         token: the new token.
-        initial: the existing word where its vector starts.
-        metric: a metric as `metrics.resolve` reads it; lower is better.
-        prompts: training prompts.
-        held_out: prompts for the final measurement alone.
+        initial: the existing word where its vectors start; the control is this word in the token's place.
         template: how prompts use the token.
         vectors: vectors of the token.
         max_norm: bound on their norm, in units of the vocabulary's largest norm.
-        seeds_per_prompt: training examples per prompt.
-        validation: number of validation examples: training prompts with fresh seeds.
-        steps, guidance_scale, gradient: sampling, with the pipeline's own scheduler.
-        seed: fixes every other seed.
-        optimisation: the loop's settings.
-
-    Raises:
-        PromptError: no training or held-out prompts, blank ones, or prompts in both lists.
 
     """
 
     token: str
     initial: str
-    metric: str
-    prompts: list[str]
-    held_out: list[str]
     template: str = "{prompt} {token}"
     vectors: int = 1
     max_norm: float = 1.0
-    seeds_per_prompt: int = 1
-    validation: int = 4
-    steps: int = 50
-    guidance_scale: float = 5.0
-    gradient: str = "exact"
-    seed: int = 0
-    optimisation: Settings = field(default_factory=Settings)
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "held_out"):
-            prompts = getattr(self, name)
-            if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-                raise PromptError(f"{name}={prompts!r} must be a list of at least one prompt, none of them blank")
-        both = sorted(set(self.prompts) & set(self.held_out))
-        if both:
-            raise PromptError(f"prompts both trained on and held out: {both}; a result on these would mean nothing")
-        if self.optimisation.batch > len(self.prompts) * self.seeds_per_prompt:
-            raise PromptError(f"a batch of {self.optimisation.batch} needs as many training examples; add prompts")
-
-    def examples(self) -> tuple[list[Example], list[Example], list[Example]]:
-        """Training, validation and held-out examples; no two share a seed."""
-        first = 3 * _SEED_RANGE * self.seed
-        training = _number(self.prompts * self.seeds_per_prompt, first)
-        validation = _number([self.prompts[i % len(self.prompts)] for i in range(self.validation)], first + _SEED_RANGE)
-        return training, validation, _number(self.held_out, first + 2 * _SEED_RANGE)
 
 
 def embed(
@@ -109,89 +62,31 @@ def embed(
         MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, `TokenEmbedding` and `metrics.resolve`.
 
     """
-    started = time.perf_counter()
-    metric, gradient = metrics.resolve(config.metric), resolve_gradient(config.gradient)
-    training, validation, held_out = config.examples()
-    render = Renderer(model, config.steps, config.guidance_scale, gradient=gradient)
+    metric, sets = config.resolve_metric(), config.sets()
     token = TokenEmbedding(
         model.pipe, config.token, config.initial, template=config.template, vectors=config.vectors, max_norm=config.max_norm
     )
-    metrics.probe(metric, *_picture_size(model), device=model.device)
-
-    def keep(history: list[Record]) -> None:
-        folder.write_history(history)
-        on_record(history[-1])
-
-    with render.counted() as counter, token:
-        outcome = optimize(
-            render,
-            token,
-            metric,
-            training,
-            validation,
-            config.optimisation,
-            checkpoints=folder.checkpoints,
-            history=folder.read_history() if resume else (),
-            resume=resume,
-            on_history=keep,
-        )
-        optimised = time.perf_counter() - started
-        calls = counter.calls
-        artefact = token.save(folder.path)
-        word = [Example(config.template.format(prompt=e.prompt, token=config.initial), e.seed) for e in held_out]
-        views = Views(before=render.look(held_out), word=render.look(word), after=render.look(held_out, token))
-        seen = {"before": render.look(validation), "after": render.look(validation, token)}
-        evaluated = counter.calls - calls
-        errors = [] if is_exact(gradient) else gradient_error(render, token, metric, training[:3])
-        checked = counter.calls - calls - evaluated
-    before, after = (metric(images).mean().item() for images in seen.values())
-    result = {
-        "task": task,
-        "metric": {"name": metric.name, "before": before, "after": after},
-        "held_out": evaluate(metric, held_out, views, recognise),
-        "pictures": _save_pictures(folder, held_out, views),
-        "artefact": artefact.name,
-        "token": {
-            "name": config.token,
-            "initial": config.initial,
-            "norm": token.vectors.detach().norm(dim=1).mean().item() / token.longest_word,
-            "max_norm": config.max_norm,
-        },
-        "optimisation": {
-            "best_iteration": outcome.best_iteration,
-            "iterations": outcome.history[-1]["iteration"],
-            "stopped": outcome.stopped,
-        },
-        "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": errors},
-        "seconds": time.perf_counter() - started,
-        "seconds_optimising": optimised,
-        "resumed": resume,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "network_calls": counter.calls,
-        "network_calls_by_purpose": {"optimising": calls, "evaluating": evaluated, "checking the gradient": checked},
-        "seed": config.seed,
-        "command": command,
-        "versions": versions(),
-        "config": asdict(config),
-    }
-    folder.write_result(result)
-    return result
+    word = [Example(config.template.format(prompt=e.prompt, token=config.initial), e.seed) for e in sets.held_out]
+    assignment = Assignment(
+        task, config, token, metric, sets, _story(config, metric.name), {"existing_word": word}, recognise, command=command
+    )
+    return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _number(prompts: Sequence[str], first: int) -> list[Example]:
-    return [Example(prompt, first + i) for i, prompt in enumerate(prompts)]
-
-
-def _picture_size(model: Any) -> tuple[int, int]:
-    _, height, width = model.latent_shape
-    factor = model.pipe.vae_scale_factor
-    return height * factor, width * factor
-
-
-def _save_pictures(folder: RunFolder, examples: Sequence[Example], views: Views) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{"prompt": e.prompt, "seed": e.seed} for e in examples]
-    for view, images in vars(views).items():
-        paths: list[Path] = folder.write_images([f"held_out_{i:02d}_{view}" for i in range(len(examples))], images)
-        for row, path in zip(rows, paths, strict=True):
-            row[view] = str(path.relative_to(folder.path))
-    return rows
+def _story(config: EmbedConfig, metric: str) -> Story:
+    vectors = "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
+    sentence = config.template.format(prompt=config.held_out[0], token=config.token)
+    scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
+    return Story(
+        title=f"A word that no caption taught: `{config.token}`",
+        lead=f"A new word was learned from one number about the pictures, `{metric}`, by sending the gradient of that number backwards "
+        f"through {config.steps} sampler steps into {vectors}. No weight of the model changed.",
+        views={"before": "untouched", "existing_word": f"existing word “{config.initial}”", "after": f"with {config.token}"},
+        how=[
+            f"Prompts use the token as in `{config.template}`. Its vectors' norm may not exceed {config.max_norm:g} × that of the longest "
+            f"word in the vocabulary. They started at the existing word “{config.initial}”, which is the control: it stands in the same "
+            "place of the same sentence.",
+        ],
+        use="The learned vectors are in the format of textual inversion. Stock diffusers loads them, without this library:",
+        code=[f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")', f'pipe("{sentence}"{scale})'],
+    )

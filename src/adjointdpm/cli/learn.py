@@ -1,0 +1,238 @@
+"""`embed`, `stylize` and `guide`: commands that run the optimisation loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adjointdpm.cli import options
+from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_records, tell
+
+Token = Annotated[str, typer.Option(help='The new token, such as "<dusk>".')]
+Initial = Annotated[str, typer.Option(help="An existing word of one token, where its vectors start; it is also the control.")]
+Template = Annotated[str, typer.Option(help="How prompts use the token, with the fields {prompt} and {token}.")]
+
+
+def embed(
+    prompts: options.Prompts,
+    metric: options.Metrics,
+    token: Token,
+    initial: Initial,
+    model: options.Model = "tiny",
+    held_out: options.HeldOut = None,
+    weight: options.Weights = [],  # noqa: B006 - typer copies it
+    template: Template = "{prompt} {token}",
+    vectors: Annotated[int, typer.Option(min=1, help="Vectors of the token.")] = 1,
+    max_norm: Annotated[float, typer.Option(help="Bound on their norm, in units of the vocabulary's largest.")] = 1.0,
+    steps: options.Steps = 50,
+    guidance_scale: options.GuidanceScale = None,
+    sampler: options.Sampler = None,
+    iterations: options.Iterations = 20,
+    batch: options.Batch = 2,
+    accumulate: options.Accumulate = 1,
+    lr: options.LearningRate = 0.05,
+    preservation: options.Preservation = 0.2,
+    ema: options.Ema = 0.0,
+    gradient: options.Gradient = "exact",
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    tracker: options.Trackers = ["tensorboard"],  # noqa: B006 - typer copies it
+    config: options.Config = None,
+    out: options.Out = Path("runs/embed"),
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Learn a token for an effect, or a thing, that only a metric knows. Loads in stock diffusers."""
+    training, unseen = options.split_prompts(prompts, held_out)
+    from adjointdpm.optimize import Settings
+    from adjointdpm.tasks.embed import EmbedConfig
+    from adjointdpm.tasks.embed import embed as run
+
+    settings = EmbedConfig(
+        token=token,
+        initial=initial,
+        template=template,
+        vectors=vectors,
+        max_norm=max_norm,
+        metric=metric,
+        weights=weight,
+        prompts=training,
+        held_out=unseen,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        gradient=gradient,
+        seed=seed,
+        trackers=[name for name in tracker if name != "none"],
+        optimisation=Settings(
+            iterations=iterations, batch=batch, accumulate=accumulate, learning_rate=lr, preservation=preservation, ema=ema, seed=seed
+        ),
+    )
+    _learn(run, settings, f"learning {token}", _Where(model, device, dtype, out, resume, force))
+
+
+def stylize(
+    prompts: options.Prompts,
+    style: Annotated[Path, typer.Option(help="The reference picture.")],
+    model: options.Model = "tiny",
+    held_out: options.HeldOut = None,
+    metric: options.Metrics = [],  # noqa: B006 - typer copies it
+    weight: options.Weights = [],  # noqa: B006 - typer copies it
+    full: Annotated[bool, typer.Option("--full", help="Learn all weights of the denoiser instead of a LoRA.")] = False,
+    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 8,
+    alpha: Annotated[float | None, typer.Option(help="Of the LoRA; without it, the rank.")] = None,
+    steps: options.Steps = 50,
+    guidance_scale: options.GuidanceScale = None,
+    sampler: options.Sampler = None,
+    iterations: options.Iterations = 20,
+    batch: options.Batch = 2,
+    accumulate: options.Accumulate = 1,
+    lr: options.LearningRate = 1e-3,
+    preservation: options.Preservation = 0.5,
+    ema: options.Ema = 0.0,
+    gradient: options.Gradient = "exact",
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    tracker: options.Trackers = ["tensorboard"],  # noqa: B006 - typer copies it
+    config: options.Config = None,
+    out: options.Out = Path("runs/stylize"),
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Fine-tune towards the style of one reference picture. --metric adds to its Gram distance. Loads in stock diffusers."""
+    training, unseen = options.split_prompts(prompts, held_out)
+    from adjointdpm.optimize import Settings
+    from adjointdpm.tasks.stylize import StylizeConfig
+    from adjointdpm.tasks.stylize import stylize as run
+
+    settings = StylizeConfig(
+        style=str(style),
+        metric=metric,
+        weights=weight,
+        full=full,
+        rank=rank,
+        alpha=alpha,
+        prompts=training,
+        held_out=unseen,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        gradient=gradient,
+        seed=seed,
+        trackers=[name for name in tracker if name != "none"],
+        optimisation=Settings(
+            iterations=iterations, batch=batch, accumulate=accumulate, learning_rate=lr, preservation=preservation, ema=ema, seed=seed
+        ),
+    )
+    _learn(run, settings, f"learning the style of {style.name}", _Where(model, device, dtype, out, resume, force))
+
+
+def guide(
+    prompt: Annotated[str, typer.Option(help="What to draw.")],
+    metric: options.Metrics,
+    model: options.Model = "tiny",
+    weight: options.Weights = [],  # noqa: B006 - typer copies it
+    learn: Annotated[str, typer.Option(help="noise, embedding, or both.")] = "noise",
+    within: Annotated[str, typer.Option(help="Where the noise stays: shell, l2, linf or free.")] = "shell",
+    budget: Annotated[float | None, typer.Option(help="How far it may go, for l2 and linf.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Start from this picture, inverted to noise, instead of a seed.")] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="How many, with seeds of their own.")] = 1,
+    steps: options.Steps = 50,
+    guidance_scale: options.GuidanceScale = None,
+    sampler: options.Sampler = None,
+    iterations: options.Iterations = 20,
+    lr: options.LearningRate = 0.02,
+    preservation: options.Preservation = 0.2,
+    gradient: options.Gradient = "exact",
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    tracker: options.Trackers = ["tensorboard"],  # noqa: B006 - typer copies it
+    config: options.Config = None,
+    out: options.Out = Path("runs/guide"),
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Optimise the noise or the embedding of one prompt for a metric, and keep every picture on the way."""
+    from adjointdpm.optimize import Settings
+    from adjointdpm.tasks.guide import GuideConfig
+    from adjointdpm.tasks.guide import guide as run
+
+    settings = GuideConfig(
+        metric=metric,
+        weights=weight,
+        prompts=[prompt] * pictures,
+        held_out=[prompt],
+        learn=learn,
+        within=within,
+        budget=budget,
+        picture=None if picture is None else str(picture),
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        gradient=gradient,
+        seed=seed,
+        trackers=[name for name in tracker if name != "none"],
+        optimisation=Settings(
+            iterations=iterations,
+            batch=pictures,
+            learning_rate=lr,
+            preservation=preservation,
+            validate_every=1,
+            patience=iterations,
+            seed=seed,
+        ),
+    )
+    _learn(run, settings, "guiding", _Where(model, device, dtype, out, resume, force))
+
+
+class _Where:
+    """Which model, and which folder; not part of what is learned."""
+
+    def __init__(self, model: str, device: str | None, dtype: str, out: Path, resume: bool, force: bool) -> None:
+        self.model, self.device, self.dtype, self.out, self.resume, self.force = model, device, dtype, out, resume, force
+
+
+def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where: _Where) -> None:
+    """Check everything that is cheap to check, open the folder, learn, and say what came out."""
+    quiet()
+    from dataclasses import asdict
+
+    from adjointdpm.gradients import resolve
+    from adjointdpm.processes import Processes
+    from adjointdpm.recognition import recogniser_for
+    from adjointdpm.report import write_report
+    from adjointdpm.run_folder import RunFolder
+
+    resolve(settings.gradient)
+    settings.resolve_metric()
+    task = run.__name__
+    facts = {"task": task, "model": where.model, "dtype": where.dtype} | asdict(settings)
+    model = options.load_model(where.model, where.device, where.dtype)
+    folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
+    recognise = recogniser_for(settings.held_out) if where.model == "tiny" else None
+    iterations = settings.optimisation.iterations
+    with progress_bar() as progress:
+        bar = progress.add_task(title, total=iterations, metric="drawing the untouched model's pictures")
+        show = show_records(progress, bar, iterations)
+        result = run(model, settings, folder, command=command_line(), recognise=recognise, resume=where.resume, on_record=show)
+        progress.update(bar, completed=iterations)
+    if not Processes().is_main:
+        return
+    held_out = result["held_out"]
+    known = ""
+    if "recognised" in held_out:
+        shares = held_out["recognised"]
+        known = (
+            f"An independent judge finds the subject in {shares['before']:.0%} of the pictures before and in {shares['after']:.0%} after.\n"
+        )
+    where_measured = (
+        "On these pictures" if held_out.get("same_examples") else f"On {held_out['examples']} prompts and seeds never used for learning"
+    )
+    tell(
+        f"{where_measured}, {result['metric']['name']} goes from {held_out['before']:.3f} to {held_out['after']:.3f} (lower is better).\n"
+        f"{known}Report: {write_report(folder)}\nLearned: {folder.path / result['artefact']}"
+    )

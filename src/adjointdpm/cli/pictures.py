@@ -1,0 +1,56 @@
+"""`generate` and `report`: pictures from a prompt, and a finished run's report again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adjointdpm.cli import options
+from adjointdpm.cli.terminal import quiet
+from adjointdpm.errors import OutputError, PromptError
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help='For example "a noto emoji of a red apple".')],
+    model: options.Model = "tiny",
+    batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
+    seed: options.Seed = 0,
+    steps: options.Steps = 50,
+    guidance_scale: options.GuidanceScale = 5.0,
+    sampler: options.Sampler = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
+    out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("pictures"),
+    force: options.Force = False,
+) -> None:
+    """Write pictures of a prompt."""
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; say what the picture should show")
+    files = [out / f"{_slug(prompt)}-{seed}-{i}.png" for i in range(batch)]
+    existing = [str(file) for file in files if file.exists()]
+    if existing and not force:
+        raise OutputError(f"{', '.join(existing)} would be overwritten; use --force, or another --out or --seed")
+    quiet()
+    import torch
+
+    from adjointdpm.files import write_bytes
+    from adjointdpm.run_folder import png
+
+    pipeline = options.load_model(model, device, dtype)
+    with torch.no_grad():
+        images = pipeline.generate(prompt, pipeline.noise(batch, seed), steps=steps, guidance_scale=guidance_scale, sampler=sampler)
+    for file, image in zip(files, images, strict=True):
+        typer.echo(str(write_bytes(file, png(image))))
+
+
+def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+    """Write report.html of a run folder again."""
+    from adjointdpm.report import write_report
+    from adjointdpm.run_folder import RunFolder
+
+    typer.echo(str(write_report(RunFolder(folder))))
+
+
+def _slug(prompt: str) -> str:
+    words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+    return "-".join(words)[:60].rstrip("-") or "picture"

@@ -1,0 +1,62 @@
+"""What the commands do to the terminal and to the process."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """A bar with the metric beside it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[metric]}"),
+    )
+    return Progress(*columns, console=console)
+
+
+def show_records(progress: Progress, bar: TaskID, iterations: int) -> Callable[[dict[str, Any]], None]:
+    """A callback of the optimisation loop that keeps the bar up to date."""
+
+    def show(record: dict[str, Any]) -> None:
+        values = record.get("validation") or record["training"]
+        drift = f"  structure {values['drift']:.3f}" if "drift" in values else ""
+        done = record["iteration"] == iterations
+        text = f"metric {values['metric']:.3f}{drift}" + ("  measuring" if done else "")
+        progress.update(bar, completed=record["iteration"], metric=text)
+
+    return show
+
+
+def tell(text: str) -> None:
+    """Print the result."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def command_line() -> str:
+    """The command line that repeats this run: without the flags that say what to do with an earlier one."""
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--force")]
+    return shlex.join(["adjointdpm", *arguments])
+
+
+def quiet() -> None:
+    """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the arithmetic."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    import diffusers
+    import torch
+    import transformers
+
+    torch.set_flush_denormal(True)
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

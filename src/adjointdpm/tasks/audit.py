@@ -1,0 +1,324 @@
+"""audit: how little the initial noise must change until a classifier misreads the picture that a model draws from a harmless prompt.
+
+Meant for those who train or deploy a classifier or a safety filter: it finds pictures that look like the prompt and are misread, without
+anybody drawing them, and saves the noise so that each finding can be replayed, added to a training set, and tested for again. It starts
+from harmless prompts and pictures that the victim gets right, and offers no way to move a picture towards content that a filter is there
+to stop: for a filter it finds false alarms.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.adversarial import write_findings
+from adjointdpm.attack import FORWARDS_PER_ITERATION, Findings, Goal, as_saved, attack, random_search
+from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
+from adjointdpm.gradients import resolve as resolve_gradient
+from adjointdpm.intervals import share_interval
+from adjointdpm.measure import is_exact, peak_memory_bytes, versions
+from adjointdpm.recognition import Recogniser
+from adjointdpm.rendering import Renderer
+from adjointdpm.run_folder import RunFolder
+from adjointdpm.tasks.config import check_prompts, number
+from adjointdpm.tasks.learning import Story, save_pictures
+from adjointdpm.variables import Example, Noise
+from adjointdpm.victims import Victim, load_victim
+
+_CHUNK = 5  # clean pictures drawn before the next look at whether the prompt can still qualify
+Report = Callable[[str, int, int], None]  # what is going on, done, of how many
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """What `audit` does.
+
+    Args:
+        victim: a registered network or `file.py:function`.
+        prompts: what the model draws; each names something that the victim has a class for.
+        target: the class that the victim shall see; None is any wrong one.
+        budgets: how far the noise may move, smallest first.
+        within: the norm of the budget: "l2" (root mean square change, in units of the noise's standard deviation) or "linf".
+        transfer: a second victim, that no gradient comes from.
+        clean_seeds: clean pictures of each prompt that the victim is tested on.
+        least_right: the share of them that the victim must get right for the prompt to count.
+        iterations: gradient steps for each example and budget.
+        batch: examples in one graph.
+        preservation: weight of the structure distance to the clean picture.
+        steps, guidance_scale, sampler, gradient: as `generate` takes them.
+        search: compare with random search that may call the network as often.
+        seed: fixes everything random.
+
+    Raises:
+        PromptError: no prompts, blank or repeated ones.
+        InvalidInputError, UnknownNameError: a budget that is not positive, or another value out of range.
+
+    """
+
+    victim: str
+    prompts: list[str]
+    target: str | None = None
+    budgets: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
+    within: str = "l2"
+    transfer: str | None = None
+    clean_seeds: int = 20
+    least_right: float = 0.8
+    iterations: int = 10
+    batch: int = 4
+    preservation: float = 0.0
+    steps: int = 20
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    gradient: str = "exact"
+    search: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_prompts(self.prompts, "prompts")
+        repeated = sorted({prompt for prompt in self.prompts if self.prompts.count(prompt) > 1})
+        if repeated:
+            raise PromptError(f"prompts given twice: {repeated}; each counts once")
+        if self.within not in ("l2", "linf"):
+            raise UnknownNameError(f"within={self.within!r} is unknown; choose l2 or linf")
+        if not self.budgets or not all(0 < budget < float("inf") for budget in self.budgets):
+            raise InvalidInputError(f"budgets={self.budgets} must be positive numbers; a budget of 0 would leave the noise as it is")
+        for name in ("clean_seeds", "iterations", "batch"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.least_right <= 1:
+            raise InvalidInputError(f"least_right={self.least_right} must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Prompts that the victim gets right, with one clean picture each."""
+
+    examples: list[Example]
+    labels: list[int]
+    pictures: Tensor
+    right: dict[str, float]  # of all prompts, the share of the clean pictures drawn that the victim gets right
+
+
+def audit(
+    model: Any,
+    config: AuditConfig,
+    folder: RunFolder,
+    *,
+    model_name: str = "",
+    command: str = "",
+    recognise: Recogniser | None = None,
+    report: Report = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Find adversarial noise for every prompt and budget, and fill the run folder, all but its report.
+
+    Args:
+        model: what `adjointdpm.load` returns.
+        config: what to do.
+        folder: where to; see `RunFolder`.
+        model_name: how to load the model again, for the replay.
+        command: the command line that repeats the run, for the report.
+        recognise: an independent judge; with one, success counts only where it still sees what the prompt names.
+        report: called as the work goes on.
+
+    Returns:
+        What `result.json` holds; `success` has a row for each budget.
+
+    Raises:
+        PromptError: the victim gets no prompt right often enough.
+        ModelError, UnknownNameError: a victim or target that is not there.
+
+    """
+    started = time.perf_counter()
+    victim = load_victim(config.victim, config.prompts)
+    second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
+    target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
+    render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
+    with render.counted() as counter:
+        clean = find_clean(render, victim, config, recognise, report)
+        kept = [i for i, label in enumerate(clean.labels) if label != target]
+        if not kept:
+            raise PromptError(f"every prompt that victim {victim.name} gets right is of the target class {config.target!r}")
+        examples, plain = [clean.examples[i] for i in kept], clean.pictures[kept]
+        goal = Goal(victim, torch.tensor([clean.labels[i] for i in kept]), target)
+        start = torch.cat([model.noise(1, example.seed) for example in examples])
+        rows, views, histories = [], {"before": plain}, []
+        verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
+        for budget in config.budgets:
+            noise = Noise(examples, start, within=config.within, budget=budget)
+            calls = counter.calls
+
+            def progress(iteration: int, fooled: int, budget: float = budget) -> None:
+                report(f"budget {budget:g}: {fooled} of {len(examples)} fooled", iteration, config.iterations)
+                histories.append({"budget": budget, "iteration": iteration, "fooled": fooled})
+                folder.write_history(histories)
+
+            found = attack(
+                render,
+                goal,
+                examples,
+                noise,
+                iterations=config.iterations,
+                batch=config.batch,
+                preservation=config.preservation,
+                plain=plain,
+                on_iteration=progress,
+            )
+            attacked = counter.calls - calls
+            row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second) | {"network_calls": attacked}
+            if config.search:
+                report(f"budget {budget:g}: random search", 0, 1)
+                tries = FORWARDS_PER_ITERATION * config.iterations
+                searched = random_search(
+                    render,
+                    goal,
+                    examples,
+                    Noise(examples, start, within=config.within, budget=budget),
+                    tries=tries,
+                    seed=config.seed,
+                    accept=recognise,
+                )
+                row |= {"random_search": searched.fooled.float().mean().item(), "random_tries": tries}
+                row["random_interval"] = share_interval(int(searched.fooled.sum()), len(examples))
+            rows.append(row)
+            views[f"budget_{budget:g}"] = found.pictures
+            verdicts[f"budget_{budget:g}_verdict"] = [victim.groups[i] for i in found.verdicts.tolist()]
+            write_findings(
+                folder.path / f"adversarial_{budget:g}.safetensors", examples, goal, found, noise, _replay_facts(config, model_name)
+            )
+        network_calls = counter.calls
+    result = {
+        "task": "audit",
+        "metric": {"name": f"share of pictures that {victim.name} misreads", "before": 0.0, "after": rows[-1]["fooled"]},
+        "held_out": {"before": 0.0, "after": rows[-1]["rate"], "examples": len(examples)},
+        "success": rows,
+        "victim": {"name": victim.name, "groups": victim.groups, "target": config.target, "right_on_clean": clean.right},
+        "pictures": [
+            row | {view: names[i] for view, names in verdicts.items()} for i, row in enumerate(save_pictures(folder, examples, views))
+        ],
+        "artefact": f"adversarial_{config.budgets[-1]:g}.safetensors",
+        "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": []},
+        "seconds": time.perf_counter() - started,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "network_calls": network_calls,
+        "seed": config.seed,
+        "command": command,
+        "versions": versions(),
+        "config": asdict(config),
+    }
+    result["story"] = asdict(_story(config, victim, clean, result, recognise is not None))
+    folder.write_result(result)
+    return result
+
+
+def find_clean(render: Renderer, victim: Victim, config: AuditConfig, recognise: Recogniser | None, report: Report) -> Clean:
+    """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets right often enough, the first right one.
+
+    With a judge, that picture must also be one in which the judge sees what the prompt names.
+
+    Raises:
+        PromptError: no prompt is left.
+
+    """
+    examples, labels, pictures, right = [], [], [], {}
+    for index, prompt in enumerate(config.prompts):
+        report("testing the victim on clean pictures", index, len(config.prompts))
+        drawn = number([prompt] * config.clean_seeds, (config.seed * len(config.prompts) + index) * config.clean_seeds)
+        label, wrong, usable = victim.label(prompt), 0, []
+        for start in range(0, len(drawn), _CHUNK):
+            part = drawn[start : start + _CHUNK]
+            images = as_saved(render.look(part))
+            hits = victim.verdicts(images) == label
+            wrong += int((~hits).sum())
+            if recognise is not None:
+                hits &= torch.tensor(recognise(images, part))
+            usable += [(part[i], images[i]) for i in hits.nonzero()[:, 0].tolist()]
+            right[prompt] = 1 - wrong / (start + len(part))
+            if wrong > (1 - config.least_right) * config.clean_seeds:  # it cannot qualify any more
+                break
+        if right[prompt] >= config.least_right and usable:
+            examples.append(usable[0][0])
+            labels.append(label)
+            pictures.append(usable[0][1])
+    if not examples:
+        best = max(right, key=lambda prompt: right[prompt])
+        raise PromptError(
+            f"victim {victim.name} gets no prompt right on {config.least_right:.0%} of {config.clean_seeds} clean pictures; the best is "
+            f"{best!r} with {right[best]:.0%}. Errors that it makes without an attack prove nothing: use other prompts, or another victim"
+        )
+    return Clean(examples, labels, torch.stack(pictures), right)
+
+
+def _measure(
+    budget: float,
+    config: AuditConfig,
+    examples: Sequence[Example],
+    goal: Goal,
+    found: Findings,
+    noise: Noise,
+    plain: Tensor,
+    recognise: Recogniser | None,
+    second: Victim | None,
+) -> dict[str, Any]:
+    """One row of `success`."""
+    agrees = torch.ones(len(examples), dtype=torch.bool)
+    if recognise is not None:
+        agrees = torch.tensor(recognise(found.pictures, examples))
+    success = found.fooled & agrees
+    transfer = None
+    if second is not None:
+        labels = torch.tensor([second.label(example.prompt) for example in examples])
+        known = success & (second.verdicts(plain) == labels)  # what it misreads without an attack cannot be transferred to it
+        wrong = second.verdicts(found.pictures) != labels
+        transfer = {"rate": (wrong & known).sum().item() / max(1, int(known.sum())), "of": int(known.sum())}
+    natural = noise.naturalness()
+    return {
+        "budget": budget,
+        "rate": success.float().mean().item(),
+        "interval": share_interval(int(success.sum()), len(examples)),
+        "fooled": found.fooled.float().mean().item(),
+        "random_search": None,
+        "transfer": None if transfer is None else transfer["rate"],
+        "transfer_of": None if transfer is None else transfer["of"],
+        "judge_agrees": None if recognise is None else agrees[found.fooled].float().mean().nan_to_num(0.0).item(),
+        "iterations": found.iterations.float().mean().item(),
+        "forward_equivalents": FORWARDS_PER_ITERATION * config.iterations,
+        "naturalness": {key: sum(abs(facts[key]) for facts in natural) / len(natural) for key in natural[0]},
+    }
+
+
+def _target(victim: Victim, target: str | None) -> int | None:
+    if target is None:
+        return None
+    if target not in victim.groups:
+        raise UnknownNameError(f"target {target!r} is no class of victim {victim.name}; choose one of {', '.join(victim.groups)}")
+    return victim.groups.index(target)
+
+
+def _replay_facts(config: AuditConfig, model_name: str) -> dict[str, Any]:
+    keys = ("victim", "target", "steps", "guidance_scale", "sampler")
+    return {"model": model_name, "prompts": config.prompts} | {key: getattr(config, key) for key in keys}
+
+
+def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, Any], judged: bool) -> Story:
+    unit = "root mean square, in standard deviations of the noise" if config.within == "l2" else "largest change of any number in the noise"
+    counted = "An attack counts as a success only if an independent judge still sees what the prompt names." if judged else ""
+    seen = f"anything but the right class ({len(victim.groups)} classes)" if config.target is None else f"“{config.target}”"
+    views = {"before": f"clean: {victim.name} is right"} | {f"budget_{b:g}": f"budget {b:g}" for b in config.budgets}
+    return Story(
+        title=f"How easily {victim.name} is fooled",
+        lead=f"Harmless prompts, and the initial noise moved a little, along the gradient through {config.steps} sampler steps, until the "
+        f"victim sees {seen}. Nobody painted these pictures: the model draws them from a noise close to the one it started from. {counted}",
+        views=views,
+        how=[
+            f"Of {len(config.prompts)} prompts, the victim gets {len(clean.examples)} right on at least {config.least_right:.0%} of "
+            f"{config.clean_seeds} clean pictures; only these are attacked, each from one clean picture that it gets right.",
+            f"Budget: {unit}. At most {config.iterations} steps of projected gradient descent on the difference of logits; random search "
+            f"draws {FORWARDS_PER_ITERATION * config.iterations} noises at the edge of the same budget, which costs as many forward passes "
+            "(a VJP counted as two).",
+        ],
+        use="Purpose: to measure and mend a classifier. Every finding can be replayed, and added to what it is trained and tested on:",
+        code=[f"adjointdpm audit --replay {result['artefact']}"],
+    )

@@ -1,0 +1,145 @@
+"""guide: one prompt, its noise or its embedding or both optimised for a metric, and every picture on the way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
+from adjointdpm.gradients import resolve as resolve_gradient
+from adjointdpm.models.inverted import invert
+from adjointdpm.optimize import Record
+from adjointdpm.pictures import read_picture
+from adjointdpm.recognition import Recogniser
+from adjointdpm.rendering import Renderer
+from adjointdpm.run_folder import RunFolder
+from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, number
+from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
+from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
+
+LEARNED = ("noise", "embedding", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideConfig(TaskConfig):
+    """What `guide` optimises; `prompts` repeats the one prompt, once for each picture.
+
+    Args:
+        learn: "noise", "embedding" or "both".
+        within, budget: the set that the noise stays in, see `Noise`.
+        picture: a file to start from, inverted to noise, instead of a seed.
+
+    """
+
+    learn: str = "noise"
+    within: str = "shell"
+    budget: float | None = None
+    picture: str | None = None
+
+    def __post_init__(self) -> None:
+        check_prompts(self.prompts, "prompt")
+        if len(set(self.prompts)) > 1:
+            raise PromptError(f"guide takes one prompt, not {len(set(self.prompts))}")
+        if self.learn not in LEARNED:
+            raise UnknownNameError(f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}")
+        if self.picture is not None and len(self.prompts) > 1:
+            raise InvalidInputError(f"a run that starts from a picture makes one, not {len(self.prompts)}")
+
+    def sets(self) -> Sets:
+        """The same examples for everything, but for an embedding, which is also measured on as many fresh seeds."""
+        first = 3 * SEED_RANGE * self.seed
+        examples = number(self.prompts, first)
+        fresh = number(self.prompts, first + 2 * SEED_RANGE)
+        return Sets(examples, examples, fresh if self.learn == "embedding" and self.picture is None else examples)
+
+
+def guide(
+    model: Any,
+    config: GuideConfig,
+    folder: RunFolder,
+    *,
+    task: str = "guide",
+    command: str = "",
+    recognise: Recogniser | None = None,
+    resume: bool = False,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> dict[str, Any]:
+    """Optimise, keep the picture of every iteration in `images/`, measure, and fill the run folder, all but its report.
+
+    Args, returned value and errors are those of `embed`; ReversalError if the start picture cannot be inverted.
+    """
+    metric, sets = config.resolve_metric(), config.sets()
+    starts: dict[Example, Tensor] = {}
+    if config.picture is not None:
+        image = read_picture(Path(config.picture))[None]
+        image = torch.nn.functional.interpolate(image, picture_size(model), mode="bilinear", antialias=True, align_corners=False)
+        scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+        config = replace(config, guidance_scale=scale)
+        starts[sets.training[0]] = invert(model, image, config.prompts[0], steps=config.steps, guidance_scale=scale)
+    gradient = resolve_gradient(config.gradient)
+    render = _Watched(model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts)
+    parts: list[Variable] = []
+    if config.learn in ("noise", "both"):
+        start = torch.cat([starts[e] if e in starts else model.noise(1, e.seed) for e in sets.training])
+        parts.append(Noise(sets.training, start, within=config.within, budget=config.budget))
+    if config.learn in ("embedding", "both"):
+        parts.append(PromptEmbedding(model, config.prompts[0]))
+    variable = parts[0] if len(parts) == 1 else Joint(parts)
+
+    def keep(record: Record) -> None:
+        if "validation" in record and render.seen is not None:
+            folder.write_images([f"iteration_{record['iteration']:04d}"], render.seen[:1])
+        on_record(record)
+
+    assignment = Assignment(task, config, variable, metric, sets, _story(config, metric.name), recognise=recognise, command=command)
+    result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
+    if "held_out" not in result:
+        return result
+    result["held_out"]["same_examples"] = sets.held_out == sets.training
+    result["trajectory"] = sorted(str(path.relative_to(folder.path)) for path in (folder.path / "images").glob("iteration_*.png"))
+    folder.write_result(result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Watched(Renderer):
+    """Remembers the last pictures that it drew of what is learned: the loop has drawn them anyway, to validate."""
+
+    _seen: list[Tensor] = field(default_factory=list)
+
+    @property
+    def seen(self) -> Tensor | None:
+        return self._seen[-1] if self._seen else None
+
+    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Tensor:
+        images = super().look(examples, variable)
+        if variable is not None:
+            self._seen[:] = [images]
+        return images
+
+
+def _story(config: GuideConfig, metric: str) -> Story:
+    learned = {"noise": "the initial noise", "embedding": "the prompt's embedding", "both": "the initial noise and the prompt's embedding"}
+    what = learned[config.learn]
+    within = (
+        ""
+        if config.learn == "embedding"
+        else f" The noise stays within: {config.within}" + ("." if config.budget is None else f", budget {config.budget:g}.")
+    )
+    start = "" if config.picture is None else " It started from a picture, inverted to noise."
+    code = {
+        "noise": ['noise = load_file("noise.safetensors")["noise"]', f'pipe("{config.prompts[0]}", latents=noise)'],
+        "embedding": ['embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]', "pipe(prompt_embeds=embeds)"],
+    }
+    return Story(
+        title=f"`{config.prompts[0]}`, guided",
+        lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} sampler steps. The model is "
+        f"untouched.{start}",
+        views={"before": "before", "after": "after"},
+        how=[f"Optimised: {what}.{within}"],
+        use="Stock diffusers draws it from the saved tensors, without this library:",
+        code=["from safetensors.torch import load_file", *[line for key in code if config.learn in (key, "both") for line in code[key]]],
+    )

@@ -1,0 +1,103 @@
+"""The tasks' commands: what they refuse, configuration files, and a run on a user's own pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import tiny_pipeline
+from test_cli import restored_state, run  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A folder with prompts, a metric and a small pipeline; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
+    Path("prompts.txt").write_text("# colours\nred fox\n\nfox\nred\nfo re\n")
+    Path("empty.txt").write_text("\n# nothing\n\n")
+    Path("metric.py").write_text(
+        "def score(images):\n    return images[:, 0].mean((1, 2))\n\ndef wrong(images):\n    return images.mean()\n\n"
+        "def blocked(images):\n    return images.detach().mean((1, 2, 3))\n"
+    )
+    Path("text.png").write_text("no picture")
+    return tmp_path
+
+
+EMBED = ("embed", "--model", "model", "--prompts", "prompts.txt", "--metric", "metric.py:score", "--token", "<t>", "--initial", "fox")
+SMALL = ("--steps", 2, "--iterations", 2, "--guidance-scale", 2, "--tracker", "none", "--device", "cpu")
+
+
+def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
+    code, out, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")
+    assert code == 0, err
+    assert "prompts and seeds never used for learning" in out
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["config"]["prompts"] == ["red fox", "red", "fo re"]
+    assert result["config"]["held_out"] == ["fox"]
+    assert "recognised" not in result["held_out"]
+    assert Path("run/learned_embeds.safetensors").is_file()
+    assert "No independent judge" in Path("run/report.html").read_text()
+    code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")
+    assert code == 2
+    assert "--resume" in err
+    assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run", "--resume")[0] == 0
+
+
+def test_a_configuration_file_gives_defaults_that_flags_override(files, monkeypatch, capsys) -> None:
+    values = {"model": "model", "prompts": "prompts.txt", "metric": "metric.py:score", "token": "<t>", "initial": "fox", "steps": 3}
+    values |= {"iterations": 1, "guidance-scale": 2.0, "tracker": "none", "device": "cpu", "gradient": "truncated:last=1"}
+    Path("run.yaml").write_text(yaml.safe_dump(values))
+    code, _, err = run(monkeypatch, capsys, "embed", "--config", "run.yaml", "--steps", 2, "--out", "run")
+    assert code == 0, err
+    config = json.loads(Path("run/result.json").read_text())["config"]
+    assert (config["steps"], config["guidance_scale"], config["gradient"]) == (2, 2.0, "truncated:last=1")
+    Path("run.yaml").write_text("stepz: 3\n")
+    code, _, err = run(monkeypatch, capsys, "embed", "--config", "run.yaml")
+    assert code == 2
+    assert "stepz" in err
+    assert "steps" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*EMBED, "--prompts", "empty.txt"), "no prompts"),
+        ((*EMBED, "--prompts", "missing.txt"), "missing.txt"),
+        ((*EMBED, "--token", "red"), "exists"),
+        ((*EMBED, "--metric", "metric.py:wrong", "--weight", 1, "--weight", 1), "shape"),
+        ((*EMBED, "--metric", "nothing"), "nothing"),
+        ((*EMBED, "--weight", 1, "--weight", 2), "weights"),
+        ((*EMBED, "--gradient", "truncated"), "last="),
+        ((*EMBED, "--device", "quantum"), "quantum"),
+        ((*EMBED, "--dtype", "int3"), "int3"),
+        (("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "text.png"), "text.png"),
+        (("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "none.png"), "none.png"),
+        (("audit", "--model", "model"), "--prompts"),
+        (("audit", "--model", "model", "--prompts", "prompts.txt", "--victim", "nobody"), "nobody"),
+        (("audit", "--model", "model", "--prompts", "prompts.txt", "--budget", 0), "budget of 0"),
+        (("audit", "--replay", "metric.py"), "metric.py"),
+        (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:blocked"), "blocks gradients"),
+        (("guide", "--model", "model", "--prompt", " ", "--metric", "metric.py:score"), "blank"),
+        (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", "--within", "l2"), "budget"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing_behind(files, monkeypatch, capsys, arguments, message: str) -> None:
+    before = sorted(files.iterdir())
+    command, *flags = arguments
+    small = () if command == "audit" else SMALL
+    code, out, err = run(monkeypatch, capsys, command, "--out", "run", *small, *flags)
+    assert code == 2, err
+    assert out == ""
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in err
+    left = [path for path in sorted(files.iterdir()) if path not in before]
+    assert all(path.name in ("run", "__pycache__") for path in left)
+    assert not (files / "run" / "result.json").exists()
+
+
+def test_missing_flags_are_named(files, monkeypatch, capsys) -> None:
+    code, _, err = run(monkeypatch, capsys, "embed", "--model", "model", "--prompts", "prompts.txt", "--metric", "metric.py:score")
+    assert code == 2
+    assert "--token" in err or "--initial" in err

@@ -1,0 +1,211 @@
+"""stylize, guide and audit from end to end on the bundled model, with too few steps to learn much."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from adjointdpm import errors
+from adjointdpm.adversarial import read_findings, replay
+from adjointdpm.models import load
+from adjointdpm.models.loading import BUNDLED
+from adjointdpm.optimize import Settings
+from adjointdpm.recognition import recogniser_for
+from adjointdpm.report import write_report
+from adjointdpm.run_folder import RunFolder, png
+from adjointdpm.tasks.audit import AuditConfig, audit
+from adjointdpm.tasks.demo import reference_pattern
+from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.stylize import StylizeConfig, stylize
+
+PROMPTS = ["a noto emoji of a lion", "a twemoji emoji of a tiger"]
+HELD_OUT = ["a fluent emoji of a lemon", "a noto emoji of a koala"]
+NEEDED = {"task", "metric", "held_out", "seconds", "peak_memory_bytes", "network_calls", "seed", "versions"}
+SHORT = Settings(iterations=2, batch=2, learning_rate=0.02, preservation=0.1, validate_every=1)
+
+
+@pytest.fixture
+def style(tmp_path) -> Path:
+    path = tmp_path / "style.png"
+    path.write_bytes(png(reference_pattern()))
+    return path
+
+
+def checked(folder: RunFolder) -> dict:
+    """The run folder holds what every task promises; returns its result."""
+    write_report(folder)
+    result = json.loads((folder.path / "result.json").read_text())
+    assert not NEEDED - result.keys()
+    assert {"before", "after"} <= result["metric"].keys() & result["held_out"].keys()
+    names = {path.name for path in folder.path.iterdir()}
+    assert {"config.yaml", "result.json", "history.jsonl", "images", "report.html"} <= names
+    assert (folder.path / result["artefact"]).exists()
+    for row in result["pictures"]:
+        assert all((folder.path / row[view]).is_file() for view in result["story"]["views"])
+    return result
+
+
+@pytest.mark.parametrize(("full", "gradient"), [(False, "exact"), (True, "adjoint")])
+def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with(tmp_path, style, full: bool, gradient: str) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    config = StylizeConfig(
+        style=str(style),
+        prompts=PROMPTS,
+        held_out=HELD_OUT,
+        validation=1,
+        steps=3,
+        guidance_scale=4.0,
+        gradient=gradient,
+        full=full,
+        rank=4,
+        alpha=16.0,
+        optimisation=SHORT,
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "stylize"})
+    model = load("tiny")
+    before = {name: value.clone() for name, value in model.pipe.unet.state_dict().items()}
+    stylize(model, config, folder, recognise=recogniser_for(HELD_OUT))
+    assert all(torch.equal(value, before[name]) for name, value in model.pipe.unet.state_dict().items())
+    result = checked(folder)
+    row = result["pictures"][0]
+    pipe = StableDiffusionPipeline.from_pretrained(BUNDLED["tiny"], local_files_only=True)
+    if full:
+        pipe.unet = type(pipe.unet).from_pretrained(folder.path / "unet")
+    else:
+        assert (folder.path / "pytorch_lora_weights.safetensors").is_file()
+        pipe.load_lora_weights(str(folder.path), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    stock = pipe(row["prompt"], latents=model.noise(1, row["seed"]), num_inference_steps=3, guidance_scale=4.0).images[0]
+    mine = Image.open(folder.path / row["after"])
+    difference = torch.tensor(list(stock.tobytes()), dtype=torch.int) - torch.tensor(list(mine.convert("RGB").tobytes()), dtype=torch.int)
+    assert difference.abs().max() <= 1
+
+
+@pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
+def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
+    config = GuideConfig(
+        metric=["color:mood=dusk"],
+        prompts=[PROMPTS[0]],
+        held_out=[PROMPTS[0]],
+        learn=learn,
+        steps=3,
+        guidance_scale=3.0,
+        optimisation=Settings(iterations=3, batch=1, learning_rate=0.05, preservation=0.1, validate_every=1, patience=9),
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    model = load("tiny")
+    guide(model, config, folder)
+    result = checked(folder)
+    assert len(result["trajectory"]) == 4
+    assert result["metric"]["after"] < result["metric"]["before"]
+    assert result["held_out"]["same_examples"] == (learn != "embedding")
+    if learn == "noise":
+        latents = load_file(folder.path / "noise.safetensors")["noise"]
+        again = model.generate(PROMPTS[0], latents, steps=3, guidance_scale=3.0).detach().clamp(0, 1)
+        kept = Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB")
+        assert png(again[0]) == png(torch.tensor(list(kept.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255)
+
+
+def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
+    model = load("tiny")
+    with torch.no_grad():
+        picture = model.generate(PROMPTS[0], model.noise(1, 9), steps=10, guidance_scale=1.0)[0].clamp(0, 1)
+    (tmp_path / "mine.png").write_bytes(png(picture))
+    config = GuideConfig(
+        metric=["color:mood=teal"],
+        prompts=[PROMPTS[0]],
+        held_out=[PROMPTS[0]],
+        picture=str(tmp_path / "mine.png"),
+        steps=10,
+        optimisation=Settings(iterations=1, batch=1, learning_rate=0.01, preservation=0.1, validate_every=1),
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    result = guide(model, config, folder)
+    before = Image.open(folder.path / result["pictures"][0]["before"]).convert("RGB")
+    redrawn = torch.tensor(list(before.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255
+    assert (redrawn - picture).abs().mean() < 0.06  # the autoencoder itself is not exact
+
+
+VICTIM = """
+import torch
+class Net(torch.nn.Module):
+    classes = ["lion", "lemon"]
+    def forward(self, images):
+        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))
+        return torch.stack([THRESHOLD - blue, blue - THRESHOLD], 1) * 20
+def build():
+    return Net()
+"""
+
+
+def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
+    model = load("tiny")
+    path = tmp_path / "victim.py"
+    with torch.no_grad():
+        images = model.generate([PROMPTS[0]] * 3, model.noise(3, 0), steps=3, guidance_scale=3.0)
+    blue = (images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))).max().item()
+    path.write_text(VICTIM.replace("THRESHOLD", f"{blue + 0.3:.4f}"))
+    config = AuditConfig(
+        victim=f"{path}:build",
+        transfer=f"{path}:build",
+        prompts=[PROMPTS[0]],
+        budgets=[0.05, 0.8],
+        clean_seeds=2,
+        iterations=4,
+        steps=3,
+        guidance_scale=3.0,
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
+    seen: list[str] = []
+    audit(model, config, folder, model_name="tiny", report=lambda what, done, total: seen.append(what))
+    result = checked(folder)
+    assert [row["budget"] for row in result["success"]] == [0.05, 0.8]
+    for row in result["success"]:
+        assert {"budget", "rate", "interval", "random_search", "transfer", "judge_agrees"} <= row.keys()
+        assert row["interval"][0] <= row["rate"] <= row["interval"][1]
+    assert seen
+    findings = read_findings(folder.path / result["artefact"])
+    assert all(row["now"] == row["was"] for row in replay(model, findings))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budgets": [0.0]}, "budget of 0"),
+        ({"budgets": []}, "budgets"),
+        ({"prompts": []}, "prompt"),
+        ({"prompts": ["a fox", "a fox"]}, "twice"),
+        ({"within": "l7"}, "l7"),
+        ({"least_right": 0}, "least_right"),
+        ({"iterations": 0}, "iterations"),
+    ],
+)
+def test_bad_audits_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(errors.AdjointDPMError, match=message):
+        AuditConfig(**({"victim": "judge", "prompts": ["a fox"]} | change))
+
+
+def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
+    path = tmp_path / "victim.py"
+    path.write_text(VICTIM.replace("THRESHOLD", "-9.0"))  # sees lemons everywhere
+    config = AuditConfig(victim=f"{path}:build", prompts=[PROMPTS[0]], clean_seeds=2, steps=2, guidance_scale=3.0)
+    with pytest.raises(errors.PromptError, match="no prompt right"):
+        audit(load("tiny"), config, RunFolder.open(tmp_path / "run", {}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learn": "weights"}, "weights"),
+        ({"prompts": ["a", "b"]}, "one prompt"),
+        ({"prompts": ["a", "a"], "picture": "x.png"}, "makes one"),
+        ({"prompts": [" "]}, "blank"),
+    ],
+)
+def test_bad_guidance_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(errors.AdjointDPMError, match=message):
+        GuideConfig(**({"metric": ["color:mood=dusk"], "prompts": ["a"], "held_out": ["a"]} | change))
