@@ -1,4 +1,7 @@
-"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE` to test it on a style it never saw."""
+"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE` to test it on a style it never saw.
+
+`--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against while the bundled one judges.
+"""
 
 import json
 import time
@@ -9,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm.judge import Judge, JudgeNetwork
 from data import HERE, STYLES, VARIANTS, WORK, load_concepts
@@ -56,13 +59,22 @@ def save(judge: Judge, folder: Path) -> None:
     weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": WIDTHS}) + "\n")
+    widths = [layer.out_channels for layer in judge.network.trunk if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
+    (folder / "config.json").write_text(json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": widths}) + "\n")
 
 
-def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 0, resume: bool = False) -> None:
+def main(
+    minutes: float = 5.0,
+    left_out: str = "",
+    batch: int = 64,
+    seed: int = 0,
+    resume: bool = False,
+    folder: Path = FOLDER,
+    widths: str = ",".join(map(str, WIDTHS)),
+) -> None:
     """Train by the clock on the familiar concepts and the generator's withheld ones, and print accuracies on unseen augmentations as JSON.
 
-    With `--left-out`, pictures of that style are only tested on, and nothing is saved.
+    With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths` are four channel counts, divisible by 8.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -79,9 +91,9 @@ def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 
     else:
         known = variant >= HELD_OUT
         train, test = np.flatnonzero(known), np.flatnonzero(~known)
-    judge = Judge(JudgeNetwork(len(concepts), len(styles), WIDTHS), concepts, styles)
+    judge = Judge(JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))), concepts, styles)
     if resume:  # from what was saved, with a new optimizer and other batches
-        judge = Judge.load(FOLDER)
+        judge = Judge.load(folder)
         rng = np.random.default_rng(seed + 1)
     network = judge.network.requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
@@ -104,8 +116,8 @@ def main(minutes: float = 5.0, left_out: str = "", batch: int = 64, seed: int = 
     result = {"left_out": left_out or None, "minutes": minutes, "steps": step, **accuracies(judge, images[test], labels[test])}
     print(json.dumps(result))
     if not left_out:
-        save(judge, FOLDER)
-        (WORK / "judge.json").write_text(json.dumps(result) + "\n")
+        save(judge, folder)
+        (WORK / "judge.json" if folder == FOLDER else folder / "accuracies.json").write_text(json.dumps(result) + "\n")
     else:
         (WORK / f"judge-{left_out}.json").write_text(json.dumps(result) + "\n")
 
