@@ -1,0 +1,116 @@
+"""What users have today, as methods of the gradient benchmark: `adjointdpm bench gradients --competitors benchmarks/competitors.py`.
+
+Needs the dependency group `bench`; what is not installed is left out. diffrax is not here: it differentiates JAX networks, and there is
+no equal copy of the bundled UNet in JAX.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from adjointdpm.bench.methods import Method
+from adjointdpm.bench.registration import Setting
+from adjointdpm.errors import UnsupportedError
+from adjointdpm.gradients import GradientMethod
+from adjointdpm.problem import Problem
+from adjointdpm.schedule import TableSchedule
+
+
+def competitors(setting: Setting) -> list[Method]:
+    """Those that are installed and can solve this setting: DDIM on the sampler's own grid."""
+    if setting.sampler != "ddim":
+        return []
+    found = [_method("torch.utils.checkpoint around scheduler steps", "checkpointed loop", CheckpointedLoop, exact=True)]
+    if importlib.util.find_spec("torchdiffeq") is not None:
+        for rule in ("euler", "midpoint"):
+            for outputs in ("all", "ends"):
+                name = f'torchdiffeq.odeint_adjoint("{rule}", {outputs} times)'
+                found.append(_method(name, "torchdiffeq", lambda rule=rule, outputs=outputs: TorchdiffeqAdjoint(rule, outputs)))
+    return found
+
+
+def _method(name: str, family: str, make: Callable[[], GradientMethod], exact: bool = False) -> Method:
+    return Method(name, family, lambda _: make(), exact)
+
+
+@dataclass(frozen=True)
+class TorchdiffeqAdjoint(GradientMethod):
+    """`torchdiffeq.odeint_adjoint` on the ODE in the noise form, with the sampler's grid: how the official AdjointDPM code works.
+
+    github.com/HanshuYAN/AdjointDPM asks for the state at every time of the grid (`outputs="all"`), so torchdiffeq keeps N states and starts
+    every interval of its way back from the stored one. With `outputs="ends"` it keeps one state and solves all others back, which is the
+    method as the paper describes it. Unlike that code, this calls the network at the continuous time of each stage, not at the nearest
+    time of the grid, and asks for the gradients that are wanted.
+    """
+
+    rule: Literal["euler", "midpoint"]
+    outputs: Literal["all", "ends"]
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Solve dy/dρ = ε from ρ_max to ρ_min."""
+        from torchdiffeq import odeint_adjoint  # pyright: ignore[reportMissingImports] - of the group `bench`, which lint does without
+
+        schedule, denoiser = problem.schedule, problem.denoiser
+        alpha = schedule.alpha(problem.plan.grid)
+        rho = schedule.rho(problem.plan.grid).to(problem.start)
+
+        def velocity(r: Tensor, y: Tensor) -> Tensor:
+            t = schedule.time(r.detach().to("cpu", torch.float64))
+            a, s = schedule.alpha(t).item(), schedule.sigma(t).item()
+            x = y * a
+            output = denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
+            return denoiser.split(output, x, a, s)[1]
+
+        def grid(function: Any, y: Tensor, t: Tensor) -> Tensor:
+            # torchdiffeq turns time round, and negates it, as it needs it.
+            turned = (rho, rho.flip(0), -rho, -rho.flip(0))
+            return next(g for g in turned if g[0] == t[0] and g[-1] == t[-1])
+
+        wanted = tuple(t for t in [*problem.inputs, *denoiser.parameters()] if t.requires_grad)
+        times, options = (rho, None) if self.outputs == "all" else (rho[[0, -1]], {"grid_constructor": grid})
+        y = odeint_adjoint(velocity, problem.start / alpha[0].item(), times, method=self.rule, options=options, adjoint_params=wanted)
+        assert isinstance(y, Tensor)
+        return y[-1] * alpha[-1].item()
+
+
+@dataclass(frozen=True)
+class CheckpointedLoop(GradientMethod):
+    """A loop over diffusers' DDIM scheduler with `torch.utils.checkpoint` around each step, as AlignProp's and DRaFT's trainers do it."""
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Sample with the scheduler whose table and times are the problem's."""
+        if not isinstance(problem.schedule, TableSchedule):
+            raise UnsupportedError("diffusers' DDIM scheduler needs a table of noise levels")
+        cumulative = problem.schedule.alphas_cumprod
+        betas = 1 - cumulative / torch.cat([cumulative.new_ones(1), cumulative[:-1]])
+        scheduler = DDIMScheduler(
+            num_train_timesteps=len(cumulative),
+            trained_betas=betas.numpy(),  # pyright: ignore[reportArgumentType]
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+        )
+        scheduler.set_timesteps(problem.plan.steps)
+        if scheduler.timesteps.tolist() != problem.plan.grid[:-1].tolist():
+            raise UnsupportedError("the scheduler's timesteps are not those of the problem's grid")
+        denoiser = problem.denoiser
+
+        def step(x: Tensor, t: Tensor) -> Tensor:
+            output = denoiser.output(
+                x, t.to(x.device, torch.float32).expand(len(x)), problem.cond, problem.null_cond, problem.guidance_scale
+            )
+            return scheduler.step(output, t, x, return_dict=False)[0]  # pyright: ignore[reportArgumentType, reportReturnType]
+
+        x = problem.start
+        for t in scheduler.timesteps:
+            x = checkpoint(step, x, t, use_reentrant=False)
+            assert isinstance(x, Tensor)
+        return x
