@@ -7,7 +7,6 @@ over forward and backward pass, recomputation included; the weights are not coun
 import multiprocessing
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,62 +29,19 @@ GUIDANCE = 5.0
 PROMPT = "a noto emoji of a red apple"
 
 
-class SavedTensors:
-    """The storages that autograd holds, each counted once and for as long as it exists.
-
-    Attributes:
-        graph: bytes held by now, and the most so far, without weights and latents.
-        latents: the same for saved tensors outside of the network that are as large as the latent.
-
-    """
-
-    def __init__(self, module: nn.Module, latent: Tensor) -> None:
-        self._ignored = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
-        self._latent_bytes = latent.untyped_storage().nbytes()
-        self._alive: set[int] = set()
-        self.held = {"graph": 0, "latents": 0}
-        self.peak = dict(self.held)
-
-    def add(self, tensor: Tensor, in_network: bool) -> None:
-        """Count the storage of `tensor` until it is freed."""
-        storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
-        if address in self._ignored or address in self._alive or size == 0:
-            return
-        kind = "latents" if not in_network and size == self._latent_bytes else "graph"
-        self._alive.add(address)
-        self.held[kind] += size
-        self.peak[kind] = max(self.peak[kind], self.held[kind])
-        weakref.finalize(storage, self._free, address, kind, size)
-
-    def _free(self, address: int, kind: str, size: int) -> None:
-        self._alive.discard(address)
-        self.held[kind] -= size
-
-
 class Watched(nn.Module):
-    """The network, its calls and what autograd saves in them counted.
+    """The network, telling whether it is running."""
 
-    Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: these count, and hand the tensor on to
-    those around them.
-    """
-
-    def __init__(self, network: nn.Module, saved: SavedTensors) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.saved, self.calls = network, saved, 0
+        self.network, self.running = network, False
 
     def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        self.calls += 1
-        around = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-        # Returning the tensor itself could make a reference cycle that keeps the graph alive.
-        outer_pack, unpack = around if around is not None else (Tensor.detach, lambda tensor: tensor)
-
-        def pack(tensor: Tensor) -> Any:
-            self.saved.add(tensor, in_network=True)
-            return outer_pack(tensor)
-
-        with saved_tensors_hooks(pack, unpack):
+        self.running = True
+        try:
             return self.network(x, t, cond)
+        finally:
+            self.running = False
 
 
 @dataclass(frozen=True)
@@ -114,31 +70,30 @@ def measure(case: Case, name: str) -> dict[str, Any]:
         cond, null_cond, scale = model.conditioning(model.encode(PROMPT), None, GUIDANCE)
     noise = model.noise(1, seed=0).requires_grad_()
     cond = {key: value.clone().requires_grad_() for key, value in cond.items()}
-    saved = SavedTensors(model.network, noise)
-    network = Watched(model.network, saved)
+    network, latents, latent_bytes = Watched(model.network), adj.Stats(), noise.untyped_storage().nbytes()
     denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=null_cond)
     schedule = adj.NoiseSchedule.from_scheduler(model.pipe.scheduler)
     with torch.no_grad():  # what the libraries allocate once
         denoiser(noise, torch.full((1,), 500.0), cond)
-    network.calls = 0
     resident = restart_peak_resident()
     started = time.perf_counter()
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.add(tensor, in_network=False)
-        return tensor.detach()
+        if not network.running and tensor.untyped_storage().nbytes() == latent_bytes:
+            latents.hold(tensor)
+        return tensor.detach()  # the tensor itself could make a reference cycle that keeps the graph alive
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with adj.stats() as counts, saved_tensors_hooks(pack, lambda tensor: tensor):
         x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, steps=case.steps, gradient=METHODS[case.method](case))
         (0.5 * x.square().sum()).backward()
     seconds = time.perf_counter() - started
     assert noise.grad is not None
     assert all(tensor.grad is not None for tensor in cond.values())
     return asdict(case) | {
-        "graph_bytes": saved.peak["graph"],
-        "latent_bytes": saved.peak["latents"],
+        "graph_bytes": counts.peak_bytes_held,
+        "latent_bytes": latents.peak_bytes_held,
         "resident_bytes": peak_resident() - resident,
-        "calls": network.calls,
+        "calls": counts.network_calls,
         "seconds": seconds,
     }
 

@@ -1,0 +1,26 @@
+"""The prompts of the audit in docs/audit.md: `python benchmarks/audit_prompts.py > prompts.txt`.
+
+Every familiar concept of the bundled model that is also a class of ImageNet, in every style, with and without a white background. Nothing
+was picked by hand: the audit itself keeps those that its victim gets right.
+"""
+
+import json
+from pathlib import Path
+
+from adjointdpm.networks import IMAGENET
+from adjointdpm.recognition import named_concept
+from adjointdpm.tasks.demo import STYLES
+
+CONCEPTS = Path(__file__).parents[1] / "training" / "concepts.json"
+
+
+def prompts() -> list[str]:
+    """One a concept, style and background."""
+    names = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
+    known = [name for name in names if named_concept(name, list(IMAGENET))]
+    plain = [f"a {style} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in known for style in STYLES]
+    return plain + [f"{prompt} on a white background" for prompt in plain]
+
+
+if __name__ == "__main__":
+    print("\n".join(prompts()))
