@@ -170,24 +170,35 @@ def render(svg: str, side: int = 2 * SIZE) -> Image.Image:
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGBA")
 
 
-def main(seed: int = 0) -> None:
-    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and background."""
-    folders = fetch()
-    styles = read_styles(folders)
-    concepts = choose_concepts(folders, styles, seed)
-    CONCEPTS.write_text(json.dumps([asdict(c) for c in concepts], indent=1) + "\n")
+def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Placements of the chosen concepts in every style, `variants` of each picture next to each other.
+
+    Returns:
+        uint8 pictures [n, 64, 64, 3], and for each the indices of its concept (among all), style and background [n, 3].
+
+    """
+    styles, concepts = read_styles(fetch()), load_concepts()
     rng = random.Random(seed)
     names = list(BACKGROUNDS)
     images, labels = [], []
-    for c, concept in enumerate(concepts):
+    for c in chosen:
         for s, style in enumerate(STYLES):
-            picture = render(styles[style][concept.codepoint])
-            for _ in range(VARIANTS):
+            picture = render(styles[style][concepts[c].codepoint])
+            for _ in range(variants):
                 b = 0 if rng.random() < WHITE_SHARE else rng.randrange(1, len(names))
                 images.append(place(picture, BACKGROUNDS[names[b]], rng))
                 labels.append((c, s, b))
+    return np.stack(images), np.array(labels, dtype=np.int16)
+
+
+def main(seed: int = 0) -> None:
+    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and background."""
+    folders = fetch()
+    concepts = choose_concepts(folders, read_styles(folders), seed)
+    CONCEPTS.write_text(json.dumps([asdict(c) for c in concepts], indent=1) + "\n")
+    images, labels = draw(list(range(len(concepts))), VARIANTS, seed)
     temporary = WORK / "pool.tmp.npz"
-    np.savez(temporary, images=np.stack(images), labels=np.array(labels, dtype=np.int16))
+    np.savez(temporary, images=images, labels=labels)
     temporary.replace(WORK / "pool.npz")
     withheld = [c.name for c in concepts if c.withheld]
     print(f"{len(concepts)} concepts, {len(withheld)} withheld: {', '.join(withheld)}; {len(images)} pictures")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adjointdpm.judge import Judge, JudgeNetwork
-from data import HERE, STYLES, VARIANTS, WORK, load_concepts
+from data import HERE, STYLES, VARIANTS, WORK, draw, load_concepts
 
 FOLDER = HERE.parent / "src" / "adjointdpm" / "models" / "tiny" / "judge"
 WIDTHS = (24, 48, 96, 128)
@@ -71,10 +71,12 @@ def main(
     resume: bool = False,
     folder: Path = FOLDER,
     widths: str = ",".join(map(str, WIDTHS)),
+    placements: int = 0,
 ) -> None:
     """Train by the clock on the familiar concepts and the generator's withheld ones, and print accuracies on unseen augmentations as JSON.
 
     With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths` are four channel counts, divisible by 8.
+    `--placements` draws so many more of each picture to train on; the pool's, the same for every judge, are what it is tested on.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -91,6 +93,13 @@ def main(
     else:
         known = variant >= HELD_OUT
         train, test = np.flatnonzero(known), np.flatnonzero(~known)
+    test_images, test_labels = images[test], labels[test]
+    images, labels = images[train], labels[train]
+    if placements:
+        more, labelled = draw(kept, placements, seed + 1)
+        labelled[:, 0] = np.searchsorted(kept, labelled[:, 0])
+        known = labelled[:, 1] != styles.index(left_out) if left_out else np.full(len(more), True)
+        images, labels = np.concatenate([images, more[known]]), np.concatenate([labels, labelled[known]])
     judge = Judge(JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))), concepts, styles)
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)
@@ -101,7 +110,7 @@ def main(
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
-        picks = rng.choice(train, batch)
+        picks = rng.integers(len(images), size=batch)
         features = network(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
         loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(network.style(features), truth[:, 1])
@@ -113,7 +122,8 @@ def main(
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
     network.requires_grad_(False)
-    result = {"left_out": left_out or None, "minutes": minutes, "steps": step, **accuracies(judge, images[test], labels[test])}
+    facts = {"left_out": left_out or None, "minutes": minutes, "steps": step, "trained_on": len(images)}
+    result = {**facts, **accuracies(judge, test_images, test_labels)}
     print(json.dumps(result))
     if not left_out:
         save(judge, folder)
