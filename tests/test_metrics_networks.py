@@ -12,6 +12,7 @@ from adjointdpm import errors, metrics
 from adjointdpm.judge import Judge
 from adjointdpm.metrics import Classifier, GramStyle, Metric, Reference, SafetyFilter, TextSimilarity, WeightedSum
 from adjointdpm.metrics.similarity import concept_in
+from adjointdpm.named import build_named
 from adjointdpm.networks import load_network
 from pipelines import tiny_tokenizer
 
@@ -281,6 +282,6 @@ def test_several_metrics_by_weight() -> None:
 
 def test_values_are_text_unless_they_are_numbers() -> None:
     for value, expected in (("2024-01-01", str), ("a: b", str), ("*.png", str), ("0.5", float), ("true", bool)):
-        assert isinstance(metrics._parse_options("m", f"key={value}")["key"], expected)
+        assert isinstance(build_named("metric", f"m:key={value}", {"m": lambda key: key}), expected)
     with pytest.raises(errors.UnknownNameError, match="color, gram, classifier, safety, reference, similarity"):
         metrics.resolve("style")
