@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+import yaml
 
 from adjointdpm import errors
 from adjointdpm.run_folder import RunFolder
@@ -49,3 +50,19 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path) -> None:
     RunFolder.open(tmp_path / "run", config)
     with pytest.raises(errors.CheckpointError, match="another config"):
         RunFolder.open(tmp_path / "run", {"optimisation": {"accumulate": 2, "ema": 0.0}}, resume=True)
+
+
+def test_a_run_that_was_refused_before_it_began_is_not_in_the_way_of_the_next(tmp_path) -> None:
+    RunFolder.open(tmp_path / "run", {"task": "embed", "token": "red"})
+    folder = RunFolder.open(tmp_path / "run", {"task": "embed", "token": "<red>"})
+    assert yaml.safe_load((folder.path / "config.yaml").read_text())["token"] == "<red>"
+    folder.write_history([{"iteration": 0}])
+    with pytest.raises(errors.OutputError, match="not empty"):
+        RunFolder.open(tmp_path / "run", {"task": "embed"})
+    for content in ("mine: 1\n", "- no mapping\n", "{no yaml"):
+        other = tmp_path / content[:2]
+        other.mkdir()
+        (other / "config.yaml").write_text(content)
+        with pytest.raises(errors.OutputError, match="not empty"):
+            RunFolder.open(other, {"task": "embed"})
+        assert (other / "config.yaml").read_text() == content

@@ -38,7 +38,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, config: dict[str, Any], *, resume: bool = False, force: bool = False) -> Self:
-        """Make the folder, or take an existing one over if the user said so.
+        """Make the folder, or take an existing one over if the user said so, or if all that it holds is the config of a run.
 
         With several processes all must call this; the main one does it, the others wait and fail if it fails.
 
@@ -109,7 +109,7 @@ def png(image: Float[Tensor, "3 height width"]) -> bytes:
 def _prepare(path: Path, config: dict[str, Any], resume: bool, force: bool) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose a folder")
-    used = path.is_dir() and any(path.iterdir())
+    used = path.is_dir() and any(path.iterdir()) and not _never_began(path)
     config = yaml.safe_load(yaml.safe_dump(config))  # as it will be read back
     if resume:
         _check_same(path, config)
@@ -120,6 +120,17 @@ def _prepare(path: Path, config: dict[str, Any], resume: bool, force: bool) -> N
             raise OutputError(f"{path} holds no run of adjointdpm (no {_CONFIG}), so --force will not delete it; choose another --out")
         shutil.rmtree(path)
     write_text(path / _CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a run wrote its config here and nothing else: it was refused, say for its metric, and left nothing that could be lost."""
+    if [child.name for child in path.iterdir()] != [_CONFIG]:
+        return False
+    try:
+        config = yaml.safe_load((path / _CONFIG).read_text())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "task" in config  # and not a file of that name that somebody else wrote
 
 
 def _check_same(path: Path, config: dict[str, Any]) -> None:
