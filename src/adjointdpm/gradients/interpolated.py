@@ -22,10 +22,12 @@ class Interpolated(GradientMethod):
     """Gradient of the discrete sampler with M network VJPs instead of one a call; approximate for M below the number of calls.
 
     A sampler is a linear program but for its network calls, so its transpose needs the network only in
-    w_k = α_k (∂x̂_0/∂x_k)ᵀ b_k/β_k, where b_k is the costate of x̂_0 at call k and β_k the sum of the coefficients that brought it there. w
-    varies slowly in log ρ. The transposed program runs through every call; at M of them, uniform in log ρ, the first and the last included,
-    the network is asked, and w is linear in log ρ in between: extrapolated from the last two nodes to reach the next one, then interpolated
-    once that is known. The same weights turn the nodes' gradients for conditioning and weights into sums over all calls.
+    w_k = α_k (∂x̂_0/∂x_k)ᵀ b_k/β_k, where b_k is the costate of x̂_0 at call k and β_k the sum of the coefficients that brought it there. If
+    the network's Jacobian is smooth, w varies slowly in log ρ. The transposed program runs through every call; at M of them, the first and
+    the last included, the network is asked, and w is linear in log ρ in between: extrapolated from the nodes behind to reach the next one,
+    then interpolated once that is known. The extrapolation trusts the slope between the last two nodes, sample by sample, as far as that
+    slope would have foretold the newest node: a network with a rough Jacobian gets a constant, a smooth one a line. Nodes are uniform in
+    the mean of log ρ and the number of the call. The same weights turn the nodes' gradients for conditioning and weights into sums.
 
     It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
     graph and the inputs of M calls.
@@ -69,9 +71,8 @@ class _Transpose(BackwardSolve):
         self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
         self.log_rho = _log_rho(problem)
         self.beta = _coefficient_sums(problem, self.steps)
-        starts = [-self.log_rho[calls[0].data] for calls in self.calls]
         # Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on one curve.
-        self.nodes = choose_nodes(starts, vjps // len(self.calls[0]))
+        self.nodes = choose_nodes(_positions([-self.log_rho[calls[0].data] for calls in self.calls]), vjps // len(self.calls[0]))
         self.shares = self._shares()
         self.asked: dict[int, _Asked] = {}
 
@@ -88,10 +89,11 @@ class _Transpose(BackwardSolve):
             if call is first:
                 asked = self.asked[call.data]
             elif self.place[call.data][0] in self.nodes:
-                _, asked = self._record(call, x.detach().requires_grad_(), alone=call is last)
+                output, asked = self._record(call, x.detach().requires_grad_(), alone=call is last)
+                self.check_captured(output, asked.x)
                 self.asked[call.data] = asked
             else:
-                return self.split(self.network(x, call.time), call, x)
+                return self.split(self.value(x, call.time), call, x)
             return asked.data.detach(), asked.noise.detach()
 
         with torch.no_grad():
@@ -106,6 +108,7 @@ class _Transpose(BackwardSolve):
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         costates: Costates = {self.problem.plan.result: gradient}
         known: dict[tuple[int, int], Tensor] = {}  # w at (step, stage)
+        trust: dict[int, Tensor] = {}  # by stage: the share of the slope that extrapolation follows
         backwards = self.nodes[::-1]
 
         def ask(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -113,7 +116,11 @@ class _Transpose(BackwardSolve):
             step, stage = self.place[call.data]
             if self._defined(step, stage):
                 through = pulled if noise is None else pulled - noise / call.sigma
-                known[step, stage] = through * (call.alpha / self.beta[call.data])
+                w = through * (call.alpha / self.beta[call.data])
+                behind = sorted(n for n, s in known if s == stage)[:2]
+                if len(behind) == 2:
+                    trust[stage] = _trust(w - known[behind[0], stage], self._slope(step, stage, behind, known))
+                known[step, stage] = w
             return pulled
 
         def recall(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Any:
@@ -121,7 +128,10 @@ class _Transpose(BackwardSolve):
             if call.alpha == 0:
                 return direct
             step, stage = self.place[call.data]
-            w = sum(weight * known[node, stage] for node, weight in self._line(step, stage, [n for n, s in known if s == stage]))
+            nodes = sorted(n for n, s in known if s == stage)
+            w = sum(weight * known[node, stage] for node, weight in self._line(step, stage, nodes))
+            if stage in trust and step < nodes[0]:
+                w = w + trust[stage] * self._slope(step, stage, nodes[:2], known)
             return direct + w * (self.beta[call.data] / call.alpha)
 
         position = len(self.steps)
@@ -150,10 +160,10 @@ class _Transpose(BackwardSolve):
         return reached
 
     def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
-        asked = self.asked.pop(call.data)
+        asked = self.asked[call.data] if self.retain_graph else self.asked.pop(call.data)
         pairs = [(o, g) for o, g in ((asked.data, data), (asked.noise, noise)) if g is not None]
         outputs, cotangents = zip(*pairs, strict=True)
-        pulled, *found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, allow_unused=True)
+        pulled, *found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True)
         self.add(found, self.shares[call.data])
         return torch.zeros_like(asked.x) if pulled is None else pulled
 
@@ -162,17 +172,23 @@ class _Transpose(BackwardSolve):
         return self.beta[call.data] != 0 and float(call.sigma) != 0
 
     def _line(self, step: int, stage: int, nodes: Sequence[int]) -> list[tuple[int, float]]:
-        """The weights of the nodes in a linear inter- or extrapolation in log ρ to this call."""
-        usable = sorted((n for n in nodes if self._defined(n, stage)), key=lambda n: (abs(n - step), n))
-        if step in usable or len(usable) == 1:
-            return [(usable[0], 1.0)]
-        later, earlier = [n for n in usable if n > step], [n for n in usable if n < step]
-        pair = [later[0], earlier[0]] if later and earlier else usable[:2]
-        if len(pair) < 2:
-            return []
-        here, a, b = (self.log_rho[self.calls[n][stage].data] for n in (step, *pair))
-        share = 0.5 if a == b else (here - b) / (a - b)
-        return [(pair[0], share), (pair[1], 1 - share)]
+        """The weights of the nodes in a linear interpolation in log ρ to this call; beyond the ends the nearest node alone."""
+        usable = [n for n in nodes if self._defined(n, stage)]
+        later, earlier = min((n for n in usable if n >= step), default=None), max((n for n in usable if n <= step), default=None)
+        if later is None or earlier is None or later == earlier:
+            return [(node, 1.0) for node in (later, earlier)[: 1 if later is not None else 2] if node is not None]
+        share = self._between(step, stage, later, earlier)
+        return [(later, share), (earlier, 1 - share)]
+
+    def _slope(self, step: int, stage: int, behind: Sequence[int], known: dict[tuple[int, int], Tensor]) -> Tensor:
+        """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
+        near, far = behind
+        return (self._between(step, stage, near, far) - 1) * (known[near, stage] - known[far, stage])
+
+    def _between(self, step: int, stage: int, a: int, b: int) -> float:
+        """The weight of node `a` on a line in log ρ through nodes `a` and `b`."""
+        here, at_a, at_b = (self.log_rho[self.calls[n][stage].data] for n in (step, a, b))
+        return 0.5 if at_a == at_b else (here - at_b) / (at_a - at_b)
 
     def _shares(self) -> dict[int, float]:
         """By node call: what its gradient for the inputs is multiplied with, so that the sum over nodes is that over all calls."""
@@ -196,6 +212,21 @@ def choose_nodes(positions: Sequence[float], count: int) -> list[int]:
         candidates = range(chosen[-1] + 1 if chosen else 0, len(positions) - count + i + 1)
         chosen.append(min(candidates, key=lambda k: abs(positions[k] - target)))
     return chosen
+
+
+def _positions(log_snr: Sequence[float]) -> list[float]:
+    """The mean of log SNR and the number, each scaled to [0, 1].
+
+    Uniform log SNR alone leaves long gaps among the noisy calls, which decide on the picture.
+    """
+    span, last = log_snr[-1] - log_snr[0] or 1.0, len(log_snr) - 1 or 1
+    return [(value - log_snr[0]) / span + i / last for i, value in enumerate(log_snr)]
+
+
+def _trust(change: Tensor, slope: Tensor) -> Tensor:
+    """The share of `slope`, in [0, 1], that comes closest to `change`, for each sample."""
+    products = [(slope * other).flatten(1).sum(1) for other in (change, slope)]
+    return (products[0] / products[1].clamp(min=torch.finfo(slope.dtype).tiny)).clamp(0, 1).view(-1, *[1] * (slope.ndim - 1))
 
 
 def _log_rho(problem: Problem) -> dict[int, float]:
