@@ -51,7 +51,7 @@ class Mixture(nn.Module):
                 return (alpha * noise - sigma * data) / (alpha**2 + sigma**2).sqrt()
 
 
-def gaussian_flow(schedule: adj.NoiseSchedule, mean: Tensor, std: float, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def gaussian_flow(schedule: adj.NoiseSchedule, mean: Tensor, std: float | Tensor, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """The exact solution of the probability-flow ODE for one Gaussian N(mean, std²): the standardised state is constant."""
     first, last = ((schedule.alpha(t) ** 2 * std**2 + schedule.sigma(t) ** 2).sqrt() for t in (start, end))
     return schedule.alpha(end) * mean + last / first * (x - schedule.alpha(start) * mean)

@@ -45,6 +45,10 @@ class CapturedTensorError(UnsupportedError):
     """The denoiser uses a tensor that requires grad and that this gradient method cannot reach."""
 
 
+class ChangedTensorError(AdjointDPMError, RuntimeError):
+    """A tensor was changed in place while the solve, or its backward pass, still needed what it held before."""
+
+
 class UnknownNameError(InvalidInputError):
     """A name that is not registered; the message lists those that are."""
 

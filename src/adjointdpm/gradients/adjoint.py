@@ -122,7 +122,7 @@ class _Backward(BackwardSolve):
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal recorded
-            data, noise = self.split(pending.pop() if pending else self.network(x, call.time), call, x)
+            data, noise = self.split(pending.pop() if pending else self.value(x, call.time), call, x)
             if self.trajectory is not None and call.step != recorded:
                 recorded = call.step
                 self.trajectory.record(call.step, x, data, noise)
@@ -201,7 +201,9 @@ class _Backward(BackwardSolve):
         inputs = self.wanted if weight else []
         with torch.enable_grad():
             x = x.detach().requires_grad_(state_wanted)
-            data, noise = denoiser.split(self.network(x, t), x, alpha, sigma)
+            output = self.network(x, t)
+            self.check_captured(output, x)
+            data, noise = denoiser.split(output, x, alpha, sigma)
             velocity = form.velocity(schedule, t, data, noise)
             asked = [x, *inputs] if state_wanted else inputs
             if asked and velocity.requires_grad:

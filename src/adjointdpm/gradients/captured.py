@@ -1,11 +1,14 @@
 """Find the tensors that a network uses besides its arguments and parameters, so that none loses its gradient silently."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adjointdpm.errors import CapturedTensorError
+
+REMEDY = "hand it over in cond, make it a parameter of the denoiser, or use Checkpoint()"
 
 
 def captured_leaves(call: Callable[[], Tensor], known: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -16,31 +19,43 @@ def captured_leaves(call: Callable[[], Tensor], known: Iterable[Tensor]) -> tupl
             differentiable operations, and only autograd (Checkpoint, Backprop) can pass a gradient on to those.
 
     """
-    seen_ids = {id(tensor) for tensor in known}
     with torch.enable_grad():
         # Autograd numbers its nodes in order of creation: an older node than this marker was there before the call.
         marker = torch.zeros((), requires_grad=True).clone().grad_fn
         output = call()
     assert marker is not None
-    before = marker._sequence_nr()
+    return output.detach(), unknown_leaves(output, known, marker._sequence_nr())
+
+
+def unknown_leaves(output: Tensor, known: Iterable[Tensor], before: int = -1) -> list[Tensor]:
+    """The leaf tensors that the graph of `output` ends in, apart from `known`.
+
+    Raises:
+        CapturedTensorError: the graph has a node that is older than number `before`.
+
+    """
+    seen = {id(tensor) for tensor in known}
     found: list[Tensor] = []
-    stack, visited = [output.grad_fn] if output.grad_fn is not None else [], set()
-    while stack:
-        node = stack.pop()
-        if node in visited:
-            continue
-        visited.add(node)
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor):
-            if id(leaf) not in seen_ids:
-                seen_ids.add(id(leaf))
+    for node in _nodes(output):
+        leaf = None if node.next_functions else getattr(node, "variable", None)
+        if leaf is not None:
+            if id(leaf) not in seen:
+                seen.add(id(leaf))
                 found.append(leaf)
-            continue
-        if node._sequence_nr() < before:
+        elif node._sequence_nr() < before:
             raise CapturedTensorError(
                 f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires grad; "
-                "this gradient method cannot pass a gradient on to it: "
-                "hand it over in cond, make it a parameter of the denoiser, or use Checkpoint()"
+                f"this gradient method cannot pass a gradient on to it: {REMEDY}"
             )
-        stack.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return output.detach(), found
+    return found
+
+
+def _nodes(output: Tensor) -> Iterator[Any]:
+    stack: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
+    visited: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node not in visited:
+            visited.add(node)
+            yield node
+            stack.extend(parent for parent, _ in node.next_functions if parent is not None)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from adjointdpm.errors import InvalidInputError, InvalidTypeError
 from adjointdpm.gradients.base import AutogradMethod
 from adjointdpm.tree import leaves
+from adjointdpm.versions import check_unchanged, versions
 
 # Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary buffers.
 AUTO_SHARE = 0.7
@@ -61,6 +62,8 @@ class Checkpoint(AutogradMethod):
         """Return `fn` with recomputation, for the `calls` calls that one solve makes."""
         made = 0
         kept = 1
+        owner = _network(fn)
+        weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
 
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal made, kept
@@ -71,15 +74,14 @@ class Checkpoint(AutogradMethod):
             made += 1
             if made > calls - kept:
                 return fn(*args, **kwargs)
-            return checkpoint(fn, *args, use_reentrant=False, **kwargs)
+            again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
+            return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
         return call
 
     def _graphs_that_fit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         tensors = leaves([*args, *kwargs.values()])
-        # What stays the same from solve to solve is the network; bound methods and the denoisers around it are made anew.
-        owner = getattr(fn, "__self__", fn)
-        owner = getattr(owner, "network", owner)
+        owner = _network(fn)
         trained = sum(p.requires_grad for p in owner.parameters()) if isinstance(owner, torch.nn.Module) else 0
         known = self._graph_bytes.setdefault(owner, {})
         key = (trained, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
@@ -89,6 +91,28 @@ class Checkpoint(AutogradMethod):
         if not isinstance(budget, int):
             budget = int(AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu")))
         return max(1, budget // max(1, known[key]))
+
+
+def _network(fn: Callable[..., Any]) -> Any:
+    """What stays the same from solve to solve: bound methods and the denoisers around a network are made anew."""
+    owner = getattr(fn, "__self__", fn)
+    return getattr(owner, "network", owner)
+
+
+def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
+    """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only what it saved."""
+    before = versions(tensors)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        check_unchanged(
+            tensors,
+            before,
+            "a weight or an input of the network was changed in place between sampling and the backward pass, which runs the network "
+            "again; call backward() before optimizer.step(), or sample again",
+        )
+        return fn(*args, **kwargs)
+
+    return run
 
 
 def free_bytes(device: torch.device) -> int:

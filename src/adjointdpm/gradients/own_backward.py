@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from adjointdpm.gradients.captured import captured_leaves
+from adjointdpm.errors import CapturedTensorError, UnsupportedError
+from adjointdpm.gradients.captured import REMEDY, captured_leaves, unknown_leaves
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
+from adjointdpm.versions import check_unchanged, versions
 
 
 class BackwardSolve(ABC):
@@ -21,8 +23,11 @@ class BackwardSolve(ABC):
         inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then weights and captured tensors.
         wanted: those of them that do.
         totals: their gradients so far.
+        retain_graph: whether the running backward pass may be followed by another one.
 
     """
+
+    retain_graph = False
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem.detached()
@@ -30,6 +35,8 @@ class BackwardSolve(ABC):
         self.inputs: list[Tensor] = []
         self.wanted: list[Tensor] = []
         self.totals: list[Tensor | None] = []
+        self.tensors: list[Tensor] = []  # whose values the backward pass needs
+        self.versions: list[int] = []
         device = problem.start.device.type
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
@@ -53,6 +60,37 @@ class BackwardSolve(ABC):
         problem = self.problem
         return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
 
+    def value(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's guided output without a graph, where no gradient is asked for.
+
+        Raises:
+            CapturedTensorError: the network, a function, uses here what it did not use in the first call.
+
+        """
+        if isinstance(self.problem.denoiser.network, nn.Module):
+            with torch.no_grad():
+                return self.network(x, t)
+        # What a function captures is known from graphs alone: this one is looked through, and dropped.
+        output, found = captured_leaves(lambda: self.network(x, t), self.inputs)
+        self._refuse(found)
+        return output
+
+    def check_captured(self, output: Tensor, x: Tensor) -> None:
+        """Check that the graph of the network's `output` ends in the state `x` and in `inputs` only.
+
+        Raises:
+            CapturedTensorError: it ends in something that the first call did not use.
+
+        """
+        self._refuse(unknown_leaves(output, [x, *self.inputs]))
+
+    def _refuse(self, found: list[Tensor]) -> None:
+        if found:
+            raise CapturedTensorError(
+                f"the denoiser uses a captured tensor of shape {tuple(found[0].shape)} that requires grad, but not at its first time; "
+                f"this gradient method looks for such tensors in the first call: {REMEDY}"
+            )
+
     def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
         """(x̂_0, ε) from the network's output."""
         return self.problem.denoiser.split(output, x, call.alpha, call.sigma)
@@ -65,7 +103,18 @@ class BackwardSolve(ABC):
                 self.totals[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
 
     def solve(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> list[Tensor | None]:
-        """Gradients for x_T and every input, None where none is wanted."""
+        """Gradients for x_T and every input, None where none is wanted.
+
+        Raises:
+            ChangedTensorError: one of them has been changed in place since.
+
+        """
+        check_unchanged(
+            self.tensors,
+            self.versions,
+            "the noise, the conditioning or a weight was changed in place between sampling and the backward pass, which runs the network "
+            "again; call backward() before optimizer.step(), or sample again",
+        )
         self.totals = [None] * len(self.wanted)
         with torch.autocast(self._autocast[0], dtype=self._autocast[1], enabled=self._autocast[2]):
             gradient = gradient.to(result.dtype)
@@ -94,6 +143,7 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
     tensors = [problem.start, *problem.inputs, *parameters, *captured]
     if not any(tensor.requires_grad for tensor in tensors):
         return backward.sample(output)
+    backward.tensors, backward.versions = tensors, versions(tensors)
     return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]
 
 
@@ -106,7 +156,12 @@ class _Solve(torch.autograd.Function):
         return result
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise UnsupportedError(
+                "create_graph=True asks for a gradient that can be differentiated again, which this gradient method cannot give; "
+                "use Checkpoint() or Backprop()"
+            )
         (result,) = ctx.saved_tensors
+        ctx.backward_solve.retain_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
         return (None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[2]))

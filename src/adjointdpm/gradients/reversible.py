@@ -55,7 +55,7 @@ class _Backward(BackwardSolve):
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal index
-            data, noise = self.split(pending.pop() if pending else self.network(x, call.time), call, x)
+            data, noise = self.split(pending.pop() if pending else self.value(x, call.time), call, x)
             if index % 2 == 0:
                 self.z = x / call.alpha
             else:
@@ -88,7 +88,9 @@ class _Backward(BackwardSolve):
         with torch.enable_grad():
             state = state.detach().requires_grad_()
             x = state * call.alpha
-            _, noise = self.split(self.network(x, call.time), call, x)
+            output = self.network(x, call.time)
+            self.check_captured(output, state)
+            _, noise = self.split(output, call, x)
         pulled, *found = torch.autograd.grad(noise, [state, *self.wanted], cotangent, allow_unused=True)
         self.add(found, 1.0)
         return noise.detach(), torch.zeros_like(state) if pulled is None else pulled

@@ -1,0 +1,125 @@
+"""What could make a gradient silently wrong: every such use is either right or a clear error."""
+
+import pytest
+import torch
+
+import adjointdpm as adj
+from adjointdpm.gradients import GradientMethod
+from adjointdpm.samplers import Sampler
+from mixtures import SCHEDULES, Mixture
+
+
+def name(value: object) -> str:
+    return repr(value)
+
+
+OWN_BACKWARD: list[tuple[Sampler, GradientMethod]] = [
+    (adj.Euler(), adj.Interpolated(1000)),
+    (adj.Euler(), adj.Interpolated(3)),
+    (adj.DPMSolverPP(), adj.Interpolated(1000)),
+    (adj.Euler(), adj.Adjoint("solved")),
+    (adj.Heun(), adj.Adjoint("stored", steps=3)),
+    (adj.ReversibleEuler(), adj.Reversible()),
+]
+
+
+class Traps:
+    """A mixture with noise, conditioning and weights that require grad, on a grid that every sampler takes."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.schedule = SCHEDULES["table"]()
+        self.network = Mixture(self.schedule)
+        self.noise, self.cond = torch.randn(2, 3, 3, dtype=torch.float64).unbind()
+        self.leaves = [self.noise.requires_grad_(), self.cond.requires_grad_(), self.network.means]
+
+    def sample(self, sampler: Sampler, method: GradientMethod, denoiser=None, **options) -> torch.Tensor:
+        grid = adj.grids.log_snr(self.schedule, 8)
+        arguments = {"schedule": self.schedule, "cond": self.cond, "grid": grid, "sampler": sampler, "gradient": method}
+        return adj.sample(denoiser or self.network, self.noise, **arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "method"), [*OWN_BACKWARD, (adj.Heun(), adj.Checkpoint()), (adj.Euler(), adj.Checkpoint(10**6))], ids=name
+)
+def test_a_retained_graph_gives_every_backward_pass_the_same_gradient(sampler, method):
+    traps = Traps()
+    x = traps.sample(sampler, method)
+    first, second = (torch.autograd.grad(x.sin().sum(), traps.leaves, retain_graph=True) for _ in range(2))
+    last = torch.autograd.grad(x.sin().sum(), traps.leaves)
+    alone = torch.autograd.grad(traps.sample(sampler, method).sin().sum(), traps.leaves)
+    for gradients in (first, second, last):
+        assert all(torch.equal(ours, expected) for ours, expected in zip(gradients, alone, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(x.sin().sum(), traps.leaves)
+
+
+@pytest.mark.parametrize("sampler", [adj.Euler(), adj.Heun(), adj.DPMSolverPP(), adj.Ancestral(seed=2)], ids=name)
+def test_second_derivatives_of_the_exact_gradient_equal_finite_differences(sampler):
+    traps = Traps()
+    direction = torch.randn(3, 3, dtype=torch.float64)
+
+    def loss():
+        (gradient,) = torch.autograd.grad(traps.sample(sampler, adj.Checkpoint()).sin().sum(), traps.noise, create_graph=True)
+        return (gradient * direction).sum()
+
+    gradients = torch.autograd.grad(loss(), traps.leaves)
+    for tensor, gradient in zip(traps.leaves, gradients, strict=True):
+        along = torch.randn_like(tensor)
+        along /= along.norm()
+        h, ends = 1e-5, []
+        for side in (1, -1):
+            with torch.no_grad():
+                tensor += side * h * along
+            ends.append(loss().item())
+            with torch.no_grad():
+                tensor -= side * h * along
+        expected = (ends[0] - ends[1]) / (2 * h)
+        assert abs((gradient * along).sum().item() - expected) <= 1e-6 * (1 + gradient.norm().item())
+
+
+@pytest.mark.parametrize(("sampler", "method"), OWN_BACKWARD, ids=name)
+def test_second_derivatives_that_a_method_cannot_give_are_refused(sampler, method):
+    traps = Traps()
+    with pytest.raises(adj.errors.UnsupportedError, match="create_graph"):
+        torch.autograd.grad(traps.sample(sampler, method).sin().sum(), traps.noise, create_graph=True)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(("sampler", "method"), OWN_BACKWARD, ids=name)
+def test_what_is_captured_at_some_times_only_is_not_dropped(sampler, method, wrapped):
+    traps = Traps()
+    leaf = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    for captured in (leaf, leaf.exp()):
+
+        def denoiser(x, t, cond, captured=captured):
+            return traps.network(x, t, cond) * (captured if 100 < t[0] < 600 else 1)
+
+        class Module(torch.nn.Module):
+            def forward(self, x, t, cond):
+                return denoiser(x, t, cond)
+
+        if wrapped and method == adj.Interpolated(3):
+            continue  # a module's own parameters are known; what else it uses between the nodes is not seen
+        with pytest.raises(adj.errors.CapturedTensorError):
+            traps.sample(sampler, method, Module() if wrapped else denoiser).sum().backward()
+        exact = torch.autograd.grad(traps.sample(sampler, adj.Checkpoint(), denoiser).sum(), leaf)[0]
+        assert exact.norm() > 0
+
+
+CHANGED = [(adj.Euler(), adj.Checkpoint()), (adj.DPMSolverPP(), adj.Truncated(4)), (adj.Euler(), adj.Auto(1e-9)), *OWN_BACKWARD]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize(("sampler", "method"), CHANGED, ids=name)
+def test_what_the_backward_pass_runs_again_must_not_have_changed(sampler, method, index):
+    traps = Traps()
+    x = traps.sample(sampler, method)
+    with torch.no_grad():
+        traps.leaves[index].add_(0.1)
+    with pytest.raises(RuntimeError, match=r"changed in place|modified by an inplace operation") as raised:  # autograd's own words too
+        x.sum().backward()
+    if index == 2:
+        assert isinstance(raised.value, adj.errors.ChangedTensorError)
+    # A new sample with the new values is fine.
+    assert torch.autograd.grad(traps.sample(sampler, method).sum(), traps.noise)[0].isfinite().all()
