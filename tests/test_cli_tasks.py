@@ -60,6 +60,32 @@ def test_a_configuration_file_gives_defaults_that_flags_override(files, monkeypa
     assert "steps" in err
 
 
+def test_what_holds_the_loop_back_can_be_set(files, monkeypatch, capsys) -> None:
+    flags = {"distance": 0.1, "clip": 0.5, "checkpoint-every": 1, "ema": 0.5, "lr": 0.01, "preservation": 0.3, "patience": 1}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, *words, "--validate-every", 1, "--lr-schedule", "cosine", "--out", "run")
+    assert code == 0, err
+    optimisation = json.loads(Path("run/result.json").read_text())["config"]["optimisation"]
+    names = {"clip": "max_gradient_norm", "checkpoint-every": "checkpoint_every", "lr": "learning_rate"}
+    wanted = {names.get(name, name): value for name, value in flags.items()} | {"validate_every": 1, "schedule": "cosine"}
+    assert wanted.items() <= optimisation.items()
+    assert "distance" in json.loads(Path("run/history.jsonl").read_text().splitlines()[1])["training"]
+    guide = ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", *SMALL)
+    code, _, err = run(monkeypatch, capsys, *guide, "--likelihood", 0.2, "--distance", 0.1, "--out", "noise")
+    assert code == 0, err
+    assert "likelihood" in json.loads(Path("noise/history.jsonl").read_text().splitlines()[1])["training"]
+    code, _, err = run(monkeypatch, capsys, *guide, "--likelihood", 0.2, "--learn", "embedding", "--out", "words")
+    assert code == 2
+    assert "likelihood" in err
+
+
+def test_a_command_that_was_refused_can_be_put_right_without_further_flags(files, monkeypatch, capsys) -> None:
+    code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--token", "red", "--out", "run")
+    assert code == 2
+    assert "exists" in err
+    assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,6 +34,12 @@ def embed(
     lr: options.LearningRate = 0.05,
     preservation: options.Preservation = 0.2,
     ema: options.Ema = 0.0,
+    distance: options.Distance = 0.0,
+    clip: options.Clip = 1.0,
+    lr_schedule: options.Schedule = "constant",
+    validate_every: options.ValidateEvery = 5,
+    patience: options.Patience = 2,
+    checkpoint_every: options.CheckpointEvery = 5,
     gradient: options.Gradient = "exact",
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -67,7 +73,19 @@ def embed(
         seed=seed,
         trackers=[name for name in tracker if name != "none"],
         optimisation=Settings(
-            iterations=iterations, batch=batch, accumulate=accumulate, learning_rate=lr, preservation=preservation, ema=ema, seed=seed
+            iterations=iterations,
+            batch=batch,
+            accumulate=accumulate,
+            learning_rate=lr,
+            schedule=lr_schedule,
+            max_gradient_norm=clip,
+            preservation=preservation,
+            distance=distance,
+            ema=ema,
+            validate_every=validate_every,
+            patience=patience,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
         ),
     )
     _learn(run, settings, f"learning {token}", _Where(model, device, dtype, out, resume, force))
@@ -92,6 +110,12 @@ def stylize(
     lr: options.LearningRate = 1e-3,
     preservation: options.Preservation = 0.5,
     ema: options.Ema = 0.0,
+    distance: options.Distance = 0.0,
+    clip: options.Clip = 1.0,
+    lr_schedule: options.Schedule = "constant",
+    validate_every: options.ValidateEvery = 5,
+    patience: options.Patience = 2,
+    checkpoint_every: options.CheckpointEvery = 5,
     gradient: options.Gradient = "exact",
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -124,7 +148,19 @@ def stylize(
         seed=seed,
         trackers=[name for name in tracker if name != "none"],
         optimisation=Settings(
-            iterations=iterations, batch=batch, accumulate=accumulate, learning_rate=lr, preservation=preservation, ema=ema, seed=seed
+            iterations=iterations,
+            batch=batch,
+            accumulate=accumulate,
+            learning_rate=lr,
+            schedule=lr_schedule,
+            max_gradient_norm=clip,
+            preservation=preservation,
+            distance=distance,
+            ema=ema,
+            validate_every=validate_every,
+            patience=patience,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
         ),
     )
     _learn(run, settings, f"learning the style of {style.name}", _Where(model, device, dtype, out, resume, force))
@@ -146,6 +182,12 @@ def guide(
     iterations: options.Iterations = 20,
     lr: options.LearningRate = 0.02,
     preservation: options.Preservation = 0.2,
+    ema: options.Ema = 0.0,
+    distance: options.Distance = 0.0,
+    likelihood: options.Likelihood = 0.0,
+    clip: options.Clip = 1.0,
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after this many iterations without progress; by default never.")] = None,
+    checkpoint_every: options.CheckpointEvery = 5,
     gradient: options.Gradient = "exact",
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -180,9 +222,14 @@ def guide(
             iterations=iterations,
             batch=pictures,
             learning_rate=lr,
+            max_gradient_norm=clip,
             preservation=preservation,
+            distance=distance,
+            likelihood=likelihood,
+            ema=ema,
             validate_every=1,
-            patience=iterations,
+            patience=iterations if patience is None else patience,
+            checkpoint_every=checkpoint_every,
             seed=seed,
         ),
     )
@@ -215,7 +262,7 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
     recognise = recogniser_for(settings.held_out) if where.model == "tiny" else None
     iterations = settings.optimisation.iterations
-    with progress_bar() as progress:
+    with progress_bar(visible=folder.writable) as progress:
         bar = progress.add_task(title, total=iterations, metric="drawing the untouched model's pictures")
         show = show_records(progress, bar, iterations)
         result = run(model, settings, folder, command=command_line(), recognise=recognise, resume=where.resume, on_record=show)

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 console = Console(stderr=True)
 
 
-def progress_bar() -> Progress:
-    """A bar with the metric beside it."""
+def progress_bar(visible: bool = True) -> Progress:
+    """A bar with the metric beside it; of several processes only one shows it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -21,7 +21,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[metric]}"),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, disable=not visible)
 
 
 def show_records(progress: Progress, bar: TaskID, iterations: int) -> Callable[[dict[str, Any]], None]:
