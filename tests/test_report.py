@@ -112,6 +112,37 @@ def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(fold
         assert text in html, text
 
 
+def change(folder: RunFolder, **values: dict | list) -> None:
+    """Change the result: a dict updates the one that is there."""
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    for key, value in values.items():
+        result[key] = value if isinstance(value, list) else result[key] | value
+    path.write_text(json.dumps(result))
+
+
+def test_the_parts_of_a_weighted_sum_have_a_row_each(folder: RunFolder) -> None:
+    change(folder, held_out={"parts": {"color": {"before": 0.111, "existing_word": 0.222, "after": 0.333}}})
+    assert "<td>part: color</td><td>0.111</td><td>0.222</td><td>0.333</td>" in write_report(folder).read_text()
+
+
+def test_pictures_of_one_prompt_are_not_called_pictures_of_several(folder: RunFolder) -> None:
+    assert "different prompts" in write_report(folder).read_text()
+    rows = read_result(folder)["pictures"]
+    change(folder, pictures=[row | {"prompt": "an owl"} for row in rows], config={"prompts": ["an owl", "an owl"]})
+    change(folder, optimisation={"validation_examples": 2})
+    html = write_report(folder).read_text()
+    assert "different prompts" not in html
+    assert "distance between prompts" not in html
+    assert "Training prompts: an owl.</p>" in html
+    assert "best on 2 validation" in html
+
+
+def test_an_approximate_gradient_that_nobody_measured_says_so(folder: RunFolder) -> None:
+    change(folder, gradient={"error": []})
+    assert "was not measured in this run" in write_report(folder).read_text()
+
+
 def test_what_users_wrote_is_escaped(folder: RunFolder) -> None:
     html = write_report(folder).read_text()
     assert "<b>fox" not in html
@@ -144,8 +175,9 @@ def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) ->
 
 
 def test_an_unfinished_run_has_no_report(tmp_path) -> None:
-    with pytest.raises(errors.OutputError, match="no finished run"):
+    with pytest.raises(errors.OutputError, match="no finished run") as error:
         write_report(RunFolder.open(tmp_path / "new", {}))
+    assert str(error.value).count("no finished run") == 1
 
 
 def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolder) -> None:

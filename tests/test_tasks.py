@@ -110,6 +110,26 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
         assert png(again[0]) == png(torch.tensor(list(kept.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255)
 
 
+@pytest.mark.parametrize("learn", ["noise", "both"])
+def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(tmp_path, monkeypatch, learn: str) -> None:
+    pair = [PROMPTS[0]] * 2
+    config = GuideConfig(
+        metric=["color:mood=dusk"], prompts=pair, held_out=pair[:1], learn=learn, steps=3, guidance_scale=3.0, optimisation=SHORT
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    result = guide(load("tiny"), config, folder)
+    pipe = StableDiffusionPipeline.from_pretrained(BUNDLED["tiny"], local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.chdir(folder.path)
+    names: dict = {"pipe": pipe}
+    *lines, last = result["story"]["code"]
+    exec("\n".join([*lines, f"drawn = {last}"]), names)
+    assert len(names["drawn"].images) == 2
+    for image, row in zip(names["drawn"].images, result["pictures"], strict=True):
+        kept = torch.tensor(list(Image.open(row["after"]).convert("RGB").tobytes()), dtype=torch.int)
+        assert (kept - torch.tensor(list(image.tobytes()), dtype=torch.int)).abs().max() <= 1
+
+
 def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     model = load("tiny")
     with torch.no_grad():

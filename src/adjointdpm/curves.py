@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _INK, _ACCENT, _SOFT, _WARM = "#1f2430", "#5b3fa8", "#b7aed6", "#c77d3a"
 _STYLES = {"training": {"color": _SOFT, "marker": "."}, "validation": {"color": _ACCENT, "marker": "o", "lw": 2}}
@@ -24,7 +25,9 @@ def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
                     axes.plot(*zip(*points, strict=True), label=name, **style)
             axes.axvline(best, color=_INK, lw=0.8, ls=":", label="kept")
             axes.set(xlabel="iteration")
-            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))  # a marker on the highest value shows whole
             axes.set_title(title, fontsize=10, loc="left")
             axes.legend(frameon=False, fontsize=8)
         return _svg(figure)

@@ -23,8 +23,8 @@ def write_report(folder: RunFolder) -> Path:
         OutputError: the folder holds no finished run, or the file cannot be written.
 
     """
+    result = read_result(folder)
     try:
-        result = read_result(folder)
         labels = result["story"]["views"]
         pictures = [row | {view: _data_uri(folder.path / row[view]) for view in labels} for row in result["pictures"]]
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
@@ -40,6 +40,7 @@ def write_report(folder: RunFolder) -> Path:
         story=result["story"],
         held_out=result["held_out"],
         held_out_is_new=not result["held_out"].get("same_examples", False),
+        several_prompts=_several_prompts(result),
         success=result.get("success"),
         parts=result.get("parts", []),
         labels=labels,
@@ -93,11 +94,15 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
                 f"{_percent(shares['before'])} → {_percent(shares['after'])}",
                 "pictures in which an independent judge finds the subject (top 5)",
             )
-        if held_out["examples"] > 1 and "distinctness" in held_out:
+        if _several_prompts(result) and "distinctness" in held_out:
             add(_percent(held_out["distinctness"]), "of the distance between prompts' pictures remains (mean colour taken out)")
     minutes, seconds = divmod(round(result["seconds"]), 60)
     add(f"{minutes} min {seconds:02d} s", f"in all, {result['network_calls']} network calls, peak {_bytes(result['peak_memory_bytes'])}")
     return facts
+
+
+def _several_prompts(result: dict[str, Any]) -> bool:
+    return len({row["prompt"] for row in result["pictures"]}) > 1
 
 
 def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:

@@ -91,3 +91,9 @@ def check_prompts(prompts: Sequence[str], name: str) -> None:
 def number(prompts: Sequence[str], first: int) -> list[Example]:
     """One example for each prompt, with seeds counted from `first`."""
     return [Example(prompt, first + i) for i, prompt in enumerate(prompts)]
+
+
+def stock_arguments(config: TaskConfig) -> str:
+    """What a stock pipeline's call needs besides the prompt to draw as the run did, each argument after a comma."""
+    scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
+    return f", num_inference_steps={config.steps}{scale}"

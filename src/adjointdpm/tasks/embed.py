@@ -7,7 +7,7 @@ from typing import Any
 from adjointdpm.optimize import Record
 from adjointdpm.recognition import Recogniser
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.config import TaskConfig
+from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import Example, TokenEmbedding
 
@@ -76,7 +76,6 @@ def embed(
 def _story(config: EmbedConfig, metric: str) -> Story:
     vectors = "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
     sentence = config.template.format(prompt=config.held_out[0], token=config.token)
-    scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
     return Story(
         title=f"A word that no caption taught: `{config.token}`",
         lead=f"A new word was learned from one number about the pictures, `{metric}`, by sending the gradient of that number backwards "
@@ -88,5 +87,8 @@ def _story(config: EmbedConfig, metric: str) -> Story:
             "place of the same sentence.",
         ],
         use="The learned vectors are in the format of textual inversion. Stock diffusers loads them, without this library:",
-        code=[f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")', f'pipe("{sentence}"{scale})'],
+        code=[
+            f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")',
+            f'pipe("{sentence}"{stock_arguments(config)})',
+        ],
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.intervals import bootstrap_interval
-from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.metrics import Metric, WeightedSum, structure_distance
 from adjointdpm.recognition import Recogniser
 from adjointdpm.variables import Example
 
@@ -29,6 +29,7 @@ def evaluate(
         Mean metric by view; `change` from before to after, with a 95 % bootstrap `interval` (over pairs of one prompt and seed);
         `structure_distance` of after to before, and as a yardstick `structure_distance_unrelated`, of before to the next example's before;
         `distinctness`: mean distance between pictures after, relative to before (1: as different from each other as they were);
+        `parts`: of a weighted sum, each metric's mean by view, unweighted, under its name;
         `recognised`: by view, the share of pictures in which the judge sees the prompt's subject, if there is a judge.
 
     """
@@ -44,6 +45,8 @@ def evaluate(
         "structure_distance_unrelated": structure_distance(before.roll(1, 0), before).mean().item(),
         "distinctness": _spread(after) / max(_spread(before), 1e-8),
     }
+    if isinstance(metric, WeightedSum):
+        result["parts"] = {part.name: {name: part(images).mean().item() for name, images in views.items()} for part in metric.metrics}
     if recognise is not None:
         hits = {name: recognise(images, examples) for name, images in views.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}

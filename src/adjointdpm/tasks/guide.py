@@ -16,7 +16,7 @@ from adjointdpm.pictures import read_picture
 from adjointdpm.recognition import Recogniser
 from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, number
+from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, number, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
@@ -130,10 +130,6 @@ def _story(config: GuideConfig, metric: str) -> Story:
         else f" The noise stays within: {config.within}" + ("." if config.budget is None else f", budget {config.budget:g}.")
     )
     start = "" if config.picture is None else " It started from a picture, inverted to noise."
-    code = {
-        "noise": ['noise = load_file("noise.safetensors")["noise"]', f'pipe("{config.prompts[0]}", latents=noise)'],
-        "embedding": ['embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]', "pipe(prompt_embeds=embeds)"],
-    }
     return Story(
         title=f"`{config.prompts[0]}`, guided",
         lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} sampler steps. The model is "
@@ -141,5 +137,18 @@ def _story(config: GuideConfig, metric: str) -> Story:
         views={"before": "before", "after": "after"},
         how=[f"Optimised: {what}.{within}"],
         use="Stock diffusers draws it from the saved tensors, without this library:",
-        code=["from safetensors.torch import load_file", *[line for key in code if config.learn in (key, "both") for line in code[key]]],
+        code=_code(config),
     )
+
+
+def _code(config: GuideConfig) -> list[str]:
+    """Lines that draw the pictures with a stock pipeline `pipe`."""
+    count, noise, embeds = len(config.prompts), config.learn != "embedding", config.learn != "noise"
+    lines, given = ["from safetensors.torch import load_file"], [] if embeds else [f"[{config.prompts[0]!r}] * {count}"]
+    if noise:
+        lines.append('noise = load_file("noise.safetensors")["noise"]')
+    if embeds:
+        lines.append('embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]')
+        given.append(f"prompt_embeds=embeds.expand({count}, -1, -1)")
+    given += ["latents=noise"] * noise
+    return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]

@@ -132,9 +132,11 @@ def learn(
             on_history=keep,
             trackers=folder.trackers(config.trackers),
         )
-        optimised, calls = time.perf_counter() - started, counter.calls
-        result: dict[str, Any] = {"task": assignment.task}
-        if not Processes().is_main:
+        processes = Processes()
+        optimised, own = time.perf_counter() - started, counter.calls
+        calls = sum(processes.gather([own]))
+        result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
+        if not processes.is_main:
             return result
         artefact = variable.save(folder.path)
         with variable.disabled():
@@ -143,9 +145,9 @@ def learn(
             seen_before = render.look(validation)
         views["after"] = render.look(held_out, variable)
         seen_after = render.look(validation, variable)
-        evaluated = counter.calls - calls
+        evaluated = counter.calls - own
         errors = [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
-        checked = counter.calls - calls - evaluated
+        checked = counter.calls - own - evaluated
     result |= {
         "metric": {"name": metric.name, "before": metric(seen_before).mean().item(), "after": metric(seen_after).mean().item()},
         "held_out": evaluate(metric, held_out, views, assignment.recognise),
@@ -155,13 +157,14 @@ def learn(
             "best_iteration": outcome.best_iteration,
             "iterations": outcome.history[-1]["iteration"],
             "stopped": outcome.stopped,
+            "validation_examples": len(validation),
         },
         "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": errors},
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
         "resumed": resume,
         "peak_memory_bytes": peak_memory_bytes(),
-        "network_calls": counter.calls,
+        "network_calls": calls + evaluated + checked,
         "network_calls_by_purpose": {"optimising": calls, "evaluating": evaluated, "checking the gradient": checked},
         "seed": config.seed,
         "command": assignment.command,

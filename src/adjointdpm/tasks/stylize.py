@@ -10,7 +10,7 @@ from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.optimize import Record
 from adjointdpm.recognition import Recogniser
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.config import TaskConfig
+from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import LoRA, Weights
 
@@ -76,5 +76,5 @@ def _story(config: StylizeConfig) -> Story:
         views={"before": "untouched", "after": "stylised"},
         how=[f"Learned: {learned}. The metric is the distance between Gram matrices of a feature network (Gatys et al. 2016)."],
         use="The learned weights are in diffusers' own format. Stock diffusers loads them, without this library:",
-        code=code,
+        code=[*code, f'pipe("{config.held_out[0]}"{stock_arguments(config)})'],
     )
