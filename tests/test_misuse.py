@@ -35,8 +35,8 @@ class Traps:
 
     def sample(self, sampler: Sampler, method: GradientMethod, denoiser=None, **options) -> torch.Tensor:
         grid = adj.grids.log_snr(self.schedule, 8)
-        arguments = {"schedule": self.schedule, "cond": self.cond, "grid": grid, "sampler": sampler, "gradient": method}
-        return adj.sample(denoiser or self.network, self.noise, **arguments, **options)
+        arguments = {"schedule": self.schedule, "cond": self.cond, "grid": grid, "sampler": sampler, "gradient": method, **options}
+        return adj.sample(denoiser or self.network, self.noise, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,77 @@ def test_what_the_backward_pass_runs_again_must_not_have_changed(sampler, method
         assert isinstance(raised.value, adj.errors.ChangedTensorError)
     # A new sample with the new values is fine.
     assert torch.autograd.grad(traps.sample(sampler, method).sum(), traps.noise)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x, cond: x.mul_(0.5), lambda x, cond: cond["text"].add_(0.1), lambda x, cond: x.zero_()], ids=["x", "cond", "zero"]
+)
+@pytest.mark.parametrize("method", ["exact", "backprop", "adjoint", adj.Interpolated(3), adj.Truncated(2), "auto"], ids=name)
+def test_a_network_that_changes_its_input_is_refused(method, change):
+    traps = Traps()
+    noise = traps.noise.detach()
+
+    def denoiser(x, t, cond):
+        output = traps.network(x, t, cond["text"])
+        change(x, cond)
+        return output
+
+    cond = {"text": traps.cond.detach()}
+    for enabled in (True, False):
+        # In a network's own graph autograd itself may refuse it: "a leaf Variable that requires grad is being used in an in-place operation".
+        expected = RuntimeError if enabled else adj.errors.ChangedTensorError
+        with torch.set_grad_enabled(enabled), pytest.raises(expected, match="its input in place|in-place operation"):
+            adj.sample(denoiser, noise.clone(), schedule=traps.schedule, cond=cond, steps=4, gradient=method)
+
+
+def test_a_network_may_change_what_it_made_itself():
+    traps = Traps()
+    (exact,) = torch.autograd.grad(traps.sample(adj.Euler(), adj.Backprop()).sum(), traps.noise)
+    for method in (adj.Checkpoint(), adj.Interpolated(1000), adj.Adjoint("stored")):
+        x = traps.sample(adj.Euler(), method, lambda x, t, cond: traps.network(x, t, cond).mul_(2).div_(2))
+        torch.testing.assert_close(torch.autograd.grad(x.sum(), traps.noise)[0], exact)
+
+
+@pytest.mark.parametrize("seen", [0, 1], ids=["x", "denoised"])
+@pytest.mark.parametrize("method", ["exact", "backprop", "adjoint", adj.Interpolated(3)], ids=name)
+def test_a_callback_that_changes_the_state_is_refused(method, seen):
+    traps = Traps()
+
+    def callback(step, t, *tensors):
+        with torch.no_grad():
+            tensors[seen].mul_(0.9)
+
+    with pytest.raises(adj.errors.ChangedTensorError, match="callback"):
+        traps.sample(adj.Euler(), method, callback=callback)
+
+
+@pytest.mark.parametrize("method", ["exact", "adjoint", adj.Interpolated(3)], ids=name)
+def test_an_observer_that_changes_a_costate_is_refused(method):
+    class Observer:
+        def __call__(self, step, t, x, denoised): ...
+
+        def backward(self, step, t, costate):
+            costate.zero_()
+
+    traps = Traps()
+    x = traps.sample(adj.Euler(), method, callback=Observer())
+    with pytest.raises(adj.errors.ChangedTensorError, match="callback"):
+        x.sum().backward()
+
+
+def test_null_conditioning_pairs_up_by_name():
+    traps = Traps()
+    a, b = torch.randn(2, 1, 3, dtype=torch.float64)
+    cond = {"a": traps.cond, "b": [2 * traps.cond]}
+
+    def network(x, t, c):
+        return traps.network(x, t, c["a"] + 0.3 * c["b"][0])
+
+    pictures = [
+        traps.sample(adj.Euler(), adj.Checkpoint(), adj.Denoiser(network, guidance_scale=3.0, null_cond=null), cond=cond)
+        for null in ({"a": a, "b": [b]}, {"b": [b], "a": a})
+    ]
+    assert torch.equal(*pictures)
+    for null in ({"a": a, "c": [b]}, {"a": a, "b": b}, [a, [b]], {"a": [a], "b": [b]}):
+        with pytest.raises(adj.errors.ShapeError, match="same tree"):
+            traps.sample(adj.Euler(), adj.Checkpoint(), adj.Denoiser(network, guidance_scale=3.0, null_cond=null), cond=cond)

@@ -205,6 +205,29 @@ def test_half_precision_networks_keep_a_float32_state(tmp_path):
     assert 0 < (half - full).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("halved", [("unet", "vae", "text_encoder"), ("unet",), ("text_encoder",), ("vae",)])
+def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_path):
+    pipe = tiny_pipeline(tmp_path)
+    model = from_pipeline(pipe)
+    noise = model.noise(2, seed=0)
+    prompts = ["a red fox", "an owl"]
+    with torch.no_grad():
+        full = model.generate(prompts, noise, steps=4)
+        for part in halved:
+            getattr(pipe, part).to(dtype)
+        for sampler in (None, "euler"):
+            assert (model.generate(prompts, noise, steps=4, sampler=sampler) - full).abs().max() < 0.3
+        if len(halved) == 3:  # the pipeline itself takes nothing else; with its own dtype of noise the picture is its own
+            theirs = stock(pipe, prompts, noise.to(dtype), 4)
+            torch.testing.assert_close(model.generate(prompts, noise.to(dtype), steps=4).clamp(0, 1), theirs)
+    noise.requires_grad_()
+    for gradient in ("exact", "adjoint", adj.Interpolated(2)):
+        (found,) = torch.autograd.grad(model.generate(prompts, noise, steps=4, gradient=gradient).sum(), noise)
+        assert found.dtype == torch.float32
+        assert found.isfinite().all()
+
+
 NATIVE = [
     (diffusers.DDIMScheduler, {"set_alpha_to_one": False, "steps_offset": 1}),
     (diffusers.DDIMScheduler, {"set_alpha_to_one": False, "timestep_spacing": "trailing"}),

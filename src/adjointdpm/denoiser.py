@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, NetworkOutputError, ShapeError, UnknownNameError
 from adjointdpm.stats import count_vjp, network_call, running
-from adjointdpm.tree import Tree, leaves, replace_leaves, tree_map
+from adjointdpm.tree import Tree, leaves, paths, replace_leaves, tree_map
+from adjointdpm.versions import check_unchanged, versions
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
@@ -85,13 +86,20 @@ class Denoiser(nn.Module):
 
         Raises:
             NetworkOutputError: the network did not return a real tensor of the shape of x.
+            ChangedTensorError: the network changed x or the conditioning in place.
 
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        if not running:
-            return self._output(x, t, cond, null_cond, scale)
-        with network_call(self.network, [x, t, *leaves(cond), *leaves(null_cond)]):
-            return self._output(x, t, cond, null_cond, scale)
+        given = [x, *leaves(cond), *leaves(null_cond)]
+        before = versions(given)
+        if running:
+            with network_call(self.network, [*given, t]):
+                output = self._output(x, t, cond, null_cond, scale)
+        else:
+            output = self._output(x, t, cond, null_cond, scale)
+        # It would also change the sampler's state and the user's own tensors, and a recomputation would be given something else.
+        check_unchanged(given, before, "the network changed its input in place; work on a copy, as in x = x * a instead of x *= a")
+        return output
 
     def _output(self, x: Tensor, t: Tensor, cond: Tree, null_cond: Tree, scale: float | Tensor) -> Tensor:
         dtype = self._network_dtype(x)
@@ -130,6 +138,11 @@ class Denoiser(nn.Module):
         null, text = leaves(self.null_cond), leaves(cond)
         if len(null) != len(text):
             raise ShapeError(f"null_cond holds {len(null)} tensors and cond {len(text)}; guidance needs the same tree in both")
+        if paths(self.null_cond) != paths(cond):
+            raise ShapeError(
+                f"null_cond has its tensors at {', '.join(paths(self.null_cond))} and cond at {', '.join(paths(cond))}; "
+                "guidance needs the same tree in both"
+            )
         for a, b in zip(null, text, strict=True):
             if a.shape[1:] != b.shape[1:] or a.shape[0] not in (1, batch):
                 raise ShapeError(
@@ -138,11 +151,11 @@ class Denoiser(nn.Module):
                 )
 
     def _network_dtype(self, x: Tensor) -> torch.dtype | None:
-        """The dtype of the weights, when inputs must be cast to it; the state keeps its own, which may be finer."""
+        """The dtype of the weights, to which inputs are cast; the state keeps its own, which may be finer."""
         if not isinstance(self.network, nn.Module) or torch.is_autocast_enabled(x.device.type):
             return None
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
-        return None if weight is None or weight.dtype == x.dtype else weight.dtype
+        return None if weight is None else weight.dtype
 
     def _call(self, x: Tensor, t: Tensor, cond: Tree, dtype: torch.dtype | None) -> Tensor:
         if dtype is None:

@@ -13,8 +13,10 @@ from adjointdpm.plan import Evaluate, NetworkCall, Plan
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.schedule import NoiseSchedule
 from adjointdpm.tree import Tree, leaves, tree_map
+from adjointdpm.versions import check_unchanged, versions
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
+COPY = "the callback changed a tensor of the solver in place; copy what it is given before changing it"
 Output = Callable[[Tensor, Tensor, Tree, Tree, float | Tensor | None], Tensor]  # Denoiser.output, or a stand-in for it
 
 
@@ -89,7 +91,9 @@ class Problem:
             if on_step is not None:
                 on_step(step, x)
             if self.callback is not None:
+                before = versions((x, denoised))
                 self.callback(step, self._time(step), x, denoised)
+                check_unchanged((x, denoised), before, COPY)
             watch(step, x)
 
         def watch(step: int, x: Tensor) -> None:
@@ -105,7 +109,9 @@ class Problem:
     def report_costate(self, step: int, costate: Tensor) -> None:
         """Tell the observer, if there is one, ∂L/∂x at the state that `step` reached."""
         if self.observer is not None:
-            self.observer.backward(step, self._time(step), costate.detach())
+            before = versions((costate,))
+            self.observer.backward(step, self._time(step), costate.detach())  # which shares its version
+            check_unchanged((costate,), before, COPY)
 
     def _time(self, step: int) -> float:
         return self.plan.grid[step + 1].item()

@@ -20,11 +20,28 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     if isinstance(tree, Tensor):
         return fn(tree)
     if isinstance(tree, dict):
-        return {key: tree_map(fn, value) for key, value in tree.items()}
+        # In the keys' own order whatever that of insertion, so that two dicts with the same keys pair up; the result keeps insertion order.
+        mapped = {key: tree_map(fn, tree[key]) for key in sorted(tree, key=_order)}
+        return {key: mapped[key] for key in tree}
     if isinstance(tree, tuple | list):
         items = [tree_map(fn, value) for value in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     return tree
+
+
+def paths(tree: Tree) -> list[str]:
+    """Where the tensors of `tree` are, in the order of `leaves`: "['text'][0]"."""
+    if isinstance(tree, Tensor):
+        return [""]
+    if isinstance(tree, dict):
+        branches = [(key, tree[key]) for key in sorted(tree, key=_order)]
+    else:
+        branches = list(enumerate(tree)) if isinstance(tree, tuple | list) else []
+    return [f"[{key!r}]{path}" for key, branch in branches for path in paths(branch)]
+
+
+def _order(key: object) -> tuple[str, str]:
+    return type(key).__name__, repr(key)
 
 
 def replace_leaves(tree: Tree, tensors: list[Tensor]) -> Tree:
