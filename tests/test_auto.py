@@ -1,6 +1,7 @@
 """The automatic choice: exact until it has measured, then no worse than it was told to be."""
 
 import logging
+from dataclasses import dataclass
 
 import diffusers
 import pytest
@@ -91,3 +92,78 @@ def test_pipelines_without_a_native_equivalent_get_exact_gradients(tmp_path):
 def test_bad_settings(bad):
     with pytest.raises((adj.errors.InvalidInputError, adj.errors.InvalidTypeError)):
         adj.Auto(**bad)
+
+
+def test_without_gradients_it_is_plain_sampling(network):
+    method = adj.Auto()
+    noise = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert not adj.sample(network, noise, schedule=SCHEDULE, steps=5, gradient=method).requires_grad
+    unused = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    x = adj.sample(lambda x, t, c: x.tanh(), noise.detach(), schedule=SCHEDULE, cond=unused, steps=5, gradient=method)
+    assert not x.requires_grad
+    assert not method.choices.get(network)
+
+
+def test_what_is_measured_at_one_guidance_scale_or_grid_says_nothing_of_another(network):
+    method = adj.Auto(0.3)
+    null = torch.zeros(1, 3, dtype=torch.float64)
+    cond = torch.randn(4, 3, dtype=torch.float64)
+    grids = [adj.grids.karras(SCHEDULE, 12), adj.grids.trailing(SCHEDULE, 12)]
+    cases = [(1.0, grids[0]), (3.0, grids[0]), (7.5, grids[0]), (7.5, grids[1]), (7.5, grids[1] - 1e-3 * torch.arange(13).flip(0))]
+    for scale, grid in cases:
+        noise = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+        denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=null)
+        grid = grid.clamp(min=0)
+        adj.sample(denoiser, noise, schedule=SCHEDULE, cond=cond, grid=grid, gradient=method).sum().backward()
+    assert len(method.choices[network]) == 4  # a grid that is only jittered counts as the same
+
+
+def test_it_measures_under_the_autocast_of_the_forward_pass():
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(6, 6)
+
+        def forward(self, x, t, c):
+            output = self.linear(x)
+            seen.append(output.dtype)
+            return output.tanh()
+
+    noise = torch.randn(4, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = adj.sample(Network(), noise, schedule=SCHEDULES["linear"](), steps=5, gradient=adj.Auto(1e-9))
+    x.sum().backward()
+    assert set(seen) == {torch.bfloat16}
+    assert len(seen) > 9  # N and N - 1 are those of the exact gradient itself
+
+
+@dataclass  # with __eq__ and therefore without a hash
+class Unhashable:
+    network: Mixture
+
+    def __call__(self, x, t, cond):
+        return self.network(x, t, cond)
+
+
+class Slots:
+    __slots__ = ("inner",)
+
+    def __call__(self, x, t, cond):
+        return self.inner(x, t, cond)
+
+
+@pytest.mark.parametrize("method", [adj.Auto(), adj.Checkpoint(10**6), adj.Checkpoint("auto")], ids=repr)
+def test_networks_that_cannot_be_remembered(network, method):
+    slots = Slots()
+    slots.inner = network
+    expected, _ = gradients(network, adj.Checkpoint())
+    for callable_ in (Unhashable(network), slots):
+        noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+        leaves = [noise.requires_grad_(), cond.requires_grad_(), network.means]
+        x = adj.sample(callable_, leaves[0], schedule=SCHEDULE, cond=leaves[1], steps=50, gradient=method)
+        for ours, exact in zip(torch.autograd.grad(x.sin().sum(), leaves), expected, strict=True):
+            assert relative_error(ours, exact) < 1e-12

@@ -43,7 +43,8 @@ class Choice:
 class Auto(GradientMethod):
     """The cheapest method whose error, measured on this network and loss, is within a tolerance.
 
-    The first gradient of every kind of problem (network, sampler, number of calls, what requires grad) is exact. When it is asked for,
+    The first gradient of every kind of problem (network, sampler, number of calls, about which times, guidance scale, shape, dtype, what
+    requires grad) is exact. When it is asked for,
     `Interpolated` with more and more VJPs is tried on the very same batch and cotangent until the error is within the tolerance. That
     method serves all later gradients, or the exact one does if none suffices; so the first backward pass costs a few times as much.
     What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`.
@@ -80,17 +81,25 @@ class Auto(GradientMethod):
         if self.tolerance == 0 or problem.plan.requires_grad:
             return self.exact.solve(problem)
         network = problem.denoiser.network
-        known = self.choices.setdefault(getattr(network, "__self__", network), {})
+        try:
+            known = self.choices.setdefault(getattr(network, "__self__", network), {})
+        except TypeError as error:
+            _log.info("exact gradients: nothing can be remembered of %s (%s)", type(network).__name__, error)
+            return self.exact.solve(problem)
         kind = _kind(problem)
         if kind in known:
             return known[kind].method.solve(problem)
         pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
-        if any(tensor.requires_grad for tensor in _inputs(problem)):  # and not only tensors that the network captures
+        # Not under no_grad, and not if it is only what the network captures that requires grad.
+        if result.requires_grad and any(tensor.requires_grad for tensor in _inputs(problem)):
+            device = result.device.type
+            autocast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
             def measure(cotangent: Tensor) -> None:
                 if kind not in known:
-                    known[kind] = self._choose(pilot, cotangent)
+                    with autocast:
+                        known[kind] = self._choose(pilot, cotangent)
 
             result.register_hook(measure)
         return result
@@ -123,7 +132,11 @@ def _inputs(problem: Problem) -> list[Tensor]:
 
 def _kind(problem: Problem) -> Hashable:
     wanted = tuple(tensor.requires_grad for tensor in _inputs(problem))
-    return (repr(problem.sampler), problem.plan.calls, problem.denoiser.prediction, wanted)
+    grid, scale, start = problem.plan.grid, problem.guidance_scale, problem.start
+    times = tuple(f"{grid[i].item():.1g}" for i in (0, len(grid) // 2, -1))  # about: a grid may be jittered from call to call
+    guidance = None if isinstance(scale, Tensor) else scale  # a tensor may be what is learned
+    how = (repr(problem.sampler), problem.plan.calls, times, problem.denoiser.prediction, guidance)
+    return (*how, start.shape[1:], start.dtype, torch.is_autocast_enabled(start.device.type), wanted)
 
 
 def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:

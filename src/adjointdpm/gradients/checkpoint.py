@@ -83,8 +83,12 @@ class Checkpoint(AutogradMethod):
         tensors = leaves([*args, *kwargs.values()])
         owner = _network(fn)
         trained = sum(p.requires_grad for p in owner.parameters()) if isinstance(owner, torch.nn.Module) else 0
-        known = self._graph_bytes.setdefault(owner, {})
-        key = (trained, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
+        try:
+            known = self._graph_bytes.setdefault(owner, {})
+        except TypeError:  # no hash, or no weak references: measured every time
+            known = {}
+        modes = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in {t.device.type for t in tensors}]
+        key = (trained, getattr(owner, "training", False), *modes, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
         if key not in known:
             known[key] = graph_bytes(fn, *args, **kwargs)
         budget = self.memory_budget
