@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm.denoiser import Denoiser
 from adjointdpm.errors import DeviceError, InvalidInputError, InvalidTypeError, ScheduleError, ShapeError
@@ -65,6 +65,8 @@ def sample(
     times = karras(schedule, steps) if grid is None else check_grid(grid, schedule)
     _check_noise(noise, denoiser)
     _check_cond(cond, noise)
+    if callback is not None and not callable(callback):
+        raise InvalidTypeError(f"callback={callback!r} must be callable as callback(step, t, x, denoised)")
     denoiser.check_cond(cond, len(noise))
     plan = sampler.plan(schedule, times)
     plan.check_differentiable()
@@ -78,15 +80,19 @@ def sample(
 def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:
     if not isinstance(noise, Tensor):
         raise InvalidTypeError(f"noise must be a tensor [B, …], not {type(noise).__name__}")
+    if noise.layout != torch.strided:
+        raise InvalidTypeError(f"noise has layout {noise.layout}; it must be dense, as torch.randn makes it")
     if not noise.is_floating_point():
         raise InvalidTypeError(f"noise has dtype {noise.dtype}; it must be floating point, as torch.randn makes it")
     if noise.ndim == 0 or noise.numel() == 0:
         raise ShapeError(f"noise has shape {tuple(noise.shape)}; it must be [B, …] with at least one number")
-    if not bool(torch.isfinite(noise.detach()).all()):
-        raise InvalidInputError("noise holds NaN or infinite values")
-    weight = next(denoiser.parameters(), None)
+    weight = next(denoiser.network.parameters(), None) if isinstance(denoiser.network, nn.Module) else None
     if weight is not None and weight.device != noise.device:
         raise DeviceError(f"noise is on {noise.device} and the denoiser on {weight.device}; move one of them")
+    if noise.device.type == "meta":
+        raise DeviceError("noise is on the meta device, where tensors hold no numbers")
+    if not bool(torch.isfinite(noise.detach()).all()):
+        raise InvalidInputError("noise holds NaN or infinite values")
 
 
 def _check_cond(cond: Tree, noise: Tensor) -> None:
