@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm import errors, metrics
 from adjointdpm.judge import Judge
-from adjointdpm.metrics import Classifier, GramStyle, Metric, Reference, SafetyFilter, TextSimilarity, WeightedSum
+from adjointdpm.metrics import Classifier, EffectPair, GramStyle, Metric, Reference, SafetyFilter, TextSimilarity, WeightedSum
 from adjointdpm.metrics.similarity import concept_in
 from adjointdpm.named import build_named
 from adjointdpm.networks import load_network
@@ -39,6 +39,7 @@ METRICS = {
     "l1": lambda: Reference(picture(9), "l1"),
     "l2": lambda: Reference(picture(9)),
     "ssim": lambda: Reference(picture(9), "ssim"),
+    "pair": lambda: EffectPair(picture(9), 0.5 * picture(9).flip(1)),
     "similarity": lambda: TextSimilarity("a twemoji emoji of a hot dog"),
 }
 metric_parameters = pytest.mark.parametrize("build", METRICS.values(), ids=METRICS)
@@ -94,6 +95,29 @@ def test_style_is_zero_at_the_reference_and_does_not_mind_where_things_are(seed)
     scores = metric(torch.cat([reference, shifted, reference.mean((2, 3), keepdim=True).expand_as(reference)]))
     assert scores[0] < 1e-6
     assert scores[1] < 0.1 * scores[2]  # without texture
+
+
+def test_a_pair_asks_for_its_effect_and_not_for_its_example(tmp_path) -> None:
+    def bluish(images: Tensor, share: float) -> Tensor:
+        return torch.lerp(images, images * torch.tensor([0.3, 0.5, 1.0]).view(3, 1, 1), share)
+
+    before = picture(4)
+    metric = EffectPair(before[0], bluish(before, 1)[0])
+    plain, half, whole = (metric(bluish(before, share)).item() for share in (0, 0.5, 1))
+    assert (plain, whole) == (pytest.approx(1), pytest.approx(0, abs=1e-6))
+    assert 0.02 < half < 0.7
+    others = torch.cat([picture(seed) for seed in range(20, 28)])
+    plain, half, whole = (metric(bluish(others, share)).mean() for share in (0, 0.5, 1))
+    assert whole < 0.5 * half < 0.25 * plain
+    for name, image in (("before", before[0]), ("after", bluish(before, 1)[0])):
+        Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
+    read = metrics.resolve(f"pair:before={tmp_path}/before.png,after={tmp_path}/after.png")
+    assert read(others).mean().item() == pytest.approx(metric(others).mean().item(), rel=0.1)
+    assert str(tmp_path / "after.png") in read.name
+    with pytest.raises(errors.InvalidInputError, match="look the same"):
+        EffectPair(before, before + 1e-6)
+    with pytest.raises(errors.InvalidInputError, match="needs after="):
+        metrics.resolve(f"pair:before={tmp_path}/before.png")
 
 
 def test_style_reads_the_reference_from_a_file(tmp_path) -> None:

@@ -25,7 +25,8 @@ _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZ
 class Processes:
     """The processes that `accelerate launch` or torchrun started; just this one if nothing did.
 
-    Without a GPU and without MPI `accelerate launch --cpu` starts a single one; use `torchrun --nproc_per_node 2 -m adjointdpm` there.
+    Without MPI `accelerate launch --cpu` starts a single one, whatever `--num_processes` says. What starts several on a machine without a
+    GPU is `accelerate launch --multi_gpu --num_processes 2 -m adjointdpm`, in spite of its name, or torchrun; these talk through gloo.
 
     The connection is made when it is first needed. All methods but the properties and `share` must be called by every process, in the same
     order; with one process they cost nothing.

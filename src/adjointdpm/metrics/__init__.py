@@ -9,6 +9,7 @@ from adjointdpm.metrics.base import FunctionMetric, Metric, check_scores, probe
 from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.color import MOODS, ColorStatistics
 from adjointdpm.metrics.gram import GramStyle
+from adjointdpm.metrics.pair import EffectPair
 from adjointdpm.metrics.reference import Reference
 from adjointdpm.metrics.safety import SafetyFilter
 from adjointdpm.metrics.similarity import TextSimilarity
@@ -23,6 +24,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "classifier": Classifier,
     "safety": SafetyFilter,
     "reference": Reference,
+    "pair": EffectPair,
     "similarity": TextSimilarity,
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "MOODS",
     "Classifier",
     "ColorStatistics",
+    "EffectPair",
     "FunctionMetric",
     "GramStyle",
     "Metric",

@@ -42,7 +42,7 @@ class GramStyle(Metric):
             raise InvalidInputError(f"gram metric: size={self.size!r} must be a whole number of pixels in [32, 1024]")
         if not callable(getattr(self._network, "features", None)):
             raise MetricError(f"gram metric: network {self.network!r} has no method features(images, size)")
-        _ = self._targets  # a picture that cannot be read is an error here and not in the first iteration
+        _ = self.targets  # a picture that cannot be read is an error here and not in the first iteration
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class GramStyle(Metric):
     def __call__(self, images: Images) -> Scores:
         """Distance of each picture."""
         distances = []
-        for matrix, target in zip(self._grams(images), self._targets, strict=True):
+        for matrix, target in zip(self.grams(images), self.targets, strict=True):
             target = target.to(matrix)
             distances.append((matrix - target).square().sum((1, 2)) / target.square().sum().clamp_min(1e-12))
         return torch.stack(distances).mean(0)
@@ -62,10 +62,12 @@ class GramStyle(Metric):
         return load_network(self.network) if isinstance(self.network, str) else self.network
 
     @cached_property
-    def _targets(self) -> list[Float[Tensor, "1 C C"]]:
+    def targets(self) -> list[Float[Tensor, "1 C C"]]:
+        """The reference's Gram matrices."""
         with torch.no_grad():
-            return self._grams(reference_picture(self.reference))
+            return self.grams(reference_picture(self.reference))
 
-    def _grams(self, images: Images) -> list[Float[Tensor, "B C C"]]:
+    def grams(self, images: Images) -> list[Float[Tensor, "B C C"]]:
+        """The Gram matrices of each layer."""
         maps = [x.flatten(2) for x in placed(self._network, images).features(images, self.size)]  # pyright: ignore[reportCallIssue]
         return [x @ x.mT / x.shape[2] for x in maps]
