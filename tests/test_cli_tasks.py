@@ -38,7 +38,7 @@ def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) ->
     assert result["config"]["held_out"] == ["fox"]
     assert "recognised" not in result["held_out"]
     assert Path("run/learned_embeds.safetensors").is_file()
-    assert "No independent judge" in Path("run/report.html").read_text()
+    assert "no independent judge" in Path("run/report.html").read_text()
     code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")
     assert code == 2
     assert "--resume" in err
@@ -84,6 +84,16 @@ def test_a_command_that_was_refused_can_be_put_right_without_further_flags(files
     assert code == 2
     assert "exists" in err
     assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")[0] == 0
+
+
+@pytest.mark.parametrize(("metric", "judged"), [("color:mood=dusk", True), ("similarity:text=an owl", False)])
+def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, capsys, metric: str, judged: bool) -> None:
+    flags = ("--prompt", "a noto emoji of an owl", "--metric", metric, "--iterations", 1, "--steps", 1, "--tracker", "none")
+    code, out, err = run(monkeypatch, capsys, "guide", *flags, "--device", "cpu", "--out", "run")
+    assert code == 0, err
+    assert ("recognised" in json.loads(Path("run/result.json").read_text())["held_out"]) == judged
+    assert ("independent judge finds" in out) == judged
+    assert ("had no part in the optimisation" in Path("run/report.html").read_text()) == judged
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,16 @@ def test_similarity_by_a_clip_model_from_a_folder(tmp_path) -> None:
         TextSimilarity("a fox", model=str(tmp_path))
 
 
+def test_a_metric_that_asks_the_judge_says_so() -> None:
+    color = metrics.resolve("color:mood=dusk")
+    for text in ("similarity:text=an owl", "classifier:target=owl,network=judge"):
+        asking = metrics.resolve(text)
+        assert asking.asks_judge
+        assert WeightedSum([color, asking], [1, 1]).asks_judge
+    for other in (color, metrics.resolve("classifier:target=lion"), WeightedSum([color], [1])):
+        assert not other.asks_judge
+
+
 def test_several_metrics_by_weight() -> None:
     images = picture(0, 2)
     texts = ["color:mood=dusk", "classifier:target=lion,network=judge"]

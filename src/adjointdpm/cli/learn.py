@@ -255,12 +255,13 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     from adjointdpm.run_folder import RunFolder
 
     resolve(settings.gradient)
-    settings.resolve_metric()
+    metric = settings.resolve_metric()
     task = run.__name__
     facts = {"task": task, "model": where.model, "dtype": where.dtype} | asdict(settings)
     model = options.load_model(where.model, where.device, where.dtype)
     folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
-    recognise = recogniser_for(settings.held_out) if where.model == "tiny" else None
+    independent = where.model == "tiny" and not metric.asks_judge
+    recognise = recogniser_for(settings.held_out) if independent else None
     iterations = settings.optimisation.iterations
     with progress_bar(visible=folder.writable) as progress:
         bar = progress.add_task(title, total=iterations, metric="drawing the untouched model's pictures")

@@ -28,6 +28,11 @@ class Metric(ABC):
         """How reports call this metric."""
         return type(self).__name__
 
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the bundled judge is part of it, which then cannot judge the result."""
+        return False
+
     @abstractmethod
     def __call__(self, images: Images) -> Scores:
         """Score each picture."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
-from adjointdpm.networks import Wanted, class_indices, load_network, placed
+from adjointdpm.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Classifier(Metric):
         """The text that makes this metric."""
         verb, wanted = ("target", self.target) if self.away is None else ("away", self.away)
         return f"classifier:{verb}={wanted},network={self.network if isinstance(self.network, str) else type(self.network).__name__}"
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the network is the bundled judge."""
+        return self.network == "judge" or isinstance(self.network, JudgeConcepts)
 
     def __call__(self, images: Images) -> Scores:
         """Score each picture."""

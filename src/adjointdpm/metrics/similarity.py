@@ -44,6 +44,11 @@ class TextSimilarity(Metric):
         """The text that makes this metric, less its model."""
         return f"similarity:text={self.text}"
 
+    @property
+    def asks_judge(self) -> bool:
+        """Without a CLIP model."""
+        return self.model is None
+
     def __call__(self, images: Images) -> Scores:
         """Distance of each picture."""
         if self.model is None:

@@ -36,6 +36,11 @@ class WeightedSum(Metric):
         """What the most demanding metric asks for."""
         return max(metric.smallest for metric in self.metrics)
 
+    @property
+    def asks_judge(self) -> bool:
+        """Whether any of them does."""
+        return any(metric.asks_judge for metric in self.metrics)
+
     def __call__(self, images: Images) -> Scores:
         """Score each picture."""
         parts = []
