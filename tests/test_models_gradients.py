@@ -9,6 +9,7 @@ from peft import LoraConfig
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import adjointdpm as adj
+from adjointdpm.gradients.checkpoint import graph_bytes
 from pipelines import STABLE_DIFFUSION_BETAS, stock, tiny_pipeline
 
 SCHEDULERS = [
@@ -127,6 +128,32 @@ def test_a_memory_budget_saves_recomputation(tmp_path):
         calls.append(count)
     assert calls == [2 * STEPS, STEPS + 1, STEPS]  # every call again; one call to measure; what was measured is remembered
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("sampler", [None, "euler"])
+def test_a_memory_budget_counts_the_decoder(sampler, tmp_path):
+    pipe = tiny_pipeline(tmp_path)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.requires_grad_(False)
+    model = adj.from_pipeline(pipe)
+    noise, text = model.noise(2, seed=0), torch.cat([model.encode("a fox")] * 4)
+    network = graph_bytes(lambda x: pipe.unet(torch.cat([x, x]), torch.zeros(4), text).sample, noise)
+    decoder = graph_bytes(model.decode, noise)
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    pipe.unet.register_forward_pre_hook(count)
+    for budget, kept in ((1, 0), (decoder, 0), (decoder + 1.5 * network, 1), (decoder + 3.5 * network, 3), (10**9, STEPS)):
+        method = adj.Checkpoint(int(budget))
+        for _ in range(2):  # the second knows the sizes
+            calls = 0
+            pictures = model.generate("a fox", model.noise(2, seed=0).requires_grad_(), steps=STEPS, sampler=sampler, gradient=method)
+            calls = 0
+            pictures.sum().backward()
+            assert calls == STEPS - kept
 
 
 def test_dropout_and_autocast_hold_in_the_recomputation(tmp_path):

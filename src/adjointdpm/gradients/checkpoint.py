@@ -28,10 +28,10 @@ class Checkpoint(AutogradMethod):
     the call and not around the sampler step, so stateful samplers and tensors captured by closures get their
     gradients too. Autocast, grad mode and random state (dropout) of the first run hold in the second.
 
-    The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one
-        always (it costs no memory that the backward pass would not need anyway), and as many more as `memory_budget`
-        allows. With N calls of which m are kept the network does (N - m)(2F + B) + m(F + B) work, F a forward and B a
-        backward pass (Chen et al. 2016, arXiv 1604.06174, with segments of one network call).
+    The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one always (it costs no
+    memory that the backward pass would not need anyway; in a model's `generate` it is the decoder's), and as many more as `memory_budget`
+    allows. With N calls of which m are kept the network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et
+    al. 2016, arXiv 1604.06174, with segments of one network call).
 
     Args:
         memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is free when
@@ -58,10 +58,18 @@ class Checkpoint(AutogradMethod):
         if budget <= 0:
             raise InvalidInputError(f"memory_budget={budget} must be a positive number of bytes; None keeps one graph")
 
-    def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
-        """Return `fn` with recomputation, for the `calls` calls that one solve makes."""
+    def wrap(self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """Return `fn` with recomputation, for the `calls` calls that one solve makes.
+
+        Args:
+            fn: the network; its first argument is the state.
+            calls: how often it will be called.
+            after: what is applied to the last state, a decoder. Its graph is the one that is always kept, in place of the last call's, and
+                counts in the budget.
+
+        """
         made = 0
-        kept = 1
+        kept = 1 if after is None else 0
         owner = _network(fn)
         weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
 
@@ -70,7 +78,7 @@ class Checkpoint(AutogradMethod):
             if not torch.is_grad_enabled():
                 return fn(*args, **kwargs)
             if made == 0 and self.memory_budget is not None:
-                kept = self._graphs_that_fit(fn, args, kwargs)
+                kept = self._graphs_that_fit(fn, args, kwargs, after)
             made += 1
             if made > calls - kept:
                 return fn(*args, **kwargs)
@@ -79,7 +87,19 @@ class Checkpoint(AutogradMethod):
 
         return call
 
-    def _graphs_that_fit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    def _graphs_that_fit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], after: Callable[..., Any] | None
+    ) -> int:
+        graph = max(1, self._measured(fn, args, kwargs))
+        last = 0 if after is None else self._measured(after, args[:1], {})
+        budget = self.memory_budget
+        if not isinstance(budget, int):
+            tensors = leaves([*args, *kwargs.values()])
+            budget = int(AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu")))
+        return max(1 if after is None else 0, (budget - last) // graph)
+
+    def _measured(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """The bytes of the graph of `fn`, measured once for each kind of arguments."""
         tensors = leaves([*args, *kwargs.values()])
         owner = _network(fn)
         trained = sum(p.requires_grad for p in owner.parameters()) if isinstance(owner, torch.nn.Module) else 0
@@ -91,10 +111,7 @@ class Checkpoint(AutogradMethod):
         key = (trained, getattr(owner, "training", False), *modes, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
         if key not in known:
             known[key] = graph_bytes(fn, *args, **kwargs)
-        budget = self.memory_budget
-        if not isinstance(budget, int):
-            budget = int(AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu")))
-        return max(1, budget // max(1, known[key]))
+        return known[key]
 
 
 def _network(fn: Callable[..., Any]) -> Any:

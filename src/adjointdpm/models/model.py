@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class DiffusionModel(ABC):
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._warned: set[str] = set()
+        self._last_decoder: _Decoder | None = None
         self._check_pipeline()
 
     # What a family provides.
@@ -196,7 +198,7 @@ class DiffusionModel(ABC):
                     raise
                 method = method.exact  # which takes every scheduler
         if isinstance(method, Checkpoint):
-            method = _DecoderLast(method)
+            method = _DecoderLast(method, self._decoder)
         if sampler is None:
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
@@ -208,6 +210,13 @@ class DiffusionModel(ABC):
         schedule, prediction = schedule_and_prediction(scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
         return self.decode(sample(denoiser, x, schedule=schedule, cond=cond, steps=steps, grid=grid, sampler=sampler, gradient=method))
+
+    @property
+    def _decoder(self) -> "_Decoder":
+        """One object for one VAE of the pipeline, for what a memory budget remembers of it."""
+        if self._last_decoder is None or self._last_decoder.vae is not self.pipe.vae:
+            self._last_decoder = _Decoder(self)
+        return self._last_decoder
 
     def _check_prompts(
         self, prompt: Any, embeds: Tensor | None, negative: Any, negative_embeds: Tensor | None
@@ -259,11 +268,26 @@ class DiffusionModel(ABC):
                 warnings.warn(concern, AdjointDPMWarning, stacklevel=4)
 
 
+class _Decoder(nn.Module):
+    """A model's `decode`, with the weights that it uses."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        super().__init__()
+        self.vae = model.pipe.vae
+        self._model = weakref.ref(model)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        model = self._model()
+        assert model is not None
+        return model.decode(latents)
+
+
 @dataclass(frozen=True)
 class _DecoderLast(AutogradMethod):
-    """Checkpointing for a solve whose last network call is the decoder's: that graph is kept, and counts as one call of a memory budget."""
+    """Checkpointing for a solve whose last network call is the decoder's: that graph is kept, and counts in a memory budget."""
 
     checkpoint: Checkpoint
+    decoder: _Decoder
 
     def wrap(self, fn: Any, calls: int) -> Any:
-        return self.checkpoint.wrap(fn, calls + 1)
+        return self.checkpoint.wrap(fn, calls, after=self.decoder)
