@@ -159,6 +159,15 @@ def test_zero_terminal_snr_with_epsilon_is_refused(tmp_path):
         adj.from_pipeline(pipe)
 
 
+def test_schedulers_of_other_pipelines_are_refused(tmp_path):
+    pipe = tiny_pipeline(tmp_path)
+    model = adj.from_pipeline(pipe)
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    for make in (lambda: model.generate("a fox", steps=2), lambda: adj.from_pipeline(pipe)):
+        with pytest.raises(errors.UnsupportedError, match=r"FlowMatchEulerDiscreteScheduler.*DDIMScheduler"):
+            make()
+
+
 @pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
 def test_what_zeroes_gradients_is_said_once(setting, tmp_path):
     pipe = tiny_pipeline(tmp_path)

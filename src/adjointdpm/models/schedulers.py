@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, ScheduleError
+from adjointdpm.errors import InvalidInputError, ScheduleError, UnsupportedError
 from adjointdpm.grids import check_steps
 
 Generators = torch.Generator | list[torch.Generator]
@@ -72,7 +73,19 @@ def sample_generators(batch: int) -> list[torch.Generator]:
 
 
 def check_prediction(scheduler: Any) -> None:
-    """Raise ScheduleError if the scheduler starts where the network's prediction says nothing about the picture."""
+    """Raise for a scheduler with which the pipeline cannot draw.
+
+    Raises:
+        UnsupportedError: it has no `init_noise_sigma` and no `scale_model_input`, on which the pipeline's loop relies (flow matching).
+        ScheduleError: it starts where the network's prediction says nothing about the picture.
+
+    """
+    lacking = [name for name in ("init_noise_sigma", "scale_model_input", "timesteps", "set_timesteps") if not hasattr(scheduler, name)]
+    if lacking:
+        raise UnsupportedError(
+            f"{type(scheduler).__name__} has no {' and no '.join(lacking)}, which this pipeline needs; give it one such as "
+            f"DDIMScheduler (all of them: {', '.join(sorted(c.__name__ for c in DDIMScheduler().compatibles))})"
+        )
     if option(scheduler, "rescale_betas_zero_snr") and option(scheduler, "prediction_type") == "epsilon":
         raise ScheduleError(
             f"{type(scheduler).__name__} has zero terminal SNR (rescale_betas_zero_snr=True) with prediction_type='epsilon': "
