@@ -90,12 +90,29 @@ def epsilon_model(seed: int = 0):
     return model
 
 
-def run_scheduler(scheduler, model, noise: torch.Tensor, steps: int, scale: float = 1.0) -> torch.Tensor:
+def run_scheduler(scheduler, model, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    """The states after every step, stacked."""
     scheduler.set_timesteps(steps)
     x = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
+    states = []
     for t in scheduler.timesteps:
-        x = scheduler.step(model(x, (t * scale).expand(len(x)), None), t, x).prev_sample
-    return x
+        x = scheduler.step(model(x, t.expand(len(x)), None), t, x).prev_sample
+        states.append(x)
+    return torch.stack(states)
+
+
+def trajectory(denoiser, noise: torch.Tensor, **options) -> torch.Tensor:
+    """The states after every step of `sample`, stacked."""
+    states: list[torch.Tensor] = []
+    x = adj.sample(denoiser, noise, callback=lambda step, t, x, denoised: states.append(x), **options)
+    assert states[-1] is x
+    return torch.stack(states)
+
+
+def assert_same_trajectory(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
+    assert ours.shape == theirs.shape
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a, b) < tolerance
 
 
 # With "linspace" DDIM steps from t to t - T/N and goes on from another time: no trajectory for a grid to reproduce.
@@ -111,8 +128,7 @@ def test_euler_equals_ddim(spacing, prediction, steps):
     expected = run_scheduler(scheduler, model, noise, steps)
     grid = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    ours = adj.sample(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid)
-    assert relative_error(ours, expected) < 1e-5
+    assert_same_trajectory(trajectory(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid), expected, 1e-5)
 
 
 @pytest.mark.parametrize(("spacing", "make"), [("leading", adj.grids.leading), ("trailing", adj.grids.trailing)])
@@ -136,9 +152,9 @@ def test_dpm_solver_pp_equals_diffusers(spacing, prediction, steps):
     expected = run_scheduler(scheduler, model, noise, steps)
     grid = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    ours = adj.sample(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid, sampler=adj.DPMSolverPP())
+    ours = trajectory(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid, sampler=adj.DPMSolverPP())
     # Its sigmas are float32, and it steps in float32.
-    assert relative_error(ours, expected) < 2e-4
+    assert_same_trajectory(ours, expected, 2e-4)
     if spacing == "linspace":
         assert adj.grids.linspace(schedule, steps).tolist() == grid.tolist()
 
@@ -151,8 +167,8 @@ def test_euler_on_flow_matching_equals_diffusers(shift, steps):
     model = epsilon_model()
     expected = run_scheduler(scheduler, lambda x, t, c: model(x, t / 1000), noise, steps)
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    ours = adj.sample(adj.Denoiser(model, "flow"), noise, schedule=schedule, grid=scheduler.sigmas.double())
-    assert relative_error(ours, expected) < 1e-4
+    ours = trajectory(adj.Denoiser(model, "flow"), noise, schedule=schedule, grid=scheduler.sigmas.double())
+    assert_same_trajectory(ours, expected, 1e-4)
 
 
 def test_euler_equals_diffusers_euler_in_the_variance_exploding_state():
@@ -213,7 +229,10 @@ def test_samplers_are_found_by_name():
     "make",
     [
         lambda: adj.AdamsBashforth(5),
+        lambda: adj.AdamsBashforth(2.0),  # type: ignore[arg-type]
         lambda: adj.DPMSolverPP(3),
+        lambda: adj.DPMSolverPP(1.0),  # type: ignore[arg-type]
+        lambda: adj.Ancestral(eta="1"),  # type: ignore[arg-type]
         lambda: adj.Ancestral(eta=1.5),
         lambda: adj.Ancestral(eta=float("nan")),
         lambda: adj.Ancestral(seed=0.5),  # type: ignore[arg-type]

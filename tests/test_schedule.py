@@ -62,6 +62,27 @@ def test_impossible_tables_are_refused(table):
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: adj.NoiseSchedule.from_alphas_cumprod("table"),  # type: ignore[arg-type]
+        lambda: adj.NoiseSchedule.from_alphas_cumprod(None),  # type: ignore[arg-type]
+        lambda: adj.NoiseSchedule.from_alphas_cumprod(torch.tensor([0.9 + 0.1j, 0.5])),
+        lambda: adj.NoiseSchedule.from_alphas_cumprod(torch.tensor([True, False])),
+        lambda: adj.NoiseSchedule.edm("0.1", "2"),  # type: ignore[arg-type]
+        lambda: adj.NoiseSchedule.linear("0.1"),  # type: ignore[arg-type]
+        lambda: adj.NoiseSchedule.cosine(None),  # type: ignore[arg-type]
+        lambda: adj.NoiseSchedule.flow_matching(True),
+        lambda: adj.grids.karras(adj.NoiseSchedule.linear(), 5, rho="7"),  # type: ignore[arg-type]
+        *(lambda make=make: make("linear", 5) for make in (adj.grids.karras, adj.grids.log_snr, adj.grids.linspace)),  # type: ignore[misc]
+        *(lambda make=make: make("linear", 5) for make in (adj.grids.leading, adj.grids.trailing)),  # type: ignore[misc]
+    ],
+)
+def test_what_is_no_number_or_no_schedule_is_refused(make):
+    with pytest.raises(adj.errors.InvalidTypeError):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
         lambda: adj.NoiseSchedule.linear(0.0, 20.0),
         lambda: adj.NoiseSchedule.linear(5.0, 1.0),
         lambda: adj.NoiseSchedule.edm(2.0, 1.0),

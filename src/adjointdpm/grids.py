@@ -1,5 +1,8 @@
 """Times to step through: N + 1 strictly decreasing times in the schedule's unit, noise first, data last."""
 
+import math
+from numbers import Real
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,13 +23,15 @@ def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tenso
         rho: the exponent, above 0; its usual name, not to be confused with the noise-to-signal ratio.
 
     Raises:
-        InvalidInputError: fewer than one step, or an exponent that is not positive.
-        InvalidTypeError: `steps` is not an int.
+        InvalidInputError: fewer than one step, or an exponent that is not positive and finite.
+        InvalidTypeError: `steps` is not an int, the exponent no number, or `schedule` no `NoiseSchedule`.
         GridError: so many steps that neighbouring times coincide.
 
     """
-    check_steps(steps)
-    if not rho > 0:
+    _check(schedule, steps)
+    if isinstance(rho, bool) or not isinstance(rho, Real):
+        raise InvalidTypeError(f"karras(rho={rho!r}): the exponent must be a number")
+    if not 0 < rho < math.inf:
         raise InvalidInputError(f"karras(rho={rho}): the exponent must be positive")
     noisy, clean = _rho_ends(schedule)
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -41,7 +46,7 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
 
     """
-    check_steps(steps)
+    _check(schedule, steps)
     noisy, clean = _rho_ends(schedule)
     if clean == 0:
         raise ScheduleError(f"log_snr: σ is 0 at t = {schedule.t_min}, where the log-SNR is infinite; use karras or linspace")
@@ -55,7 +60,7 @@ def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
 
     """
-    check_steps(steps)
+    _check(schedule, steps)
     uniform = torch.linspace(schedule.t_max, schedule.t_min, steps + 1, dtype=torch.float64)
     return check_grid(uniform.round() if isinstance(schedule, TableSchedule) else schedule.warp(uniform), schedule)
 
@@ -69,7 +74,7 @@ def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tenso
         InvalidInputError, InvalidTypeError, GridError: as for `karras`; also an offset below 1, which would visit t = 0 twice.
 
     """
-    check_steps(steps)
+    _check(schedule, steps)
     if not isinstance(schedule, TableSchedule):
         return linspace(schedule, steps)
     entries = len(schedule.alphas_cumprod)
@@ -86,7 +91,7 @@ def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
 
     """
-    check_steps(steps)
+    _check(schedule, steps)
     if not isinstance(schedule, TableSchedule):
         return linspace(schedule, steps)
     entries = len(schedule.alphas_cumprod)
@@ -100,6 +105,12 @@ def check_steps(steps: int) -> None:
         raise InvalidTypeError(f"steps={steps!r} must be an int, the number of sampler steps; pass times as grid=")
     if steps < 1:
         raise InvalidInputError(f"steps={steps} must be at least 1")
+
+
+def _check(schedule: NoiseSchedule, steps: int) -> None:
+    if not isinstance(schedule, NoiseSchedule):
+        raise InvalidTypeError(f"schedule={schedule!r} must be a NoiseSchedule, for example NoiseSchedule.from_scheduler(pipe.scheduler)")
+    check_steps(steps)
 
 
 def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " steps+1"]:

@@ -2,13 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Real
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import ScheduleError
+from adjointdpm.errors import InvalidTypeError, ScheduleError
 
 
 class NoiseSchedule(ABC):
@@ -65,9 +66,16 @@ class NoiseSchedule(ABC):
 
         Raises:
             ScheduleError: the table is not one-dimensional, too short, not finite, not strictly decreasing, or outside (0, 1].
+            InvalidTypeError: it is no table of real numbers.
 
         """
-        table = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        try:
+            table = torch.as_tensor(alphas_cumprod).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidTypeError(f"alphas_cumprod must be a 1-D tensor of numbers in (0, 1]: {error}") from error
+        if table.is_complex() or table.dtype == torch.bool or table.device.type == "meta":
+            raise InvalidTypeError(f"alphas_cumprod must hold real numbers, not {table.dtype} on {table.device}")
+        table = table.to("cpu", torch.float64)
         if table.ndim == 1 and len(table) > 0 and bool(table[-1] == 0):
             raise ScheduleError(
                 f"alphas_cumprod[{len(table) - 1}] is 0 (zero terminal SNR): a table must lie in (0, 1]; "
@@ -197,6 +205,7 @@ class LinearSchedule(NoiseSchedule):
     t_min, t_max = 1e-3, 1.0
 
     def __init__(self, beta_min: float, beta_max: float) -> None:
+        _check_numbers(beta_min=beta_min, beta_max=beta_max)
         if not 0 < beta_min <= beta_max or not math.isfinite(beta_max):
             raise ScheduleError(f"linear(beta_min={beta_min}, beta_max={beta_max}): need 0 < beta_min <= beta_max")
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
@@ -216,6 +225,7 @@ class CosineSchedule(NoiseSchedule):
     t_min, t_max = 1e-3, 0.9946
 
     def __init__(self, offset: float) -> None:
+        _check_numbers(offset=offset)
         if not (offset > 0 and math.isfinite(offset)):
             raise ScheduleError(f"cosine(offset={offset}): the offset must be positive")
         self.offset = float(offset)
@@ -234,6 +244,7 @@ class EDMSchedule(NoiseSchedule):
     """Variance exploding with t = σ; see `NoiseSchedule.edm`."""
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        _check_numbers(sigma_min=sigma_min, sigma_max=sigma_max)
         if not 0 <= sigma_min < sigma_max or not math.isfinite(sigma_max):
             raise ScheduleError(f"edm(sigma_min={sigma_min}, sigma_max={sigma_max}): need 0 <= sigma_min < sigma_max")
         self.t_min, self.t_max = float(sigma_min), float(sigma_max)
@@ -258,6 +269,7 @@ class FlowMatchingSchedule(NoiseSchedule):
     t_min, t_max = 0.0, 1.0
 
     def __init__(self, shift: float) -> None:
+        _check_numbers(shift=shift)
         if not (shift > 0 and math.isfinite(shift)):
             raise ScheduleError(f"flow_matching(shift={shift}): the shift must be positive")
         self.shift = float(shift)
@@ -276,3 +288,9 @@ class FlowMatchingSchedule(NoiseSchedule):
 
     def warp(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return self.shift * t / (1 + (self.shift - 1) * t)
+
+
+def _check_numbers(**values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise InvalidTypeError(f"{name}={value!r} must be a number")

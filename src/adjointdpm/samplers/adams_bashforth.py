@@ -33,7 +33,7 @@ class AdamsBashforth(Sampler):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or self.order not in (1, 2, 3, 4):
+        if type(self.order) is not int or self.order not in (1, 2, 3, 4):
             raise InvalidInputError(f"AdamsBashforth(order={self.order!r}): the order must be 1, 2, 3 or 4")
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:

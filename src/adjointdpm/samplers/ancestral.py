@@ -25,7 +25,7 @@ class Ancestral(Sampler):
 
     Raises:
         InvalidInputError: η outside [0, 1].
-        InvalidTypeError: the seed is not an int.
+        InvalidTypeError: η is not a number, or the seed not an int.
 
     """
 
@@ -33,6 +33,8 @@ class Ancestral(Sampler):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float):
+            raise InvalidTypeError(f"Ancestral(eta={self.eta!r}): eta must be a number")
         if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
             raise InvalidInputError(f"Ancestral(eta={self.eta!r}): eta must lie in [0, 1]")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):

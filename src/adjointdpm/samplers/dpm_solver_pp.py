@@ -32,7 +32,7 @@ class DPMSolverPP(Sampler):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or self.order not in (1, 2):
+        if type(self.order) is not int or self.order not in (1, 2):
             raise InvalidInputError(f"DPMSolverPP(order={self.order!r}): the order must be 1 or 2")
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
