@@ -19,6 +19,9 @@ SCHEDULERS = [
     (diffusers.UniPCMultistepScheduler, {}),
     (diffusers.EulerAncestralDiscreteScheduler, {}),
     (diffusers.HeunDiscreteScheduler, {}),
+    # The network predicts v, from zero signal on.
+    (diffusers.DDIMScheduler, {"clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
+    (diffusers.EulerDiscreteScheduler, {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
 ]
 STEPS = 4
 
@@ -44,7 +47,9 @@ def functional(pictures: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize(("scheduler", "config"), SCHEDULERS, ids=[c.__name__ for c, _ in SCHEDULERS])
+@pytest.mark.parametrize(
+    ("scheduler", "config"), SCHEDULERS, ids=[c.__name__ + config.get("prediction_type", "") for c, config in SCHEDULERS]
+)
 def test_noise_embeddings_and_all_weights(scheduler, config, guidance, tmp_path):
     seed = 1 + int(guidance)
     pipe = tiny_pipeline(tmp_path, scheduler(**STABLE_DIFFUSION_BETAS, **config), seed=seed)
