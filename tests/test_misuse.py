@@ -1,5 +1,7 @@
 """What could make a gradient silently wrong: every such use is either right or a clear error."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -140,9 +142,9 @@ def test_a_network_that_changes_its_input_is_refused(method, change):
 
     cond = {"text": traps.cond.detach()}
     for enabled in (True, False):
-        # In a network's own graph autograd itself may refuse it: "a leaf Variable that requires grad is being used in an in-place operation".
+        # Where a graph is recorded autograd itself may refuse it, in its own words.
         expected = RuntimeError if enabled else adj.errors.ChangedTensorError
-        with torch.set_grad_enabled(enabled), pytest.raises(expected, match="its input in place|in-place operation"):
+        with torch.set_grad_enabled(enabled), pytest.raises(expected, match=r"its input in place|in-place operation"):
             adj.sample(denoiser, noise.clone(), schedule=traps.schedule, cond=cond, steps=4, gradient=method)
 
 
@@ -197,3 +199,52 @@ def test_null_conditioning_pairs_up_by_name():
     for null in ({"a": a, "c": [b]}, {"a": a, "b": b}, [a, [b]], {"a": [a], "b": [b]}):
         with pytest.raises(adj.errors.ShapeError, match="same tree"):
             traps.sample(adj.Euler(), adj.Checkpoint(), adj.Denoiser(network, guidance_scale=3.0, null_cond=null), cond=cond)
+
+
+DROPOUT: list[tuple[Sampler, GradientMethod]] = [
+    (adj.Euler(), adj.Checkpoint()),
+    (adj.Euler(), adj.Adjoint("stored")),
+    (adj.Euler(), adj.Interpolated(1000)),
+    (adj.DPMSolverPP(), adj.Truncated(1000)),
+    (adj.ReversibleEuler(), adj.Reversible()),
+]
+
+
+class Dropout(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Dropout(0.3), torch.nn.Linear(32, 6)]
+        self.layers = torch.nn.Sequential(*layers).double()
+
+    def forward(self, x, t, cond):
+        return self.layers(x)
+
+
+def dropout_gradients(network: torch.nn.Module, sampler: Sampler, method: GradientMethod) -> list[torch.Tensor]:
+    schedule = adj.NoiseSchedule.linear()
+    noise = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    torch.manual_seed(1)
+    x = adj.sample(network, noise, schedule=schedule, grid=adj.grids.log_snr(schedule, 8), sampler=sampler, gradient=method)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    found = torch.autograd.grad(x.square().sum(), [noise, *network.parameters()])
+    assert torch.equal(torch.get_rng_state(), before)  # the backward pass draws nothing of its own
+    return list(found)
+
+
+@pytest.mark.parametrize(("sampler", "method"), DROPOUT, ids=name)
+def test_dropout_is_repeated_in_the_backward_pass(sampler, method):
+    network = Dropout()
+    exact = dropout_gradients(network, sampler, adj.Backprop())
+    for ours, expected in zip(dropout_gradients(network, sampler, method), exact, strict=True):
+        assert (ours - expected).norm() <= 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize("method", [adj.Adjoint("solved"), adj.Adjoint("stored", sampler=adj.Heun())], ids=name)
+def test_an_adjoint_of_a_random_network_is_said(method):
+    schedule, noise = adj.NoiseSchedule.linear(), torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(adj.errors.AdjointDPMWarning, match="draws random numbers"):
+        adj.sample(Dropout(), noise, schedule=schedule, steps=4, gradient=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adj.sample(Dropout().eval(), noise, schedule=schedule, steps=4, gradient=method)

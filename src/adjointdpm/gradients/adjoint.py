@@ -1,5 +1,6 @@
 """The continuous adjoint of AdjointDPM: a second ODE, solved from the picture back to the noise, gives the gradient."""
 
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import ScheduleError, UnknownNameError, UnsupportedError
+from adjointdpm.errors import AdjointDPMWarning, ScheduleError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
 from adjointdpm.gradients.trajectory import Trajectory
@@ -42,6 +43,9 @@ class Adjoint(GradientMethod):
         sampler: the rule that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth; None takes the forward sampler.
         steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps than forward ones
             take every so many of its times.
+
+    A network that draws random numbers (dropout in training mode) is no ODE: that is warned of, except with the transpose of Euler steps,
+    which repeats the sampler's draws.
 
     Raises:
         UnknownNameError: `states` is neither word.
@@ -114,6 +118,7 @@ class _Backward(BackwardSolve):
         self.integrator = integrator
         self.grid = grid
         self.trajectory = Trajectory(problem.schedule, problem.plan.grid) if stored else None
+        self.call_at = {call.time.item(): call.data for call in reversed(problem.plan.network_calls)}
 
     def sample(self, first_output: Tensor) -> Tensor:
         """x_0; the network's first output is known already."""
@@ -122,7 +127,7 @@ class _Backward(BackwardSolve):
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal recorded
-            data, noise = self.split(pending.pop() if pending else self.value(x, call.time), call, x)
+            data, noise = self.split(pending.pop() if pending else self.value(call, x), call, x)
             if self.trajectory is not None and call.step != recorded:
                 recorded = call.step
                 self.trajectory.record(call.step, x, data, noise)
@@ -132,6 +137,13 @@ class _Backward(BackwardSolve):
             result = problem.execute(evaluate)
             if self.trajectory is not None:
                 self.trajectory.finish(result)
+        if self.draws.states and (self.trajectory is None or self.integrator is not EULER):
+            warnings.warn(
+                "the network draws random numbers (dropout in training mode?), so that it is no ODE with an adjoint to solve, and this "
+                'gradient is of other draws than the sample; call eval() on it, or use Checkpoint() or Adjoint("stored") with Euler',
+                AdjointDPMWarning,
+                stacklevel=2,
+            )
         return result
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
@@ -199,7 +211,7 @@ class _Backward(BackwardSolve):
         schedule, denoiser = self.schedule, self.problem.denoiser
         alpha, sigma, scale = (f(t).item() for f in (schedule.alpha, schedule.sigma, lambda t: form.scale(schedule, t)))
         inputs = self.wanted if weight else []
-        with torch.enable_grad():
+        with torch.enable_grad(), self.draws.repeated(self.call_at.get(t.item())):
             x = x.detach().requires_grad_(state_wanted)
             output = self.network(x, t)
             self.check_captured(output, x)

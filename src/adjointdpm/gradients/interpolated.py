@@ -93,7 +93,7 @@ class _Transpose(BackwardSolve):
                 self.check_captured(output, asked.x)
                 self.asked[call.data] = asked
             else:
-                return self.split(self.value(x, call.time), call, x)
+                return self.split(self.value(call, x), call, x)
             return asked.data.detach(), asked.noise.detach()
 
         with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import CapturedTensorError, UnsupportedError
 from adjointdpm.gradients.captured import REMEDY, captured_leaves, unknown_leaves
+from adjointdpm.gradients.randomness import Draws
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
 from adjointdpm.versions import check_unchanged, versions
@@ -23,6 +24,7 @@ class BackwardSolve(ABC):
         inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then weights and captured tensors.
         wanted: those of them that do.
         totals: their gradients so far.
+        draws: random numbers that the network drew in the forward pass.
         retain_graph: whether the running backward pass may be followed by another one.
 
     """
@@ -37,6 +39,7 @@ class BackwardSolve(ABC):
         self.totals: list[Tensor | None] = []
         self.tensors: list[Tensor] = []  # whose values the backward pass needs
         self.versions: list[int] = []
+        self.draws = Draws(problem.start.device)
         device = problem.start.device.type
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
@@ -53,25 +56,28 @@ class BackwardSolve(ABC):
 
     def first_call(self) -> Tensor:
         """The network's output at the first call, with a graph to look for captured tensors in."""
-        return self.network(self.problem.start, self.problem.plan.network_calls[0].time)
+        call = self.problem.plan.network_calls[0]
+        with self.draws.recorded(call.data):
+            return self.network(self.problem.start, call.time)
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's guided output."""
         problem = self.problem
         return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
 
-    def value(self, x: Tensor, t: Tensor) -> Tensor:
-        """The network's guided output without a graph, where no gradient is asked for.
+    def value(self, call: NetworkCall, x: Tensor) -> Tensor:
+        """The network's guided output at `call` in the forward pass, without a graph.
 
         Raises:
             CapturedTensorError: the network, a function, uses here what it did not use in the first call.
 
         """
-        if isinstance(self.problem.denoiser.network, nn.Module):
-            with torch.no_grad():
-                return self.network(x, t)
-        # What a function captures is known from graphs alone: this one is looked through, and dropped.
-        output, found = captured_leaves(lambda: self.network(x, t), self.inputs)
+        with self.draws.recorded(call.data):
+            if isinstance(self.problem.denoiser.network, nn.Module):
+                with torch.no_grad():
+                    return self.network(x, call.time)
+            # What a function captures is known from graphs alone: this one is looked through, and dropped.
+            output, found = captured_leaves(lambda: self.network(x, call.time), self.inputs)
         self._refuse(found)
         return output
 

@@ -55,7 +55,7 @@ class _Backward(BackwardSolve):
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal index
-            data, noise = self.split(pending.pop() if pending else self.value(x, call.time), call, x)
+            data, noise = self.split(pending.pop() if pending else self.value(call, x), call, x)
             if index % 2 == 0:
                 self.z = x / call.alpha
             else:
@@ -85,7 +85,7 @@ class _Backward(BackwardSolve):
 
     def _pull(self, call: NetworkCall, state: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """ε at `state` (y or z), and cotangentᵀ ∂ε/∂state; adds what the inputs get."""
-        with torch.enable_grad():
+        with torch.enable_grad(), self.draws.repeated(call.data):
             state = state.detach().requires_grad_()
             x = state * call.alpha
             output = self.network(x, call.time)
