@@ -167,6 +167,7 @@ def test_blocks_may_be_nested_and_end_with_an_error():
 
 
 @pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Backprop(), adj.Interpolated(3), adj.Adjoint()], ids=repr)
+@pytest.mark.filterwarnings("ignore::adjointdpm.errors.AdjointDPMWarning")  # an adjoint of a network with dropout
 def test_counting_changes_no_gradient(method):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Dropout(0.3), torch.nn.Linear(32, 6))
