@@ -36,15 +36,15 @@ class Reversible(GradientMethod):
             )
         if problem.plan.requires_grad:
             raise UnsupportedError("Reversible gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
-        return solve_with(_Backward(problem, problem.sampler.coupling), problem)
+        return solve_with(_Backward(problem, problem.sampler), problem)
 
 
 class _Backward(BackwardSolve):
     """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates of y and z."""
 
-    def __init__(self, problem: Problem, coupling: float) -> None:
+    def __init__(self, problem: Problem, sampler: ReversibleEuler) -> None:
         super().__init__(problem)
-        self.coupling = coupling
+        self.coupling, self.gapped = sampler.coupling, sampler.gap is not None
         self.pairs = list(zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True))
         rho = problem.schedule.rho(problem.plan.grid)
         self.lengths = rho.diff().tolist()
@@ -96,8 +96,11 @@ class _Backward(BackwardSolve):
         return noise.detach(), torch.zeros_like(state) if pulled is None else pulled
 
     def _check(self, y: Tensor, z: Tensor) -> None:
-        start = self.problem.start.detach() / self.pairs[0][0].alpha
-        error = max(((state - start).norm() / start.norm()).item() for state in (y, z))
+        start = self.problem.start.detach()
+        gap = self.problem.sampler.draw(0, start) if self.gapped else torch.zeros_like(start)
+        alpha = self.pairs[0][0].alpha
+        starts = (y, (start + gap) / alpha), (z, start / alpha)
+        error = max(((state - known).norm() / known.norm()).item() for state, known in starts)
         # Not more than half of the digits may be lost.
         if not error <= torch.finfo(start.dtype).eps ** 0.5:
             raise ReversalError(

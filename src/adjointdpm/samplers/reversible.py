@@ -1,12 +1,12 @@
 """A sampler that can be run backwards step by step, to rounding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, ScheduleError
+from adjointdpm.errors import InvalidInputError, InvalidTypeError, ScheduleError, ShapeError
 from adjointdpm.plan import Plan, PlanBuilder
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.schedule import NoiseSchedule
@@ -27,17 +27,26 @@ class ReversibleEuler(Sampler):
 
     Args:
         coupling: c, in (0, 1).
+        gap: how far y starts from z = x_T/α: α (y − z) at the first time, in the shape of x_T, as `inversion.invert_reversible` finds it
+            for a picture; None: y = z. It is held fixed by gradients.
 
     Raises:
-        InvalidInputError: the coupling is not in (0, 1).
+        InvalidInputError: the coupling is not in (0, 1), or the gap requires grad.
+        InvalidTypeError: the gap is not a tensor.
+        ShapeError: when sampling, the gap does not have the shape of the noise.
 
     """
 
     coupling: float = 0.95
+    gap: Float[Tensor, "batch *shape"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.coupling, bool) or not isinstance(self.coupling, int | float) or not 0 < self.coupling < 1:
             raise InvalidInputError(f"ReversibleEuler(coupling={self.coupling!r}): the coupling must be a number between 0 and 1")
+        if self.gap is not None and not isinstance(self.gap, Tensor):
+            raise InvalidTypeError(f"ReversibleEuler(gap=…): the gap must be a tensor, not {type(self.gap).__name__}")
+        if self.gap is not None and self.gap.requires_grad:
+            raise InvalidInputError("ReversibleEuler(gap=…): the gap gets no gradient; detach it")
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
@@ -46,6 +55,8 @@ class ReversibleEuler(Sampler):
                 f"ReversibleEuler cannot start at t = {grid[0].item():g}, where there is no signal and ρ is infinite; start below it"
             )
         y = z = plan.start / plan.alpha[0]
+        if self.gap is not None:
+            y = z + plan.draw() / plan.alpha[0]
         c = self.coupling
         for now, then in pairwise(range(len(grid))):
             h = plan.rho[then] - plan.rho[now]
@@ -58,3 +69,12 @@ class ReversibleEuler(Sampler):
 
     def calls(self, steps: int) -> int:
         return 2 * steps
+
+    def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        if self.gap is None:
+            return super().draw(index, like)
+        if self.gap.shape != like.shape:
+            raise ShapeError(
+                f"ReversibleEuler's gap has the shape {tuple(self.gap.shape)}; the noise that it belongs to has {tuple(like.shape)}"
+            )
+        return self.gap.to(like.device, like.dtype)
