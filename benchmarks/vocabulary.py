@@ -170,7 +170,12 @@ def measure(
     result = embed(model, config, folder, on_record=show)
     tokens = {
         arm: TokenEmbedding(
-            model.pipe, config.token, config.initial, template=config.template, vectors=config.vectors, max_norm=config.max_norm
+            model.pipe,
+            config.token,
+            result["config"]["initial"],
+            template=config.template,
+            vectors=config.vectors,
+            max_norm=config.max_norm,
         )
         for arm in ("learned", "inverted")
     }

@@ -79,6 +79,27 @@ def test_what_holds_the_loop_back_can_be_set(files, monkeypatch, capsys) -> None
     assert "likelihood" in err
 
 
+def test_without_an_initial_word_the_token_starts_at_a_general_one(files, monkeypatch, capsys) -> None:
+    code, _, err = run(monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run")  # the last two are --initial fox
+    assert code == 0, err
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["config"]["initial"] == "fox"  # this tokenizer knows no general word; of "red" and "fox" the first of the alphabet
+    assert run(monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run", "--resume")[0] == 0
+
+
+def test_guide_takes_its_prompt_from_a_file_and_its_pictures_in_batches(files, monkeypatch, capsys) -> None:
+    Path("one.txt").write_text("# one\nred fox\n")
+    flags = ("guide", "--model", "model", "--metric", "metric.py:score", *SMALL, "--pictures", 4)
+    histories = []
+    for name, more in (("file", ("--prompts", "one.txt", "--batch", 2)), ("text", ("--prompt", "red fox"))):
+        code, _, err = run(monkeypatch, capsys, *flags, *more, "--out", name)
+        assert code == 0, err
+        histories.append([json.loads(line) for line in Path(name, "history.jsonl").read_text().splitlines()])
+    assert len(histories[0]) == 3
+    for one, other in zip(*histories, strict=True):
+        assert one["validation"]["metric"] == pytest.approx(other["validation"]["metric"], rel=1e-4)
+
+
 def test_a_command_that_was_refused_can_be_put_right_without_further_flags(files, monkeypatch, capsys) -> None:
     code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--token", "red", "--out", "run")
     assert code == 2
@@ -115,6 +136,9 @@ def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, 
         (("audit", "--model", "model", "--prompts", "prompts.txt", "--budget", 0), "budget of 0"),
         (("audit", "--replay", "metric.py"), "metric.py"),
         (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:blocked"), "blocks gradients"),
+        (("guide", "--model", "model", "--metric", "metric.py:score"), "--prompts FILE"),
+        (("guide", "--model", "model", "--metric", "metric.py:score", "--prompts", "prompts.txt"), "one prompt"),
+        (("guide", "--model", "model", "--metric", "metric.py:score", "--prompt", "fox", "--pictures", 3, "--batch", 2), "divide"),
         (("guide", "--model", "model", "--prompt", " ", "--metric", "metric.py:score"), "blank"),
         (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", "--within", "l2"), "budget"),
     ],
@@ -136,4 +160,4 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(files, monkeypatch, caps
 def test_missing_flags_are_named(files, monkeypatch, capsys) -> None:
     code, _, err = run(monkeypatch, capsys, "embed", "--model", "model", "--prompts", "prompts.txt", "--metric", "metric.py:score")
     assert code == 2
-    assert "--token" in err or "--initial" in err
+    assert "--token" in err

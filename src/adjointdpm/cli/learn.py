@@ -8,9 +8,13 @@ import typer
 
 from adjointdpm.cli import options
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_records, tell
+from adjointdpm.errors import InvalidInputError, PromptError
 
 Token = Annotated[str, typer.Option(help='The new token, such as "<dusk>".')]
-Initial = Annotated[str, typer.Option(help="An existing word of one token, where its vectors start; it is also the control.")]
+Initial = Annotated[
+    str | None,
+    typer.Option(help="An existing word of one token, where its vectors start; it is also the control. By default a general one."),
+]
 Template = Annotated[str, typer.Option(help="How prompts use the token, with the fields {prompt} and {token}.")]
 
 
@@ -18,7 +22,7 @@ def embed(
     prompts: options.Prompts,
     metric: options.Metrics,
     token: Token,
-    initial: Initial,
+    initial: Initial = None,
     model: options.Model = "tiny",
     held_out: options.HeldOut = None,
     weight: options.Weights = [],  # noqa: B006 - typer copies it
@@ -167,8 +171,9 @@ def stylize(
 
 
 def guide(
-    prompt: Annotated[str, typer.Option(help="What to draw.")],
     metric: options.Metrics,
+    prompt: Annotated[str | None, typer.Option(help="What to draw.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file that holds the one prompt, in place of --prompt.")] = None,
     model: options.Model = "tiny",
     weight: options.Weights = [],  # noqa: B006 - typer copies it
     learn: Annotated[str, typer.Option(help="noise, embedding, or both.")] = "noise",
@@ -180,6 +185,7 @@ def guide(
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
     iterations: options.Iterations = 20,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in one graph; by default all of them.")] = None,
     lr: options.LearningRate = 0.02,
     preservation: options.Preservation = 0.2,
     ema: options.Ema = 0.0,
@@ -199,6 +205,12 @@ def guide(
     force: options.Force = False,
 ) -> None:
     """Optimise the noise or the embedding of one prompt for a metric, and keep every picture on the way."""
+    if (prompt is None) == (prompts is None):
+        raise PromptError("guide takes one prompt: --prompt TEXT, or --prompts FILE with one line")
+    lines = [prompt] if prompt is not None else options.read_prompts(prompts or Path())
+    batch = pictures if batch is None else batch
+    if pictures % batch:
+        raise InvalidInputError(f"--batch {batch} does not divide --pictures {pictures}: every iteration moves all of them")
     from adjointdpm.optimize import Settings
     from adjointdpm.tasks.guide import GuideConfig
     from adjointdpm.tasks.guide import guide as run
@@ -206,8 +218,8 @@ def guide(
     settings = GuideConfig(
         metric=metric,
         weights=weight,
-        prompts=[prompt] * pictures,
-        held_out=[prompt],
+        prompts=[line for line in lines for _ in range(pictures)],
+        held_out=lines[:1],
         learn=learn,
         within=within,
         budget=budget,
@@ -220,7 +232,8 @@ def guide(
         trackers=[name for name in tracker if name != "none"],
         optimisation=Settings(
             iterations=iterations,
-            batch=pictures,
+            batch=batch,
+            accumulate=pictures // batch,
             learning_rate=lr,
             max_gradient_norm=clip,
             preservation=preservation,

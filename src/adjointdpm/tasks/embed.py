@@ -1,7 +1,7 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adjointdpm.optimize import Record
@@ -10,6 +10,7 @@ from adjointdpm.run_folder import RunFolder
 from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import Example, TokenEmbedding
+from adjointdpm.variables.token_embedding import neutral_word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class EmbedConfig(TaskConfig):
 
     Args:
         token: the new token.
-        initial: the existing word where its vectors start; the control is this word in the token's place.
+        initial: the existing word where its vectors start; the control is this word in the token's place. None: see `neutral_word`.
         template: how prompts use the token.
         vectors: vectors of the token.
         max_norm: bound on their norm, in units of the vocabulary's largest norm.
@@ -26,7 +27,7 @@ class EmbedConfig(TaskConfig):
     """
 
     token: str
-    initial: str
+    initial: str | None = None
     template: str = "{prompt} {token}"
     vectors: int = 1
     max_norm: float = 1.0
@@ -63,10 +64,10 @@ def embed(
 
     """
     metric, sets = config.resolve_metric(), config.sets()
-    token = TokenEmbedding(
-        model.pipe, config.token, config.initial, template=config.template, vectors=config.vectors, max_norm=config.max_norm
-    )
-    word = [Example(config.template.format(prompt=e.prompt, token=config.initial), e.seed) for e in sets.held_out]
+    initial = neutral_word(model.pipe.tokenizer, config.prompts) if config.initial is None else config.initial
+    config = replace(config, initial=initial)
+    token = TokenEmbedding(model.pipe, config.token, initial, template=config.template, vectors=config.vectors, max_norm=config.max_norm)
+    word = [Example(config.template.format(prompt=e.prompt, token=initial), e.seed) for e in sets.held_out]
     assignment = Assignment(
         task, config, token, metric, sets, _story(config, metric.name), {"existing_word": word}, recognise, command=command
     )

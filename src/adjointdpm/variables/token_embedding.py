@@ -1,6 +1,7 @@
 """A new token, learned (textual inversion)."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.files import write_bytes
 from adjointdpm.variables.base import Inputs, Variable
+
+_NEUTRAL = ("style", "picture", "image")
 
 
 class TokenEmbedding(Variable):
@@ -97,6 +100,20 @@ class TokenEmbedding(Variable):
         self.pipe.tokenizer, table = self._restore
         self.pipe.text_encoder.set_input_embeddings(table)
         self._restore = None
+
+
+def neutral_word(tokenizer: Any, prompts: Sequence[str]) -> str:
+    """An existing word of one token for a new one to start from: a general one, or else the longest such word of the prompts.
+
+    Raises:
+        PromptError: there is none.
+
+    """
+    words = sorted({word for prompt in prompts for word in prompt.split()}, key=lambda word: (-len(word), word))
+    for word in (*_NEUTRAL, *words):
+        if len(tokenizer(word, add_special_tokens=False).input_ids) == 1:
+            return word
+    raise PromptError("no word of the prompts is one token for this model; name an initial word that is")
 
 
 class _ExtendedTable(nn.Module):
