@@ -192,7 +192,16 @@ def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolde
     del result["optimisation"]
     path.write_text(json.dumps(result))
     html = write_report(folder).read_text()
-    for text in ("Success by budget", "20% – 80%", "31%", "25% of 4", "norm ratio", "1.010", "<svg"):
+    for text in (
+        "Success by budget",
+        "20% – 80%",
+        "on 2 prompts (95 % interval 60% – 98%)",
+        "31%",
+        "25% of 4",
+        "norm ratio",
+        "1.010",
+        "<svg",
+    ):
         assert text in html, text
 
 

@@ -81,7 +81,11 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
 
     if "success" in result:
         last = result["success"][-1]
-        add(_percent(last["rate"]), f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts")
+        low, high = map(_percent, last["interval"])
+        add(
+            _percent(last["rate"]),
+            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % interval {low} – {high})",
+        )
         if last["random_search"] is not None:
             add(_percent(last["random_search"]), "random search with as many forward passes")
     else:
