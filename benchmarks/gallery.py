@@ -50,8 +50,8 @@ WORDS = {
     "where it is not what it saw in the clean one. Rows: clean; by budget. How often that succeeds, and how often random search does, is "
     "measured in [audit.md](audit.md) on many more prompts.",
     "way": "One picture on its way: the initial noise alone moves, on the Gaussian shell. The number is the iteration.",
-    "own": "The same from a picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise. First the picture itself, then "
-    "the iterations; iteration 0 is what the bundled autoencoder makes of it.",
+    "own": "A picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise, which then moves. First the picture "
+    "itself, then the iterations; iteration 0 is what inversion and the bundled autoencoder make of it.",
 }
 
 
@@ -69,7 +69,11 @@ def main(
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "adjointdpm", *arguments(name), "--force"], cwd=ROOT, check=True)
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    write_text(DOCS / "gallery.md", text({name: RunFolder(ROOT / RUNS / name) for name in COMMANDS}))
+    folders = {name: RunFolder(ROOT / RUNS / name) for name in COMMANDS if (ROOT / RUNS / name / "result.json").is_file()}
+    missing = sorted(COMMANDS.keys() - folders.keys())
+    if missing:
+        print(f"left out of the page, not run yet: {', '.join(missing)}")
+    write_text(DOCS / "gallery.md", text(folders))
 
 
 def arguments(name: str) -> list[str]:
