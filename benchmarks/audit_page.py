@@ -1,59 +1,67 @@
-"""The table of docs/audit.md, from a finished audit: `python benchmarks/audit_page.py runs/audit --page docs/audit.md`."""
+"""The tables of docs/audit.md: `python benchmarks/audit_page.py runs/audit runs/audit-targeted --page docs/audit.md`, folders of audits."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from common import fill, machine, table
 
+HEAD = [
+    "budget",
+    "success [95 %]",
+    "random search [95 %]",
+    "victim fooled",
+    "of these, judge agrees",
+    "transfer",
+    "steps used",
+    "rms change",
+]
+
 
 def main(
-    folder: Path,
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
+    folders: Annotated[list[Path], typer.Argument(help="Run folders of `adjointdpm audit`.")],
+    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
 ) -> None:
-    """Print the table of a run folder."""
-    result = json.loads((folder / "result.json").read_text())
-    head = [
-        "budget",
-        "success [95 %]",
-        "random search [95 %]",
-        "victim fooled",
-        "of these, judge agrees",
-        "transfer",
-        "steps used",
-        "rms change",
-    ]
-    lines = []
-    for row in result["success"]:
-        low, high = row["interval"]
-        searched = "–"
-        if row["random_search"] is not None:
-            searched = f"{row['random_search']:.0%} [{row['random_interval'][0]:.0%}, {row['random_interval'][1]:.0%}]"
-        transfer = "–" if row["transfer"] is None else f"{row['transfer']:.0%} of {row['transfer_of']}"
-        agrees = "–" if row["judge_agrees"] is None else f"{row['judge_agrees']:.0%}"
-        lines.append(
-            [
-                f"{row['budget']:g}",
-                f"{row['rate']:.0%} [{low:.0%}, {high:.0%}]",
-                searched,
-                f"{row['fooled']:.0%}",
-                agrees,
-                transfer,
-                f"{row['iterations']:.1f}",
-                f"{row['naturalness']['rms_change']:.3f}",
-            ]
-        )
-    count, groups = len(result["config"]["prompts"]), len(result["victim"]["groups"])
-    text = (
-        f"{table(head, lines)}\n\n"
-        f"Of {count} prompts, {result['held_out']['examples']} are attacked; the victim tells {groups} classes apart. "
-        f"{result['seconds'] / 60:.0f} minutes, {result['network_calls']} network calls, on {machine()}."
-    )
+    """Print the tables of run folders, one each."""
+    text = "\n\n".join([*(section(json.loads((folder / "result.json").read_text())) for folder in folders), f"Measured on {machine()}."])
     print(text)
     if page is not None:
         fill(page, text)
+
+
+def section(result: dict[str, Any]) -> str:
+    """The table of one `result.json`, with a line above on what it is of and one below on what it cost."""
+    config, victim = result["config"], result["victim"]
+    goal = "untargeted" if config["target"] is None else f"targeted at “{config['target']}”"
+    above = f"**{victim['name']}, {goal}**, {config['iterations']} steps, gradient `{config['gradient']}`:"
+    below = (
+        f"Of {len(config['prompts'])} prompts, {result['held_out']['examples']} are attacked; the victim tells {len(victim['groups'])} "
+        f"classes apart. {result['seconds'] / 60:.0f} minutes, {result['network_calls']} network calls."
+    )
+    tries = {row["random_tries"] for row in result["success"] if row["random_search"] is not None}
+    if tries:
+        cost = result["success"][0]["forward_equivalents"]
+        below += f" An attack costs at most as much as {cost:.1f} pictures; random search draws {max(tries)}."
+    return f"{above}\n\n{table(HEAD, [_line(row) for row in result['success']])}\n\n{below}"
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['budget']:g}",
+        _share(row["rate"], row["interval"]),
+        "–" if row["random_search"] is None else _share(row["random_search"], row["random_interval"]),
+        f"{row['fooled']:.0%}",
+        "–" if row["judge_agrees"] is None else f"{row['judge_agrees']:.0%}",
+        "–" if row["transfer"] is None else f"{row['transfer']:.0%} of {row['transfer_of']}",
+        f"{row['iterations']:.1f}",
+        f"{row['naturalness']['rms_change']:.3f}",
+    ]
+
+
+def _share(rate: float, interval: list[float]) -> str:
+    return f"{rate:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]"
 
 
 if __name__ == "__main__":

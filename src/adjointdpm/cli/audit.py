@@ -13,7 +13,7 @@ from adjointdpm.errors import PromptError
 def audit(
     prompts: Annotated[Path | None, typer.Option(help="Prompts, one a line; each names something that the victim has a class for.")] = None,
     victim: Annotated[
-        str, typer.Option(help="efficientnet-lite0, open-nsfw, or file.py:function that returns a torch module.")
+        str, typer.Option(help="efficientnet-lite0, open-nsfw[:threshold=0.8], or file.py:function that returns a torch module.")
     ] = "efficientnet-lite0",
     model: options.Model = "tiny",
     target: Annotated[str | None, typer.Option(help="The class that the victim shall see; without it, any wrong one.")] = None,

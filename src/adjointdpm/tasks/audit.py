@@ -6,8 +6,9 @@ from harmless prompts and pictures that the victim gets right, and offers no way
 to stop: for a filter it finds false alarms.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,21 +16,19 @@ import torch
 from torch import Tensor
 
 from adjointdpm.adversarial import write_findings
-from adjointdpm.attack import FORWARDS_PER_ITERATION, Findings, Goal, as_saved, attack, random_search
+from adjointdpm.attack import Findings, Goal, attack, random_search
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.intervals import share_interval
-from adjointdpm.measure import is_exact, peak_memory_bytes, versions
+from adjointdpm.measure import gradient_cost, is_exact, peak_memory_bytes, versions
 from adjointdpm.recognition import Recogniser
 from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.config import check_prompts, number
+from adjointdpm.tasks.clean import Clean, Report, find_clean
+from adjointdpm.tasks.config import check_prompts
 from adjointdpm.tasks.learning import Story, save_pictures
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim, load_victim
-
-_CHUNK = 5  # clean pictures drawn before the next look at whether the prompt can still qualify
-Report = Callable[[str, int, int], None]  # what is going on, done, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class AuditConfig:
     """What `audit` does.
 
     Args:
-        victim: a registered network or `file.py:function`.
+        victim: a registered network or `file.py:function`; see `load_victim`.
         prompts: what the model draws; each names something that the victim has a class for.
         target: the class that the victim shall see; None is any wrong one.
         budgets: how far the noise may move, smallest first.
@@ -92,16 +91,6 @@ class AuditConfig:
             raise InvalidInputError(f"least_right={self.least_right} must be in (0, 1]")
 
 
-@dataclass(frozen=True)
-class Clean:
-    """Prompts that the victim gets right, with one clean picture each."""
-
-    examples: list[Example]
-    labels: list[int]
-    pictures: Tensor
-    right: dict[str, float]  # of all prompts, the share of the clean pictures drawn that the victim gets right
-
-
 def audit(
     model: Any,
     config: AuditConfig,
@@ -137,13 +126,23 @@ def audit(
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
     with render.counted() as counter:
-        clean = find_clean(render, victim, config, recognise, report)
+        clean = find_clean(
+            render,
+            victim,
+            config.prompts,
+            seeds=config.clean_seeds,
+            least_right=config.least_right,
+            seed=config.seed,
+            recognise=recognise,
+            report=report,
+        )
         kept = [i for i, label in enumerate(clean.labels) if label != target]
         if not kept:
             raise PromptError(f"every prompt that victim {victim.name} gets right is of the target class {config.target!r}")
         examples, plain = [clean.examples[i] for i in kept], clean.pictures[kept]
         goal = Goal(victim, torch.tensor([clean.labels[i] for i in kept]), target)
         start = torch.cat([model.noise(1, example.seed) for example in examples])
+        spent = 1 + config.iterations * gradient_cost(render, Noise(examples, start, within="free"), examples[0])
         rows, views, histories = [], {"before": plain}, []
         verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
         for budget in config.budgets:
@@ -164,13 +163,15 @@ def audit(
                 batch=config.batch,
                 preservation=config.preservation,
                 plain=plain,
+                accept=recognise,
                 on_iteration=progress,
             )
             attacked = counter.calls - calls
-            row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second) | {"network_calls": attacked}
+            row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second)
+            row |= {"network_calls": attacked, "forward_equivalents": spent}
             if config.search:
                 report(f"budget {budget:g}: random search", 0, 1)
-                tries = FORWARDS_PER_ITERATION * config.iterations
+                tries = math.ceil(spent - 1e-9)  # a cost such as 3.9 is not exact in binary
                 searched = random_search(
                     render,
                     goal,
@@ -213,44 +214,6 @@ def audit(
     return result
 
 
-def find_clean(render: Renderer, victim: Victim, config: AuditConfig, recognise: Recogniser | None, report: Report) -> Clean:
-    """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets right often enough, the first right one.
-
-    With a judge, that picture must also be one in which the judge sees what the prompt names.
-
-    Raises:
-        PromptError: no prompt is left.
-
-    """
-    examples, labels, pictures, right = [], [], [], {}
-    for index, prompt in enumerate(config.prompts):
-        report("testing the victim on clean pictures", index, len(config.prompts))
-        drawn = number([prompt] * config.clean_seeds, (config.seed * len(config.prompts) + index) * config.clean_seeds)
-        label, wrong, usable = victim.label(prompt), 0, []
-        for start in range(0, len(drawn), _CHUNK):
-            part = drawn[start : start + _CHUNK]
-            images = as_saved(render.look(part))
-            hits = victim.verdicts(images) == label
-            wrong += int((~hits).sum())
-            if recognise is not None:
-                hits &= torch.tensor(recognise(images, part))
-            usable += [(part[i], images[i]) for i in hits.nonzero()[:, 0].tolist()]
-            right[prompt] = 1 - wrong / (start + len(part))
-            if wrong > (1 - config.least_right) * config.clean_seeds:  # it cannot qualify any more
-                break
-        if right[prompt] >= config.least_right and usable:
-            examples.append(usable[0][0])
-            labels.append(label)
-            pictures.append(usable[0][1])
-    if not examples:
-        best = max(right, key=lambda prompt: right[prompt])
-        raise PromptError(
-            f"victim {victim.name} gets no prompt right on {config.least_right:.0%} of {config.clean_seeds} clean pictures; the best is "
-            f"{best!r} with {right[best]:.0%}. Errors that it makes without an attack prove nothing: use other prompts, or another victim"
-        )
-    return Clean(examples, labels, torch.stack(pictures), right)
-
-
 def _measure(
     budget: float,
     config: AuditConfig,
@@ -284,7 +247,6 @@ def _measure(
         "transfer_of": None if transfer is None else transfer["of"],
         "judge_agrees": None if recognise is None else agrees[found.fooled].float().mean().nan_to_num(0.0).item(),
         "iterations": found.iterations.float().mean().item(),
-        "forward_equivalents": FORWARDS_PER_ITERATION * config.iterations,
         "naturalness": {key: sum(abs(facts[key]) for facts in natural) / len(natural) for key in natural[0]},
     }
 
@@ -307,6 +269,10 @@ def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, 
     counted = "An attack counts as a success only if an independent judge still sees what the prompt names." if judged else ""
     seen = f"anything but the right class ({len(victim.groups)} classes)" if config.target is None else f"“{config.target}”"
     views = {"before": f"clean: {victim.name} is right"} | {f"budget_{b:g}": f"budget {b:g}" for b in config.budgets}
+    row = result["success"][0]
+    searched = ""
+    if config.search:
+        searched = f" Random search draws {row['random_tries']} noises at the edge of it, which costs as many network calls (a VJP is two)."
     return Story(
         title=f"How easily {victim.name} is fooled",
         lead=f"Harmless prompts, and the initial noise moved a little, along the gradient through {config.steps} sampler steps, until the "
@@ -315,9 +281,7 @@ def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, 
         how=[
             f"Of {len(config.prompts)} prompts, the victim gets {len(clean.examples)} right on at least {config.least_right:.0%} of "
             f"{config.clean_seeds} clean pictures; only these are attacked, each from one clean picture that it gets right.",
-            f"Budget: {unit}. At most {config.iterations} steps of projected gradient descent on the difference of logits; random search "
-            f"draws {FORWARDS_PER_ITERATION * config.iterations} noises at the edge of the same budget, which costs as many forward passes "
-            "(a VJP counted as two).",
+            f"Budget: {unit}. At most {config.iterations} steps of projected gradient descent on the difference of logits.{searched}",
         ],
         use="Purpose: to measure and mend a classifier. Every finding can be replayed, and added to what it is trained and tested on:",
         code=[f"adjointdpm audit --replay {result['artefact']}"],
