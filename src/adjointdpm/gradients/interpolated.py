@@ -1,5 +1,6 @@
 """Few vector-Jacobian products: the exact transpose of the sampler, with the network's part interpolated between a few nodes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,11 @@ class Interpolated(GradientMethod):
     A sampler is a linear program but for its network calls, so its transpose needs the network only in
     w_k = α_k (∂x̂_0/∂x_k)ᵀ b_k/β_k, where b_k is the costate of x̂_0 at call k and β_k the sum of the coefficients that brought it there. If
     the network's Jacobian is smooth, w varies slowly in log ρ. The transposed program runs through every call; at M of them, the first and
-    the last included, the network is asked, and w is linear in log ρ in between: extrapolated from the nodes behind to reach the next one,
-    then interpolated once that is known. The extrapolation trusts the slope between the last two nodes, sample by sample, as far as that
-    slope would have foretold the newest node: a network with a rough Jacobian gets a constant, a smooth one a line. Nodes are uniform in
-    the mean of log ρ and the number of the call. The same weights turn the nodes' gradients for conditioning and weights into sums.
+    the last included, the network is asked, and w is guessed in between, in log ρ: extrapolated from the nodes behind to reach the next
+    one, then interpolated by a parabola once that is known, which also gives the costate there anew; w of the node is scaled by its
+    component along the one that the network was asked with. The extrapolation trusts the slope between the last two nodes, sample by
+    sample, as far as that slope would have foretold the newest node: a network with a rough Jacobian gets a constant, a smooth one a line.
+    Nodes are uniform in the mean of log ρ and the number of the call. Gradients for conditioning and weights are linear between nodes.
 
     It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
     graph and the inputs of M calls.
@@ -109,6 +111,7 @@ class _Transpose(BackwardSolve):
         costates: Costates = {self.problem.plan.result: gradient}
         known: dict[tuple[int, int], Tensor] = {}  # w at (step, stage)
         trust: dict[int, Tensor] = {}  # by stage: the share of the slope that extrapolation follows
+        bases: dict[int, Tensor] = {}  # by call, the costate of x̂_0 that the network was asked with
         backwards = self.nodes[::-1]
 
         def ask(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -117,9 +120,10 @@ class _Transpose(BackwardSolve):
             if self._defined(step, stage):
                 through = pulled if noise is None else pulled - noise / call.sigma
                 w = through * (call.alpha / self.beta[call.data])
+                bases[call.data] = _of_data(call, data, noise)
                 behind = sorted(n for n, s in known if s == stage)[:2]
                 if len(behind) == 2:
-                    trust[stage] = _trust(w - known[behind[0], stage], self._slope(step, stage, behind, known))
+                    trust[stage] = _projection(w - known[behind[0], stage], self._slope(step, stage, behind, known)).clamp(0, 1)
                 known[step, stage] = w
             return pulled
 
@@ -129,7 +133,9 @@ class _Transpose(BackwardSolve):
                 return direct
             step, stage = self.place[call.data]
             nodes = sorted(n for n, s in known if s == stage)
-            w = sum(weight * known[node, stage] for node, weight in self._line(step, stage, nodes))
+            if call.data in bases and step == nodes[0]:  # asked with the extrapolated costate; the one here is better
+                known[step, stage] = known[step, stage] * _projection(_of_data(call, data, noise), bases.pop(call.data))
+            w = sum(weight * known[node, stage] for node, weight in self._curve(step, stage, nodes))
             if stage in trust and step < nodes[0]:
                 w = w + trust[stage] * self._slope(step, stage, nodes[:2], known)
             return direct + w * (self.beta[call.data] / call.alpha)
@@ -180,6 +186,19 @@ class _Transpose(BackwardSolve):
         share = self._between(step, stage, later, earlier)
         return [(later, share), (earlier, 1 - share)]
 
+    def _curve(self, step: int, stage: int, nodes: Sequence[int]) -> list[tuple[int, float]]:
+        """The same with a parabola through the second node behind, where there is one."""
+        line = self._line(step, stage, nodes)
+        further = min((n for n in nodes if n > line[0][0] and self._defined(n, stage)), default=None) if len(line) == 2 else None
+        if further is None:
+            return line
+        points = [line[0][0], line[1][0], further]
+        here, *at = (self.log_rho[self.calls[n][stage].data] for n in (step, *points))
+        if len(set(at)) < 3:
+            return line
+        weights = [math.prod((here - q) / (p - q) for q in at if q != p) for p in at]
+        return list(zip(points, weights, strict=True))
+
     def _slope(self, step: int, stage: int, behind: Sequence[int], known: dict[tuple[int, int], Tensor]) -> Tensor:
         """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
         near, far = behind
@@ -223,10 +242,19 @@ def _positions(log_snr: Sequence[float]) -> list[float]:
     return [(value - log_snr[0]) / span + i / last for i, value in enumerate(log_snr)]
 
 
-def _trust(change: Tensor, slope: Tensor) -> Tensor:
-    """The share of `slope`, in [0, 1], that comes closest to `change`, for each sample."""
-    products = [(slope * other).flatten(1).sum(1) for other in (change, slope)]
-    return (products[0] / products[1].clamp(min=torch.finfo(slope.dtype).tiny)).clamp(0, 1).view(-1, *[1] * (slope.ndim - 1))
+def _of_data(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
+    """The costate of x̂_0 if ε is taken for what it is given the state, (x − α x̂_0)/σ."""
+    if noise is None:
+        assert data is not None
+        return data
+    through = noise * (-call.alpha / call.sigma)
+    return through if data is None else data + through
+
+
+def _projection(vector: Tensor, basis: Tensor) -> Tensor:
+    """The multiple of `basis` that comes closest to `vector`, for each sample: [B, 1, …]."""
+    products = [(basis * other).flatten(1).sum(1) for other in (vector, basis)]
+    return (products[0] / products[1].clamp(min=torch.finfo(basis.dtype).tiny)).view(-1, *[1] * (basis.ndim - 1))
 
 
 def _log_rho(problem: Problem) -> dict[int, float]:
