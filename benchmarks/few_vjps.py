@@ -1,115 +1,250 @@
-"""What few network VJPs cost in accuracy: `python benchmarks/few_vjps.py --page docs/few-vjps.md`.
+"""How far few network VJPs can go: `python benchmarks/few_vjps.py --page docs/few-vjps.md`.
 
-Gradients of two losses with respect to noise and prompt embedding on the bundled model, by every method that saves VJPs, against the exact
-ones of the same sampler steps.
+Along a DDIM trajectory the exact costate asks every network call for w = (∂x̂_0/∂y)ᵀ a (y = x/α). Whoever saves VJPs has to guess w at
+the calls that are left out from those at its neighbours. Measured: how much w changes from one call to the next, how well a line through
+two neighbours foretells the call between them, and what an all-knowing rule would reach that has the exact w at its nodes and chooses the
+nodes of every picture by looking at the answer. The prompts and seeds are none of the registered ones (`bench/preregistration.yaml`).
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from jaxtyping import Float
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm import metrics
+from adjointdpm.bench.fashion import CLASSES, load_fashion
+from adjointdpm.bench.registration import Pair, Registration
+from adjointdpm.bench.tiny import load_tiny
+from adjointdpm.bench.workload import Workload
 from adjointdpm.gradients import GradientMethod
-from adjointdpm.judge import Judge
-from adjointdpm.models import load
 from common import fill, machine, table, write_json
+from stability import mixture_epsilon
 
+STEPS, GUIDANCE, SEED = 50, 5.0, 500
 VJPS = (5, 10, 20, 35)
-PROMPTS = {"a noto emoji of a fox": "fox", "a twemoji emoji of a hamburger": "hamburger", "a fluent emoji of a penguin": "penguin"}
+PROMPTS = {
+    "a noto emoji of a fox": "fox",
+    "a twemoji emoji of a hamburger": "hamburger",
+    "a fluent emoji of a penguin": "penguin",
+    "a noto emoji of a lion": "lion",
+    "a twemoji emoji of a banana": "banana",
+    "a fluent emoji of a cookie": "cookie",
+}
 
 
-def methods(steps: int) -> dict[str, tuple[int, GradientMethod]]:
-    """By name: the number of VJPs that each makes, and the method."""
-    found: dict[str, tuple[int, GradientMethod]] = {}
-    for count in VJPS:
-        found[f"Interpolated(vjps={count})"] = count, adj.Interpolated(count)
-        found[f'Adjoint("stored", steps={count})'] = count, adj.Adjoint("stored", steps=count)
-        found[f"Truncated(last={count})"] = count, adj.Truncated(count)
-    return found | {"Interpolated(vjps=N)": (steps, adj.Interpolated(steps)), 'Adjoint("solved")': (steps, adj.Adjoint("solved"))}
+@dataclass
+class Case:
+    """A sampling problem with a loss.
+
+    Args:
+        denoiser, cond, schedule: the guided network.
+        noise: initial noise.
+        loss: of x_0, one number a sample.
+
+    """
+
+    denoiser: adj.Denoiser
+    cond: Any
+    schedule: adj.NoiseSchedule
+    noise: Float[Tensor, "B *shape"]
+    loss: Callable[[Tensor], Float[Tensor, " B"]]
+
+    def gradient(self, method: GradientMethod) -> Float[Tensor, "B *shape"]:
+        """∂L/∂noise."""
+        noise = self.noise.clone().requires_grad_()
+        x = adj.sample(self.denoiser, noise, schedule=self.schedule, cond=self.cond, grid=self.grid, gradient=method)
+        return torch.autograd.grad(self.loss(x).sum(), noise)[0]
+
+    @property
+    def grid(self) -> Float[Tensor, " steps+1"]:
+        """The pipeline's own: uniform in t."""
+        return adj.grids.leading(self.schedule, STEPS)
 
 
-def losses(model: Any) -> dict[str, Callable[[Tensor, list[str]], Tensor]]:
-    """Losses of latents, one number a sample: a colour mood, and the judge's cross-entropy to the prompt's own concept."""
-    mood, judge = metrics.resolve("color:mood=dusk"), Judge.load()
+@dataclass
+class Trajectory:
+    """What the exact transpose of Euler's steps asks and gets.
 
-    def cross_entropy(x: Tensor, concepts: list[str]) -> Tensor:
-        targets = torch.tensor([judge.concepts.index(concept) for concept in concepts])
-        return torch.nn.functional.cross_entropy(judge.concept_logits(model.decode(x)), targets, reduction="none")
+    Args:
+        rho: σ/α at every call, [N].
+        gain: by call, the weight of its w in the gradient: a_0 = … + gain_k w_k, [N].
+        w: the network's part at every call, [N, B, numbers].
+        total: the gradient a_0, [B, numbers].
 
-    return {"colour mood": lambda x, _: mood(model.decode(x)), "concept cross-entropy": cross_entropy}
+    """
+
+    rho: Float[Tensor, " N"]
+    gain: Float[Tensor, " N"]
+    w: Float[Tensor, "N B D"]
+    total: Float[Tensor, "B D"]
 
 
-def relative(value: Tensor, exact: Tensor) -> list[float]:
-    """‖value − exact‖ / ‖exact‖ of each sample."""
-    return ((value - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
+def follow(case: Case) -> Trajectory:
+    """Sample with DDIM, then go back with the exact costate, one VJP a call."""
+    grid, schedule = case.grid, case.schedule
+    alpha, sigma = schedule.alpha(grid).tolist(), schedule.sigma(grid).tolist()
+    rho = [s / a for s, a in zip(sigma, alpha, strict=True)]
 
+    def data(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        t = grid[k].to(x.device, torch.float32).expand(len(x))
+        return case.denoiser.split(case.denoiser.output(x, t, case.cond, case.denoiser.null_cond), x, alpha[k], sigma[k])
 
-def main(
-    model: str = "tiny",
-    steps: int = 50,
-    guidance: float = 5.0,
-    seeds: int = 4,
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
-) -> None:
-    """Measure, print the table, and write `results/few-vjps.json`."""
-    pipeline = load(model)
-    prompts = [prompt for prompt in PROMPTS for _ in range(seeds)]
-    concepts = [PROMPTS[prompt] for prompt in prompts]
+    x, states = case.noise * schedule.initial_scale, []
     with torch.no_grad():
-        cond, null_cond, scale = pipeline.conditioning(pipeline.encode(prompts), None, guidance)
-    schedule = adj.NoiseSchedule.from_scheduler(pipeline.pipe.scheduler)
-    grid = adj.grids.leading(schedule, steps)
-    denoiser = adj.Denoiser(pipeline.network, guidance_scale=scale, null_cond=null_cond)
+        for k in range(STEPS):
+            states.append(x)
+            clean, noise = data(k, x)
+            x = alpha[k + 1] * clean + sigma[k + 1] * noise
+    x.requires_grad_()
+    (a,) = torch.autograd.grad(case.loss(x).sum(), x)
+    a, found = a * alpha[-1], []
+    shrink = [rho[k + 1] / rho[k] for k in range(STEPS)]
+    for k in reversed(range(STEPS)):
+        state = states[k].requires_grad_()
+        (pulled,) = torch.autograd.grad(data(k, state)[0], state, a)
+        found.insert(0, (pulled * alpha[k]).flatten(1))
+        a = shrink[k] * a + (1 - shrink[k]) * pulled * alpha[k]
+    kept = torch.tensor([1.0, *shrink[:-1]], dtype=torch.float64).cumprod(0)
+    gain = kept * (1 - torch.tensor(shrink, dtype=torch.float64))
+    return Trajectory(torch.tensor(rho[:-1], dtype=torch.float64), gain, torch.stack(found).double(), a.flatten(1).double())
 
-    def gradients(loss: Callable[[Tensor, list[str]], Tensor], method: GradientMethod) -> tuple[Tensor, Tensor, float]:
-        noise = pipeline.noise(len(prompts), seed=1).requires_grad_()
-        own = {key: value.clone().requires_grad_() for key, value in cond.items()}
-        started = time.perf_counter()
-        x = adj.sample(denoiser, noise, schedule=schedule, cond=own, grid=grid, gradient=method)
-        found = torch.autograd.grad(loss(x, concepts).sum(), [noise, *own.values()])
-        return found[0], found[1], time.perf_counter() - started
 
+def roughness(path: Trajectory, bounds: Sequence[int]) -> list[dict[str, float]]:
+    """By range of calls: median change of w from one call to the next, and of the error of a line through both neighbours; relative."""
+    w, position = path.w, path.rho.log()
+    size = w[1:-1].norm(dim=2)
+    share = ((position[1:-1] - position[2:]) / (position[:-2] - position[2:]))[:, None, None]
+    line = (share * w[:-2] + (1 - share) * w[2:] - w[1:-1]).norm(dim=2) / size
+    change = (w[1:-1] - w[:-2]).norm(dim=2) / size
     rows = []
-    for name, loss in losses(pipeline).items():
-        *exact, seconds = gradients(loss, adj.Checkpoint())
-        for label, (vjps, method) in methods(steps).items():
-            *ours, spent = gradients(loss, method)
-            errors = {key: relative(a, b) for key, a, b in zip(("noise", "embedding"), ours, exact, strict=True)}
-            rows.append({"loss": name, "method": label, "vjps": vjps, "time": spent / seconds, **errors})
-            print(rows[-1], flush=True)
-    settings = f"model `{model}`, DDIM, N = {steps} (leading grid), guidance {guidance:g}, {len(prompts)} samples, float32"
-    write_json("few-vjps", {"machine": machine(), "settings": settings, "rows": rows})
-    text = report(rows, f"{settings}; {machine()}. Time is that of forward and backward pass relative to `Checkpoint()`, one run each.")
-    print(text)
-    if page is not None:
-        fill(page, text)
+    for first, last in pairwise(bounds):
+        part = slice(max(first, 1) - 1, min(last, STEPS - 1) - 1)
+        rows.append({"first": first, "last": last - 1, "change": change[part].median().item(), "line": line[part].median().item()})
+    return rows
 
 
-def report(rows: list[dict[str, Any]], title: str) -> str:
-    """Median and 95th percentile over samples, ordered by the number of VJPs."""
-    parts = [title]
-    for loss in dict.fromkeys(row["loss"] for row in rows):
-        lines = [
-            [f"`{row['method']}`", str(row["vjps"]), _cell(row["noise"]), _cell(row["embedding"]), f"{row['time']:.2f}"]
-            for row in sorted(rows, key=lambda row: row["vjps"])
-            if row["loss"] == loss
+def oracle(path: Trajectory) -> dict[int, list[float]]:
+    """By number of VJPs: for each sample, the error of a_0 if w is exact at the nodes and linear in log ρ in between.
+
+    The nodes are those that are left when, one after the other, the call is dropped whose loss does least harm to this sample's own
+    gradient. No method can choose them so, or know w there exactly: its costate is already off.
+    """
+    position = path.rho.log()
+    found: dict[int, list[float]] = {count: [] for count in VJPS}
+    for b in range(path.total.shape[0]):
+        w, gaps = path.w[:, b], {}
+
+        def gap(p: int, q: int, w: Tensor = w, gaps: dict[tuple[int, int], Tensor] = gaps) -> Tensor:
+            """What interpolating between nodes p and q does to the gradient."""
+            if (p, q) not in gaps:
+                inside = slice(p + 1, q)
+                share = ((position[inside] - position[q]) / (position[p] - position[q]))[:, None]
+                gaps[p, q] = (path.gain[inside, None] * (share * w[p] + (1 - share) * w[q] - w[inside])).sum(0)
+            return gaps[p, q]
+
+        nodes, error = list(range(STEPS)), torch.zeros_like(w[0])
+        while len(nodes) > min(VJPS):
+            inner = range(1, len(nodes) - 1)
+            trials = [error - gap(nodes[i - 1], nodes[i]) - gap(nodes[i], nodes[i + 1]) + gap(nodes[i - 1], nodes[i + 1]) for i in inner]
+            best = min(range(len(trials)), key=lambda i: trials[i].norm().item())
+            error = trials[best]
+            del nodes[best + 1]
+            if len(nodes) in found:
+                found[len(nodes)].append((error.norm() / path.total[b].norm()).item())
+    return found
+
+
+def cases(fashion: Path) -> dict[str, list[Case]]:
+    """By model, one case a registered metric (the mixture has one)."""
+    registration = Registration()
+    pairs = {
+        "tiny": [Pair(i, prompt, concept, SEED + i) for i, (prompt, concept) in enumerate(PROMPTS.items())],
+        "fashion": [Pair(i, name, name, SEED + i) for i, name in enumerate(CLASSES[:6])],
+    }
+    workloads: list[Workload] = [load_tiny(registration.metrics("tiny")), load_fashion(fashion, registration.metrics("fashion"))]
+    found = {"mixture": [mixture()]}
+    for workload in workloads:
+        some = pairs[workload.name]
+        with torch.no_grad():
+            denoiser, cond = workload.denoiser(some, GUIDANCE)
+            noise = workload.noise(some)
+        found[workload.name] = [
+            Case(denoiser, cond, workload.schedule, noise, lambda x, w=workload, m=metric, s=some: w.losses(m, x, s))
+            for metric in registration.metrics(workload.name)
         ]
-        parts += [
-            f"Loss: {loss}. Relative error, median (95th percentile)",
-            table(["method", "VJPs", "noise", "embedding", "time"], lines),
-        ]
-    return "\n\n".join(parts)
+    return found
+
+
+def mixture() -> Case:
+    """A smooth one to compare with: four Gaussians in 12 dimensions, closed-form ε, on the bundled model's schedule, no guidance."""
+    generator = torch.Generator().manual_seed(SEED)
+    means = 1.5 * torch.randn(4, 12, dtype=torch.float64, generator=generator)
+    noise = torch.randn(18, 12, dtype=torch.float64, generator=generator)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    schedule = adj.NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - betas, 0))
+    return Case(adj.Denoiser(mixture_epsilon(schedule, means, 0.8)), None, schedule, noise, lambda x: x.sin().sum(1))
+
+
+def measure(found: Sequence[Case]) -> dict[str, Any]:
+    """Roughness, what the all-knowing rule reaches, and what `Interpolated` does, pooled over the cases of one model."""
+    bounds = (0, 10, 20, 30, 40, 50)
+    rough, known, ours = [], [], []
+    for case in found:
+        path, exact = follow(case), case.gradient(adj.Checkpoint())
+        start = case.schedule.initial_scale * path.total / case.schedule.alpha(case.grid[0])
+        assert (start - exact.flatten(1)).norm() < 1e-3 * exact.norm(), "the transpose that is analysed is not that of the sampler"
+        rough.append(roughness(path, bounds))
+        known.append(oracle(path))
+        for count in VJPS:
+            difference = (case.gradient(adj.Interpolated(count)) - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+            ours.append({"vjps": count, "errors": difference.tolist()})
+    return {
+        "roughness": [{key: sum(rows[i][key] for rows in rough) / len(rough) for key in rough[0][i]} for i in range(len(bounds) - 1)],
+        "oracle": {count: [error for one in known for error in one[count]] for count in VJPS},
+        "interpolated": {count: [error for one in ours if one["vjps"] == count for error in one["errors"]] for count in VJPS},
+    }
+
+
+def report(found: dict[str, dict[str, Any]]) -> str:
+    """Both tables."""
+    rough = [[name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])] for name, result in found.items()]
+    ranges = [f"calls {row['first']}–{row['last']}" for row in next(iter(found.values()))["roughness"]]
+    errors = [
+        [name, rule, *(_cell(result[key][count]) for count in VJPS)]
+        for name, result in found.items()
+        for rule, key in (("all-knowing", "oracle"), ("`Interpolated(M)`", "interpolated"))
+    ]
+    return (
+        "Relative change of w from one call to the next / error of a line through both neighbours; medians, the noisiest calls first.\n\n"
+        f"{table(['model', *ranges], rough)}\n\n"
+        "Relative error of ∂L/∂noise: median (95th percentile) over pictures and losses.\n\n"
+        f"{table(['model', 'rule', *(f'M = {count}' for count in VJPS)], errors)}"
+    )
 
 
 def _cell(values: list[float]) -> str:
     median, high = torch.tensor(values).quantile(torch.tensor([0.5, 0.95])).tolist()
     return f"{median:.2g} ({high:.2g})"
+
+
+def main(
+    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path("training/work/fashion"),
+    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
+) -> None:
+    """Measure, print the tables, and write `results/few-vjps.json`."""
+    found = {name: measure(some) for name, some in cases(fashion).items()}
+    settings = f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
+    write_json("few-vjps", {"settings": settings, "models": found})
+    text = f"{settings}.\n\n{report(found)}"
+    print(text)
+    if page is not None:
+        fill(page, text)
 
 
 if __name__ == "__main__":
