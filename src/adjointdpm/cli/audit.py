@@ -35,6 +35,7 @@ def audit(
     dtype: options.Dtype = "float32",
     config: options.Config = None,
     out: options.Out = Path("runs/audit"),
+    resume: options.Resume = False,
     force: options.Force = False,
     replay: Annotated[
         Path | None, typer.Option(help="Draw the pictures of a file of adversarial noise again, and ask the victim again.")
@@ -58,10 +59,11 @@ def audit(
     from adjointdpm.recognition import recogniser_for
     from adjointdpm.report import write_report
     from adjointdpm.run_folder import RunFolder
-    from adjointdpm.tasks.audit import AuditConfig
+    from adjointdpm.tasks.audit import AuditConfig, check_one_process
     from adjointdpm.tasks.audit import audit as run
     from adjointdpm.victims import load_victim
 
+    check_one_process()
     settings = AuditConfig(
         victim=victim,
         prompts=lines,
@@ -84,7 +86,7 @@ def audit(
     resolve(gradient)
     load_victim(victim, lines)
     pipeline = options.load_model(model, device, dtype)
-    folder = RunFolder.open(out, {"task": "audit", "model": model, "dtype": dtype} | asdict(settings), force=force)
+    folder = RunFolder.open(out, {"task": "audit", "model": model, "dtype": dtype} | asdict(settings), resume=resume, force=force)
     recognise = recogniser_for(lines) if model == "tiny" and victim != "judge" else None
     with progress_bar() as progress:
         bar = progress.add_task("audit", total=1, metric="")
@@ -92,7 +94,7 @@ def audit(
         def show(what: str, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total, metric=what)
 
-        result = run(pipeline, settings, folder, model_name=model, command=command_line(), recognise=recognise, report=show)
+        result = run(pipeline, settings, folder, model_name=model, command=command_line(), recognise=recognise, resume=resume, report=show)
     lines = []
     for row in result["success"]:
         searched = "" if row["random_search"] is None else f", random search {row['random_search']:.0%}"

@@ -8,7 +8,7 @@ to stop: for a filter it finds false alarms.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,16 +17,19 @@ from torch import Tensor
 
 from adjointdpm.adversarial import write_findings
 from adjointdpm.attack import Findings, Goal, attack, random_search
-from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
+from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.intervals import share_interval
 from adjointdpm.measure import gradient_cost, is_exact, peak_memory_bytes, versions
+from adjointdpm.processes import Processes
 from adjointdpm.recognition import Recogniser
 from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
+from adjointdpm.signals import stop_requests
 from adjointdpm.tasks.clean import Clean, Report, find_clean
 from adjointdpm.tasks.config import check_prompts
 from adjointdpm.tasks.learning import Story, save_pictures
+from adjointdpm.tasks.units import Saved, Units
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim, load_victim
 
@@ -99,6 +102,7 @@ def audit(
     model_name: str = "",
     command: str = "",
     recognise: Recogniser | None = None,
+    resume: bool = False,
     report: Report = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Find adversarial noise for every prompt and budget, and fill the run folder, all but its report.
@@ -110,6 +114,7 @@ def audit(
         model_name: how to load the model again, for the replay.
         command: the command line that repeats the run, for the report.
         recognise: an independent judge; with one, success counts only where it still sees what the prompt names.
+        resume: take from the folder what an interrupted run had done: the clean test, and the attack and search of each budget.
         report: called as the work goes on.
 
     Returns:
@@ -118,24 +123,46 @@ def audit(
     Raises:
         PromptError: the victim gets no prompt right often enough.
         ModelError, UnknownNameError: a victim or target that is not there.
+        UnsupportedError: several processes.
+        Interrupted: a signal arrived; the part in progress is saved, and the run can be resumed.
 
     """
+    check_one_process()
     started = time.perf_counter()
     victim = load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
-    with render.counted() as counter:
-        clean = find_clean(
-            render,
-            victim,
-            config.prompts,
-            seeds=config.clean_seeds,
-            least_right=config.least_right,
-            seed=config.seed,
-            recognise=recognise,
-            report=report,
-        )
+    restored_calls = 0
+    with render.counted() as counter, stop_requests() as stop:
+        units = Units(folder.path / "checkpoint", resume, stop)
+
+        def once(name: str, make: Callable[[], Saved]) -> Saved:
+            """A part of the audit, with the network calls that it took, whether they were made now or before an interruption."""
+            nonlocal restored_calls
+            before = counter.calls
+
+            def counted() -> Saved:
+                tensors, facts = make()
+                return tensors, facts | {"calls": counter.calls - before}
+
+            saved, restored = units.once(name, counted)
+            restored_calls += saved[1]["calls"] if restored else 0
+            return saved
+
+        def test() -> Saved:
+            return find_clean(
+                render,
+                victim,
+                config.prompts,
+                seeds=config.clean_seeds,
+                least_right=config.least_right,
+                seed=config.seed,
+                recognise=recognise,
+                report=report,
+            ).saved()
+
+        clean = Clean.restored(*once("clean", test))
         kept = [i for i, label in enumerate(clean.labels) if label != target]
         if not kept:
             raise PromptError(f"every prompt that victim {victim.name} gets right is of the target class {config.target!r}")
@@ -147,40 +174,55 @@ def audit(
         verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
         for budget in config.budgets:
             noise = Noise(examples, start, within=config.within, budget=budget)
-            calls = counter.calls
+            history: list[dict[str, Any]] = []
 
-            def progress(iteration: int, fooled: int, budget: float = budget) -> None:
+            def progress(iteration: int, fooled: int, budget: float = budget, history: list[dict[str, Any]] = history) -> None:
                 report(f"budget {budget:g}: {fooled} of {len(examples)} fooled", iteration, config.iterations)
-                histories.append({"budget": budget, "iteration": iteration, "fooled": fooled})
-                folder.write_history(histories)
+                history.append({"budget": budget, "iteration": iteration, "fooled": fooled})
+                folder.write_history(histories + history)
 
-            found = attack(
-                render,
-                goal,
-                examples,
-                noise,
-                iterations=config.iterations,
-                batch=config.batch,
-                preservation=config.preservation,
-                plain=plain,
-                accept=recognise,
-                on_iteration=progress,
-            )
-            attacked = counter.calls - calls
+            def strike(
+                noise: Noise = noise, progress: Callable[[int, int], None] = progress, history: list[dict[str, Any]] = history
+            ) -> Saved:
+                found = attack(
+                    render,
+                    goal,
+                    examples,
+                    noise,
+                    iterations=config.iterations,
+                    batch=config.batch,
+                    preservation=config.preservation,
+                    plain=plain,
+                    accept=recognise,
+                    on_iteration=progress,
+                )
+                return asdict(found), {"history": history}
+
+            tensors, facts = once(f"attack-{budget}", strike)
+            found, attacked = Findings(**tensors), facts["calls"]
+            with torch.no_grad():  # as the attack leaves it
+                next(iter(noise.tensors().values())).copy_(found.noise)
+            histories.extend(facts["history"])
+            folder.write_history(histories)
             row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second)
             row |= {"network_calls": attacked, "forward_equivalents": spent}
             if config.search:
                 report(f"budget {budget:g}: random search", 0, 1)
                 tries = math.ceil(spent - 1e-9)  # a cost such as 3.9 is not exact in binary
-                searched = random_search(
-                    render,
-                    goal,
-                    examples,
-                    Noise(examples, start, within=config.within, budget=budget),
-                    tries=tries,
-                    seed=config.seed,
-                    accept=recognise,
-                )
+
+                def search(budget: float = budget, tries: int = tries) -> Saved:
+                    searched = random_search(
+                        render,
+                        goal,
+                        examples,
+                        Noise(examples, start, within=config.within, budget=budget),
+                        tries=tries,
+                        seed=config.seed,
+                        accept=recognise,
+                    )
+                    return asdict(searched), {}
+
+                searched = Findings(**once(f"random-{budget}", search)[0])
                 row |= {"random_search": searched.fooled.float().mean().item(), "random_tries": tries}
                 row["random_interval"] = share_interval(int(searched.fooled.sum()), len(examples))
             rows.append(row)
@@ -189,7 +231,7 @@ def audit(
             write_findings(
                 folder.path / f"adversarial_{budget:g}.safetensors", examples, goal, found, noise, _replay_facts(config, model_name)
             )
-        network_calls = counter.calls
+        network_calls = counter.calls + restored_calls
     result = {
         "task": "audit",
         "metric": {"name": f"share of pictures that {victim.name} misreads", "before": 0.0, "after": rows[-1]["fooled"]},
@@ -212,6 +254,12 @@ def audit(
     result["story"] = asdict(_story(config, victim, clean, result, recognise is not None))
     folder.write_result(result)
     return result
+
+
+def check_one_process() -> None:
+    """Raise UnsupportedError under several processes, which would all do the same audit and write the same files."""
+    if Processes().count > 1:
+        raise UnsupportedError("an audit runs in one process; start it without torchrun or accelerate launch")
 
 
 def _measure(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ class Clean:
     labels: list[int]
     pictures: Tensor
     right: dict[str, float]  # of all prompts, the share of the clean pictures drawn that the victim gets right
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and facts that JSON can hold."""
+        facts = {"examples": [list(example) for example in self.examples], "labels": self.labels, "right": self.right}
+        return {"pictures": self.pictures}, facts
+
+    @classmethod
+    def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Self:
+        """What `saved` had returned."""
+        return cls([Example(*example) for example in facts["examples"]], facts["labels"], tensors["pictures"], facts["right"])
 
 
 def find_clean(
