@@ -317,5 +317,5 @@ def test_several_metrics_by_weight() -> None:
 def test_values_are_text_unless_they_are_numbers() -> None:
     for value, expected in (("2024-01-01", str), ("a: b", str), ("*.png", str), ("0.5", float), ("true", bool)):
         assert isinstance(build_named("metric", f"m:key={value}", {"m": lambda key: key}), expected)
-    with pytest.raises(errors.UnknownNameError, match="color, gram, classifier, safety, reference, similarity"):
+    with pytest.raises(errors.UnknownNameError, match="color, gram, classifier, safety, reference, pair, similarity"):
         metrics.resolve("style")

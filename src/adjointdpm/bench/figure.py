@@ -15,8 +15,8 @@ LOWEST = 1e-7  # where errors of exact methods are drawn
 def draw(groups: Sequence[Group], path: Path) -> Path | None:
     """One panel a model and tensor, of each model's setting with most pictures; None without anything to draw.
 
-    Cost is time over that of full backpropagation where it was measured for these tensors, else network work counted as calls + 2 VJPs over
-    3N; the axis says which.
+    Cost is time over that of full backpropagation where it was measured for most methods and these tensors, else network work counted as
+    calls + 2 VJPs over 3N; the axis says which.
     """
     chosen = [max((g for g in groups if g.model == model), key=_pictures) for model in dict.fromkeys(g.model for g in groups)]
     panels = [(group, tensor) for group in chosen for tensor in TENSORS if any(_error(row, tensor) is not None for row in group.rows)]
@@ -33,7 +33,7 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
         axis.remove()
     for axis, (group, tensor) in zip(axes.flat, panels, strict=False):
         errors = [(row, error) for row in group.rows if (error := _error(row, tensor)) is not None]
-        measured = any(_part(tensor) in row.costs for row, _ in errors)
+        measured = 2 * sum(_part(tensor) in row.costs for row, _ in errors) > len(errors)
         points = [(work, error, row) for row, error in errors if (work := _work(row, tensor, group, measured)) is not None]
         for family in families:
             own = [(x, y) for x, y, row in points if row.family == family]
