@@ -214,7 +214,7 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
 def report(found: dict[str, dict[str, Any]]) -> str:
     """Both tables."""
     rough = [[name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])] for name, result in found.items()]
-    ranges = [f"calls {row['first']}–{row['last']}" for row in next(iter(found.values()))["roughness"]]
+    ranges = [f"calls {row['first']:.0f}–{row['last']:.0f}" for row in next(iter(found.values()))["roughness"]]
     errors = [
         [name, rule, *(_cell(result[key][count]) for count in VJPS)]
         for name, result in found.items()
