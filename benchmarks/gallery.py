@@ -39,7 +39,8 @@ COMMANDS = {
     "--validate-every 4",
     "audit": f"audit --prompts {INPUTS}/audit.txt --budget 0.1 --budget 0.2 --clean-seeds 5 --steps 20 --guidance-scale 5 --iterations 8 "
     "--batch 8 --no-random-search",
-    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=teal --guidance-scale 5 --iterations 14 --lr 0.05",
+    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=teal --learn both --guidance-scale 5 "
+    "--iterations 14 --lr 0.05",
     "own": f"guide {_GUIDING} --prompt 'a noto emoji of a red apple' --picture {INPUTS}/apple.png --metric color:mood=golden_hour "
     "--iterations 14 --lr 0.05",
 }
@@ -49,7 +50,8 @@ WORDS = {
     "audit": "A nudge of the initial noise, and a classifier misreads the picture. Below each picture is what the victim sees, in red "
     "where it is not what it saw in the clean one. Rows: clean; by budget. How often that succeeds, and how often random search does, is "
     "measured in [audit.md](audit.md) on many more prompts.",
-    "way": "One picture on its way: the initial noise alone moves, on the Gaussian shell. The number is the iteration.",
+    "way": "One picture on its way: its initial noise, on the Gaussian shell, and the prompt's embedding move. The number is the "
+    "iteration.",
     "own": "A picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise, which then moves. First the picture "
     "itself, then the iterations; iteration 0 is what inversion and the bundled autoencoder make of it.",
 }
