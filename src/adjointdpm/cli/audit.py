@@ -6,12 +6,16 @@ from typing import Annotated
 import typer
 
 from adjointdpm.cli import options
+from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, tell
 from adjointdpm.errors import PromptError
 
 
 def audit(
-    prompts: Annotated[Path | None, typer.Option(help="Prompts, one a line; each names something that the victim has a class for.")] = None,
+    prompts: Annotated[
+        PromptSource | None,
+        typer.Option(parser=PromptSource, metavar="FILE", help="One a line; each names something that the victim has a class for."),
+    ] = None,
     victim: Annotated[
         str, typer.Option(help="efficientnet-lite0, open-nsfw[:threshold=0.8], or file.py:function that returns a torch module.")
     ] = "efficientnet-lite0",
@@ -51,7 +55,7 @@ def audit(
         return
     if prompts is None:
         raise PromptError("an audit takes --prompts FILE, one a line (or --replay FILE)")
-    lines = options.read_prompts(prompts)
+    lines = prompts.read()
     quiet()
     from dataclasses import asdict
 

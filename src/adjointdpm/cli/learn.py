@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from adjointdpm.cli import options
+from adjointdpm.cli.config_file import is_from_config
+from adjointdpm.cli.prompts import PromptSource, split_prompts
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_records, tell
 from adjointdpm.errors import InvalidInputError, PromptError
 
@@ -55,7 +57,7 @@ def embed(
     force: options.Force = False,
 ) -> None:
     """Learn a token for an effect, or a thing, that only a metric knows. Loads in stock diffusers."""
-    training, unseen = options.split_prompts(prompts, held_out)
+    training, unseen = split_prompts(prompts, held_out)
     from adjointdpm.optimize import Settings
     from adjointdpm.tasks.embed import EmbedConfig
     from adjointdpm.tasks.embed import embed as run
@@ -131,7 +133,7 @@ def stylize(
     force: options.Force = False,
 ) -> None:
     """Fine-tune towards the style of one reference picture. --metric adds to its Gram distance. Loads in stock diffusers."""
-    training, unseen = options.split_prompts(prompts, held_out)
+    training, unseen = split_prompts(prompts, held_out)
     from adjointdpm.optimize import Settings
     from adjointdpm.tasks.stylize import StylizeConfig
     from adjointdpm.tasks.stylize import stylize as run
@@ -171,9 +173,13 @@ def stylize(
 
 
 def guide(
+    context: typer.Context,
     metric: options.Metrics,
     prompt: Annotated[str | None, typer.Option(help="What to draw.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file that holds the one prompt, in place of --prompt.")] = None,
+    prompts: Annotated[
+        PromptSource | None,
+        typer.Option(parser=PromptSource, metavar="FILE", help="A file that holds the one prompt, in place of --prompt."),
+    ] = None,
     model: options.Model = "tiny",
     weight: options.Weights = [],  # noqa: B006 - typer copies it
     learn: Annotated[str, typer.Option(help="noise, embedding, or both.")] = "noise",
@@ -205,9 +211,7 @@ def guide(
     force: options.Force = False,
 ) -> None:
     """Optimise the noise or the embedding of one prompt for a metric, and keep every picture on the way."""
-    if (prompt is None) == (prompts is None):
-        raise PromptError("guide takes one prompt: --prompt TEXT, or --prompts FILE with one line")
-    lines = [prompt] if prompt is not None else options.read_prompts(prompts or Path())
+    lines = _one_prompt(context, prompt, prompts)
     batch = pictures if batch is None else batch
     if pictures % batch:
         raise InvalidInputError(f"--batch {batch} does not divide --pictures {pictures}: every iteration moves all of them")
@@ -247,6 +251,17 @@ def guide(
         ),
     )
     _learn(run, settings, "guiding", _Where(model, device, dtype, out, resume, force))
+
+
+def _one_prompt(context: typer.Context, prompt: str | None, prompts: PromptSource | None) -> list[str]:
+    """The lines of the one of both that is given, or that overrides what --config says in its place."""
+    if prompt is not None and prompts is not None and is_from_config(context, "prompt") != is_from_config(context, "prompts"):
+        prompt, prompts = (None, prompts) if is_from_config(context, "prompt") else (prompt, None)
+    if prompt is not None and prompts is None:
+        return [prompt]
+    if prompts is not None and prompt is None:
+        return prompts.read()
+    raise PromptError("guide takes one prompt: --prompt TEXT, or --prompts FILE with one line")
 
 
 class _Where:

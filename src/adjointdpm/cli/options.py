@@ -1,41 +1,26 @@
-"""Flags that several commands share, and what turns them into a model and lists of prompts."""
+"""Flags that several commands share, and what turns them into a model."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
+from adjointdpm.cli.config_file import read_config
+from adjointdpm.cli.prompts import PromptSource
+from adjointdpm.errors import UnknownNameError
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
-
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Values of a YAML file become the defaults of the command's flags, so that flags override them."""
-    if path is None:
-        return None
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInputError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidInputError(f"--config {path} must hold flags and values, such as `steps: 50`")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    known = {parameter.name: parameter for parameter in context.command.params if parameter.name not in (None, "config", "help")}
-    unknown = sorted(set(values) - known.keys())
-    if unknown:
-        raise InvalidInputError(
-            f"--config {path}: unknown {', '.join(unknown)}; {context.command.name} takes {', '.join(sorted(map(str, known)))}"
-        )
-    defaults = {key: [value] if known[key].multiple and not isinstance(value, list) else value for key, value in values.items()}  # pyright: ignore[reportAttributeAccessIssue]
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return path
-
-
 Model = Annotated[str, typer.Option(help='"tiny" (bundled), a folder of a diffusers pipeline, or a hub id.')]
-Prompts = Annotated[Path, typer.Option(help="Training prompts, one a line.")]
-HeldOut = Annotated[Path | None, typer.Option(help="Prompts for the final measurement; without it, every fourth of --prompts is held out.")]
+Prompts = Annotated[PromptSource, typer.Option(parser=PromptSource, metavar="FILE", help="Training prompts, one a line.")]
+HeldOut = Annotated[
+    PromptSource | None,
+    typer.Option(
+        parser=PromptSource,
+        metavar="FILE",
+        help="Prompts for the final measurement; without it, every fourth of --prompts is held out.",
+    ),
+]
 Metrics = Annotated[list[str], typer.Option("--metric", help="NAME[:key=value,…] or file.py:function; lower is better. Repeatable.")]
 Weights = Annotated[list[float], typer.Option("--weight", help="One for each --metric.")]
 Steps = Annotated[int, typer.Option(min=1, help="Sampler steps that the gradient runs through.")]
@@ -63,7 +48,12 @@ Out = Annotated[Path, typer.Option(help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run wrote.")]
 Config = Annotated[
-    Path | None, typer.Option(help="A YAML file with values for these flags; flags override it.", callback=_read_config, is_eager=True)
+    Path | None,
+    typer.Option(
+        help="A YAML file with values for these flags, or the config.yaml of a run, to repeat it; flags override it.",
+        callback=read_config,
+        is_eager=True,
+    ),
 ]
 
 
@@ -89,37 +79,3 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
     model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
     model.pipe.to(device)
     return model
-
-
-def read_prompts(path: Path, flag: str = "--prompts") -> list[str]:
-    """The lines of a file that are neither blank nor comments (#).
-
-    Raises:
-        PromptError: no such file, no text, or no prompts in it.
-
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{flag} {path} cannot be read: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise PromptError(f"{flag} {path} holds no prompts; write one a line")
-    return prompts
-
-
-def split_prompts(prompts: Path, held_out: Path | None) -> tuple[list[str], list[str]]:
-    """Training and held-out prompts.
-
-    Raises:
-        PromptError: see `read_prompts`; or too few prompts to hold any out.
-
-    """
-    known = read_prompts(prompts)
-    if held_out is not None:
-        return known, read_prompts(held_out, "--held-out")
-    if len(known) < 2:
-        raise PromptError(
-            f"--prompts {prompts} holds one prompt; add others, or name a file with --held-out, since results are measured on those"
-        )
-    return [p for i, p in enumerate(known) if i % 4 != 1], known[1::4]
