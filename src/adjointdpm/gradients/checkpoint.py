@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -10,8 +11,9 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from adjointdpm.errors import InvalidInputError, InvalidTypeError
+from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 from adjointdpm.gradients.base import AutogradMethod
+from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.tree import leaves
 from adjointdpm.versions import check_unchanged, versions
 
@@ -69,12 +71,13 @@ class Checkpoint(AutogradMethod):
 
         """
         made = 0
+        recompute: Callable[..., Any] = Recomputation()
         kept = 1 if after is None else 0
         owner = _network(fn)
         weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal made, kept
+            nonlocal made, kept, recompute
             if not torch.is_grad_enabled():
                 return fn(*args, **kwargs)
             if made == 0 and self.memory_budget is not None:
@@ -83,7 +86,12 @@ class Checkpoint(AutogradMethod):
             if made > calls - kept:
                 return fn(*args, **kwargs)
             again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
-            return checkpoint(again, *args, use_reentrant=False, **kwargs)
+            try:
+                return recompute(again, *args, **kwargs)
+            except CapturedTensorError:
+                # Autograd alone passes a gradient on to a captured result of other operations: slower, with hooks on all that it saves.
+                recompute = partial(checkpoint, use_reentrant=False)
+                return recompute(again, *args, **kwargs)
 
         return call
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
+from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.plan import START, Instruction, NetworkCall, Update
 from adjointdpm.problem import Problem
 from adjointdpm.transpose import Costates, Pull, split_steps, transpose
@@ -77,6 +77,7 @@ class _Transpose(BackwardSolve):
         self.nodes = choose_nodes(_positions([-self.log_rho[calls[0].data] for calls in self.calls]), vjps // len(self.calls[0]))
         self.shares = self._shares()
         self.asked: dict[int, _Asked] = {}
+        self.recompute = Recomputation()
 
     def first_call(self) -> Tensor:
         call = self.problem.plan.network_calls[0]
@@ -104,7 +105,7 @@ class _Transpose(BackwardSolve):
     def _record(self, call: NetworkCall, x: Tensor, alone: bool) -> tuple[Tensor, _Asked]:
         with torch.enable_grad():
             # The last call is the first that the backward pass needs: its graph is the one that may be held anyway.
-            output = self.network(x, call.time) if alone else checkpoint(self.network, x, call.time, use_reentrant=False)
+            output = self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
             return output, _Asked(x, *self.split(output, call, x))
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:

@@ -77,8 +77,9 @@ class BackwardSolve(ABC):
                 with torch.no_grad():
                     return self.network(x, call.time)
             # What a function captures is known from graphs alone: this one is looked through, and dropped.
-            output, found = captured_leaves(lambda: self.network(x, call.time), self.inputs)
+            (output,), found = captured_leaves(lambda: (self.network(x, call.time),), self.inputs)
         self._refuse(found)
+        assert output is not None
         return output
 
     def check_captured(self, output: Tensor, x: Tensor) -> None:
@@ -88,7 +89,7 @@ class BackwardSolve(ABC):
             CapturedTensorError: it ends in something that the first call did not use.
 
         """
-        self._refuse(unknown_leaves(output, [x, *self.inputs]))
+        self._refuse(unknown_leaves((output,), [x, *self.inputs]))
 
     def _refuse(self, found: list[Tensor]) -> None:
         if found:
@@ -143,7 +144,8 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
         return problem.run(problem.denoiser.output)
     parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
     own = backward.problem.inputs
-    output, captured = captured_leaves(backward.first_call, [backward.problem.start, *own, *parameters])
+    (output,), captured = captured_leaves(lambda: (backward.first_call(),), [backward.problem.start, *own, *parameters])
+    assert output is not None
     backward.inputs = [*own, *parameters, *captured]
     backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
     tensors = [problem.start, *problem.inputs, *parameters, *captured]

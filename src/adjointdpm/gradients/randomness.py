@@ -21,9 +21,13 @@ class Draws:
 
     @contextmanager
     def recorded(self, call: int) -> Iterator[None]:
-        """Remember where the generators stand, if they move within the block."""
+        """Remember where the generators stand, if they move within the block; if that fails, they are where they were."""
         before = self._now()
-        yield
+        try:
+            yield
+        except BaseException:
+            self._restore(before)
+            raise
         if not all(torch.equal(a, b) for a, b in zip(before, self._now(), strict=True)):
             self.states[call] = before
 
@@ -34,11 +38,14 @@ class Draws:
             yield
             return
         with torch.random.fork_rng(devices=self._devices):
-            cpu, *cuda = self.states[call]
-            torch.set_rng_state(cpu)
-            for device, state in zip(self._devices, cuda, strict=True):
-                torch.cuda.set_rng_state(state, device)
+            self._restore(self.states[call])
             yield
 
     def _now(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
+
+    def _restore(self, states: list[Tensor]) -> None:
+        cpu, *cuda = states
+        torch.set_rng_state(cpu)
+        for device, state in zip(self._devices, cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)

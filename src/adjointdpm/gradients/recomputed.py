@@ -1,0 +1,141 @@
+"""Calls that keep their inputs alone: one autograd node each, whose backward pass runs the function again.
+
+`torch.utils.checkpoint` handles every tensor that autograd saves within the call in Python, which costs a network of a few million weights
+a sixth of its time. A node of our own has to know what the call depends on instead: its arguments, and the leaf tensors that its graph
+ends in, weights above all.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from adjointdpm.gradients.captured import Outputs, captured_leaves
+from adjointdpm.gradients.randomness import Draws
+from adjointdpm.tree import leaves, replace_leaves, tree_map
+
+Run = Callable[[Sequence[Tensor]], Outputs]
+
+
+class Recomputation:
+    """The calls of one solve that are run again in its backward pass.
+
+    Autocast and random numbers of the first run hold in the second, and gradients of gradients are recomputed in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[int, tuple[Tensor, Tensor]] = {}
+        self._draws: Draws | None = None
+        self._calls = 0
+
+    def __call__(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """`fn(*args, **kwargs)`, attached to the graphs of all that it depends on.
+
+        Raises:
+            CapturedTensorError: `fn` uses a tensor that is neither an argument nor a leaf, and requires grad.
+
+        """
+        tensors = leaves((args, kwargs))
+        hole = torch.empty(0)
+        tree = tree_map(lambda _: hole, (args, kwargs))  # the inputs themselves must not outlive the graph
+        if self._draws is None:
+            self._draws = Draws(tensors[0].device if tensors else torch.device("cpu"))
+
+        number, self._calls = self._calls, self._calls + 1
+        kinds = dict.fromkeys(["cpu", *(tensor.device.type for tensor in tensors)])
+        casts = [_autocast(kind) for kind in kinds]
+        draws = self._draws
+
+        def run(given: Sequence[Tensor]) -> Outputs:
+            positional, named = replace_leaves(tree, list(given))
+            with casts[0](), casts[-1]():
+                return (fn(*positional, **named),)
+
+        def again(given: Sequence[Tensor]) -> Outputs:
+            with draws.repeated(number):
+                return run(given)
+
+        with draws.recorded(number):
+            (output,) = self.attach(run, again, tensors)
+        assert output is not None
+        return output
+
+    def attach(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
+        """`run(tensors)` as one node whose backward pass calls `again`."""
+        given = [_stand_in(tensor) for tensor in tensors]
+        outputs, captured = captured_leaves(lambda: run(given), given)
+        inputs = [self._source(tensor) for tensor in (*tensors, *captured)]
+        if not any(tensor.requires_grad for tensor in inputs):
+            return outputs
+        return _Again.apply(self, again, outputs, tensors, captured, *inputs)  # pyright: ignore[reportReturnType]
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say whether their gradient is asked for."""
+        if not (tensor.requires_grad and tensor.is_leaf):
+            return tensor
+        if id(tensor) not in self._sources:
+            self._sources[id(tensor)] = tensor, tensor.view_as(tensor)
+        return self._sources[id(tensor)][1]
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        owner: Recomputation,
+        again: Run,
+        outputs: Outputs,
+        tensors: Sequence[Tensor],
+        captured: Sequence[Tensor],
+        *inputs: Tensor,
+    ) -> Outputs:
+        ctx.owner, ctx.again, ctx.captured = owner, again, captured
+        ctx.nodes = [get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs]
+        ctx.save_for_backward(*tensors)  # and not the views: those of a tensor that was changed since cannot even be looked at
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tensors: Sequence[Tensor] = ctx.saved_tensors
+        wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and torch._C._will_engine_execute_node(node)]  # pyright: ignore[reportAttributeAccessIssue]
+        present = [i for i, gradient in enumerate(gradients) if gradient is not None]
+
+        def pull(given: Sequence[Tensor], create_graph: bool = True) -> Outputs:
+            inputs, cotangents = given[: len(tensors)], given[len(tensors) :]
+            with torch.enable_grad():
+                outputs = ctx.again(inputs)
+            pairs = [(outputs[i], c) for i, c in zip(present, cotangents, strict=True)]
+            pairs = [(output, c) for output, c in pairs if output is not None and output.requires_grad]
+            sources = [*inputs, *ctx.captured]
+            return torch.autograd.grad(
+                [output for output, _ in pairs],
+                [sources[i] for i in wanted],
+                [c for _, c in pairs],
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+
+        given = [*tensors, *(gradients[i] for i in present)]
+        if torch.is_grad_enabled():
+            found = ctx.owner.attach(pull, pull, given)
+        else:
+            found = pull([_stand_in(tensor) for tensor in given], create_graph=False)
+        by_input = dict(zip(wanted, found, strict=True))
+        return (None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """A leaf in place of `tensor`, in which a graph ends."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _autocast(kind: str) -> Callable[[], AbstractContextManager[Any]]:
+    """What makes a context with the autocast that holds now, without its cache.
+
+    A weight that an earlier call has cast is part of that call's graph; and the gradients of all calls for it would be summed in bfloat16.
+    """
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
