@@ -3,18 +3,28 @@
 import json
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from adjointdpm import load
-from adjointdpm.errors import UnsupportedError
+from adjointdpm import from_pipeline, load
+from adjointdpm.attack import Findings, Goal, attack, random_search
+from adjointdpm.errors import PromptError, UnsupportedError
+from adjointdpm.measure import gradient_cost
 from adjointdpm.optimize import Interrupted
 from adjointdpm.processes import Processes
+from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
 from adjointdpm.tasks.audit import AuditConfig, audit
+from adjointdpm.units import Saved, Units
+from adjointdpm.variables import Example, Noise
+from adjointdpm.victims import load_victim
+from pipelines import tiny_pipeline
 from test_tasks import PROMPTS, VICTIM
 
 VARY = {"seconds", "peak_memory_bytes"}
@@ -43,11 +53,19 @@ def content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_audit_ends_with_the_same_numbers(number, tmp_path) -> None:
-    model = load("tiny")
-    config = config_for(model, tmp_path)
+def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number, tmp_path) -> None:
+    model, calls = from_pipeline(tiny_pipeline(tmp_path)), []
+    model.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    prompts = ["a lion", "my lion"]
+    config = replace(config_for(model, tmp_path), prompts=prompts, batch=1)
+    calls.clear()
     whole = RunFolder.open(tmp_path / "whole", {"task": "audit"})
     audit(model, config, whole)
+    needed = len(calls)
+    example = Example(prompts[0], 0)
+    calls.clear()
+    gradient_cost(Renderer(model, config.steps, config.guidance_scale), Noise([example], model.noise(1, 0), "free"), example)
+    pilot = len(calls)  # of every run that comes as far as the attacks
 
     def kill_at(word: str):
         sent: list[str] = []  # one signal: a second one acts at once
@@ -60,24 +78,72 @@ def test_a_stopped_audit_ends_with_the_same_numbers(number, tmp_path) -> None:
         return report
 
     stopped = RunFolder.open(tmp_path / "stopped", {"task": "audit"})
+    parts = stopped.path / "checkpoint"
+    calls.clear()
     for resume, word, unit in (
-        (False, "clean", "clean"),
-        (True, "budget 0.05: random", "random-0.05"),
-        (True, "budget 0.8: ", "attack-0.8"),
+        (False, "clean", "clean/0"),  # the first prompt of two
+        (True, "budget 0.05: 0 of 2", "attack-0.05/1-0"),  # of the second iteration the first batch of two
+        (True, "budget 0.05: random", "random-0.05/0"),
+        (True, "budget 0.8: ", "attack-0.8/"),
     ):
         with pytest.raises(Interrupted, match=f"stopped after {unit}"):
             audit(model, config, stopped, resume=resume, report=kill_at(word))
         assert not (stopped.path / "result.json").exists()
+        assert list((parts / f"unit-{unit.partition('/')[0]}").iterdir())
     seen: list[str] = []
     audit(model, config, stopped, resume=True, report=lambda what, done, total: seen.append(what))
-    assert seen == ["budget 0.05: random search", "budget 0.8: random search"]  # and no clean test, no attack
+    assert seen[0] == "budget 0.05: random search"  # and no clean test, nor the first attack
+    assert not any(path.is_dir() for path in parts.iterdir())
     assert numbers(stopped) == numbers(whole)
+    assert len(calls) == needed + 3 * pilot  # nothing was done twice
     assert (stopped.path / "history.jsonl").read_bytes() == (whole.path / "history.jsonl").read_bytes()
     for name in ("adversarial_0.05.safetensors", "adversarial_0.8.safetensors"):
         (ours, facts), (theirs, expected) = (content(folder.path / name) for folder in (stopped, whole))
         assert facts == expected
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("within", ["l2", "linf"])
+def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(within: str, tmp_path) -> None:
+    model, examples = from_pipeline(tiny_pipeline(tmp_path)), [Example("a lion", seed) for seed in range(3)]
+    render = Renderer(model, 1, 1.0, "euler")
+    (tmp_path / "victim.py").write_text(VICTIM.replace("THRESHOLD", "0.1"))
+    goal = Goal(load_victim(f"{tmp_path / 'victim.py'}:build", ["a lion"]), torch.tensor([0, 1, 0]))
+    start = torch.cat([model.noise(1, example.seed) for example in examples])
+    done: list[str] = []
+
+    def find(folder: Path, resume: bool, stop_after: int | None) -> list[Findings]:
+        done.clear()
+        units = Units(folder, resume, lambda: len(done) == stop_after)
+
+        def once(kind: str, name: str, make: Callable[[], Saved]) -> Saved:
+            done.append(name)
+            return units.once(f"{kind}-{name}", make)[0]
+
+        noise, again = (Noise(examples, start, within=within, budget=0.3) for _ in range(2))
+        found = attack(render, goal, examples, noise, iterations=3, batch=2, once=partial(once, "attack"))
+        return [found, random_search(render, goal, examples, again, tries=3, once=partial(once, "search"))]
+
+    expected = find(tmp_path / "whole", False, None)
+    count = len(done)
+    assert count >= 6
+    for stop_after in range(1, count + 1):
+        folder = tmp_path / f"{stop_after}"
+        with pytest.raises(Interrupted):
+            find(folder, False, stop_after)
+        assert len(list(folder.iterdir())) == stop_after
+        for ours, theirs in zip(find(folder, True, None), expected, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(vars(ours).values(), vars(theirs).values(), strict=True))
+
+
+def test_a_prompt_that_names_nothing_is_refused_before_the_first_picture(tmp_path) -> None:
+    model = load("tiny")
+    model.pipe.unet.register_forward_hook(lambda *_: pytest.fail("a picture was drawn"))
+    (tmp_path / "victim.py").write_text(VICTIM.replace("THRESHOLD", "0.1"))
+    config = AuditConfig(victim=f"{tmp_path / 'victim.py'}:build", prompts=[PROMPTS[0], "a spaceship"], steps=1)
+    with pytest.raises(PromptError, match="spaceship"):
+        audit(model, config, RunFolder.open(tmp_path / "run", {"task": "audit"}))
 
 
 def test_a_damaged_part_is_done_again(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import structure_distance
 from adjointdpm.rendering import Renderer
+from adjointdpm.units import Once, Saved, unsaved
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim
 
@@ -83,6 +85,7 @@ def attack(
     plain: Tensor | None = None,
     accept: Accept | None = None,
     on_iteration: Callable[[int, int], None] = lambda iteration, fooled: None,
+    once: Once = unsaved,
 ) -> Findings:
     """Projected gradient descent on the margin (Madry et al. 2018, arXiv 1706.06083), each example on its own and until it succeeds.
 
@@ -101,6 +104,7 @@ def attack(
         plain: the clean pictures `[n, 3, H, W]`; needed if `preservation` > 0.
         accept: an example goes on until a picture that fools the victim is accepted too; None accepts all.
         on_iteration: called with the number of iterations done and of examples fooled.
+        once: does and keeps each batch of each iteration, so that an interruption costs no more than that.
 
     Raises:
         InvalidInputError: `iterations` < 1, or preservation without plain pictures.
@@ -112,25 +116,35 @@ def attack(
     count = len(examples)
     fooled, spent = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
     velocity = torch.zeros_like(values)
+
+    def step(rows: Tensor, length: float) -> Saved:
+        """One batch: where its noises go, and how fast, and which are at a success and so stay."""
+        part = [examples[i] for i in rows.tolist()]
+        images = render(part, noise)
+        loss = goal.rows(rows).margin(images)
+        hits = _succeeds(goal.rows(rows), as_saved(images), part, accept)
+        if preservation > 0:
+            assert plain is not None
+            loss = loss + preservation * structure_distance(images, plain[rows].to(images))
+        (gradient,) = torch.autograd.grad(loss.sum(), values)
+        going = (~hits).nonzero()[:, 0]
+        with torch.no_grad():
+            moved, speed = values[rows], velocity[rows]
+            speed[going] = _MOMENTUM * speed[going] + _normalised(gradient[rows[going]])
+            moved[going] -= length * (speed[going].sign() if noise.within == "linf" else _normalised(speed[going]))
+        return {"noise": moved, "velocity": speed, "fooled": hits}, {}
+
     for iteration in range(iterations):
         length = step_length(iteration, iterations) * (_SHELL_REACH if noise.budget is None else noise.budget)
         active = (~fooled).nonzero()[:, 0]
         if len(active) == 0:
             break
-        for rows in active.split(batch):
-            part = [examples[i] for i in rows.tolist()]
-            images = render(part, noise)
-            loss = goal.rows(rows).margin(images)
-            fooled[rows] = _succeeds(goal.rows(rows), as_saved(images), part, accept)
-            if preservation > 0:
-                assert plain is not None
-                loss = loss + preservation * structure_distance(images, plain[rows].to(images))
-            (gradient,) = torch.autograd.grad(loss.sum(), values)
-            going = rows[~fooled[rows]]
-            spent[going] += 1
+        for number, rows in enumerate(active.split(batch)):
+            after, _ = once(f"{iteration}-{number}", partial(step, rows, length))
             with torch.no_grad():
-                velocity[going] = _MOMENTUM * velocity[going] + _normalised(gradient[going])
-                values[going] -= length * (velocity[going].sign() if noise.within == "linf" else _normalised(velocity[going]))
+                values[rows], velocity[rows] = after["noise"].to(values), after["velocity"].to(velocity)
+            fooled[rows] = after["fooled"]
+            spent[rows[~after["fooled"]]] += 1
         noise.project()
         on_iteration(iteration + 1, int(fooled.sum()))
     pictures = as_saved(render.look(examples, noise))
@@ -147,14 +161,23 @@ def random_search(
     tries: int,
     seed: int = 0,
     accept: Accept | None = None,
+    once: Once = unsaved,
 ) -> Findings:
-    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes its picture)."""
+    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes its picture).
+
+    `once` does and keeps each try: whom it fools. Its noises are drawn anew in any case, since those of later tries follow them.
+    """
     (values,) = noise.tensors().values()
     start = values.detach().clone()
     found, fooled = start.clone(), torch.zeros(len(examples), dtype=torch.bool)
     spent = torch.zeros(len(examples), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(tries):
+
+    def look(active: Tensor) -> Saved:
+        part = [examples[i] for i in active.tolist()]
+        return {"fooled": _succeeds(goal.rows(active), as_saved(render.look(part, noise)), part, accept)}, {}
+
+    for number in range(tries):
         active = (~fooled).nonzero()[:, 0]
         if len(active) == 0:
             break
@@ -162,9 +185,8 @@ def random_search(
             values.copy_(start)
             values += 1e3 * torch.randn(start.shape, generator=generator).to(start)  # far out, so that the projection puts it on the edge
         noise.project()
-        part = [examples[i] for i in active.tolist()]
-        pictures = as_saved(render.look(part, noise))
-        fooled[active], spent[active] = _succeeds(goal.rows(active), pictures, part, accept), spent[active] + 1
+        tried, _ = once(str(number), partial(look, active))
+        fooled[active], spent[active] = tried["fooled"], spent[active] + 1
         found[active] = values.detach()[active]
     with torch.no_grad():
         values.copy_(found)

@@ -1,6 +1,7 @@
 """The parts of a long task that are saved when done, so that an interrupted run repeats at most one of them."""
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,19 @@ from adjointdpm.files import write_bytes
 from adjointdpm.optimize import Interrupted
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
+Once = Callable[[str, Callable[[], Saved]], Saved]  # by name: what the function returns, or what it had returned in an earlier run
+
+
+def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
+    """The `Once` of work that is not kept."""
+    return make()
 
 
 @dataclass(frozen=True)
 class Units:
     """Files `unit-NAME.safetensors` in a folder, one for each part that is done.
+
+    A part may have parts of its own, named `NAME/…`: their files are in the folder `unit-NAME`, which goes when the whole is saved.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -47,6 +56,7 @@ class Units:
         if former is None:
             tensors = {key: value.detach().cpu().contiguous() for key, value in made[0].items()}
             write_bytes(path, save(tensors, metadata={"facts": json.dumps(made[1])}))
+        shutil.rmtree(self.folder / f"unit-{name}", ignore_errors=True)
         if self.stop():
             raise Interrupted(f"stopped after {name}, saved in {path}; go on with --resume")
         return made, former is not None

@@ -29,7 +29,7 @@ from adjointdpm.signals import stop_requests
 from adjointdpm.tasks.clean import Clean, Report, find_clean
 from adjointdpm.tasks.config import check_prompts
 from adjointdpm.tasks.learning import Story, save_pictures
-from adjointdpm.tasks.units import Saved, Units
+from adjointdpm.units import Once, Saved, Units
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim, load_victim
 
@@ -114,7 +114,8 @@ def audit(
         model_name: how to load the model again, for the replay.
         command: the command line that repeats the run, for the report.
         recognise: an independent judge; with one, success counts only where it still sees what the prompt names.
-        resume: take from the folder what an interrupted run had done: the clean test, and the attack and search of each budget.
+        resume: take from the folder what an interrupted run had done, down to one prompt's clean test, one batch of an attack's iteration,
+            and one try of a random search.
         report: called as the work goes on.
 
     Returns:
@@ -140,15 +141,19 @@ def audit(
         def once(name: str, make: Callable[[], Saved]) -> Saved:
             """A part of the audit, with the network calls that it took, whether they were made now or before an interruption."""
             nonlocal restored_calls
-            before = counter.calls
+            before = counter.calls + restored_calls
 
             def counted() -> Saved:
                 tensors, facts = make()
-                return tensors, facts | {"calls": counter.calls - before}
+                return tensors, facts | {"calls": counter.calls + restored_calls - before}
 
             saved, restored = units.once(name, counted)
             restored_calls += saved[1]["calls"] if restored else 0
             return saved
+
+        def parts_of(name: str) -> Once:
+            """The same for the parts of a part."""
+            return lambda part, make: once(f"{name}/{part}", make)
 
         def test() -> Saved:
             return find_clean(
@@ -160,6 +165,7 @@ def audit(
                 seed=config.seed,
                 recognise=recognise,
                 report=report,
+                once=parts_of("clean"),
             ).saved()
 
         clean = Clean.restored(*once("clean", test))
@@ -182,7 +188,10 @@ def audit(
                 folder.write_history(histories + history)
 
             def strike(
-                noise: Noise = noise, progress: Callable[[int, int], None] = progress, history: list[dict[str, Any]] = history
+                budget: float = budget,
+                noise: Noise = noise,
+                progress: Callable[[int, int], None] = progress,
+                history: list[dict[str, Any]] = history,
             ) -> Saved:
                 found = attack(
                     render,
@@ -195,6 +204,7 @@ def audit(
                     plain=plain,
                     accept=recognise,
                     on_iteration=progress,
+                    once=parts_of(f"attack-{budget}"),
                 )
                 return asdict(found), {"history": history}
 
@@ -219,6 +229,7 @@ def audit(
                         tries=tries,
                         seed=config.seed,
                         accept=recognise,
+                        once=parts_of(f"random-{budget}"),
                     )
                     return asdict(searched), {}
 

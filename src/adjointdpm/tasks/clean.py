@@ -13,6 +13,7 @@ from adjointdpm.errors import PromptError
 from adjointdpm.recognition import Recogniser
 from adjointdpm.rendering import Renderer
 from adjointdpm.tasks.config import number
+from adjointdpm.units import Once, Saved, unsaved
 from adjointdpm.variables import Example
 from adjointdpm.victims import Victim
 
@@ -49,6 +50,7 @@ def find_clean(
     seed: int,
     recognise: Recogniser | None,
     report: Report,
+    once: Once = unsaved,
 ) -> Clean:
     """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets right often enough, the first right one.
 
@@ -64,31 +66,28 @@ def find_clean(
         seed: decides which pictures.
         recognise: the judge.
         report: called before each prompt.
+        once: does and keeps the test of one prompt, so that an interruption costs no more than that.
 
     Raises:
-        PromptError: no prompt is left.
+        PromptError: a prompt names nothing that the victim knows; or no prompt is left.
 
     """
     allowed = seeds - math.ceil(least_right * seeds - 1e-9)  # wrong ones; 0.8 · 20 is 16 pictures and not 16.000000000000004
+    named = [victim.label(prompt) for prompt in prompts]  # all before the first picture, since it may raise
     examples, labels, pictures, right = [], [], [], {}
-    for index, prompt in enumerate(prompts):
-        report("testing the victim on clean pictures", index, len(prompts))
-        waiting = number([prompt] * seeds, (seed * len(prompts) + index) * seeds)
-        label, wrong, usable = victim.label(prompt), 0, []
-        while waiting and wrong <= allowed:
-            part = waiting[: allowed + 1 - wrong]
-            waiting = waiting[len(part) :]
-            images = as_saved(render.look(part))
-            hits = victim.verdicts(images) == label
-            wrong += int((~hits).sum())
-            if recognise is not None:
-                hits &= torch.tensor(recognise(images, part))
-            usable += [(part[i], images[i]) for i in hits.nonzero()[:, 0].tolist()]
-        right[prompt] = 1 - wrong / (seeds - len(waiting))
-        if wrong <= allowed and usable:
-            examples.append(usable[0][0])
+    for index, (prompt, label) in enumerate(zip(prompts, named, strict=True)):
+
+        def test(index: int = index, prompt: str = prompt, label: int = label) -> Saved:
+            report("testing the victim on clean pictures", index, len(prompts))
+            drawn = number([prompt] * seeds, (seed * len(prompts) + index) * seeds)
+            return _test(render, victim, drawn, label, allowed, recognise)
+
+        tensors, facts = once(str(index), test)
+        right[prompt] = facts["right"]
+        if tensors:
+            examples.append(Example(prompt, facts["seed"]))
             labels.append(label)
-            pictures.append(usable[0][1])
+            pictures.append(tensors["picture"])
     if not examples:
         best = max(right, key=lambda prompt: right[prompt])
         raise PromptError(
@@ -96,3 +95,26 @@ def find_clean(
             f"{best!r} with {right[best]:.0%}. Errors that it makes without an attack prove nothing: use other prompts, or another victim"
         )
     return Clean(examples, labels, torch.stack(pictures), right)
+
+
+def _test(render: Renderer, victim: Victim, examples: Sequence[Example], label: int, allowed: int, recognise: Recogniser | None) -> Saved:
+    """Test the victim on one prompt's pictures, until it is wrong on more of them than allowed.
+
+    Returns:
+        The share `right` of the pictures drawn, and if the prompt qualifies `picture`, `[3, H, W]`, with its `seed`.
+
+    """
+    drawn, wrong, usable = 0, 0, []
+    while drawn < len(examples) and wrong <= allowed:
+        part = examples[drawn : drawn + allowed + 1 - wrong]
+        drawn += len(part)
+        images = as_saved(render.look(part))
+        hits = victim.verdicts(images) == label
+        wrong += int((~hits).sum())
+        if recognise is not None:
+            hits &= torch.tensor(recognise(images, part))
+        usable += [(part[i].seed, images[i]) for i in hits.nonzero()[:, 0].tolist()]
+    facts = {"right": 1 - wrong / drawn}
+    if wrong > allowed or not usable:
+        return {}, facts
+    return {"picture": usable[0][1]}, facts | {"seed": usable[0][0]}
