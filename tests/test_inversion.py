@@ -7,7 +7,7 @@ import adjointdpm as adj
 from adjointdpm import errors
 from adjointdpm.denoiser import Denoiser
 from adjointdpm.inversion import invert_euler, invert_reversible
-from adjointdpm.models.inverted import invert
+from adjointdpm.models.inverted import invert, invert_exactly
 from adjointdpm.problem import Problem
 from mixtures import SCHEDULES, Mixture, relative_error
 
@@ -138,3 +138,22 @@ def test_a_picture_comes_back_to_the_last_digits_through_the_bundled_model(guida
         problem = Problem(denoiser, schedule, sampler, sampler.plan(schedule, grid), latents, cond, null)
         again = redrawn(problem, grid, *invert_reversible(problem))
         assert (model.decode(again.float()) - model.decode(latents.float())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_users_pictures_come_back_exactly_and_so_do_the_gradients(guidance: float) -> None:
+    model, prompt, steps = adj.load("tiny"), "a noto emoji of a lion", 12
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))  # of nothing that the model knows
+    noise, sampler = invert_exactly(model, pictures, prompt, steps=steps, guidance_scale=guidance)
+    assert noise.dtype == torch.float64
+    found = []
+    for method in (adj.Reversible(), adj.Checkpoint()):
+        start = noise.clone().requires_grad_()
+        again = model.generate(prompt, start, steps=steps, guidance_scale=guidance, sampler=sampler, gradient=method)
+        found.append(torch.autograd.grad(again.square().sum(), start)[0])
+    with torch.no_grad():
+        decoded = model.decode(model.pipe.vae.encode(2 * pictures - 1).latent_dist.mode() * model.pipe.vae.config.scaling_factor)
+    assert (again.detach() - decoded).abs().max() < 1e-5
+    assert relative_error(*found) < 1e-6
+    with pytest.raises(errors.ShapeError, match="multiples"):
+        invert_exactly(model, torch.zeros(1, 3, 63, 64), prompt)
