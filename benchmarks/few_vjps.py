@@ -3,11 +3,12 @@
 Along a DDIM trajectory the exact costate asks every network call for w = (∂x̂_0/∂y)ᵀ a (y = x/α). Whoever saves VJPs has to guess w at
 the calls that are left out from those at its neighbours. Measured: how much w changes from one call to the next, how well a line through
 two neighbours foretells the call between them, and what an all-knowing rule would reach that has the exact w at its nodes and chooses the
-nodes of every picture by looking at the answer. The prompts and seeds are none of the registered ones (`bench/preregistration.yaml`).
+nodes of every picture by looking at the answer. And whether the last exact gradient can correct a cheaper one a step of optimisation
+later. The prompts and seeds are none of the registered ones (`bench/preregistration.yaml`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ from stability import mixture_epsilon
 
 STEPS, GUIDANCE, SEED = 50, 5.0, 500
 VJPS = (5, 10, 20, 35)
+CORRECTED = (10, 20)  # VJPs of the gradients that are corrected
+MOVES = (0.003, 0.01, 0.03)  # of the noise, root mean square
 PROMPTS = {
     "a noto emoji of a fox": "fox",
     "a twemoji emoji of a hamburger": "hamburger",
@@ -160,6 +163,29 @@ def oracle(path: Trajectory) -> dict[int, list[float]]:
     return found
 
 
+def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, Any]]:
+    """Errors after the noise has moved a step along −∂L/∂noise: of `Interpolated`, of it corrected, and of the gradient before the step.
+
+    The correction is what `Interpolated` missed before the step: a control variate.
+    """
+    before = {count: case.gradient(adj.Interpolated(count)) for count in CORRECTED}
+    found = []
+    for size in MOVES:
+        direction = exact / exact.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (exact.ndim - 1))
+        moved = replace(case, noise=case.noise - size * direction)
+        after = moved.gradient(adj.Checkpoint())
+        guesses = {"stale": exact}
+        for count, old in before.items():
+            new = moved.gradient(adj.Interpolated(count))
+            guesses |= {f"plain {count}": new, f"corrected {count}": new + exact - old}
+        found.append({"size": size, "errors": {name: _errors(guess, after) for name, guess in guesses.items()}})
+    return found
+
+
+def _errors(ours: Tensor, exact: Tensor) -> list[float]:
+    return ((ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
+
+
 def cases(fashion: Path) -> dict[str, list[Case]]:
     """By model, one case a registered metric (the mixture has one)."""
     registration = Registration()
@@ -194,7 +220,7 @@ def mixture() -> Case:
 def measure(found: Sequence[Case]) -> dict[str, Any]:
     """Roughness, what the all-knowing rule reaches, and what `Interpolated` does, pooled over the cases of one model."""
     bounds = (0, 10, 20, 30, 40, 50)
-    rough, known, ours = [], [], []
+    rough, known, ours, moves = [], [], [], []
     for case in found:
         path, exact = follow(case), case.gradient(adj.Checkpoint())
         start = case.schedule.initial_scale * path.total / case.schedule.alpha(case.grid[0])
@@ -202,17 +228,24 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
         rough.append(roughness(path, bounds))
         known.append(oracle(path))
         for count in VJPS:
-            difference = (case.gradient(adj.Interpolated(count)) - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
-            ours.append({"vjps": count, "errors": difference.tolist()})
+            ours.append({"vjps": count, "errors": _errors(case.gradient(adj.Interpolated(count)), exact)})
+        moves.append(corrected(case, exact))
     return {
         "roughness": [{key: sum(rows[i][key] for rows in rough) / len(rough) for key in rough[0][i]} for i in range(len(bounds) - 1)],
         "oracle": {count: [error for one in known for error in one[count]] for count in VJPS},
         "interpolated": {count: [error for one in ours if one["vjps"] == count for error in one["errors"]] for count in VJPS},
+        "moved": [
+            {
+                "size": size,
+                "errors": {name: [error for one in moves for error in one[i]["errors"][name]] for name in moves[0][i]["errors"]},
+            }
+            for i, size in enumerate(MOVES)
+        ],
     }
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """Both tables."""
+    """All tables."""
     rough = [[name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])] for name, result in found.items()]
     ranges = [f"calls {row['first']:.0f}–{row['last']:.0f}" for row in next(iter(found.values()))["roughness"]]
     errors = [
@@ -220,11 +253,23 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         for name, result in found.items()
         for rule, key in (("all-knowing", "oracle"), ("`Interpolated(M)`", "interpolated"))
     ]
+    kinds = {"stale": "the exact gradient before it"} | {
+        f"{kind} {count}": f"`Interpolated({count})`{', corrected' if kind == 'corrected' else ''}"
+        for count in CORRECTED
+        for kind in ("plain", "corrected")
+    }
+    later = [
+        [name, f"{row['size']:g}", *(_cell(row["errors"][kind]) for kind in kinds)]
+        for name, result in found.items()
+        for row in result["moved"]
+    ]
     return (
         "Relative change of w from one call to the next / error of a line through both neighbours; medians, the noisiest calls first.\n\n"
         f"{table(['model', *ranges], rough)}\n\n"
         "Relative error of ∂L/∂noise: median (95th percentile) over pictures and losses.\n\n"
-        f"{table(['model', 'rule', *(f'M = {count}' for count in VJPS)], errors)}"
+        f"{table(['model', 'rule', *(f'M = {count}' for count in VJPS)], errors)}\n\n"
+        "After a step of the noise along −∂L/∂noise, relative error of ∂L/∂noise there by several guesses: median (95th percentile).\n\n"
+        f"{table(['model', 'step, RMS', *kinds.values()], later)}"
     )
 
 

@@ -51,11 +51,25 @@ def _torchdiffeq(model: str, rows: dict[str, Row], goal: dict[str, float]) -> It
     ours, theirs = fastest(False), fastest(True)
     if not any("torchdiffeq" in name for name in rows) or ours is None:
         return
+    yield from _as_many_calls(model, rows)
     if theirs is None:
         nowhere = f"`torchdiffeq.odeint_adjoint` is nowhere within {goal['within']:.0%} of exact for weights"
         yield f"- {model}: {nowhere}; `{ours[1]}` is the fastest that is"
     else:
         yield _line(model, f"time to a weights gradient, `{ours[1]}` over `{theirs[1]}`", ours[0] / theirs[0], 1 / goal["faster"])
+
+
+def _as_many_calls(model: str, rows: dict[str, Row]) -> Iterator[str]:
+    """Exact gradients for the weights beside the library's with as many network calls or more."""
+    ours, key = rows["Checkpoint()"].costs["weights"], ("weights", "exact", "all")
+    for name, row in rows.items():
+        if "torchdiffeq" in name and "weights" in row.costs and key in row.relative and row.costs["weights"].calls >= ours.calls:
+            theirs = row.costs["weights"]
+            time, error = ours.to_backprop / theirs.to_backprop, row.relative[key][0]
+            yield (
+                f"- {model}: with {ours.calls} network calls `Checkpoint()` is exact for weights, and takes {time:.2f} of the time of "
+                f"`{name}` ({theirs.calls} calls), which is off by {error:.2g}"
+            )
 
 
 def _line(model: str, what: str, value: float, limit: float) -> str:

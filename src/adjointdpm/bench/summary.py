@@ -48,7 +48,7 @@ class Cost:
     Attributes:
         to_backprop: seconds over those of full backpropagation beside it.
         to_forward: seconds over those of one network forward.
-        to_floor: seconds over (N − 1)(2F + B) + F + B, the floor of checkpointing.
+        to_floor: seconds over those of its network calls and VJPs, measured alone: cF + vB, (N − 1)(2F + B) + F + B for checkpointing.
         calls, vjps: network calls and vector-Jacobian products.
         bytes_held: the peak of what network graphs hold.
         graph_bytes: of one of them.
@@ -147,7 +147,8 @@ def _cost(lines: Sequence[Line]) -> Cost | None:
         return statistics.median(ratio(line) for line in lines)
 
     def floor(line: Line) -> float:
-        return (line["calls"] - 1) * (line["forward"] + line["forward_backward"]) + line["forward_backward"]
+        backward = line["forward_backward"] - line["forward"]
+        return counted["network_calls"] * line["forward"] + counted["vjps"] * backward
 
     return Cost(
         to_backprop=median(lambda line: line["seconds"] / line["backprop"]),
