@@ -23,7 +23,7 @@ HeldOut = Annotated[
 ]
 Metrics = Annotated[list[str], typer.Option("--metric", help="NAME[:key=value,…] or file.py:function; lower is better. Repeatable.")]
 Weights = Annotated[list[float], typer.Option("--weight", help="One for each --metric.")]
-Steps = Annotated[int, typer.Option(min=1, help="Sampler steps that the gradient runs through.")]
+Steps = Annotated[int, typer.Option(min=1, help="Sampler steps, all of which the gradient runs through.")]
 GuidanceScale = Annotated[float | None, typer.Option(help="Classifier-free guidance; without it, the pipeline's default.")]
 Sampler = Annotated[str | None, typer.Option(help="A native sampler such as euler; without it, the pipeline's own scheduler.")]
 Iterations = Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")]

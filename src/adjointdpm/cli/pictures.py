@@ -15,7 +15,7 @@ def generate(
     model: options.Model = "tiny",
     batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
     seed: options.Seed = 0,
-    steps: options.Steps = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
     guidance_scale: options.GuidanceScale = 5.0,
     sampler: options.Sampler = None,
     device: options.Device = None,
