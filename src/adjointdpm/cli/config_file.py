@@ -13,6 +13,7 @@ from adjointdpm.errors import InvalidInputError
 _FLAGS = {
     "weights": "weight",
     "trackers": "tracker",
+    "target_modules": "target_module",
     "budgets": "budget",
     "search": "random_search",
     "learning_rate": "lr",

@@ -19,6 +19,8 @@ Initial = Annotated[
 ]
 Template = Annotated[str, typer.Option(help="How prompts use the token, with the fields {prompt} and {token}.")]
 
+TargetModules = Annotated[list[str], typer.Option(help="Layers that the LoRA changes, by how their names end: conv1. Repeatable.")]
+
 
 def embed(
     prompts: options.Prompts,
@@ -107,6 +109,7 @@ def stylize(
     full: Annotated[bool, typer.Option("--full", help="Learn all weights of the denoiser instead of a LoRA.")] = False,
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 8,
     alpha: Annotated[float | None, typer.Option(help="Of the LoRA; without it, the rank.")] = None,
+    target_module: TargetModules = ["to_q", "to_k", "to_v", "to_out.0"],  # noqa: B006 - typer copies it
     steps: options.Steps = 50,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
@@ -145,6 +148,7 @@ def stylize(
         full=full,
         rank=rank,
         alpha=alpha,
+        target_modules=target_module,
         prompts=training,
         held_out=unseen,
         steps=steps,

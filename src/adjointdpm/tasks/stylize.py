@@ -13,6 +13,7 @@ from adjointdpm.run_folder import RunFolder
 from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import LoRA, Weights
+from adjointdpm.variables.lora import ATTENTION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class StylizeConfig(TaskConfig):
         style: the reference picture's file; its Gram distance is the metric, and `metric` may add others.
         metric: further metrics; `weights` then starts with the Gram distance's weight.
         full: learn all weights of the denoiser instead of a LoRA.
-        rank, alpha: of the LoRA; no alpha is the rank.
+        rank, alpha, target_modules: of the LoRA; no alpha is the rank.
 
     """
 
@@ -32,6 +33,7 @@ class StylizeConfig(TaskConfig):
     full: bool = False
     rank: int = 8
     alpha: float | None = None
+    target_modules: list[str] = field(default_factory=lambda: list(ATTENTION))
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
@@ -56,7 +58,7 @@ def stylize(
 
     Args, returned value and errors are those of `embed`; InvalidInputError if the style picture cannot be used.
     """
-    variable = Weights(model.pipe) if config.full else LoRA(model.pipe, config.rank, config.alpha, seed=config.seed)
+    variable = Weights(model.pipe) if config.full else LoRA(model.pipe, config.rank, config.alpha, config.target_modules, config.seed)
     assignment = Assignment(
         task, config, variable, config.resolve_metric(), config.sets(), _story(config), recognise=recognise, command=command
     )
