@@ -103,12 +103,17 @@ def test_what_a_way_back_returns_is_right_or_it_is_an_error() -> None:
         for steps in (4, 10, 50, 200):
             problem, grid = reversible("table", steps, coupling, torch.float32)
             try:
-                start, sampler = invert_reversible(problem)
+                start, sampler = invert_reversible(problem, dtype=torch.float32)
             except errors.ReversalError:
                 refused.append((coupling, steps))
             else:
                 again = redrawn(problem, grid, start, sampler).detach()
                 assert (again - problem.start).norm(dim=1).div(problem.start.norm(dim=1)).max() <= 1e-5
+            if coupling < 0.9:
+                continue
+            exact, sampler = invert_reversible(problem)
+            assert exact.dtype == torch.float64
+            assert relative_error(redrawn(problem, grid, exact, sampler).detach(), problem.start.double()) < 1e-9
     assert 0 < len(refused) < 16
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm.errors import ReversalError, UnsupportedError
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
-from adjointdpm.samplers.reversible import ReversibleEuler
+from adjointdpm.samplers.reversible import ReversibleEuler, state_dtype
 
 
 @torch.no_grad()
@@ -38,16 +38,20 @@ def invert_euler(problem: Problem, iterations: int = 50, tolerance: float = 1e-5
 
 
 @torch.no_grad()
-def invert_reversible(problem: Problem, tolerance: float = 1e-5) -> tuple[Float[Tensor, "batch *shape"], ReversibleEuler]:
+def invert_reversible(
+    problem: Problem, tolerance: float = 1e-5, dtype: torch.dtype | None = None
+) -> tuple[Float[Tensor, "batch *shape"], ReversibleEuler]:
     """The x_T and the sampler, with its gap, from which `ReversibleEuler` arrives at `problem.start`, taken as x_0.
 
     Its steps are solved for (y, z) one after the other from y = z at the picture, 2N network calls without any iteration; then they are
-    taken forwards again, another 2N calls, and what arrives is compared with the picture. Rounding is all that differs, in the dtype of
-    the picture: with a float64 one even a float32 network sees the same inputs again, nearly always to the bit.
+    taken forwards again, another 2N calls, and what arrives is compared with the picture. Rounding is all that differs, multiplied by
+    1/coupling a step. With states in float64 even a float32 network sees the same inputs again, nearly always to the bit.
 
     Args:
         problem: the sampling problem of a `ReversibleEuler` plan without a gap, with x_0 as its start.
         tolerance: the largest relative error of a sample that is drawn again.
+        dtype: of the states and the result. None: float64 where the device has it, and the picture's own if the network is a function,
+            which need not take float64 (a module is given its inputs in its own precision).
 
     Returns:
         x_T (as `sample` takes it after division by `schedule.initial_scale`), and the sampler to draw it again with on the same grid.
@@ -62,17 +66,20 @@ def invert_reversible(problem: Problem, tolerance: float = 1e-5) -> tuple[Float[
         raise UnsupportedError(f"invert_reversible needs sampler=ReversibleEuler(), not {sampler!r}, whose steps cannot be run backwards")
     c, calls = sampler.coupling, problem.plan.network_calls
     alpha, lengths = problem.schedule.alpha(problem.plan.grid).tolist(), problem.schedule.rho(problem.plan.grid).diff().tolist()
-    y = z = problem.start / alpha[-1]
+    if dtype is None:
+        dtype = state_dtype(problem.start) if isinstance(problem.denoiser.network, nn.Module) else problem.start.dtype
+    picture = problem.start.to(dtype)
+    y = z = picture / alpha[-1]
     for k in reversed(range(len(lengths))):
         z = z - lengths[k] * _noise(problem, calls[2 * k + 1], y)
         y = (y - (1 - c) * z - lengths[k] * _noise(problem, calls[2 * k], z)) / c
     sampler = replace(sampler, gap=(y - z) * alpha[0])
     found = replace(problem, start=z * alpha[0], sampler=sampler, plan=sampler.plan(problem.schedule, problem.plan.grid), callback=None)
-    error = (_norm(found.run(problem.denoiser.output) - problem.start) / _norm(problem.start)).max().item()
+    error = (_norm(found.run(problem.denoiser.output) - picture) / _norm(picture)).max().item()
     if not error <= tolerance:  # not a number is an error too
         raise ReversalError(
             f"the picture could not be inverted: drawn again, it is {error:.1e} (relative) away from itself, more than {tolerance:.0e}; "
-            "take grids.log_snr, more steps, another coupling, a smaller guidance_scale, or float64"
+            "take grids.log_snr, more steps, another coupling, a smaller guidance_scale, or states in float64"
         )
     return found.start, sampler
 

@@ -1,6 +1,6 @@
 """Exact gradients without stored states, for a sampler that can be run backwards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
-from adjointdpm.samplers.reversible import ReversibleEuler
+from adjointdpm.samplers.reversible import ReversibleEuler, state_dtype
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Reversible(GradientMethod):
     """Gradient of the discrete sampler, its states recomputed on the way back (McCallum and Foster 2024, arXiv 2410.11648).
 
     Takes `ReversibleEuler` alone. It holds one network graph and three latents whatever the number of steps, and does N_calls (2F + B)
-    network work. The states that come back differ from those of the forward pass by rounding, which an unstable grid amplifies: the state
-    that arrives at the noise is compared with the noise.
+    network work. The states that come back differ from those of the forward pass by rounding, multiplied by 1/coupling at every step. So
+    they are in float64 (which a callback sees, too), whatever the network's dtype: it is then given the same inputs again, to the bit but
+    for rare chance. The state that arrives at the noise is compared with the noise.
 
     Raises:
         UnsupportedError: another sampler, or a grid that requires grad.
@@ -43,12 +44,17 @@ class _Backward(BackwardSolve):
     """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates of y and z."""
 
     def __init__(self, problem: Problem, sampler: ReversibleEuler) -> None:
-        super().__init__(problem)
+        self.dtype = problem.start.dtype
+        super().__init__(replace(problem, start=problem.start.to(state_dtype(problem.start))))
         self.coupling, self.gapped = sampler.coupling, sampler.gap is not None
         self.pairs = list(zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True))
         rho = problem.schedule.rho(problem.plan.grid)
         self.lengths = rho.diff().tolist()
-        self.z = torch.empty(0)  # at the end
+        self.x = self.z = torch.empty(0)  # at the end
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network sees states in the dtype of the noise."""
+        return super().network(x.to(self.dtype), t).to(x.dtype)
 
     def sample(self, first_output: Tensor) -> Tensor:
         pending, index = [first_output], 0
@@ -64,13 +70,15 @@ class _Backward(BackwardSolve):
             return data, noise
 
         with torch.no_grad():
-            return self.problem.execute(evaluate)
+            self.x = self.problem.execute(evaluate)
+        return self.x.to(self.dtype)
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         c = self.coupling
         end = self.pairs[-1][1].alpha
-        y, z = result / end, self.z
-        a, b = gradient * end, torch.zeros_like(gradient)  # ∂L/∂y and ∂L/∂z
+        y, z = self.x / end, self.z
+        a = gradient.to(y.dtype) * end  # ∂L/∂y
+        b = torch.zeros_like(a)  # ∂L/∂z
         for step in reversed(range(len(self.pairs))):
             (first, second), h = self.pairs[step], self.lengths[step]
             noise, pulled = self._pull(second, y, b * h)
@@ -81,7 +89,7 @@ class _Backward(BackwardSolve):
             if step > 0:
                 self.problem.report_costate(step - 1, a / first.alpha)
         self._check(y, z)
-        return (a + b) / self.pairs[0][0].alpha
+        return ((a + b) / self.pairs[0][0].alpha).to(self.dtype)
 
     def _pull(self, call: NetworkCall, state: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """ε at `state` (y or z), and cotangentᵀ ∂ε/∂state; adds what the inputs get."""
@@ -101,9 +109,9 @@ class _Backward(BackwardSolve):
         alpha = self.pairs[0][0].alpha
         starts = (y, (start + gap) / alpha), (z, start / alpha)
         error = max(((state - known).norm() / known.norm()).item() for state, known in starts)
-        # Not more than half of the digits may be lost.
-        if not error <= torch.finfo(start.dtype).eps ** 0.5:
+        # Not more than half of the digits may be lost; an input that the network sees rounded otherwise once in a while does no harm.
+        if not error <= max(torch.finfo(start.dtype).eps ** 0.5, 1e-6 if start.dtype != self.dtype else 0):
             raise ReversalError(
                 f"running the sampler backwards arrived {error:.1e} (relative) away from the noise that it started from, so the gradient "
-                "cannot be trusted; take grids.log_snr, more steps, float64, another coupling, or Checkpoint()"
+                "cannot be trusted; take grids.log_snr, more steps, another coupling, or Checkpoint()"
             )

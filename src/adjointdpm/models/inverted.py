@@ -55,7 +55,7 @@ def invert_exactly(
     *,
     steps: int = 50,
     guidance_scale: float = 1.0,
-    coupling: float = 0.9,
+    coupling: float = 0.95,
 ) -> tuple[Float[Tensor, "batch channel height width"], ReversibleEuler]:
     """The noise, and the sampler, from which the model makes the pictures again to rounding, as its autoencoder draws them.
 
@@ -80,7 +80,7 @@ def invert_exactly(
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
     schedule, _ = schedule_and_prediction(scheduler)
     problem = _problem(
-        model, scheduler, ReversibleEuler(coupling), grids.karras(schedule, steps), _encode(model, images).double(), prompt, guidance_scale
+        model, scheduler, ReversibleEuler(coupling), grids.karras(schedule, steps), _encode(model, images), prompt, guidance_scale
     )
     start, sampler = invert_reversible(problem)
     return start / schedule.initial_scale, sampler

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,6 +11,11 @@ from adjointdpm.errors import InvalidInputError, InvalidTypeError, ScheduleError
 from adjointdpm.plan import Plan, PlanBuilder
 from adjointdpm.samplers.base import Sampler
 from adjointdpm.schedule import NoiseSchedule
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """Of states that are to come back: float64, wherever the device of `x` has it."""
+    return x.dtype if x.device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class ReversibleEuler(Sampler):
 
     Solved for (y, z) it is as explicit: z from y' and z', then y. It is there for `Reversible` and not for its accuracy: y and z drift
     apart, so it is behind Euler's method with as many steps. c draws y back to z, and multiplies rounding errors by 1/c a step on the way
-    back; near 1, which the paper uses, it takes many small steps, and 0.9 rounds best for some 50 (docs/inversion.md). Where ρ shrinks by
-    a large factor in one step it is unstable: `grids.log_snr` has a constant factor.
+    back; near 1, which the paper uses, it takes many small steps. Where ρ shrinks by a large factor in one step it is unstable:
+    `grids.log_snr` has a constant factor.
 
     Args:
         coupling: c, in (0, 1).
@@ -37,7 +43,7 @@ class ReversibleEuler(Sampler):
 
     """
 
-    coupling: float = 0.9
+    coupling: float = 0.95
     gap: Float[Tensor, "batch *shape"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
