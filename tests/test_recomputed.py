@@ -95,6 +95,13 @@ def test_an_output_that_depends_on_nothing_differentiable_is_a_constant():
     assert not Recomputation()(lambda x: x * 2, torch.ones(2)).requires_grad
 
 
+def test_an_argument_that_is_not_used_is_not_part_of_the_graph():
+    x, unused = noise(), noise()
+    out = Recomputation()(lambda x, unused: x * 2, x, unused)
+    assert torch.autograd.grad(out.sum(), [x, unused], allow_unused=True)[1] is None
+    assert not Recomputation()(lambda x, unused: x * 2, x.detach(), unused).requires_grad
+
+
 def test_dropout_is_that_of_backpropagation_where_a_captured_tensor_needs_autograd():
     source = torch.ones(4).double().requires_grad_()
     captured = source * 2

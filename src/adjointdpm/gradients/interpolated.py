@@ -17,6 +17,9 @@ from adjointdpm.plan import START, Instruction, NetworkCall, Update
 from adjointdpm.problem import Problem
 from adjointdpm.transpose import Costates, Pull, split_steps, transpose
 
+# A call whose x̂_0 multistep coefficients of both signs take back to this share of their sizes tells little about its neighbours.
+CANCELLING = 0.3
+
 
 @dataclass(frozen=True)
 class Interpolated(GradientMethod):
@@ -72,7 +75,9 @@ class _Transpose(BackwardSolve):
         self.calls = [[i for i in step if isinstance(i, NetworkCall)] for step in self.steps]
         self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
         self.log_rho = _log_rho(problem)
-        self.beta = _coefficient_sums(problem, self.steps)
+        shares = _coefficients(problem, self.steps)
+        self.beta = {data: share.sum().item() for data, share in shares.items()}
+        self.cancelling = {data for data, share in shares.items() if abs(self.beta[data]) < CANCELLING * share.abs().sum().item()}
         # Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on one curve.
         self.nodes = choose_nodes(_positions([-self.log_rho[calls[0].data] for calls in self.calls]), vjps // len(self.calls[0]))
         self.shares = self._shares()
@@ -120,7 +125,7 @@ class _Transpose(BackwardSolve):
             step, stage = self.place[call.data]
             if self._defined(step, stage):
                 through = pulled if noise is None else pulled - noise / call.sigma
-                w = through * (call.alpha / self.beta[call.data])
+                w = through * (call.alpha / self._weight(call, data, noise))
                 bases[call.data] = _of_data(call, data, noise)
                 behind = sorted(n for n, s in known if s == stage)[:2]
                 if len(behind) == 2:
@@ -139,7 +144,7 @@ class _Transpose(BackwardSolve):
             w = sum(weight * known[node, stage] for node, weight in self._curve(step, stage, nodes))
             if stage in trust and step < nodes[0]:
                 w = w + trust[stage] * self._slope(step, stage, nodes[:2], known)
-            return direct + w * (self.beta[call.data] / call.alpha)
+            return direct + w * (self._weight(call, data, noise) / call.alpha)
 
         position = len(self.steps)
         for node in [*backwards, -1]:
@@ -159,6 +164,9 @@ class _Transpose(BackwardSolve):
         """Transpose `steps`, the last first; for an observer, the costates of the states between steps that are complete then."""
         reached: list[tuple[int, Tensor]] = []
         for step in reversed(steps):
+            end = self.steps[step][-1]
+            assert isinstance(end, Update)
+            self.reference = costates[end.output] * self.problem.schedule.alpha(self.problem.plan.grid[step + 1]).item()
             transpose(self.steps[step], costates, pull)
             if step > 0 and self.problem.observer is not None:
                 state = self.steps[step - 1][-1]
@@ -174,9 +182,18 @@ class _Transpose(BackwardSolve):
         self.add(found, self.shares[call.data])
         return torch.zeros_like(asked.x) if pulled is None else pulled
 
+    def _weight(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
+        """β of a call for the costates at hand: the multiple of the costate of y after the step that b has, `[B, 1, …]`.
+
+        A multistep method spreads b over costates of several steps, with coefficients of both signs where its steps are uneven.
+        """
+        beta = self.beta[call.data]
+        ratio = _projection(_of_data(call, data, noise), self.reference) / beta
+        return beta * torch.where(ratio < 0, ratio.clamp(max=-0.1), ratio.clamp(min=0.1))
+
     def _defined(self, step: int, stage: int) -> bool:
         call = self.calls[step][stage]
-        return self.beta[call.data] != 0 and float(call.sigma) != 0
+        return call.data not in self.cancelling and self.beta[call.data] != 0 and float(call.sigma) != 0
 
     def _line(self, step: int, stage: int, nodes: Sequence[int]) -> list[tuple[int, float]]:
         """The weights of the nodes in a linear interpolation in log ρ to this call; beyond the ends the nearest node alone."""
@@ -266,21 +283,22 @@ def _log_rho(problem: Problem) -> dict[int, float]:
     return dict(zip([call.data for call in calls], values.clamp(finite.min() - 1, finite.max() + 1).tolist(), strict=True))
 
 
-def _coefficient_sums(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> dict[int, float]:
-    """β of every call: the costate of its x̂_0 if ∂L/∂y were 1 after every step, and ∂x̂_0/∂y were 1 within it (y = x/α)."""
+def _coefficients(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> dict[int, Float[Tensor, " steps"]]:
+    """By call, the parts of β: the costate of its x̂_0 if ∂L/∂y were 1 after one step, and ∂x̂_0/∂y were 1 within it (y = x/α)."""
     plan = problem.plan
-    sums = {call.data: 0.0 for call in plan.network_calls}  # what a call's results are not used for stays 0
+    none = torch.zeros(len(steps), dtype=torch.float64)
+    found = {call.data: none for call in plan.network_calls}  # what a call's results are not used for stays 0
 
-    def pull(call: NetworkCall, data: float | None, noise: float | None) -> float:
+    def pull(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
         alpha, sigma = float(call.alpha), float(call.sigma)
-        direct = noise / sigma if noise is not None and sigma != 0 else 0.0
-        sums[call.data] = (data or 0.0) - alpha * direct
-        return direct + (sums[call.data] / alpha if alpha != 0 else 0.0)
+        direct = noise / sigma if noise is not None and sigma != 0 else none
+        found[call.data] = (none if data is None else data) - alpha * direct
+        return direct + (found[call.data] / alpha if alpha != 0 else none)
 
     costates: Costates = {}
     for k in reversed(range(len(steps))):
         end = steps[k][-1]
         assert isinstance(end, Update)
-        costates[end.output] = 1 / problem.schedule.alpha(plan.grid[k + 1]).item()
+        costates[end.output] = none.index_fill(0, torch.tensor(k), 1 / problem.schedule.alpha(plan.grid[k + 1]).item())
         transpose(steps[k], costates, pull)
-    return sums
+    return found

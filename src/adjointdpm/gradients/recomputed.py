@@ -6,7 +6,7 @@ ends in, weights above all.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,8 +66,12 @@ class Recomputation:
     def attach(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
         """`run(tensors)` as one node whose backward pass calls `again`."""
         given = [_stand_in(tensor) for tensor in tensors]
-        outputs, captured = captured_leaves(lambda: run(given), given)
-        inputs = [self._source(tensor) for tensor in (*tensors, *captured)]
+        outputs, found = captured_leaves(lambda: run(given), [])
+        reached, own = {id(leaf) for leaf in found}, {id(leaf) for leaf in given}
+        captured = [leaf for leaf in found if id(leaf) not in own]
+        # What the graph does not end in gets no gradient, as if it had not been handed over.
+        used = [tensor if id(leaf) in reached else tensor.detach() for tensor, leaf in zip(tensors, given, strict=True)]
+        inputs = [self._source(tensor) for tensor in (*used, *captured)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
         return _Again.apply(self, again, outputs, tensors, captured, *inputs)  # pyright: ignore[reportReturnType]
@@ -136,6 +140,13 @@ def _autocast(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """What makes a context with the autocast that holds now, without its cache.
 
     A weight that an earlier call has cast is part of that call's graph; and the gradients of all calls for it would be summed in bfloat16.
+    Where there is none, then and now, nothing is touched: a compiled network would be compiled again for another setting of the cache.
     """
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-    return lambda: torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    def context() -> AbstractContextManager[Any]:
+        if not enabled and not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    return context
