@@ -141,9 +141,9 @@ def figure(found: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main(
     iterations: int = 80,
-    rate: Annotated[float, typer.Option(help="Of Adam.")] = 3e-3,
+    rate: Annotated[float, typer.Option(help="Of Adam.")] = 2e-4,
     preservation: float = 0.8,
-    rank: Annotated[int, typer.Option(help="Of the LoRA; 0 learns all weights.")] = 16,
+    rank: Annotated[int, typer.Option(help="Of the LoRA; 0 learns all weights.")] = 0,
     held_out_seeds: int = 2,
     arm: Annotated[list[str], typer.Option(help="Gradient methods.")] = list(ARMS),  # noqa: B006
     tuning: Annotated[bool, typer.Option("--tuning", help="On training concepts alone.")] = False,
