@@ -24,7 +24,7 @@ def test_its_commands_are_understood(name: str) -> None:
     assert context.params["out"] == gallery.RUNS / name
     for flag in ("prompts", "held_out"):
         if context.params.get(flag) is not None:
-            assert (gallery.ROOT / context.params[flag]).is_file()
+            assert (gallery.ROOT / context.params[flag].given).is_file()
     with pytest.raises(Exception, match="No such option"):
         command.make_context(task, [*flags, "--nonsense"])
 
