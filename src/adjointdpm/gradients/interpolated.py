@@ -33,6 +33,8 @@ class Interpolated(GradientMethod):
     component along the one that the network was asked with. The extrapolation trusts the slope between the last two nodes, sample by
     sample, as far as that slope would have foretold the newest node: a network with a rough Jacobian gets a constant, a smooth one a line.
     Nodes are uniform in the mean of log ρ and the number of the call. Gradients for conditioning and weights are linear between nodes.
+    A multistep sampler brings an x̂_0 to several steps, with coefficients of both signs: β is then taken from the costates at hand, and
+    calls whose coefficients nearly cancel are no nodes for others.
 
     It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
     graph and the inputs of M calls.
