@@ -36,7 +36,8 @@ RUNS = {
     ),
     "stylize": (
         "pytorch_lora_weights.safetensors",
-        f"{SETS} --style style.png --rank 2 --alpha 3 --target-module conv1 --target-module to_q --metric metric.py:score --weight 1 --weight 0.5",
+        f"{SETS} --style style.png --rank 2 --alpha 3 --target-module conv1 --target-module to_q --metric metric.py:score --weight 1 "
+        "--weight 0.5",
     ),
     "guide": (
         "noise.safetensors",
