@@ -133,3 +133,37 @@ def test_a_released_graph_releases_its_states():
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+class Experts(nn.Module):
+    """Different weights at different times, and perhaps a tensor that is none of its own."""
+
+    def __init__(self, captured: Tensor | None = None, late: bool = False) -> None:
+        super().__init__()
+        self.noisy, self.clean = (nn.Parameter(torch.randn(4, 4).double()) for _ in range(2))
+        self.captured, self.late = captured, late
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        early = bool(t[0] > 0.5)  # the schedule's clock goes from 1 to 0
+        y = torch.tanh(x @ (self.noisy if early else self.clean))
+        return y if self.captured is None or (self.late and early) else y * self.captured[0]
+
+
+@pytest.mark.parametrize("budget", [None, 3000])
+def test_a_module_may_use_its_weights_at_some_times_only(budget):
+    torch.manual_seed(0)
+    captured = torch.randn(1, 4).double().requires_grad_()
+    network, x = Experts(captured), noise()
+    results = []
+    for method in (adj.Backprop(), adj.Checkpoint(budget)):
+        out = sample(network, x, torch.zeros(3, 4), method)
+        results.append(torch.autograd.grad(out.sin().sum(), [x, network.noisy, network.clean, captured]))
+    for ours, exact in zip(*results, strict=True):
+        assert relative_error(ours, exact) < 1e-12
+
+
+def test_what_a_module_captures_at_later_times_only_is_an_error():
+    network = Experts(torch.ones(1, 4).double().requires_grad_(), late=True)
+    out = sample(network, noise(), torch.zeros(3, 4), adj.Checkpoint())
+    with pytest.raises(adj.errors.CapturedTensorError, match="first time"):
+        out.sum().backward()

@@ -28,7 +28,8 @@ class Checkpoint(AutogradMethod):
     Every network call keeps only its inputs (a latent and the conditioning) and is run again in the backward pass;
     the state arithmetic around the calls, kilobytes per step, stays in the autograd graph. The checkpoint sits around
     the call and not around the sampler step, so stateful samplers and tensors captured by closures get their
-    gradients too. Autocast, grad mode and random state (dropout) of the first run hold in the second.
+    gradients too (a module has to use those at its first time already; its parameters may come and go). Autocast, grad
+    mode and random state (dropout) of the first run hold in the second.
 
     The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one always (it costs no
     memory that the backward pass would not need anyway; in a model's `generate` it is the decoder's), and as many more as `memory_budget`
@@ -71,9 +72,9 @@ class Checkpoint(AutogradMethod):
 
         """
         made = 0
-        recompute: Callable[..., Any] = Recomputation()
         kept = 1 if after is None else 0
         owner = _network(fn)
+        recompute: Callable[..., Any] = Recomputation(owner if isinstance(owner, torch.nn.Module) else None)
         weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
 
         def call(*args: Any, **kwargs: Any) -> Any:

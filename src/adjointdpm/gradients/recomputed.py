@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from adjointdpm.gradients.captured import Outputs, captured_leaves
+from adjointdpm.errors import CapturedTensorError
+from adjointdpm.gradients.captured import Outputs, captured_leaves, unknown_leaves
 from adjointdpm.gradients.randomness import Draws
 from adjointdpm.tree import leaves, replace_leaves, tree_map
 
@@ -24,9 +25,19 @@ class Recomputation:
     """The calls of one solve that are run again in its backward pass.
 
     Autocast and random numbers of the first run hold in the second, and gradients of gradients are recomputed in the same way.
+
+    Args:
+        module: what the calls run, if it is a module. Its first call then tells for all of them what they depend on besides arguments and
+            parameters, and the others build no graph before the backward pass. A compiled one is always called in the same grad mode,
+            for which it is compiled.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module | None = None) -> None:
+        if module is not None and any(_is_compiled(part) for part in module.modules()):
+            module = None
+        self._module = module
+        self._known: list[Tensor] | None = None  # captured leaves and trained parameters of the module, after its first call
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
         self._draws: Draws | None = None
         self._calls = 0
@@ -59,7 +70,7 @@ class Recomputation:
                 return run(given)
 
         with draws.recorded(number):
-            (output,) = self.attach(run, again, tensors)
+            (output,) = self.attach(run, again, tensors) if self._known is None else self._attach_known(run, again, tensors)
         assert output is not None
         return output
 
@@ -69,12 +80,36 @@ class Recomputation:
         outputs, found = captured_leaves(lambda: run(given), [])
         reached, own = {id(leaf) for leaf in found}, {id(leaf) for leaf in given}
         captured = [leaf for leaf in found if id(leaf) not in own]
+        if self._module is not None and run is not again:
+            parameters = [p for p in self._module.parameters() if p.requires_grad]
+            seen = {id(p) for p in parameters}
+            self._known = [*parameters, *(leaf for leaf in captured if id(leaf) not in seen)]
         # What the graph does not end in gets no gradient, as if it had not been handed over.
         used = [tensor if id(leaf) in reached else tensor.detach() for tensor, leaf in zip(tensors, given, strict=True)]
         inputs = [self._source(tensor) for tensor in (*used, *captured)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
         return _Again.apply(self, again, outputs, tensors, captured, *inputs)  # pyright: ignore[reportReturnType]
+
+    def _attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
+        """The same without a graph, since it is known what there is to depend on; `again` checks that."""
+        known = self._known or []
+
+        def checked(given: Sequence[Tensor]) -> Outputs:
+            outputs = again(given)
+            if torch.is_grad_enabled() and unknown_leaves(outputs, [*given, *known]):
+                raise CapturedTensorError(
+                    "the denoiser uses a captured tensor that requires grad, but not at its first time; make it a parameter of the "
+                    "denoiser, hand it over in cond, or use Backprop()"
+                )
+            return outputs
+
+        with torch.no_grad():
+            outputs = run([tensor.detach() for tensor in tensors])
+        inputs = [self._source(tensor) for tensor in (*tensors, *known)]
+        if not any(tensor.requires_grad for tensor in inputs):
+            return outputs
+        return _Again.apply(self, checked, outputs, tensors, known, *inputs)  # pyright: ignore[reportReturnType]
 
     def _source(self, tensor: Tensor) -> Tensor:
         """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say whether their gradient is asked for."""
@@ -129,6 +164,11 @@ class _Again(torch.autograd.Function):
             found = pull([_stand_in(tensor) for tensor in given], create_graph=False)
         by_input = dict(zip(wanted, found, strict=True))
         return (None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    # By `torch.compile(module)`, or by `module.compile()`.
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
