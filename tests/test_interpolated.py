@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import adjointdpm as adj
-from adjointdpm.gradients.interpolated import choose_nodes
+from adjointdpm.gradients.nodes import choose_nodes
 from mixtures import SCHEDULES, Mixture, relative_error
 
 SAMPLERS = [
@@ -61,6 +61,64 @@ def test_it_approaches_exact_with_more_vjps(sampler, seed):
     assert all(later < earlier for later, earlier in zip(errors[3], errors[0], strict=True))
     assert max(errors[2]) < 0.1
     assert max(errors[3]) < 0.02
+
+
+def test_gaussian_data_need_two_vjps():
+    """The Jacobian of one Gaussian's denoiser is a multiple of the identity, and where θ is its mean the terms are too."""
+    torch.manual_seed(0)
+    schedule = SCHEDULES["table"]()
+    network = Mixture(schedule, components=1, std=0.5)
+    found = []
+    for sampler in (adj.Euler(), adj.DPMSolverPP(), adj.AdamsBashforth(2)):
+        for method in (adj.Backprop(), adj.Interpolated(2)):
+            noise, cond = (
+                torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(i)).requires_grad_() for i in (1, 2)
+            )
+            x = adj.sample(network, noise, schedule=schedule, cond=cond, steps=50, sampler=sampler, gradient=method)
+            found.append(torch.autograd.grad(x.sin().sum(), [noise, cond, network.means]))
+    for exact, ours in zip(found[::2], found[1::2], strict=True):
+        for a, b in zip(ours, exact, strict=True):
+            assert relative_error(a, b) < 0.01
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 3, 12])
+def test_however_few_vjps_there_are_it_gives_numbers(sampler, steps):
+    for schedule_name in SCHEDULES:
+        exact, _ = gradients(adj.Backprop(), sampler, schedule_name, steps=steps)
+        if not all(gradient.isfinite().all() for gradient in exact):
+            continue  # a Runge–Kutta step all the way from ρ = ∞
+        for vjps in (1, 2, 3):
+            found, _ = gradients(adj.Interpolated(vjps), sampler, schedule_name, steps=steps)
+            assert all(gradient.isfinite().all() for gradient in found)
+
+
+def test_a_term_that_vanishes_at_a_node_does_not_take_the_others_along():
+    """Conditioning that is looked at early only: its gradient at the last node is exactly zero."""
+    schedule = SCHEDULES["linear"]()
+    noise, cond = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    cond.requires_grad_()
+    network = Mixture(schedule, prediction="v_prediction")
+    early = adj.Denoiser(lambda x, t, c: network(x, t, c * (t > 0.5)[:, None]), "v_prediction")
+    found = []
+    for method in (adj.Backprop(), adj.Interpolated(10)):
+        x = adj.sample(early, noise, schedule=schedule, cond=cond, steps=40, gradient=method)
+        found.append(torch.autograd.grad(x.sin().sum(), cond)[0])
+    assert relative_error(found[1], found[0]) < 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_costates_do_not_leave_its_range(dtype):
+    """Losses whose gradients are too small or too large to be squared in half precision."""
+    schedule = SCHEDULES["linear"]()
+    noise = torch.randn(4, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    network = torch.nn.Linear(16, 16).to(dtype).requires_grad_(False)
+    found = []
+    for size in (1e-4, 1.0, 50.0):
+        x = adj.sample(lambda x, t, c: network(x), noise, schedule=schedule, steps=12, gradient=adj.Interpolated(4))
+        found.append(torch.autograd.grad((size * x.float()).sum(), noise)[0].double() / size)
+    assert relative_error(found[0], found[1]) < 0.05
+    assert relative_error(found[2], found[1]) < 0.05
 
 
 @pytest.mark.parametrize(("sampler", "vjps", "asked"), [(adj.Euler(), 4, 4), (adj.Euler(), 1, 1), (adj.Heun(), 5, 4), (adj.Heun(), 1, 2)])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.gradients import GradientMethod
-from adjointdpm.gradients.interpolated import choose_nodes
+from adjointdpm.gradients.nodes import choose_nodes
 from adjointdpm.samplers import Sampler
 from mixtures import SCHEDULES, Mixture, relative_error
 

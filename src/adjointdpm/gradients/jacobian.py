@@ -1,0 +1,103 @@
+"""A guess of the network's Jacobian between the calls at which it was asked for products with it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.gradients.nodes import Nodes
+from adjointdpm.plan import NetworkCall
+
+Scalars = Float[Tensor, "batch *ones"]  # one number a sample
+
+# j is kept this far from 0 and 1, where log(j / (1 − j)) says nothing.
+LEAST = 1e-4
+
+
+class JacobianModel:
+    """Jᵀ b for J = ∂x̂_0/∂y, y = x/α, at calls that are not asked: Jᵀ b ≈ j b + β r.
+
+    For Gaussian data of standard deviation s the ideal denoiser has J = j = s²/(s² + ρ²) in all directions. Log s² is read off where the
+    network is asked (j is the multiple of b that comes closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little
+    although j itself falls by orders of magnitude. It is at most that of the sample's own mean square: near the data, and where J is larger
+    than the identity, it cannot be read off. What is left of Jᵀ b at a node, r, is interpolated by a parabola.
+
+    On the way back nodes become known one after the other. To reach the next one, r is extrapolated: along the slope between the last two
+    nodes, sample by sample, as far as that slope would have foretold the newest node. A network with a rough Jacobian gets a constant, a
+    smooth one a line.
+
+    Args:
+        nodes: the calls that are asked, and how others lie between them.
+        result: x_0.
+
+    Attributes:
+        asked_with: by (step, stage) of a node, b as the network was asked with it.
+        met: by (step, stage) of any call, the last b that it met, and j.
+
+    """
+
+    def __init__(self, nodes: Nodes, result: Float[Tensor, "batch *shape"]) -> None:
+        self.nodes = nodes
+        self._most = result.to(wide(result)).square().flatten(1).mean(1).log().view(-1, *[1] * (result.ndim - 1))
+        self.asked_with: dict[tuple[int, int], Tensor] = {}
+        self.met: dict[tuple[int, int], tuple[Tensor, Scalars]] = {}
+        self._log_variance: dict[tuple[int, int], Scalars] = {}
+        self._rest: dict[tuple[int, int], Tensor] = {}
+        self._trust: dict[int, Scalars] = {}  # by stage, the share of the slope that extrapolation follows
+
+    def known(self, stage: int) -> list[int]:
+        """The nodes of a stage that were asked and can be carried over, increasing."""
+        return sorted(step for step, s in self._rest if s == stage)
+
+    def learn(self, call: NetworkCall, b: Tensor, product: Tensor) -> None:
+        """Take in what the network says: Jᵀ b = `product` at `call`."""
+        step, stage = self.nodes.place[call.data]
+        if not self.nodes.usable(step, stage):
+            return
+        measured = projection(product, b).clamp(LEAST, 1 - LEAST).logit() + 2 * self.nodes.log_rho[call.data]
+        self._log_variance[step, stage] = torch.minimum(measured, self._most)
+        j = torch.sigmoid(self._log_variance[step, stage] - 2 * self.nodes.log_rho[call.data])
+        rest = (product - j * b) / self.nodes.beta[call.data]
+        behind = self.known(stage)[:2]
+        if len(behind) == 2:
+            self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
+        self._rest[step, stage] = rest
+        self.asked_with[step, stage] = b
+        self.met[step, stage] = b, j
+
+    def product(self, call: NetworkCall, b: Tensor) -> Tensor:
+        """Jᵀ b at `call`, guessed; at a node scaled from what the network was asked with to `b`."""
+        step, stage = self.nodes.place[call.data]
+        known = self.known(stage)
+        if (step, stage) in self._rest and self.met[step, stage][0] is self.asked_with[step, stage]:
+            self._rest[step, stage] = self._rest[step, stage] * projection(b, self.asked_with[step, stage])
+        rest: Tensor = sum(weight * self._rest[node, stage] for node, weight in self.nodes.curve(step, stage, known))  # pyright: ignore[reportAssignmentType]
+        if stage in self._trust and step < known[0]:
+            rest = rest + self._trust[stage] * self._slope(step, stage, known[:2])
+        j = self.gain(step, stage)
+        self.met[step, stage] = b, j
+        return (j * b + rest * self.nodes.beta[call.data]).to(b.dtype)
+
+    def gain(self, step: int, stage: int) -> Scalars:
+        """J at a node or between nodes."""
+        line = self.nodes.line(step, stage, self.known(stage))
+        log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
+        return torch.sigmoid(log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data])
+
+    def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
+        """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
+        near, far = behind
+        return (self.nodes.between(step, stage, near, far) - 1) * (self._rest[near, stage] - self._rest[far, stage])
+
+
+def projection(vector: Tensor, basis: Tensor) -> Scalars:
+    """The multiple of `basis` that comes closest to `vector`, for each sample: [B, 1, …]."""
+    vector, basis = (tensor.to(wide(tensor)) for tensor in (vector, basis))
+    products = [(basis * other).flatten(1).sum(1) for other in (vector, basis)]
+    return (products[0] / products[1].clamp(min=torch.finfo(basis.dtype).tiny)).view(-1, *[1] * (basis.ndim - 1))
+
+
+def wide(tensor: Tensor) -> torch.dtype:
+    """At least float32: squares of half precision are out of its range."""
+    return torch.promote_types(tensor.dtype, torch.float32)
