@@ -21,11 +21,12 @@ from adjointdpm.bench.reference import exact_gradients, ode_gradients
 from adjointdpm.bench.registration import REGISTERED, Registration, choose_classes, choose_prompts
 from adjointdpm.bench.report import as_json, fill, markdown
 from adjointdpm.bench.results import Results
-from adjointdpm.bench.run import Clock, Selection, measure_errors
+from adjointdpm.bench.run import Clock, Selection, check_weights, measure_errors
 from adjointdpm.bench.solve import errors, gradients
 from adjointdpm.bench.summary import summarise
 from adjointdpm.bench.tiny import PipelineWorkload
 from adjointdpm.bench.workload import Workload, lora_matrices
+from adjointdpm.errors import OutputError
 from adjointdpm.samplers.base import standard_normal
 from adjointdpm.variables.lora import LoRA
 from mixtures import Mixture
@@ -178,7 +179,8 @@ def test_the_gradient_for_a_lora_is_that_of_an_adapter_in_place(tmp_path):
     shipped = Registration()
     where = next(s for s in shipped.settings() if s.sampler == "ddim" and s.calls == 20 and s.guidance == 5)
     pair = run.Pair(0, "red fox", "fox", 3)
-    found = gradients(workload, where, adj.Interpolated(4), [pair], ["mean"], "weights")["lora"]["mean"][0]
+    method = adj.Adjoint("stored", adj.Euler(), 4)
+    found = gradients(workload, where, method, [pair], ["mean"], "weights")["lora"]["mean"][0]
     projections = {name.removesuffix(".weight").removeprefix("unet."): a for name, a in lora_matrices(workload).items()}
     denoiser, cond = workload.denoiser([pair], 5.0)
     with LoRA(workload.model.pipe, rank=4) as lora:
@@ -192,7 +194,7 @@ def test_the_gradient_for_a_lora_is_that_of_an_adapter_in_place(tmp_path):
             schedule=workload.schedule,
             cond=cond,
             grid=where.grid(workload.schedule),
-            gradient=adj.Interpolated(4),
+            gradient=method,
         )
         expected = torch.autograd.grad(workload.losses("mean", x, [pair]).sum(), [tensors[f"{layer}.lora_B.weight"] for layer in layers])
     by_layer = dict(zip(layers, expected, strict=True))
@@ -266,6 +268,17 @@ def test_measurements_that_exist_are_neither_mixed_nor_lost_by_accident(registra
     with pytest.raises(adj.errors.OutputError, match="--resume"):
         Results(path)
     assert len(list(Results(path, force=True))) == 0
+
+
+def test_measurements_of_other_weights_are_not_mixed(registration, tmp_path):
+    results = Results(tmp_path / "m.jsonl")
+    toy = Toy()
+    check_weights(toy, registration, results)
+    check_weights(toy, registration, results)
+    with torch.no_grad():
+        next(iter(toy.weights.values())).add_(1e-3)
+    with pytest.raises(OutputError, match="--out"):
+        check_weights(toy, registration, results)
 
 
 def test_a_method_that_fails_is_noted_and_others_go_on(registration, tmp_path, monkeypatch):

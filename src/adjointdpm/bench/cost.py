@@ -126,7 +126,7 @@ class _Bench:
         torch.autograd.grad(0.5 * x.square().sum(), self.wanted, allow_unused=True)
 
     def beside(self) -> Line:
-        """Seconds of full backpropagation, of one forward call, and of one forward and backward call for the same tensors."""
+        """Seconds of full backpropagation, of a forward call, of a forward and backward call, and of adding up two of its gradients."""
         x = self.noise.detach()
         t = self.grid[len(self.grid) // 2].to(x.device, torch.float32).expand(len(x))
 
@@ -140,9 +140,15 @@ class _Bench:
             output = self.denoiser(state, t, self.cond)
             torch.autograd.grad(output.sum(), [state, *self.wanted], allow_unused=True)
 
+        def add() -> None:
+            for total, gradient in zip(totals, gradients, strict=True):
+                total.add_(gradient)
+
+        totals, gradients = ([torch.ones_like(tensor, requires_grad=False) for tensor in self.wanted] for _ in range(2))
         return {
             "forward": statistics.median(self._seconds(forward) for _ in range(CALLS)),
             "forward_backward": statistics.median(self._seconds(both) for _ in range(CALLS)),
+            "sum": statistics.median(self._seconds(add) for _ in range(CALLS)),
             "backprop": self._seconds(lambda: self.solve(Backprop())),
         }
 

@@ -22,6 +22,8 @@ def goal_lines(groups: Sequence[Group], registration: Registration) -> Iterator[
 def _checkpoint(model: str, rows: dict[str, Row], goal: dict[str, float]) -> Iterator[str]:
     for part, cost in rows["Checkpoint()"].costs.items() if "Checkpoint()" in rows else ():
         yield _line(model, f"`Checkpoint()` against its floor, {part}", cost.to_floor, goal["floor"])
+        if part == "weights":
+            yield f"- {model}: with the sums of N gradients of all weights counted, which are no part of that floor, {cost.with_sums:.3g}"
         budgets = [row.costs[part] for name, row in rows.items() if "memory_budget" in name and part in row.costs]
         if budgets:
             largest = max(budgets, key=lambda c: c.bytes_held)

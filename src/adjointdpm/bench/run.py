@@ -11,7 +11,7 @@ from adjointdpm.bench.registration import Pair, Registration, Setting
 from adjointdpm.bench.results import Line, Results
 from adjointdpm.bench.solve import Gradients, Part, errors, gradients
 from adjointdpm.bench.workload import Workload
-from adjointdpm.errors import AdjointDPMError
+from adjointdpm.errors import AdjointDPMError, OutputError
 from adjointdpm.stats import stats
 
 Extra = Callable[[Setting], list[Method]]
@@ -69,6 +69,24 @@ class Clock:
     def over(self) -> bool:
         """Whether to stop."""
         return self.minutes is not None and time.monotonic() - self._started >= 60 * self.minutes
+
+
+def check_weights(workload: Workload, registration: Registration, results: Results) -> None:
+    """Note which weights are measured.
+
+    Raises:
+        OutputError: `results` holds measurements of the same model with other weights, which would be mixed with these.
+
+    """
+    identity = {"kind": "model", "registration": registration.digest, "model": workload.name}
+    digest, known = workload.digest, results.get(identity)
+    if known is None:
+        results.add(identity, {"weights": digest})
+    elif known["weights"] != digest:
+        raise OutputError(
+            f"{results.path} holds measurements of the model {workload.name} with weights {known['weights']}, and these are {digest}; "
+            "measure them into another folder with --out"
+        )
 
 
 def measure_errors(

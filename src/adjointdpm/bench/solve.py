@@ -66,7 +66,8 @@ def gradients(
 def lora_gradient(weights: dict[str, Tensor], projections: dict[str, Tensor]) -> Tensor:
     """∂L/∂B = (∂L/∂W) Aᵀ of a LoRA at its start, flattened, [1, numbers]: the adapted weight is W + B A with B = 0.
 
-    Every method adds up the network's own vector-Jacobian products, so this is what it returns for an adapter in place, to rounding.
+    Methods add up the network's own vector-Jacobian products, so this is what they return for an adapter in place, to rounding; but for
+    `Interpolated`, which guesses the length of products between its nodes from those of what is learned.
     """
     parts = [(weights[name].view(-1, a.shape[1]) @ a.T).flatten() for name, a in projections.items()]
     return torch.cat(parts)[None] if parts else torch.zeros(1, 0)

@@ -49,6 +49,7 @@ class Cost:
         to_backprop: seconds over those of full backpropagation beside it.
         to_forward: seconds over those of one network forward.
         to_floor: seconds over those of its network calls and VJPs, measured alone: cF + vB, (N − 1)(2F + B) + F + B for checkpointing.
+        with_sums: the same with the v − 1 sums of two gradients added to the floor.
         calls, vjps: network calls and vector-Jacobian products.
         bytes_held: the peak of what network graphs hold.
         graph_bytes: of one of them.
@@ -59,6 +60,7 @@ class Cost:
     to_backprop: float
     to_forward: float
     to_floor: float
+    with_sums: float
     seconds: float
     calls: int
     vjps: int
@@ -146,14 +148,16 @@ def _cost(lines: Sequence[Line]) -> Cost | None:
     def median(ratio: Any) -> float:
         return statistics.median(ratio(line) for line in lines)
 
-    def floor(line: Line) -> float:
+    def floor(line: Line, sums: bool = False) -> float:
         backward = line["forward_backward"] - line["forward"]
-        return counted["network_calls"] * line["forward"] + counted["vjps"] * backward
+        added = (counted["vjps"] - 1) * line["sum"] if sums else 0.0
+        return counted["network_calls"] * line["forward"] + counted["vjps"] * backward + added
 
     return Cost(
         to_backprop=median(lambda line: line["seconds"] / line["backprop"]),
         to_forward=median(lambda line: line["seconds"] / line["forward"]),
         to_floor=median(lambda line: line["seconds"] / floor(line)),
+        with_sums=median(lambda line: line["seconds"] / floor(line, sums=True)),
         seconds=median(lambda line: line["seconds"]),
         calls=counted["network_calls"],
         vjps=counted["vjps"],

@@ -1,5 +1,6 @@
 """What gradients are taken of: a model, its registered pictures and their losses."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -53,6 +54,15 @@ class Workload(ABC):
     def weights(self) -> dict[str, nn.Parameter]:
         """All weights of the network."""
         return dict(self.network.named_parameters())
+
+    @property
+    def digest(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of all weights, by which measurements of another training are told apart."""
+        found = hashlib.sha256()
+        for name, weight in sorted(self.weights.items()):
+            found.update(name.encode())
+            found.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:12]
 
     @contextmanager
     def trainable(self) -> Iterator[list[Tensor]]:

@@ -97,7 +97,7 @@ def _measure(
     """Whether everything selected is there now."""
     from adjointdpm.bench.cost import measure_costs
     from adjointdpm.bench.report import machine
-    from adjointdpm.bench.run import Clock, measure_errors
+    from adjointdpm.bench.run import Clock, check_weights, measure_errors
 
     clock = Clock(minutes)
     if clock.over:
@@ -105,6 +105,7 @@ def _measure(
     results.add({"kind": "run", "registration": registered.digest, "machine": machine(device)}, {})
     for name in models:
         workload = _workload(name, registered.metrics(name), device, fashion)
+        check_weights(workload, registered, results)
         if costs and not measure_costs(workload, registered, selection, results, clock, report=console.print):
             return False
         if errors and not measure_errors(workload, registered, selection, results, clock, report=console.print):
