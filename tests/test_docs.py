@@ -1,5 +1,6 @@
-"""The README's claims about which methods go together."""
+"""What the documentation claims: which methods go together, and that tables are those of the measurements."""
 
+import lzma
 import re
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import pytest
 import torch
 
 import adjointdpm as adj
+from adjointdpm.bench.registration import Registration
+from adjointdpm.bench.report import BEGIN, END, markdown
+from adjointdpm.bench.results import Results
 from adjointdpm.gradients import GradientMethod
 from adjointdpm.samplers import SAMPLERS, Sampler
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def adjoint_column() -> dict[str, str]:
@@ -64,3 +69,11 @@ def test_the_ten_lines_run():
     names: dict[str, object] = {}
     exec(code[0].replace("steps=50", "steps=2"), names)
     assert all(names[name].grad.abs().sum() > 0 for name in ("noise", "embeds"))  # type: ignore[attr-defined]
+
+
+def test_the_gradient_benchmark_page_holds_what_was_measured(tmp_path):
+    """`adjointdpm bench gradients --minutes 0 --resume --page docs/gradients.md` writes it again, from the measurements that are kept."""
+    kept = tmp_path / "measurements.jsonl"
+    kept.write_bytes(lzma.decompress((ROOT / "benchmarks" / "results" / "gradients.jsonl.xz").read_bytes()))
+    page = (ROOT / "docs" / "gradients.md").read_text("utf-8")
+    assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(list(Results(kept, resume=True)), Registration()).strip()

@@ -189,3 +189,10 @@ def test_an_active_safety_checker_is_said(tmp_path):
     pipe.safety_checker = torch.nn.Identity()
     with pytest.warns(errors.AdjointDPMWarning, match="safety_checker=None"):
         adj.from_pipeline(pipe)
+
+
+def test_a_network_that_takes_tensors_by_name_says_so(model):
+    with pytest.raises(errors.InvalidTypeError, match="encoder_hidden_states"):
+        adj.sample(
+            model.network, model.noise(1, 0), schedule=adj.NoiseSchedule.from_scheduler(model.pipe.scheduler), cond=model.encode("a fox")
+        )

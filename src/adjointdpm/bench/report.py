@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from adjointdpm.bench.goals import goal_lines
 from adjointdpm.bench.registration import Registration
 from adjointdpm.bench.results import Line
 from adjointdpm.bench.summary import TENSORS, Figures, Group, Row, doubts, others, summarise
@@ -47,6 +48,8 @@ def markdown(lines: Sequence[Line], registration: Registration) -> str:
     if stale:
         parts.append(f"**{stale} measurements were made under another registration and are left out.**")
     parts += [doubt_table(lines, registration), *(section(group, registration) for group in groups)]
+    goals = "\n".join(goal_lines(groups, registration))
+    parts += [f"### Registered goals\n\n{goals}"] if goals else []
     return "\n\n".join(part for part in parts if part)
 
 

@@ -134,15 +134,13 @@ def _write(registered: Any, results: Any, out: Path, page: Path | None, figure: 
     import json
 
     from adjointdpm.bench.figure import draw
-    from adjointdpm.bench.goals import goal_lines
     from adjointdpm.bench.report import as_json, fill, markdown
     from adjointdpm.bench.summary import summarise
     from adjointdpm.files import write_text
 
     lines = list(results)
     groups = summarise(lines, registered)
-    goals = "\n".join(goal_lines(groups, registered))
-    text = markdown(lines, registered) + (f"\n\n### Registered goals\n\n{goals}" if goals else "")
+    text = markdown(lines, registered)
     write_text(out / "gradients.md", text + "\n")
     write_text(out / "result.json", json.dumps(as_json(lines, registered), indent=1) + "\n")
     draw(groups, out / "gradients.svg")

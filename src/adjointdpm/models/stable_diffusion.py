@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.errors import ModelError, PromptError, UnsupportedError
+from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
 from adjointdpm.models.inputs import check_prompts
 from adjointdpm.models.model import DiffusionModel
 from adjointdpm.tree import Tree
@@ -21,7 +21,17 @@ class UNet(nn.Module):
         self.unet = unet
 
     def forward(self, x: Float[Tensor, "batch channel height width"], t: Float[Tensor, " batch"], cond: dict[str, Any]) -> Tensor:
-        """The UNet's output, in its own prediction."""
+        """The UNet's output, in its own prediction.
+
+        Raises:
+            InvalidTypeError: `cond` is no dict.
+
+        """
+        if not isinstance(cond, dict):
+            raise InvalidTypeError(
+                f"this network takes its tensors by name, as model.conditioning(...) gives them, but cond is {type(cond).__name__}; an "
+                'embedding alone is {"encoder_hidden_states": embedding}'
+            )
         return self.unet(x, t, **cond, return_dict=False)[0]
 
 
