@@ -120,7 +120,7 @@ def test_checkpoint_equals_backprop_with_guidance(sampler, dtype, budget):
         gradients.append(torch.autograd.grad(x.square().sum(), [noise, cond, null, network.means]))
     for exact, ours in zip(*gradients, strict=True):
         # Recomputed calls add up in another order, and the reversible sampler multiplies rounding by 1 / coupling at every step.
-        single = 3e-5 if isinstance(sampler, adj.ReversibleEuler) else 1e-6
+        single = 3e-5 if isinstance(sampler, adj.ReversibleEuler) else 3e-6
         assert relative_error(ours, exact) <= (1e-12 if dtype == torch.float64 else single)
 
 

@@ -17,7 +17,6 @@ from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.plan import START, NetworkCall, Update
 from adjointdpm.problem import Problem
 from adjointdpm.transpose import Costates, Pull, transpose
-from adjointdpm.tree import leaves
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ class _Transpose(BackwardSolve):
     def _groups(self, batch: int) -> list[tuple[list[int], bool]]:
         """What is wanted, divided into what shares one length: each input of the problem by itself, all weights together."""
         own = {id(tensor) for tensor in self.problem.inputs}
-        rows = {id(tensor) for tensor in leaves(self.problem.cond) if tensor.ndim > 1 and len(tensor) == batch}
-        groups = [([i], id(tensor) in rows) for i, tensor in enumerate(self.wanted) if id(tensor) in own]
+        groups = [([i], tensor.ndim > 0 and len(tensor) == batch) for i, tensor in enumerate(self.wanted) if id(tensor) in own]
         weights = [i for i, tensor in enumerate(self.wanted) if id(tensor) not in own]
         return [*groups, (weights, False)] if weights else groups
 

@@ -108,6 +108,6 @@ def _length(terms: Found, by_sample: bool) -> Float[Tensor, "*batch"]:
 
 def _norms(tensors: Sequence[Tensor], by_sample: bool) -> Float[Tensor, "*batch"]:
     """Of all of them together: of each sample, or of everything."""
-    rows = [t.flatten(1) if by_sample else t.flatten()[None] for t in tensors]
+    rows = [t.reshape(len(t) if by_sample else 1, -1) for t in tensors]
     norms = torch.stack([torch.linalg.vector_norm(r, dim=1, dtype=wide(r)) for r in rows]).norm(dim=0)
     return norms if by_sample else norms.squeeze()
