@@ -4,6 +4,7 @@ No model is wrapped. Gradients come through samplers and adjoints, so that only 
 everywhere, and a process that has nothing to draw takes part in it with nothing.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,7 +153,11 @@ class Processes:
     def _state(self) -> "PartialState":
         from accelerate import PartialState
 
-        return PartialState(cpu=_only_cpu())
+        state = PartialState(cpu=_only_cpu())
+        if state.num_processes > 1:
+            # Threads of a group that is still there when the interpreter ends can take the process down, after all its work is done.
+            atexit.register(state.destroy_process_group)
+        return state
 
     def _gather_objects(self, values: list[T]) -> list[T]:
         if self.count == 1:
