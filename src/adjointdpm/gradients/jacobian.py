@@ -80,7 +80,7 @@ class JacobianModel:
         return (j * b + rest * self.nodes.beta[call.data]).to(b.dtype)
 
     def gain(self, step: int, stage: int) -> Scalars:
-        """J at a node or between nodes."""
+        """The multiple j at a node or between nodes."""
         line = self.nodes.line(step, stage, self.known(stage))
         log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
         return torch.sigmoid(log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data])
