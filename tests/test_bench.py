@@ -15,11 +15,11 @@ import adjointdpm as adj
 from adjointdpm.bench import cost, run
 from adjointdpm.bench.figure import draw, pareto
 from adjointdpm.bench.flowgrad import FlowGrad, step_costs, straight_runs
-from adjointdpm.bench.goals import goal_lines
+from adjointdpm.bench.goals import goal_rows
 from adjointdpm.bench.methods import EXACT, registered
 from adjointdpm.bench.reference import exact_gradients, ode_gradients
 from adjointdpm.bench.registration import REGISTERED, Registration, choose_classes, choose_prompts
-from adjointdpm.bench.report import as_json, fill, markdown
+from adjointdpm.bench.report import as_json, fill, markdown, setting_pages
 from adjointdpm.bench.results import Results
 from adjointdpm.bench.run import Clock, Selection, check_weights, measure_errors
 from adjointdpm.bench.solve import errors, gradients
@@ -292,7 +292,7 @@ def test_a_method_that_fails_is_noted_and_others_go_on(registration, tmp_path, m
     monkeypatch.setattr(run, "registered", broken)
     results, _, complete = measure(registration, tmp_path / "m.jsonl", methods=["Broken", EXACT])
     assert complete
-    text = markdown(list(results), registration)
+    text = setting_pages(list(results), registration)["toy-ddim.md"]
     assert "`Broken()` failed 3 times: ReversalError: it did not come back" in text
 
 
@@ -303,11 +303,12 @@ def test_the_page_states_coverage_registration_and_convergence(registration, tmp
     results, *_ = measure(registration, tmp_path / "m.jsonl", parts=["inputs", "weights"], pairs=2, methods=FEW)
     text = markdown(list(results), registration)
     assert registration.digest in text
-    assert "| toy | ddim | 20 | 1 | noise, embedding | 2 of 6 |" in text
-    assert "| toy | ddim | 20 | 1 | LoRA, weights | 2 of 6 |" in text
+    assert "| toy | ddim | 20 | 1 | 2 | 2 |" in text
+    assert "6 pairs of each model" in text
     assert "1 of 8 registered settings" in text
     assert "RK4 with 8 steps" in text
-    assert "`Interpolated(vjps=4)`" in text
+    assert "[toy, ddim](gradients/toy-ddim.md)" in text
+    assert "`Interpolated(vjps=4)`" in setting_pages(list(results), registration)["toy-ddim.md"]
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n")
     fill(page, text)
@@ -344,8 +345,8 @@ def test_costs_are_counted_and_stand_beside_full_backpropagation(registration, t
     assert cost.measure_costs(Toy(), registration, chosen, results, Clock())
     assert (tmp_path / "m.jsonl").read_text() == before
     groups = summarise(list(results), registration)
-    assert any("against its floor" in line for line in goal_lines(groups, registration))
-    assert "time / full backpropagation" in markdown(list(results), registration)
+    assert any("over its floor" in what for _, what, *_ in goal_rows(groups, registration))
+    assert "time / full backpropagation" in setting_pages(list(results), registration)["toy-ddim.md"]
 
 
 def test_the_figure_shows_who_is_not_beaten(registration, tmp_path):
@@ -409,7 +410,7 @@ def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_register
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     text = (tmp_path / "gradients.md").read_text()
-    assert "| tiny | ddim | 20 | 1 | noise, embedding | 1 of 64 |" in text
+    assert "| tiny | ddim | 20 | 1 | 1 | 0 |" in text
     assert Registration().digest in text
     wrong = CliRunner().invoke(app, ["gradients", "--out", str(tmp_path), "--guidance", "3"])
     assert isinstance(wrong.exception, adj.errors.UnknownNameError)

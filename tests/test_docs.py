@@ -9,7 +9,7 @@ import torch
 
 import adjointdpm as adj
 from adjointdpm.bench.registration import Registration
-from adjointdpm.bench.report import BEGIN, END, markdown
+from adjointdpm.bench.report import BEGIN, END, markdown, setting_pages
 from adjointdpm.bench.results import Results
 from adjointdpm.gradients import GradientMethod
 from adjointdpm.samplers import SAMPLERS, Sampler
@@ -71,9 +71,12 @@ def test_the_ten_lines_run():
     assert all(names[name].grad.abs().sum() > 0 for name in ("noise", "embeds"))  # type: ignore[attr-defined]
 
 
-def test_the_gradient_benchmark_page_holds_what_was_measured(tmp_path):
+def test_the_gradient_benchmark_pages_hold_what_was_measured(tmp_path):
     """`adjointdpm bench gradients --minutes 0 --resume --page docs/gradients.md` writes it again, from the measurements that are kept."""
     kept = tmp_path / "measurements.jsonl"
     kept.write_bytes(lzma.decompress((ROOT / "benchmarks" / "results" / "gradients.jsonl.xz").read_bytes()))
+    lines = list(Results(kept, resume=True))
     page = (ROOT / "docs" / "gradients.md").read_text("utf-8")
-    assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(list(Results(kept, resume=True)), Registration()).strip()
+    assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(lines, Registration()).strip()
+    written = {path.name: path.read_text("utf-8") for path in (ROOT / "docs" / "gradients").iterdir()}
+    assert written == setting_pages(lines, Registration())

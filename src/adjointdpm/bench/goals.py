@@ -4,42 +4,49 @@ from collections.abc import Iterator, Sequence
 
 from adjointdpm.bench.registration import Registration
 from adjointdpm.bench.summary import Group, Row
+from adjointdpm.bench.tables import cell
 
 
-def goal_lines(groups: Sequence[Group], registration: Registration) -> Iterator[str]:
-    """One line a goal and setting in which it can be judged."""
+def goal_rows(groups: Sequence[Group], registration: Registration) -> list[list[str]]:
+    """Model, what, measured, the goal, and whether it is met; what comes without a goal is there to compare."""
     goals = registration.content["goals"]
     where = goals["judged_at"]
+    found = []
     for group in groups:
         if (group.sampler, group.calls, group.guidance) != (where["sampler"], where["calls"], where["guidance"]):
             continue
         rows = {row.method: row for row in group.rows}
-        yield from _checkpoint(group.model, rows, goals["checkpoint"])
-        yield from _interpolated(group, rows, goals["interpolated"])
-        yield from _torchdiffeq(group.model, rows, goals["torchdiffeq"])
+        parts = [
+            _checkpoint(rows, goals["checkpoint"]),
+            _interpolated(group, rows, goals["interpolated"]),
+            _torchdiffeq(rows, goals["torchdiffeq"]),
+        ]
+        found += [[group.model, *row] for part in parts for row in part]
+    return found
 
 
-def _checkpoint(model: str, rows: dict[str, Row], goal: dict[str, float]) -> Iterator[str]:
+def _checkpoint(rows: dict[str, Row], goal: dict[str, float]) -> Iterator[list[str]]:
     for part, cost in rows["Checkpoint()"].costs.items() if "Checkpoint()" in rows else ():
-        yield _line(model, f"`Checkpoint()` against its floor, {part}", cost.to_floor, goal["floor"])
+        yield _row(f"time of `Checkpoint()` over its floor, {part}", cost.to_floor, goal["floor"])
         if part == "weights":
-            yield f"- {model}: with the sums of N gradients of all weights counted, which are no part of that floor, {cost.with_sums:.3g}"
+            yield _row("the same with the sums of N gradients of all weights in the floor", cost.with_sums)
         budgets = [row.costs[part] for name, row in rows.items() if "memory_budget" in name and part in row.costs]
         if budgets:
             largest = max(budgets, key=lambda c: c.bytes_held)
-            yield _line(model, f"the largest memory budget against full backpropagation, {part}", largest.to_backprop, goal["all_graphs"])
+            yield _row(f"time with room for all graphs over full backpropagation, {part}", largest.to_backprop, goal["all_graphs"])
 
 
-def _interpolated(group: Group, rows: dict[str, Row], goals: Sequence[dict[str, float]]) -> Iterator[str]:
+def _interpolated(group: Group, rows: dict[str, Row], goals: Sequence[dict[str, float]]) -> Iterator[list[str]]:
     for goal in goals:
         name = f"Interpolated(vjps={round(goal['share'] * group.calls)})"
         for (tensor, reference, metric), (median, high) in rows[name].relative.items() if name in rows else ():
             if (reference, metric) == ("exact", "all"):
-                yield _line(group.model, f"`{name}`, {tensor}: median error", median, goal["median"])
-                yield _line(group.model, f"`{name}`, {tensor}: 95th percentile", high, goal["p95"])
+                limits = (goal["median"], goal["p95"])
+                met = median <= limits[0] and high <= limits[1]
+                yield [f"error of `{name}`, {tensor}: median (95th percentile)", cell((median, high)), cell(limits), _verdict(met)]
 
 
-def _torchdiffeq(model: str, rows: dict[str, Row], goal: dict[str, float]) -> Iterator[str]:
+def _torchdiffeq(rows: dict[str, Row], goal: dict[str, float]) -> Iterator[list[str]]:
     def fastest(library: bool) -> tuple[float, str] | None:
         found = [
             (row.costs["weights"].to_backprop, name)
@@ -53,26 +60,39 @@ def _torchdiffeq(model: str, rows: dict[str, Row], goal: dict[str, float]) -> It
     ours, theirs = fastest(False), fastest(True)
     if not any("torchdiffeq" in name for name in rows) or ours is None:
         return
-    yield from _as_many_calls(model, rows)
+    yield from _as_many_calls(rows)
     if theirs is None:
-        nowhere = f"`torchdiffeq.odeint_adjoint` is nowhere within {goal['within']:.0%} of exact for weights"
-        yield f"- {model}: {nowhere}; `{ours[1]}` is the fastest that is"
+        key = ("weights", "exact", "all")
+        best = min((row.relative[key][0] for name, row in rows.items() if "torchdiffeq" in name and key in row.relative), default=None)
+        if best is not None:
+            yield [
+                f"error of `torchdiffeq.odeint_adjoint` for weights at its best, nowhere within {goal['within']:.0%}",
+                f"{best:.2g}",
+                "",
+                "",
+            ]
     else:
-        yield _line(model, f"time to a weights gradient, `{ours[1]}` over `{theirs[1]}`", ours[0] / theirs[0], 1 / goal["faster"])
+        yield _row(
+            f"time to a weights gradient within {goal['within']:.0%}, `{ours[1]}` over `{theirs[1]}`",
+            ours[0] / theirs[0],
+            1 / goal["faster"],
+        )
 
 
-def _as_many_calls(model: str, rows: dict[str, Row]) -> Iterator[str]:
+def _as_many_calls(rows: dict[str, Row]) -> Iterator[list[str]]:
     """Exact gradients for the weights beside the library's with as many network calls or more."""
     ours, key = rows["Checkpoint()"].costs["weights"], ("weights", "exact", "all")
     for name, row in rows.items():
         if "torchdiffeq" in name and "weights" in row.costs and key in row.relative and row.costs["weights"].calls >= ours.calls:
             theirs = row.costs["weights"]
-            time, error = ours.to_backprop / theirs.to_backprop, row.relative[key][0]
-            yield (
-                f"- {model}: with {ours.calls} network calls `Checkpoint()` is exact for weights, and takes {time:.2f} of the time of "
-                f"`{name}` ({theirs.calls} calls), which is off by {error:.2g}"
-            )
+            what = f"`{name}` ({theirs.calls} calls, off by {row.relative[key][0]:.2g})"
+            yield _row(f"time of `Checkpoint()` for weights ({ours.calls} calls, exact) over {what}", ours.to_backprop / theirs.to_backprop)
 
 
-def _line(model: str, what: str, value: float, limit: float) -> str:
-    return f"- {model}: {what} {value:.3g}, goal at most {limit:.3g}: {'met' if value <= limit else '**not met**'}"
+def _row(what: str, value: float, limit: float | None = None) -> list[str]:
+    goal = ["", ""] if limit is None else [f"{limit:.3g}", _verdict(value <= limit)]
+    return [what, f"{value:.3g}", *goal]
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "**missed**"

@@ -1,4 +1,4 @@
-"""The page: tables, what they cover, and what they say about the registered goals."""
+"""The pages: an overview, what it says about the registered goals, and the tables of all settings."""
 
 import os
 import platform
@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from adjointdpm.bench.goals import goal_lines
+from adjointdpm.bench.goals import goal_rows
+from adjointdpm.bench.overview import overview
 from adjointdpm.bench.registration import Registration
 from adjointdpm.bench.results import Line
-from adjointdpm.bench.summary import TENSORS, Figures, Group, Row, doubts, others, summarise
+from adjointdpm.bench.summary import TENSORS, Group, Row, doubts, others, summarise
+from adjointdpm.bench.tables import cell, setting_tables, table
 from adjointdpm.errors import OutputError
 from adjointdpm.files import write_text
 from adjointdpm.measure import versions
 
-MIB = 2**20
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PARTS = {"noise": "inputs", "embedding": "inputs", "lora": "weights", "weights": "weights"}
 
 
 def machine(device: str = "cpu") -> str:
@@ -34,41 +34,54 @@ def machine(device: str = "cpu") -> str:
     return f"{name}, {os.cpu_count()} cores of which {torch.get_num_threads()} used, {found}"
 
 
-def markdown(lines: Sequence[Line], registration: Registration) -> str:
-    """Everything between the marks of `docs/gradients.md`."""
+def markdown(lines: Sequence[Line], registration: Registration, folder: str = "gradients") -> str:
+    """Everything between the marks of `docs/gradients.md`; `folder` is where its links look for `setting_pages`."""
     groups = summarise(lines, registration)
-    machines = "; ".join(
-        sorted({line["machine"] for line in lines if line["kind"] == "run" and line["registration"] == registration.digest})
-    )
+    registered = len(registration.settings()) * len(registration.models)
+    fewest = min((len(registration.pairs(model)) for model in registration.models), default=0)
     parts = [
-        f"Registration {registration.digest} of {registration.content['date']}; measured on {machines or 'a machine not stated'}.",
-        coverage(groups, registration),
+        f"Registration {registration.digest} of {registration.content['date']}; measured on {_machines(lines, registration)}.",
+        f"Anything was measured in {len(groups)} of {registered} registered settings; {fewest} pairs of each model are registered.",
     ]
     stale = others(lines, registration)
     if stale:
         parts.append(f"**{stale} measurements were made under another registration and are left out.**")
-    parts += [doubt_table(lines, registration), *(section(group, registration) for group in groups)]
-    goals = "\n".join(goal_lines(groups, registration))
-    parts += [f"### Registered goals\n\n{goals}"] if goals else []
+    if groups:
+        title = "Median relative error for noise / embedding, over pictures and losses, against the exact gradient of the same steps:"
+        parts += ["### Overview", title, overview(groups, registration), _links(groups, folder)]
+    goals = goal_rows(groups, registration)
+    parts += ["### Registered goals", table(["model", "what", "measured", "goal, at most", ""], goals)] if goals else []
+    parts += [doubt_table(lines, registration)]
+    parts += [setting_tables(group, registration, "###") for group in groups if _judged(group, registration)]
     return "\n\n".join(part for part in parts if part)
 
 
-def coverage(groups: Sequence[Group], registration: Registration) -> str:
-    """How much of what was registered was measured."""
-    registered = {model: len(registration.pairs(model)) for model in registration.models}
-    rows = []
-    for group in groups:
-        for part in ("inputs", "weights"):
-            counts = [row.pairs.get(part, 0) for row in group.rows if not row.exact and any(row.pairs.values())]
-            if counts:
-                fewest, most = min(counts), max(counts)
-                found = f"{most}" if fewest == most else f"{fewest} to {most}"
-                name = "noise, embedding" if part == "inputs" else "LoRA, weights"
-                rows.append([*_where(group), name, f"{found} of {registered[group.model]}"])
-    settings = len(registration.settings()) * len(registration.models)
-    head = ["model", "sampler", "N", "guidance", "gradients for", "pairs measured of those registered"]
-    text = f"Anything was measured in {len(groups)} of {settings} registered settings."
-    return f"{text}\n\n{table(head, rows)}" if rows else text
+def setting_pages(lines: Sequence[Line], registration: Registration) -> dict[str, str]:
+    """A page for each model and sampler, by file name: all tables of its settings."""
+    pages: dict[str, list[str]] = {}
+    for group in summarise(lines, registration):
+        title = f"# {group.model}, {group.sampler}\n\nA part of [the gradient benchmark](../gradients.md), which says how to read it."
+        pages.setdefault(_page(group), [title]).append(setting_tables(group, registration))
+    return {name: "\n\n".join(parts) + "\n" for name, parts in pages.items()}
+
+
+def _machines(lines: Sequence[Line], registration: Registration) -> str:
+    found = {line["machine"] for line in lines if line["kind"] == "run" and line["registration"] == registration.digest}
+    return "; ".join(sorted(found)) or "a machine not stated"
+
+
+def _judged(group: Group, registration: Registration) -> bool:
+    where = registration.content["goals"]["judged_at"]
+    return (group.sampler, group.calls, group.guidance) == (where["sampler"], where["calls"], where["guidance"])
+
+
+def _page(group: Group) -> str:
+    return f"{group.model}-{group.sampler}.md"
+
+
+def _links(groups: Sequence[Group], folder: str) -> str:
+    names = dict.fromkeys((_page(group), f"{group.model}, {group.sampler}") for group in groups)
+    return "All methods in every setting: " + "; ".join(f"[{text}]({folder}/{page})" for page, text in names) + "."
 
 
 def doubt_table(lines: Sequence[Line], registration: Registration) -> str:
@@ -87,40 +100,6 @@ def doubt_table(lines: Sequence[Line], registration: Registration) -> str:
         "percentile): errors against it that are not larger say nothing."
     )
     return f"{title}\n\n{table(head, rows)}"
-
-
-def section(group: Group, registration: Registration) -> str:
-    """The tables of one setting."""
-    rows = sorted(group.rows, key=lambda row: (not row.exact, row.family, _number(row)))
-    sampler, calls, guidance = _where(group)[1:]
-    parts = [f"### {group.model}, {sampler}, N = {calls}, guidance {guidance}"]
-    measured = [row for row in rows if row.relative]
-    metrics = list(registration.metrics(group.model))
-    if measured:
-        shown = [tensor for tensor in TENSORS if any(key[0] == tensor for row in measured for key in row.relative)]
-        text = (
-            "Relative error per picture and metric against the exact gradient of the same steps, median (95th percentile); cosine, median."
-        )
-        head = ["method", "pairs", *(f"{tensor}{what}" for tensor in shown for what in ("", ", cosine"))]
-        lines = [[f"`{row.method}`", _pairs(row), *_against(row, shown, "exact")] for row in measured]
-        parts += [text, table(head, lines)]
-        by_ode = [row for row in measured if any(key[1] == "ode" for key in row.relative)]
-        if by_ode:
-            text = "The same against the gradient of the converged ODE; `Checkpoint()` is the exact gradient of the steps: the mark."
-            parts += [text, table(head, [[f"`{row.method}`", _pairs(row), *_against(row, shown, "ode")] for row in by_ode])]
-        lines = [
-            [f"`{row.method}`", *(cell(row.relative.get((tensor, "exact", metric))) for tensor in shown for metric in metrics)]
-            for row in measured
-            if not row.exact
-        ]
-        head = ["method", *(f"{tensor}, {metric}" for tensor in shown for metric in metrics)]
-        parts += ["By metric, relative error against exact:", table(head, lines)]
-    for part in ("inputs", "lora", "weights"):
-        costly = [row for row in rows if part in row.costs]
-        if costly:
-            parts += [_cost_title(part), table(_COST_HEAD, [_cost_line(row, part) for row in costly])]
-    failures = [f"- `{row.method}` failed {row.failed} times: {row.message}" for row in rows if row.failed]
-    return "\n\n".join([*parts, *(["\n".join(failures)] if failures else [])])
 
 
 def fill(page: Path, content: str) -> None:
@@ -160,16 +139,6 @@ def as_json(lines: Sequence[Line], registration: Registration) -> dict[str, Any]
     }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
-
-
-def cell(figures: Figures | None) -> str:
-    """Median (other quantile), two digits."""
-    return "" if figures is None else f"{figures[0]:.2g} ({figures[1]:.2g})"
-
-
 def _row_json(row: Row) -> dict[str, Any]:
     names = ("median", "p95", "cosine_median", "cosine_p5")
     errors = [
@@ -179,54 +148,3 @@ def _row_json(row: Row) -> dict[str, Any]:
     ]
     costs = {part: vars(cost) for part, cost in row.costs.items()}
     return {"method": row.method, "family": row.family, "pairs": row.pairs, "failed": row.failed, "errors": errors, "costs": costs}
-
-
-def _against(row: Row, tensors: Sequence[str], reference: str) -> list[str]:
-    cells = []
-    for tensor in tensors:
-        cosine = row.cosine.get((tensor, reference, "all"))
-        cells += [cell(row.relative.get((tensor, reference, "all"))), "" if cosine is None else f"{cosine[0]:.4f}"]
-    return cells
-
-
-def _pairs(row: Row) -> str:
-    return " / ".join(str(row.pairs[part]) for part in ("inputs", "weights") if part in row.pairs)
-
-
-_COST_HEAD = [
-    "method",
-    "network calls",
-    "VJPs",
-    "time / full backpropagation",
-    "time / one forward",
-    "time / its calls and VJPs",
-    "held, MiB",
-    "graphs",
-    "rounds",
-]
-
-
-def _cost_title(part: str) -> str:
-    names = {"inputs": "noise and embedding", "lora": "a LoRA", "weights": "all weights"}
-    text = f"Cost of the gradient for {names[part]}; one picture, loss ½‖x_0‖², medians over rounds, each beside full backpropagation."
-    return (
-        f"{text} The floor is what the method's own c network calls and v VJPs take by themselves, cF + vB with F and B measured alone: "
-        "(N − 1)(2F + B) + F + B for `Checkpoint()`."
-    )
-
-
-def _cost_line(row: Row, part: str) -> list[str]:
-    cost = row.costs[part]
-    size = [f"{cost.bytes_held / MIB:.1f}", f"{cost.bytes_held / max(1, cost.graph_bytes):.1f}"]
-    ratios = [f"{cost.to_backprop:.2f}", f"{cost.to_forward:.0f}", f"{cost.to_floor:.3f}"]
-    return [f"`{row.method}`", str(cost.calls), str(cost.vjps), *ratios, *size, str(cost.rounds)]
-
-
-def _where(group: Group) -> list[str]:
-    return [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
-
-
-def _number(row: Row) -> tuple[float, str]:
-    """Methods of a family in the order of the number that they take."""
-    digits = "".join(c if c.isdigit() else " " for c in row.method).split()
-    return (float(digits[-1]) if digits else 1e9, row.method)

@@ -38,7 +38,12 @@ def gradients(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for measurements, tables and figure.")] = Path("runs/bench-gradients"),
-    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into, such as docs/gradients.md.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Page that the figures are written into, such as docs/gradients.md; the tables of each setting go into a folder beside it."
+        ),
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the figure here, an SVG or PNG.")] = None,
     resume: options.Resume = False,
     force: options.Force = False,
@@ -134,7 +139,7 @@ def _write(registered: Any, results: Any, out: Path, page: Path | None, figure: 
     import json
 
     from adjointdpm.bench.figure import draw
-    from adjointdpm.bench.report import as_json, fill, markdown
+    from adjointdpm.bench.report import as_json, fill, markdown, setting_pages
     from adjointdpm.bench.summary import summarise
     from adjointdpm.files import write_text
 
@@ -146,5 +151,9 @@ def _write(registered: Any, results: Any, out: Path, page: Path | None, figure: 
     draw(groups, out / "gradients.svg")
     if figure is not None:
         draw(groups, figure)
+    pages = setting_pages(lines, registered)
+    for folder in [out / "gradients", *([] if page is None else [page.with_suffix("")])]:
+        for name, content in pages.items():
+            write_text(folder / name, content)
     if page is not None:
-        fill(page, text)
+        fill(page, markdown(lines, registered, page.stem))
