@@ -63,10 +63,11 @@ def test_it_approaches_exact_with_more_vjps(sampler, seed):
     assert max(errors[3]) < 0.02
 
 
-def test_gaussian_data_need_two_vjps():
+@pytest.mark.parametrize("schedule_name", ["table", "linear", "edm"])
+def test_gaussian_data_need_two_vjps(schedule_name):
     """The Jacobian of one Gaussian's denoiser is a multiple of the identity, and where θ is its mean the terms are too."""
     torch.manual_seed(0)
-    schedule = SCHEDULES["table"]()
+    schedule = SCHEDULES[schedule_name]()
     network = Mixture(schedule, components=1, std=0.5)
     found = []
     for sampler in (adj.Euler(), adj.DPMSolverPP(), adj.AdamsBashforth(2)):
@@ -85,9 +86,10 @@ def test_gaussian_data_need_two_vjps():
 @pytest.mark.parametrize("steps", [1, 2, 3, 12])
 def test_however_few_vjps_there_are_it_gives_numbers(sampler, steps):
     for schedule_name in SCHEDULES:
-        exact, _ = gradients(adj.Backprop(), sampler, schedule_name, steps=steps)
-        if not all(gradient.isfinite().all() for gradient in exact):
-            continue  # a Runge–Kutta step all the way from ρ = ∞
+        try:
+            gradients(adj.Backprop(), sampler, schedule_name, steps=steps)
+        except adj.errors.ScheduleError:  # a Runge–Kutta step all the way from ρ = ∞
+            continue
         for vjps in (1, 2, 3):
             found, _ = gradients(adj.Interpolated(vjps), sampler, schedule_name, steps=steps)
             assert all(gradient.isfinite().all() for gradient in found)

@@ -1,14 +1,16 @@
 """From a picture back to the noise that the sampler would make it from."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import ReversalError, UnsupportedError
+from adjointdpm.per_sample import dots, norms, positive
 from adjointdpm.plan import NetworkCall
-from adjointdpm.problem import Problem
+from adjointdpm.problem import Output, Problem
 from adjointdpm.samplers.reversible import ReversibleEuler, state_dtype
 
 
@@ -68,14 +70,20 @@ def invert_reversible(
     alpha, lengths = problem.schedule.alpha(problem.plan.grid).tolist(), problem.schedule.rho(problem.plan.grid).diff().tolist()
     if dtype is None:
         dtype = state_dtype(problem.start) if isinstance(problem.denoiser.network, nn.Module) else problem.start.dtype
+    own = problem.start.dtype
     picture = problem.start.to(dtype)
+
+    def output(x: Tensor, *rest: Any) -> Tensor:
+        # Autocast leaves float64 alone, which a module's weights are not in.
+        return problem.denoiser.output(x.to(own) if torch.is_autocast_enabled(x.device.type) else x, *rest).to(x.dtype)
+
     y = z = picture / alpha[-1]
     for k in reversed(range(len(lengths))):
-        z = z - lengths[k] * _noise(problem, calls[2 * k + 1], y)
-        y = (y - (1 - c) * z - lengths[k] * _noise(problem, calls[2 * k], z)) / c
+        z = z - lengths[k] * _noise(problem, calls[2 * k + 1], y, output)
+        y = (y - (1 - c) * z - lengths[k] * _noise(problem, calls[2 * k], z, output)) / c
     sampler = replace(sampler, gap=(y - z) * alpha[0])
     found = replace(problem, start=z * alpha[0], sampler=sampler, plan=sampler.plan(problem.schedule, problem.plan.grid), callback=None)
-    error = (_norm(found.run(problem.denoiser.output) - picture) / _norm(picture)).max().item()
+    error = (norms(found.run(output) - picture) / norms(picture)).max().item()
     if not error <= tolerance:  # not a number is an error too
         raise ReversalError(
             f"the picture could not be inverted: drawn again, it is {error:.1e} (relative) away from itself, more than {tolerance:.0e}; "
@@ -84,40 +92,32 @@ def invert_reversible(
     return found.start, sampler
 
 
-def _noise(problem: Problem, call: NetworkCall, y: Tensor) -> Tensor:
+def _noise(problem: Problem, call: NetworkCall, y: Tensor, output: Output) -> Tensor:
     """ε at x = α y."""
     x = call.alpha * y
-    raw = problem.denoiser.output(x, problem.network_time(call.time, x), problem.cond, problem.null_cond, problem.guidance_scale)
+    raw = output(x, problem.network_time(call.time, x), problem.cond, problem.null_cond, problem.guidance_scale)
     return problem.denoiser.split(raw, x, call.alpha, call.sigma)[1]
 
 
 def _solve_step(problem: Problem, call: NetworkCall, end: Tensor, length: float, iterations: int, tolerance: float, step: int) -> Tensor:
     def previous(y: Tensor) -> Tensor:
-        return end - length * _noise(problem, call, y)
+        return end - length * _noise(problem, call, y, problem.denoiser.output)
 
     y, former = end, None
     size = torch.inf
     for _ in range(iterations):
         target = previous(y)
         residual = target - y
-        size = (_norm(residual) / _norm(target)).max().item()
+        size = (norms(residual) / norms(target)).max().item()
         if size <= tolerance:
             return target
         mixed = target
         if former is not None:
             change = residual - former[1]
-            share = _dot(change, residual) / _dot(change, change).clamp(min=1e-30)
-            mixed = target - share * (target - former[0])
+            share = dots(change, residual) / positive(dots(change, change))
+            mixed = target - share.to(target.dtype) * (target - former[0])
         former, y = (target, residual), mixed
     raise ReversalError(
         f"the picture could not be inverted: step {step} did not converge in {iterations} iterations (residual {size:.1e}, "
         f"wanted {tolerance:.0e}); use a smaller guidance_scale or more steps"
     )
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
-
-
-def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)

@@ -1,5 +1,6 @@
 """A sampler as a linear program: registers, coefficients, and where the network is called."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import UnsupportedError
+from adjointdpm.errors import ScheduleError, UnsupportedError
 from adjointdpm.schedule import NoiseSchedule
 
 Coefficient = float | Tensor  # a tensor only where it depends on something that requires grad, such as the time grid
@@ -124,7 +125,7 @@ class Plan:
     @property
     def requires_grad(self) -> bool:
         """Whether the coefficients want a gradient, for the time grid or something in the schedule."""
-        return any(isinstance(c, Tensor) for c in self._coefficients())
+        return any(isinstance(c, Tensor) for c in self.coefficients())
 
     def check_differentiable(self) -> None:
         """Check that the coefficients have derivatives with respect to the grid, if that requires grad.
@@ -135,7 +136,7 @@ class Plan:
         """
         if not self.grid.requires_grad:
             return
-        coefficients = [c for c in self._coefficients() if isinstance(c, Tensor)]
+        coefficients = [c for c in self.coefficients() if isinstance(c, Tensor)]
         (derivative,) = torch.autograd.grad(torch.stack(coefficients).sum(), self.grid, retain_graph=True)
         undefined = torch.nonzero(~derivative.isfinite()).flatten().tolist()
         if undefined:
@@ -145,7 +146,8 @@ class Plan:
                 "move that time inwards, or detach the grid"
             )
 
-    def _coefficients(self) -> Iterator[Coefficient]:
+    def coefficients(self) -> Iterator[Coefficient]:
+        """All of them, in order."""
         for instruction in self.instructions:
             match instruction:
                 case NetworkCall(alpha=alpha, sigma=sigma, state=terms):
@@ -242,7 +244,12 @@ class PlanBuilder:
         return Linear({output: 1.0})
 
     def build(self) -> Plan:
-        """The finished plan; the state of the last step is its result."""
+        """The finished plan; the state of the last step is its result.
+
+        Raises:
+            ScheduleError: a coefficient is not finite.
+
+        """
         last_read: dict[int, int] = {}
         for position, instruction in enumerate(self._instructions):
             match instruction:
@@ -250,7 +257,13 @@ class PlanBuilder:
                     last_read |= dict.fromkeys([r for r, _ in terms], position)
                 case Update(terms=terms, data=data):
                     last_read |= dict.fromkeys([r for r, _ in terms] + ([] if data is None else [data]), position)
-        return Plan(tuple(self._instructions), self.grid, self._registers - 1, last_read)
+        plan = Plan(tuple(self._instructions), self.grid, self._registers - 1, last_read)
+        if not all(math.isfinite(_detached(coefficient)) for coefficient in plan.coefficients()):
+            raise ScheduleError(
+                f"on the grid from t = {self.grid[0].item():g} to {self.grid[-1].item():g} in {plan.steps} steps, a step of this sampler "
+                "has no finite coefficients: it starts without signal and ends without noise; take more steps, or Euler"
+            )
+        return plan
 
     def _call(self, state: Linear, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Linear, Linear]:
         data, noise = self._new(), self._new()
@@ -267,6 +280,10 @@ class PlanBuilder:
 
 def _coefficient(value: Coefficient) -> Coefficient:
     return value.item() if isinstance(value, Tensor) and not value.requires_grad else value
+
+
+def _detached(value: Coefficient) -> float:
+    return value.detach().item() if isinstance(value, Tensor) else value
 
 
 def _freeze(linear: Linear) -> Terms:

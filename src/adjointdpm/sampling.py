@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.denoiser import Denoiser
-from adjointdpm.errors import DeviceError, InvalidInputError, InvalidTypeError, ScheduleError, ShapeError
-from adjointdpm.gradients import Checkpoint, GradientMethod
+from adjointdpm.errors import DeviceError, InvalidInputError, InvalidTypeError, ScheduleError, ShapeError, UnsupportedError
+from adjointdpm.gradients import Backprop, Checkpoint, GradientMethod
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.grids import check_grid, karras
 from adjointdpm.problem import Callback, Problem
@@ -68,13 +68,29 @@ def sample(
     if callback is not None and not callable(callback):
         raise InvalidTypeError(f"callback={callback!r} must be callable as callback(step, t, x, denoised)")
     denoiser.check_cond(cond, len(noise))
+    _check_transforms([noise, *leaves(cond)], gradient)
+    noise, cond = tree_map(_recordable, (noise, cond))
     plan = sampler.plan(schedule, times)
     plan.check_differentiable()
     _check_prediction(denoiser, schedule, plan.network_calls[0].time.detach(), plan.network_calls[-1].time.detach())
-    null_cond = tree_map(lambda tensor: tensor.to(noise.device), denoiser.null_cond)
+    null_cond = tree_map(lambda tensor: _recordable(tensor.to(noise.device)), denoiser.null_cond)
     start = noise if schedule.initial_scale == 1 else schedule.initial_scale * noise
     problem = Problem(denoiser, schedule, sampler, plan, start, cond, null_cond, denoiser.guidance_scale, callback)
     return gradient.solve(problem)
+
+
+def _recordable(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy if autograd could not save it because it was made under `torch.inference_mode`."""
+    return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else tensor
+
+
+def _check_transforms(tensors: list[Tensor], gradient: GradientMethod) -> None:
+    # What torch.func.grad, vmap and jvp hand over; autograd functions without rules for those cannot take it.
+    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)  # pyright: ignore[reportAttributeAccessIssue]
+    if wrapped and torch.is_grad_enabled() and not isinstance(gradient, Backprop):
+        raise UnsupportedError(
+            f"{gradient!r} cannot run within a torch.func transform; use Backprop() there, or loss.backward() and torch.autograd.grad"
+        )
 
 
 def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:

@@ -6,6 +6,11 @@ from torch import Tensor
 
 from adjointdpm.errors import ChangedTensorError
 
+BETWEEN = (
+    "the noise, the conditioning or a weight was changed in place between sampling and the backward pass, which runs the network "
+    "again; call backward() before optimizer.step(), or sample again"
+)
+
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:
     """How often each tensor has been changed in place; 0 for tensors of `torch.inference_mode`, which do not count."""

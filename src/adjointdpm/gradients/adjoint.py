@@ -1,5 +1,6 @@
 """The continuous adjoint of AdjointDPM: a second ODE, solved from the picture back to the noise, gives the gradient."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,7 +73,13 @@ class Adjoint(GradientMethod):
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Sample without a graph; the adjoint ODE runs in the backward pass."""
         integrator = self._integrator(problem)
-        return solve_with(_Backward(problem, integrator, self._grid(problem), self.states == "stored"), problem)
+        grid = self._grid(problem)
+        if math.isinf(problem.schedule.rho(grid[0])) and float(problem.schedule.sigma(grid[1])) == 0:
+            raise ScheduleError(
+                f"one interval of the adjoint's grid goes from t = {grid[0].item():g}, where there is no signal, to {grid[1].item():g}, "
+                "where there is no noise, and no form of the ODE is finite at both; take more steps, or Checkpoint()"
+            )
+        return solve_with(_Backward(problem, integrator, grid, self.states == "stored"), problem)
 
     def _integrator(self, problem: Problem) -> Integrator:
         forward = problem.sampler
@@ -136,7 +143,7 @@ class _Backward(BackwardSolve):
         with torch.no_grad():
             result = problem.execute(evaluate)
             if self.trajectory is not None:
-                self.trajectory.finish(result)
+                self.trajectory.finish(result.detach())  # autograd will make `result` itself own this object
         if self.draws.states and (self.trajectory is None or self.integrator is not EULER):
             warnings.warn(
                 "the network draws random numbers (dropout in training mode?), so that it is no ODE with an adjoint to solve, and this "

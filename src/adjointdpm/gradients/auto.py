@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Hashable
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, InvalidTypeError, UnsupportedError
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.gradients.interpolated import Interpolated
@@ -39,7 +39,7 @@ class Choice:
     errors: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Auto(GradientMethod):
     """The cheapest method whose error, measured on this network and loss, is within a tolerance.
 
@@ -47,9 +47,11 @@ class Auto(GradientMethod):
     requires grad) is exact. When it is asked for,
     `Interpolated` with more and more VJPs is tried on the very same batch and cotangent until the error is within the tolerance. That
     method serves all later gradients, or the exact one does if none suffices; so the first backward pass costs a few times as much.
-    What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`.
+    What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`. The tasks keep it in their
+    checkpoints, so that a resumed run goes on with it; of several processes the main one decides for all.
 
-    A measurement on one batch is no bound for others: if what is learned moves far, a new `Auto` measures again.
+    A measurement on one batch is no bound for others: if what is learned moves far, a new `Auto` measures again. Of a gradient that is to
+    be differentiated again (create_graph) only exact ones are able: `Checkpoint()`.
 
     Args:
         tolerance: largest relative error accepted, 0 or more; 0 always means exact.
@@ -59,22 +61,47 @@ class Auto(GradientMethod):
         InvalidInputError, InvalidTypeError: the tolerance is not a number of at least 0, or the budget is none.
 
     Attributes:
-        choices: by network, what was decided, oldest first.
+        choices: by network, what was decided, by kind of problem, oldest first.
 
     """
 
     tolerance: float = 0.01
     memory_budget: int | Literal["auto"] | None = None
-    choices: WeakKeyDictionary[Any, dict[Hashable, Choice]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    _exact: Checkpoint = field(init=False, repr=False, compare=False)
+    _codes: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # of functions that were measured
+    choices: WeakKeyDictionary[Any, dict[str, Choice]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
             raise InvalidTypeError(f"Auto(tolerance={self.tolerance!r}) must be a number, the relative error that is accepted")
         if not 0 <= self.tolerance < math.inf:
             raise InvalidInputError(f"Auto(tolerance={self.tolerance!r}) must be at least 0; 0 means exact")
-        self.exact = Checkpoint(memory_budget=self.memory_budget)
+        object.__setattr__(self, "_exact", Checkpoint(memory_budget=self.memory_budget))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What was chosen stays where it is."""
+        return type(self), (self.tolerance, self.memory_budget)
+
+    @property
+    def exact(self) -> Checkpoint:
+        """The exact method with the same budget."""
+        return self._exact
+
+    def decisions(self, network: Any) -> dict[str, dict[str, Any]]:
+        """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and `decide` takes it."""
+        decided = self.choices.get(network, {})
+        vjps = {kind: choice.method.vjps if isinstance(choice.method, Interpolated) else None for kind, choice in decided.items()}
+        return {kind: {"vjps": vjps[kind], "reason": choice.reason, "errors": choice.errors} for kind, choice in decided.items()}
+
+    def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
+        """Take over what was decided in another process or an earlier session, in place of what is measured here."""
+        known = self.choices.setdefault(network, {})
+        for kind, facts in decisions.items():
+            method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
+            choice = Choice(method, facts["reason"], facts["errors"])
+            if known.get(kind) != choice:
+                _log.info("as decided before, or in another process: %s", choice.reason)
+            known[kind] = choice
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Solve with the method chosen for this kind of problem; while there is none, exactly, and measure when the gradient comes."""
@@ -98,11 +125,23 @@ class Auto(GradientMethod):
 
             def measure(cotangent: Tensor) -> None:
                 if kind not in known:
+                    self._warn_of_new_functions(network, known)
                     with autocast:
                         known[kind] = self._choose(pilot, cotangent)
 
             result.register_hook(measure)
         return result
+
+    def _warn_of_new_functions(self, network: Any, known: dict[str, Choice]) -> None:
+        code = getattr(network, "__code__", None)
+        if code is not None and not known and code in self._codes:
+            warnings.warn(
+                "what Auto measures is remembered by network, and this function is made anew for every sample: it is measured each time, "
+                "which costs more than exact gradients; make it once, or use an nn.Module",
+                AdjointDPMWarning,
+                stacklevel=2,
+            )
+        self._codes.add(code)
 
     def _choose(self, problem: Problem, cotangent: Tensor) -> Choice:
         exact = _gradients(problem, self.exact, cotangent)
@@ -130,13 +169,14 @@ def _inputs(problem: Problem) -> list[Tensor]:
     return [problem.start, *problem.inputs, *problem.denoiser.parameters()]
 
 
-def _kind(problem: Problem) -> Hashable:
+def _kind(problem: Problem) -> str:
     wanted = tuple(tensor.requires_grad for tensor in _inputs(problem))
     grid, scale, start = problem.plan.grid, problem.guidance_scale, problem.start
     times = tuple(f"{grid[i].item():.1g}" for i in (0, len(grid) // 2, -1))  # about: a grid may be jittered from call to call
     guidance = None if isinstance(scale, Tensor) else scale  # a tensor may be what is learned
-    how = (repr(problem.sampler), problem.plan.calls, times, problem.denoiser.prediction, guidance)
-    return (*how, start.shape[1:], start.dtype, torch.is_autocast_enabled(start.device.type), wanted)
+    training = getattr(problem.denoiser.network, "training", False)
+    how = (training, repr(problem.sampler), problem.plan.calls, times, problem.denoiser.prediction, guidance)
+    return repr((*how, start.shape[1:], start.dtype, torch.is_autocast_enabled(start.device.type), wanted))  # a text can be saved
 
 
 def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -146,7 +186,10 @@ def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> t
     weights = [p for p in problem.denoiser.parameters() if p.requires_grad]
     devices = [cotangent.device] if cotangent.is_cuda else []
     with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)  # the same dropout for every method
+        torch.default_generator.manual_seed(0)  # the same dropout for every method
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         x = method.solve(problem)
         found = torch.autograd.grad(x, [*samples, *weights], cotangent, materialize_grads=True)
     return list(found[: len(samples)]), list(found[len(samples) :])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import CapturedTensorError
+from adjointdpm.errors import CapturedTensorError, ChangedTensorError
 
 Outputs = tuple[Tensor | None, ...]  # of a function, or of one that returns gradients
 
@@ -22,19 +22,18 @@ def captured_leaves(call: Callable[[], Outputs], known: Iterable[Tensor]) -> tup
 
     """
     with torch.enable_grad():
-        # Autograd numbers its nodes in order of creation: an older node than this marker was there before the call.
-        marker = torch.zeros((), requires_grad=True).clone().grad_fn
+        # Autograd numbers the nodes of each thread in order of creation: those of the call lie between these two.
+        first = _number()
         outputs = call()
-    assert marker is not None
-    found = unknown_leaves(outputs, known, marker._sequence_nr())
+        found = unknown_leaves(outputs, known, range(first, _number()))
     return tuple(None if output is None else output.detach() for output in outputs), found
 
 
-def unknown_leaves(outputs: Outputs, known: Iterable[Tensor], before: int = -1) -> list[Tensor]:
+def unknown_leaves(outputs: Outputs, known: Iterable[Tensor], numbers: range | None = None) -> list[Tensor]:
     """The leaf tensors that the graph of `outputs` ends in, apart from `known`.
 
     Raises:
-        CapturedTensorError: the graph has a node that is older than number `before`.
+        CapturedTensorError: the graph has a node whose number is not one of `numbers`.
 
     """
     seen = {id(tensor) for tensor in known}
@@ -52,12 +51,34 @@ def unknown_leaves(outputs: Outputs, known: Iterable[Tensor], before: int = -1) 
         leaf = None if node.next_functions else getattr(node, "variable", None)
         if leaf is not None:
             add(leaf)
-        elif node._sequence_nr() < before:
+        elif numbers is not None and node._sequence_nr() not in numbers:
             raise CapturedTensorError(
                 f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires grad; "
                 f"this gradient method cannot pass a gradient on to it: {REMEDY}"
             )
     return found
+
+
+def check_wanted(tensors: Iterable[Tensor]) -> None:
+    """Check that tensors whose gradients were asked for when sampling still take them.
+
+    Raises:
+        ChangedTensorError: one of them does not require grad any more, so that no graph of a recomputation can end in it.
+
+    """
+    for tensor in tensors:
+        if not tensor.requires_grad:
+            raise ChangedTensorError(
+                f"requires_grad of a tensor of shape {tuple(tensor.shape)} was turned off between sampling and the backward pass, which "
+                "runs the network again; turn it off after backward(), or sample again"
+            )
+
+
+def _number() -> int:
+    """The number of a node that is made now."""
+    node = torch.zeros((), requires_grad=True).clone().grad_fn
+    assert node is not None
+    return node._sequence_nr()
 
 
 def _nodes(outputs: Outputs) -> Iterator[Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,17 +10,18 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
+from adjointdpm.denoiser import Denoiser
 from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 from adjointdpm.gradients.base import AutogradMethod
 from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.tree import leaves
-from adjointdpm.versions import check_unchanged, versions
+from adjointdpm.versions import BETWEEN, check_unchanged, versions
 
 # Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary buffers.
 AUTO_SHARE = 0.7
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint(AutogradMethod):
     """Gradient of the discrete sampler to rounding, in the memory of one network call.
 
@@ -61,6 +61,10 @@ class Checkpoint(AutogradMethod):
         if budget <= 0:
             raise InvalidInputError(f"memory_budget={budget} must be a positive number of bytes; None keeps one graph")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sizes that were measured stay where they are."""
+        return type(self), (self.memory_budget,)
+
     def wrap(self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None) -> Callable[..., Any]:
         """Return `fn` with recomputation, for the `calls` calls that one solve makes.
 
@@ -74,8 +78,7 @@ class Checkpoint(AutogradMethod):
         made = 0
         kept = 1 if after is None else 0
         owner = _network(fn)
-        recompute: Callable[..., Any] = Recomputation(owner if isinstance(owner, torch.nn.Module) else None)
-        weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
+        recompute: Recomputation | None = Recomputation(owner if isinstance(owner, torch.nn.Module) else None)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal made, kept, recompute
@@ -86,13 +89,15 @@ class Checkpoint(AutogradMethod):
             made += 1
             if made > calls - kept:
                 return fn(*args, **kwargs)
+            if recompute is not None:
+                try:
+                    return recompute(fn, *args, **kwargs)
+                except CapturedTensorError:
+                    recompute = None
+            # Autograd alone passes a gradient on to a captured result of other operations: slower, with hooks on all that it saves.
+            weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
             again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
-            try:
-                return recompute(again, *args, **kwargs)
-            except CapturedTensorError:
-                # Autograd alone passes a gradient on to a captured result of other operations: slower, with hooks on all that it saves.
-                recompute = partial(checkpoint, use_reentrant=False)
-                return recompute(again, *args, **kwargs)
+            return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
         return call
 
@@ -126,7 +131,7 @@ class Checkpoint(AutogradMethod):
 def _network(fn: Callable[..., Any]) -> Any:
     """What stays the same from solve to solve: bound methods and the denoisers around a network are made anew."""
     owner = getattr(fn, "__self__", fn)
-    return getattr(owner, "network", owner)
+    return owner.network if isinstance(owner, Denoiser) else owner
 
 
 def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
@@ -134,12 +139,7 @@ def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Call
     before = versions(tensors)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        check_unchanged(
-            tensors,
-            before,
-            "a weight or an input of the network was changed in place between sampling and the backward pass, which runs the network "
-            "again; call backward() before optimizer.step(), or sample again",
-        )
+        check_unchanged(tensors, before, BETWEEN)
         return fn(*args, **kwargs)
 
     return run

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
-from adjointdpm.gradients.jacobian import JacobianModel
+from adjointdpm.gradients.jacobian import JacobianModel, wide
 from adjointdpm.gradients.nodes import Nodes
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
 from adjointdpm.gradients.quadrature import Quadrature
@@ -30,7 +30,7 @@ class Interpolated(GradientMethod):
     all calls, from their terms at the nodes (`Quadrature`). Nodes are uniform in the mean of log ρ and the number of the call.
 
     It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
-    graph, the inputs of M calls, a state for every call between two nodes, and two gradients of what is learned.
+    graph, the inputs of M calls, a state for every call between two nodes, and of what is learned 2s + 1 gradients with s calls a step.
 
     Args:
         vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps: ⌊M/s⌋ of them, at least one. More than
@@ -68,7 +68,8 @@ class _Transpose(BackwardSolve):
         super().__init__(problem)
         self.nodes = Nodes(problem, vjps)
         self.asked: dict[int, _Asked] = {}
-        self.recompute = Recomputation()
+        network = problem.denoiser.network
+        self.recompute = Recomputation(network if isinstance(network, nn.Module) else None)
 
     def first_call(self) -> Tensor:
         call = self.problem.plan.network_calls[0]
@@ -147,7 +148,9 @@ class _Transpose(BackwardSolve):
     def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The costate of x from the network, and what its inputs get."""
         asked = self.asked[call.data] if self.retain_graph else self.asked.pop(call.data)
-        pairs = [(o, g) for o, g in ((asked.data, data), (asked.noise, noise)) if g is not None]
+        pairs = [(o, g) for o, g in ((asked.data, data), (asked.noise, noise)) if g is not None and o.requires_grad]
+        if not pairs:  # the network says the same whatever it is given
+            return torch.zeros_like(asked.x), [None] * len(self.wanted)
         outputs, cotangents = zip(*pairs, strict=True)
         pulled, *found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True)
         return torch.zeros_like(asked.x) if pulled is None else pulled, found
@@ -162,9 +165,10 @@ class _Transpose(BackwardSolve):
     def _add_weighted(self, gradients: Sequence[Tensor | None], weights: Sequence[Tensor]) -> None:
         for i, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
             if gradient is not None:
-                factor = weight.to(gradient).view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else weight.to(gradient)
-                total = self.totals[i]
-                self.totals[i] = gradient * factor if total is None else total.addcmul_(gradient, factor)
+                dtype = wide(gradient)  # weights may be far from 1
+                factor = weight.to(gradient.device, dtype).view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else weight.to(dtype)
+                total, term = self.totals[i], gradient.to(dtype) * factor
+                self.totals[i] = term.to(gradient.dtype) if total is None else total.add_(term)
 
 
 def _of_data(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """A guess of the network's Jacobian between the calls at which it was asked for products with it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,12 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.gradients.nodes import Nodes
+from adjointdpm.per_sample import dots, norms, positive
 from adjointdpm.plan import NetworkCall
 
 Scalars = Float[Tensor, "batch *ones"]  # one number a sample
 
-# j is kept this far from 0 and 1, where log(j / (1 − j)) says nothing.
-LEAST = 1e-4
+# j is at least this, below which log(j / (1 − j)) says nothing. At large ρ, where it is as small for every s, it may fall to that of data
+# with this share of the sample's mean square.
+LEAST, SHARE = 1e-4, 0.01
 
 
 class JacobianModel:
@@ -39,7 +42,8 @@ class JacobianModel:
 
     def __init__(self, nodes: Nodes, result: Float[Tensor, "batch *shape"]) -> None:
         self.nodes = nodes
-        self._most = result.to(wide(result)).square().flatten(1).mean(1).log().view(-1, *[1] * (result.ndim - 1))
+        mean_square = norms(result).square() / result[0].numel()
+        self._most = mean_square.log().view(-1, *[1] * (result.ndim - 1))
         self.asked_with: dict[tuple[int, int], Tensor] = {}
         self.met: dict[tuple[int, int], tuple[Tensor, Scalars]] = {}
         self._log_variance: dict[tuple[int, int], Scalars] = {}
@@ -55,10 +59,13 @@ class JacobianModel:
         step, stage = self.nodes.place[call.data]
         if not self.nodes.usable(step, stage):
             return
-        measured = projection(product, b).clamp(LEAST, 1 - LEAST).logit() + 2 * self.nodes.log_rho[call.data]
-        self._log_variance[step, stage] = torch.minimum(measured, self._most)
-        j = torch.sigmoid(self._log_variance[step, stage] - 2 * self.nodes.log_rho[call.data])
-        rest = (product - j * b) / self.nodes.beta[call.data]
+        log_square = 2 * self.nodes.log_rho[call.data]
+        most = torch.sigmoid(self._most - log_square)
+        least = torch.sigmoid(self._most + math.log(SHARE) - log_square).clamp(max=LEAST)
+        j = torch.maximum(projection(product, b), least)
+        self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
+        j = torch.sigmoid(self._log_variance[step, stage] - log_square)
+        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self.nodes.beta[call.data]
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
@@ -71,13 +78,13 @@ class JacobianModel:
         step, stage = self.nodes.place[call.data]
         known = self.known(stage)
         if (step, stage) in self._rest and self.met[step, stage][0] is self.asked_with[step, stage]:
-            self._rest[step, stage] = self._rest[step, stage] * projection(b, self.asked_with[step, stage])
+            self._rest[step, stage] = self._rest[step, stage] * projection(b, self.asked_with[step, stage]).to(wide(b))
         rest: Tensor = sum(weight * self._rest[node, stage] for node, weight in self.nodes.curve(step, stage, known))  # pyright: ignore[reportAssignmentType]
         if stage in self._trust and step < known[0]:
-            rest = rest + self._trust[stage] * self._slope(step, stage, known[:2])
+            rest = rest + self._trust[stage].to(wide(b)) * self._slope(step, stage, known[:2])
         j = self.gain(step, stage)
         self.met[step, stage] = b, j
-        return (j * b + rest * self.nodes.beta[call.data]).to(b.dtype)
+        return (j.to(wide(b)) * b + rest * self.nodes.beta[call.data]).to(b.dtype)
 
     def gain(self, step: int, stage: int) -> Scalars:
         """The multiple j at a node or between nodes."""
@@ -93,11 +100,9 @@ class JacobianModel:
 
 def projection(vector: Tensor, basis: Tensor) -> Scalars:
     """The multiple of `basis` that comes closest to `vector`, for each sample: [B, 1, …]."""
-    vector, basis = (tensor.to(wide(tensor)) for tensor in (vector, basis))
-    products = [(basis * other).flatten(1).sum(1) for other in (vector, basis)]
-    return (products[0] / products[1].clamp(min=torch.finfo(basis.dtype).tiny)).view(-1, *[1] * (basis.ndim - 1))
+    return dots(basis, vector) / positive(dots(basis, basis))
 
 
 def wide(tensor: Tensor) -> torch.dtype:
-    """At least float32: squares of half precision are out of its range."""
+    """At least float32, for differences of costates."""
     return torch.promote_types(tensor.dtype, torch.float32)

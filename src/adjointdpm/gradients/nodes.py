@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adjointdpm.errors import UnsupportedError
 from adjointdpm.plan import Instruction, NetworkCall, Update
 from adjointdpm.problem import Problem
 from adjointdpm.transpose import Costates, split_steps, transpose
@@ -27,6 +28,7 @@ class Nodes:
     Attributes:
         steps: the plan's instructions, a tuple a step.
         calls: the network calls of each step, in their order: one a stage.
+        stages: the most calls that a step has.
         place: (step, stage) of a call, by the register of its x̂_0.
         chosen: the nodes, increasing.
         log_rho: of every call, by the same register.
@@ -37,13 +39,18 @@ class Nodes:
     def __init__(self, problem: Problem, vjps: int) -> None:
         self.steps = split_steps(problem.plan)
         self.calls = [[i for i in step if isinstance(i, NetworkCall)] for step in self.steps]
+        if not all(self.calls):
+            raise UnsupportedError(
+                f"Interpolated needs a network call in every step, and {problem.sampler!r} has steps without; use Checkpoint()"
+            )
+        self.stages = max(map(len, self.calls))
         self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
         self.log_rho = _log_rho(problem)
         parts = _coefficients(problem, self.steps)
         self.beta = {data: part.sum().item() for data, part in parts.items()}
         self._cancelling = {data for data, part in parts.items() if abs(self.beta[data]) < CANCELLING * part.abs().sum().item()}
         positions = _positions([-self.log_rho[calls[0].data] for calls in self.calls])
-        self.chosen = choose_nodes(positions, vjps // len(self.calls[0]))
+        self.chosen = choose_nodes(positions, vjps * len(self.steps) // problem.plan.calls)
 
     def usable(self, step: int, stage: int) -> bool:
         """Whether what the network says at this call can be carried over to others."""

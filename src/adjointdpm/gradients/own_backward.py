@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import CapturedTensorError, UnsupportedError
-from adjointdpm.gradients.captured import REMEDY, captured_leaves, unknown_leaves
+from adjointdpm.gradients.captured import REMEDY, captured_leaves, check_wanted, unknown_leaves
 from adjointdpm.gradients.randomness import Draws
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
-from adjointdpm.versions import check_unchanged, versions
+from adjointdpm.versions import BETWEEN, check_unchanged, versions
 
 
 class BackwardSolve(ABC):
@@ -39,7 +39,7 @@ class BackwardSolve(ABC):
         self.totals: list[Tensor | None] = []
         self.tensors: list[Tensor] = []  # whose values the backward pass needs
         self.versions: list[int] = []
-        self.draws = Draws(problem.start.device)
+        self.draws = Draws(problem.start.device, problem.denoiser)
         device = problem.start.device.type
         self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
@@ -89,7 +89,8 @@ class BackwardSolve(ABC):
             CapturedTensorError: it ends in something that the first call did not use.
 
         """
-        self._refuse(unknown_leaves((output,), [x, *self.inputs]))
+        # Of all parameters, also those that were made to require grad after sampling.
+        self._refuse(unknown_leaves((output,), [x, *self.inputs, *self.problem.denoiser.parameters()]))
 
     def _refuse(self, found: list[Tensor]) -> None:
         if found:
@@ -116,12 +117,8 @@ class BackwardSolve(ABC):
             ChangedTensorError: one of them has been changed in place since.
 
         """
-        check_unchanged(
-            self.tensors,
-            self.versions,
-            "the noise, the conditioning or a weight was changed in place between sampling and the backward pass, which runs the network "
-            "again; call backward() before optimizer.step(), or sample again",
-        )
+        check_unchanged(self.tensors, self.versions, BETWEEN)
+        check_wanted(self.wanted)
         self.totals = [None] * len(self.wanted)
         with torch.autocast(self._autocast[0], dtype=self._autocast[1], enabled=self._autocast[2]):
             gradient = gradient.to(result.dtype)
@@ -129,8 +126,8 @@ class BackwardSolve(ABC):
             a = self.costate(result, gradient, noise_wanted)
         if noise_wanted:
             self.problem.report_costate(-1, a)
-        totals = iter(self.totals)
-        return [a if noise_wanted else None, *(next(totals) if tensor.requires_grad else None for tensor in self.inputs)]
+        found = {id(tensor): total for tensor, total in zip(self.wanted, self.totals, strict=True)}
+        return [a if noise_wanted else None, *(found.get(id(tensor)) for tensor in self.inputs)]
 
 
 def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batch *shape"]:
@@ -151,7 +148,9 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
     tensors = [problem.start, *problem.inputs, *parameters, *captured]
     if not any(tensor.requires_grad for tensor in tensors):
         return backward.sample(output)
-    backward.tensors, backward.versions = tensors, versions(tensors)
+    frozen = [p for p in problem.denoiser.parameters() if not p.requires_grad]
+    backward.tensors = [*tensors, *frozen]
+    backward.versions = versions(backward.tensors)
     return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]
 
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.gradients.jacobian import JacobianModel, projection, wide
+from adjointdpm.gradients.jacobian import JacobianModel, projection
+from adjointdpm.per_sample import norms, positive
 
 Found = Sequence[Tensor | None]
 Place = tuple[int, int]  # (step, stage)
-TINY = torch.finfo(torch.float32).tiny
 
 
 class Quadrature:
@@ -41,7 +41,7 @@ class Quadrature:
 
     def settle(self, node: int) -> None:
         """Count the calls from `node` to the one before it on the way back, now that b is certain there; with −1 all that are left."""
-        for stage in range(len(self._nodes.calls[0])):
+        for stage in range(self._nodes.stages):
             latest, here = self._latest.pop(stage, None), (node, stage)
             if here in self._terms:
                 self._weights[here] = [self._own(here, by_sample) for _, by_sample in self._groups]
@@ -67,7 +67,7 @@ class Quadrature:
 
     def _fill(self, steps: range, stage: int, ends: Sequence[Place]) -> None:
         """Let the terms of `ends`, two nodes or one, count for the calls of `steps` too, which lie between them or beyond."""
-        calls = [step for step in steps if step not in self._nodes.chosen]
+        calls = [step for step in steps if step not in self._nodes.chosen and stage < len(self._nodes.calls[step])]
         if not calls or not ends:
             return
         met = {step: self._model.met.pop((step, stage)) for step in calls}
@@ -76,7 +76,7 @@ class Quadrature:
         for g, (numbers, by_sample) in enumerate(self._groups):
             lengths = [_length([self._terms[end][i] for i in numbers], by_sample) for end in ends]
             sizes = [_size(b, None if one else self._model.gain(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
-            ratios = [(length.clamp(min=TINY) / size).log() for length, size in zip(lengths, sizes, strict=True)]
+            ratios = [(positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)]
             # Where one term vanishes, the other alone tells how long they are.
             ratios = [torch.where(length > 0, ratio, ratios[-1 - k]) for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))]
             for step, (b, j) in met.items():
@@ -86,7 +86,9 @@ class Quadrature:
                 size = _size(b, None if one else j, by_sample) * ratio.exp()
                 for end, part, length, basis in zip(ends, shares, lengths, asked, strict=True):
                     sign = _multiple(b, basis, by_sample).sign()
-                    self._weights[end][g] = self._weights[end][g] + part * sign * size / length.clamp(min=TINY)
+                    weight = part * sign * size / positive(length)
+                    # Of a term that vanishes any multiple is none, and this one may be infinite.
+                    self._weights[end][g] = self._weights[end][g] + torch.where(length > 0, weight, 0.0)
 
 
 def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "*batch"]:
@@ -98,16 +100,15 @@ def _size(b: Tensor, j: Tensor | None, by_sample: bool) -> Float[Tensor, "*batch
     """(1 − j) ‖b‖, or ‖b‖ without j: of each sample, or the root of the sum of squares over samples."""
     sizes = _norms([b], True)
     sizes = sizes if j is None else sizes * (1 - j.flatten())
-    return (sizes if by_sample else sizes.norm()).clamp(min=TINY)
+    return positive(sizes if by_sample else sizes.norm())
 
 
 def _length(terms: Found, by_sample: bool) -> Float[Tensor, "*batch"]:
     found = [term for term in terms if term is not None]
-    return _norms(found, by_sample) if found else torch.zeros(())
+    return _norms(found, by_sample) if found else torch.zeros((), dtype=torch.float64)
 
 
 def _norms(tensors: Sequence[Tensor], by_sample: bool) -> Float[Tensor, "*batch"]:
     """Of all of them together: of each sample, or of everything."""
-    rows = [t.reshape(len(t) if by_sample else 1, -1) for t in tensors]
-    norms = torch.stack([torch.linalg.vector_norm(r, dim=1, dtype=wide(r)) for r in rows]).norm(dim=0)
-    return norms if by_sample else norms.squeeze()
+    found = torch.stack([norms(t if by_sample else t[None]) for t in tensors]).norm(dim=0)
+    return found if by_sample else found.squeeze()

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from adjointdpm.errors import CapturedTensorError
-from adjointdpm.gradients.captured import Outputs, captured_leaves, unknown_leaves
+from adjointdpm.errors import CapturedTensorError, ChangedTensorError
+from adjointdpm.gradients.captured import Outputs, captured_leaves, check_wanted, unknown_leaves
 from adjointdpm.gradients.randomness import Draws
 from adjointdpm.tree import leaves, replace_leaves, tree_map
+from adjointdpm.versions import BETWEEN, check_unchanged, versions
 
 Run = Callable[[Sequence[Tensor]], Outputs]
 
@@ -24,19 +25,24 @@ Run = Callable[[Sequence[Tensor]], Outputs]
 class Recomputation:
     """The calls of one solve that are run again in its backward pass.
 
-    Autocast and random numbers of the first run hold in the second, and gradients of gradients are recomputed in the same way.
+    Autocast, random numbers and training mode of the first run hold in the second, and gradients of gradients are recomputed in the
+    same way. What a call depends on must not be changed in place before its second run.
 
     Args:
         module: what the calls run, if it is a module. Its first call then tells for all of them what they depend on besides arguments and
             parameters, and the others build no graph before the backward pass. A compiled one is always called in the same grad mode,
             for which it is compiled.
 
+    Attributes:
+        weights: of the module, trained and frozen.
+
     """
 
     def __init__(self, module: nn.Module | None = None) -> None:
-        if module is not None and any(_is_compiled(part) for part in module.modules()):
-            module = None
-        self._module = module
+        self.weights = [] if module is None else list(module.parameters())
+        compiled = module is not None and any(_is_compiled(part) for part in module.modules())
+        self._owner = module
+        self._module = None if compiled else module
         self._known: list[Tensor] | None = None  # captured leaves and trained parameters of the module, after its first call
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
         self._draws: Draws | None = None
@@ -53,7 +59,7 @@ class Recomputation:
         hole = torch.empty(0)
         tree = tree_map(lambda _: hole, (args, kwargs))  # the inputs themselves must not outlive the graph
         if self._draws is None:
-            self._draws = Draws(tensors[0].device if tensors else torch.device("cpu"))
+            self._draws = Draws(tensors[0].device if tensors else torch.device("cpu"), self._owner)
 
         number, self._calls = self._calls, self._calls + 1
         kinds = dict.fromkeys(["cpu", *(tensor.device.type for tensor in tensors)])
@@ -97,7 +103,8 @@ class Recomputation:
 
         def checked(given: Sequence[Tensor]) -> Outputs:
             outputs = again(given)
-            if torch.is_grad_enabled() and unknown_leaves(outputs, [*given, *known]):
+            # A parameter that was made to require grad since gets no gradient, as with autograd.
+            if torch.is_grad_enabled() and unknown_leaves(outputs, [*given, *known, *self.weights]):
                 raise CapturedTensorError(
                     "the denoiser uses a captured tensor that requires grad, but not at its first time; make it a parameter of the "
                     "denoiser, hand it over in cond, or use Backprop()"
@@ -132,13 +139,16 @@ class _Again(torch.autograd.Function):
         *inputs: Tensor,
     ) -> Outputs:
         ctx.owner, ctx.again, ctx.captured = owner, again, captured
+        ctx.watched = [*owner.weights, *captured]
+        ctx.versions = versions(ctx.watched)
         ctx.nodes = [get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs]
         ctx.save_for_backward(*tensors)  # and not the views: those of a tensor that was changed since cannot even be looked at
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        tensors: Sequence[Tensor] = ctx.saved_tensors
+        check_unchanged(ctx.watched, ctx.versions, BETWEEN)
+        tensors = _saved(ctx)
         wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and torch._C._will_engine_execute_node(node)]  # pyright: ignore[reportAttributeAccessIssue]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
@@ -149,6 +159,7 @@ class _Again(torch.autograd.Function):
             pairs = [(outputs[i], c) for i, c in zip(present, cotangents, strict=True)]
             pairs = [(output, c) for output, c in pairs if output is not None and output.requires_grad]
             sources = [*inputs, *ctx.captured]
+            check_wanted(sources[i] for i in wanted)
             return torch.autograd.grad(
                 [output for output, _ in pairs],
                 [sources[i] for i in wanted],
@@ -164,6 +175,15 @@ class _Again(torch.autograd.Function):
             found = pull([_stand_in(tensor) for tensor in given], create_graph=False)
         by_input = dict(zip(wanted, found, strict=True))
         return (None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
+
+
+def _saved(ctx: Any) -> Sequence[Tensor]:
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise ChangedTensorError(BETWEEN) from error
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from adjointdpm.errors import ReversalError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
+from adjointdpm.per_sample import positive
 from adjointdpm.plan import NetworkCall
 from adjointdpm.problem import Problem
 from adjointdpm.samplers.reversible import ReversibleEuler, state_dtype
@@ -70,8 +71,9 @@ class _Backward(BackwardSolve):
             return data, noise
 
         with torch.no_grad():
-            self.x = self.problem.execute(evaluate)
-        return self.x.to(self.dtype)
+            result = self.problem.execute(evaluate)
+            self.x = result.detach()  # autograd will make `result` itself own this object
+        return result.to(self.dtype)
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         c = self.coupling
@@ -108,7 +110,7 @@ class _Backward(BackwardSolve):
         gap = self.problem.sampler.draw(0, start) if self.gapped else torch.zeros_like(start)
         alpha = self.pairs[0][0].alpha
         starts = (y, (start + gap) / alpha), (z, start / alpha)
-        error = max(((state - known).norm() / known.norm()).item() for state, known in starts)
+        error = max(((state - known).norm() / positive(known.norm())).item() for state, known in starts)
         # Not more than half of the digits may be lost; an input that the network sees rounded otherwise once in a while does no harm.
         if not error <= max(torch.finfo(start.dtype).eps ** 0.5, 1e-6 if start.dtype != self.dtype else 0):
             raise ReversalError(
