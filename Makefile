@@ -1,4 +1,4 @@
-# `make demo` and `make test` work from a bare machine with Python 3.11: each creates .venv first.
+# `make demo` and `make test` work from a bare machine with Python 3.11: each creates .venv first. `make demo ARGS=--force` runs it again.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint types training clean
 
 demo: $(VENV)/.installed
-	$(BIN)/adjointdpm demo
+	$(BIN)/adjointdpm demo $(ARGS)
 
 # One thread for each of as many workers as there are cores: threads of two workers on one core wait for each other for ever.
 test: $(VENV)/.installed-dev

@@ -314,8 +314,11 @@ def test_the_page_states_coverage_registration_and_convergence(registration, tmp
     fill(page, text)
     assert page.read_text().startswith("before\n")
     assert "old" not in page.read_text()
-    with pytest.raises(adj.errors.OutputError, match="marks"):
+    with pytest.raises(adj.errors.OutputError, match="does not exist"):
         fill(tmp_path / "none.md", text)
+    (tmp_path / "other.md").write_text("no place for it")
+    with pytest.raises(adj.errors.OutputError, match="marks"):
+        fill(tmp_path / "other.md", text)
     found = as_json(list(results), registration)
     assert found["settings"][0]["registered_pairs"] == 6
     json.dumps(found, allow_nan=False)
@@ -412,5 +415,14 @@ def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_register
     text = (tmp_path / "gradients.md").read_text()
     assert "| tiny | ddim | 20 | 1 | 1 | 0 |" in text
     assert Registration().digest in text
-    wrong = CliRunner().invoke(app, ["gradients", "--out", str(tmp_path), "--guidance", "3"])
-    assert isinstance(wrong.exception, adj.errors.UnknownNameError)
+    for wrong in (
+        ["--guidance", "3"],
+        ["--device", "nowhere"],
+        ["--methods", "nosuch"],
+        ["--figure", str(tmp_path / "figure.nosuch")],
+        ["--page", str(tmp_path / "none.md")],
+    ):
+        found = CliRunner().invoke(app, ["gradients", "--out", str(tmp_path / "other"), *wrong])
+        assert isinstance(found.exception, adj.errors.AdjointDPMError), wrong
+        assert wrong[-1] in str(found.exception)
+        assert not (tmp_path / "other").exists()

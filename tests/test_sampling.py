@@ -197,6 +197,11 @@ def test_impossible_budgets_are_refused(bad):
         (dict(cond={"a": [torch.zeros(2, 3), torch.zeros(1, 3)]}), adj.errors.ShapeError),
         (dict(cond=torch.zeros(2, 3, device="meta")), adj.errors.DeviceError),
         (dict(cond="a prompt"), TypeError),
+        (dict(cond=[1, 2]), TypeError),
+        (dict(cond={"a": [torch.zeros(2, 3), "x"]}), TypeError),
+        (dict(cond=torch.zeros(3, 3).numpy()), TypeError),
+        (dict(denoiser=torch.nn.Linear(8, 8)), TypeError),
+        (dict(denoiser=lambda x: x), TypeError),
         (dict(steps=0), ValueError),
         (dict(steps=2.0), TypeError),
         (dict(steps=True), TypeError),
@@ -252,6 +257,7 @@ def test_networks_that_return_something_else_are_refused(network):
     [
         lambda: adj.Denoiser(Convolutions(), "x0"),  # type: ignore[arg-type]
         lambda: adj.Denoiser(Convolutions(), guidance_scale=5.0),
+        lambda: adj.Denoiser(Convolutions(), guidance_scale=5.0, null_cond=["a prompt"]),
         lambda: adj.Denoiser(Convolutions(), guidance_scale=float("nan"), null_cond=torch.zeros(1, 3)),
         lambda: adj.Adjoint("kept"),  # type: ignore[arg-type]
         lambda: adj.Adjoint(sampler=adj.DPMSolverPP()),

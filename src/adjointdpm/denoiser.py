@@ -1,5 +1,6 @@
 """From what a network predicts to (x̂_0, ε), with classifier-free guidance in one batched call."""
 
+import inspect
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, NetworkOutputError, ShapeError, UnknownNameError
 from adjointdpm.stats import count_vjp, network_call, running
-from adjointdpm.tree import Tree, leaves, paths, replace_leaves, tree_map
+from adjointdpm.tree import Tree, leaves, others, paths, replace_leaves, tree_map
 from adjointdpm.versions import check_unchanged, versions
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -50,12 +51,15 @@ class Denoiser(nn.Module):
         super().__init__()
         if not callable(network):
             raise InvalidTypeError(f"the denoiser must be callable as denoiser(x, t, cond), but it is {type(network).__name__}")
+        _check_signature(network)
         if prediction not in get_args(Prediction):
             raise UnknownNameError(f"prediction={prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
         if isinstance(getattr(network, "_orig_mod", network), Denoiser):  # _orig_mod: what torch.compile wrapped
             raise InvalidTypeError(
                 "the network is a Denoiser already; to compile one, compile what it holds: Denoiser(torch.compile(network))"
             )
+        if wrong := others(null_cond):
+            raise InvalidTypeError(f"null_cond must be a tensor, or nested tuples, lists and dicts of tensors; it holds {wrong[0]!r:.60}")
         _check_guidance(guidance_scale)
         self.guided = isinstance(guidance_scale, Tensor) or guidance_scale != 1.0
         if self.guided and null_cond is None:
@@ -175,6 +179,20 @@ class Denoiser(nn.Module):
         if not output.is_floating_point():
             raise NetworkOutputError(f"the network returned {output.dtype} instead of a floating-point tensor")
         return (count_vjp(output) if running else output).to(x.dtype)
+
+
+def _check_signature(network: Callable[..., Tensor]) -> None:
+    try:
+        signature = inspect.signature(network.forward if isinstance(network, nn.Module) else network)
+    except (TypeError, ValueError):  # of some builtins nothing is known
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise InvalidTypeError(
+            f"the denoiser is called as denoiser(x, t, cond), and {type(network).__name__} takes {signature}; "
+            "wrap it, as in lambda x, t, cond: network(x)"
+        ) from None
 
 
 def _check_guidance(scale: object) -> None:

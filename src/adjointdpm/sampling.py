@@ -15,7 +15,7 @@ from adjointdpm.problem import Callback, Problem
 from adjointdpm.samplers import Euler, Sampler
 from adjointdpm.samplers import resolve as resolve_sampler
 from adjointdpm.schedule import NoiseSchedule
-from adjointdpm.tree import Tree, leaves, tree_map
+from adjointdpm.tree import Tree, leaves, others, tree_map
 
 
 def sample(
@@ -112,8 +112,9 @@ def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:
 
 
 def _check_cond(cond: Tree, noise: Tensor) -> None:
-    if not isinstance(cond, Tensor | tuple | list | dict | None):
-        raise InvalidTypeError(f"cond must be None, a tensor, or nested tuples, lists and dicts of tensors, not {type(cond).__name__}")
+    wrong = others(cond)
+    if wrong:
+        raise InvalidTypeError(f"cond must be None, a tensor, or nested tuples, lists and dicts of tensors; it holds {wrong[0]!r:.60}")
     for tensor in leaves(cond):
         if tensor.ndim == 0 or len(tensor) != len(noise):
             raise ShapeError(

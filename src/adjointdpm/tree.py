@@ -40,6 +40,13 @@ def paths(tree: Tree) -> list[str]:
     return [f"[{key!r}]{path}" for key, branch in branches for path in paths(branch)]
 
 
+def others(tree: Tree) -> list[Any]:
+    """What `tree` holds besides tensors and None."""
+    if isinstance(tree, dict | tuple | list):
+        return [item for branch in (tree.values() if isinstance(tree, dict) else tree) for item in others(branch)]
+    return [] if tree is None or isinstance(tree, Tensor) else [tree]
+
+
 def _order(key: object) -> tuple[str, str]:
     return type(key).__name__, repr(key)
 

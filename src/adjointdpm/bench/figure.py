@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from adjointdpm.bench.summary import TENSORS, Group, Row
+from adjointdpm.errors import OutputError
 from adjointdpm.files import write_bytes
 
 LOWEST = 1e-7  # where errors of exact methods are drawn
@@ -53,6 +54,19 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
     content = _bytes(figure, kind)
     pyplot.close(figure)
     return write_bytes(path, content)
+
+
+def check_figure(path: Path) -> None:
+    """Check that a figure can be drawn into this file.
+
+    Raises:
+        OutputError: its ending is that of no picture.
+
+    """
+    known = sorted(pyplot.figure().canvas.get_supported_filetypes())
+    pyplot.close()
+    if path.suffix.lstrip(".") not in known:
+        raise OutputError(f"the figure {path} must end in .svg, .png or another of {', '.join(known)}")
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -106,13 +106,26 @@ def fill(page: Path, content: str) -> None:
     """Put `content` between the two marks of a page; what is written around them stays.
 
     Raises:
-        OutputError: the page has not both of them once.
+        OutputError: as `check_page`.
 
     """
-    text = page.read_text("utf-8") if page.is_file() else ""
+    text = check_page(page)
+    write_text(page, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{content}\n\n{END}{text.split(END)[1]}")
+
+
+def check_page(page: Path) -> str:
+    """The text of a page that `fill` can be used on.
+
+    Raises:
+        OutputError: there is none, or it has not both marks once.
+
+    """
+    if not page.is_file():
+        raise OutputError(f"the page {page} does not exist; make a text file with the lines {BEGIN} and {END}")
+    text = page.read_text("utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise OutputError(f"{page} needs the marks {BEGIN} and {END}, once each")
-    write_text(page, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{content}\n\n{END}{text.split(END)[1]}")
+    return text
 
 
 def as_json(lines: Sequence[Line], registration: Registration) -> dict[str, Any]:

@@ -52,11 +52,19 @@ def gradients(
     quiet()
     import torch
 
+    from adjointdpm.bench.figure import check_figure
+    from adjointdpm.bench.methods import registered as registered_methods
     from adjointdpm.bench.registration import REGISTERED, Registration
+    from adjointdpm.bench.report import check_page
     from adjointdpm.bench.results import Results
     from adjointdpm.bench.run import Selection
     from adjointdpm.errors import UnknownNameError
 
+    options.check_device(device)
+    if page is not None:
+        check_page(page)
+    if figure is not None:
+        check_figure(figure)
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32
     registered = Registration(registration or REGISTERED)
@@ -82,6 +90,10 @@ def gradients(
         ode=ode,
         extra=None if competitors is None else _competitors(competitors),
     )
+    names = {m.name for s in registered.settings() for m in [*registered_methods(registered.content, s), *(selection.extra or _none)(s)]}
+    for text in methods:
+        if not any(text in name for name in names):
+            raise UnknownNameError(f"--methods {text!r} is in the name of no method; there are: {', '.join(sorted(names))}")
     results = Results(out / "measurements.jsonl", resume=resume, force=force)
     complete = _measure(models, registered, selection, results, minutes, device, fashion, errors, costs)
     _write(registered, results, out, page, figure)
@@ -126,6 +138,10 @@ def _workload(name: str, metrics: dict[str, str], device: str, fashion: Path) ->
     from adjointdpm.bench.tiny import load_tiny
 
     return load_tiny(metrics, device)
+
+
+def _none(setting: Any) -> list[Any]:
+    return []
 
 
 def _competitors(path: Path) -> Any:

@@ -72,10 +72,22 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
     if dtype not in _DTYPES:
         raise UnknownNameError(f"--dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     device = str(Processes().device) if device is None else device
+    check_device(device)
+    model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
+    model.pipe.to(device)
+    return model
+
+
+def check_device(device: str) -> None:
+    """Check that torch can use the device here.
+
+    Raises:
+        UnknownNameError: it cannot.
+
+    """
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UnknownNameError(f"--device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
-    model.pipe.to(device)
-    return model

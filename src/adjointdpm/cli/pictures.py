@@ -16,7 +16,7 @@ def generate(
     batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
     seed: options.Seed = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
-    guidance_scale: options.GuidanceScale = 5.0,
+    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 5.0,
     sampler: options.Sampler = None,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
@@ -33,9 +33,14 @@ def generate(
     quiet()
     import torch
 
-    from adjointdpm.files import write_bytes
+    from adjointdpm.files import check_writable, write_bytes
     from adjointdpm.run_folder import png
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {out} cannot be made a folder: {error.strerror or error}; choose another") from error
+    check_writable(out)
     pipeline = options.load_model(model, device, dtype)
     with torch.no_grad():
         images = pipeline.generate(prompt, pipeline.noise(batch, seed), steps=steps, guidance_scale=guidance_scale, sampler=sampler)
