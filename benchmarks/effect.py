@@ -4,7 +4,8 @@ The effect is known only to a metric. A token for it is learned with the demo's 
 optimised on, against real pictures of the effect: emoji drawings of the same concepts and styles on a background of the mood's own colour,
 which is what an artist would hand in for "a lion on a dusk background". 100 % of the gap is as far from the mood as these are.
 
-The intervals are over held-out pictures of one learned token; another optimisation seed may end elsewhere (`--seed`).
+The intervals are over held-out prompts, each with all its seeds, drawn with one learned token; another optimisation seed may end elsewhere
+(`--seed`).
 """
 
 import re
@@ -75,7 +76,7 @@ def measure(model: Any, name: str, config: EmbedConfig, judge: Judge, screened: 
     """Learn the token of one effect and measure it."""
     text, background = effect_of(name)
     config = replace(config, token=f"<{name}>", metric=[text])
-    folder = RunFolder.open(WORK / f"effect-{name}", {"task": "embed", **asdict(config)}, force=True)
+    folder = RunFolder.open(WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True)
     recognise, metric, examples = judge_prompts(judge), metrics.resolve(text), config.sets().held_out
     result = embed(
         model,
@@ -96,6 +97,7 @@ def measure(model: Any, name: str, config: EmbedConfig, judge: Judge, screened: 
         hits = {view: recognise(images, examples) for view, images in views.items()}
     fall = [float(before) - float(after) for before, after in zip(hits["plain"], hits["learned"], strict=True)]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
+    prompts = [example.prompt for example in examples]
     return {
         "effect": name,
         "metric": metric.name,
@@ -104,9 +106,9 @@ def measure(model: Any, name: str, config: EmbedConfig, judge: Judge, screened: 
         "scores": scores,
         "hits": hits,
         "share": {view: gap_share(values) for view, values in shares.items()},
-        "interval": {view: gap_interval([values]) for view, values in shares.items()},
+        "interval": {view: gap_interval([values], of=[prompts]) for view, values in shares.items()},
         "fall": sum(fall) / len(fall),
-        "fall_interval": bootstrap_interval(fall),
+        "fall_interval": bootstrap_interval(fall, of=prompts),
         "distinctness": result["held_out"]["distinctness"],
         "best_iteration": result["optimisation"]["best_iteration"],
         "seconds": result["seconds"],
@@ -176,7 +178,7 @@ def main(
     screened = screen(model, config, list(training_data().BACKGROUNDS))
     settings = (
         f"model `tiny`, {steps} DDIM steps, guidance {config.guidance_scale:g}, {iterations} iterations with exact gradients; "
-        f"{len(config.held_out)} held-out prompts × {held_out_seeds} seeds; 95 % bootstrap intervals over these"
+        f"{len(config.held_out)} held-out prompts × {held_out_seeds} seeds; 95 % bootstrap intervals over the prompts"
     )
     rows: list[dict[str, Any]] = []
     for effect in chosen:

@@ -1,9 +1,13 @@
 """Which share of the way from a start to a goal was covered, and how sure that is."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from adjointdpm.intervals import clusters
+
+T = TypeVar("T")
 
 
 class Triple(NamedTuple):
@@ -20,24 +24,28 @@ def gap_share(triples: Sequence[Triple]) -> float | None:
     return (start - reached) / (start - goal) if goal < start else None
 
 
-def gap_interval(groups: Sequence[Sequence[Triple]], rounds: int = 2000) -> list[float] | None:
+def gap_interval(
+    groups: Sequence[Sequence[Triple]], rounds: int = 2000, of: Sequence[Sequence[Hashable]] | None = None
+) -> list[float] | None:
     """95 % bootstrap interval of `gap_share`, always with the same draws.
 
     Groups are drawn first, then examples within each: concepts differ more than the pictures of one concept. With one group only examples
-    are drawn. None if there is no gap in more than 2.5 % of the draws: then the data do not bound the share.
+    are drawn. `of` says what each example of each group belongs to, such as its prompt: what belongs together is drawn together. None if
+    there is no gap in more than 2.5 % of the draws: then the data do not bound the share.
     """
-    draw = random.Random(0)
-    found = []
+    draw, found = random.Random(0), []
+    within = [clusters(group, None if of is None else of[i]) for i, group in enumerate(groups)]
     for _ in range(rounds):
-        found.append(gap_share(pooled([draw.choices(group, k=len(group)) for group in draw.choices(groups, k=len(groups))])))
+        drawn = [draw.choices(parts, k=len(parts)) for parts in draw.choices(within, k=len(within))]
+        found.append(gap_share(pooled(pooled(drawn))))
     shares = sorted(share for share in found if share is not None)
     if len(shares) < 0.975 * rounds:
         return None
     return [shares[round(0.025 * (len(shares) - 1))], shares[round(0.975 * (len(shares) - 1))]]
 
 
-def pooled(groups: Sequence[Sequence[Triple]]) -> list[Triple]:
-    """The examples of all groups."""
+def pooled(groups: Sequence[Sequence[T]]) -> list[T]:
+    """The members of all groups."""
     return list(chain.from_iterable(groups))
 
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from matplotlib.figure import Figure
 
-from adjointdpm.intervals import share_interval
 from adjointdpm.models import load
 from adjointdpm.optimize import Settings
 from adjointdpm.recognition import recogniser_for
@@ -63,8 +62,7 @@ class Learning:
             guidance_scale=5.0,
             gradient=gradient,
             full=self.rank == 0,
-            rank=self.rank or 1,
-            target_modules=LAYERS,
+            **({"rank": self.rank, "target_modules": LAYERS} if self.rank else {}),
             seed=7 if self.tuning else 0,
             optimisation=Settings(
                 iterations=self.iterations,
@@ -97,10 +95,10 @@ def rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
     lines = []
     for gradient, arm in found.items():
         result = arm["result"]
-        held_out, count = result["held_out"], result["held_out"]["examples"]
+        held_out = result["held_out"]
         low, high = (end / held_out["before"] for end in held_out["interval"])
         top5 = [held_out["recognised"][view] for view in ("before", "after")]
-        interval = share_interval(round(top5[1] * count), count)
+        interval = held_out["recognised_interval"]["after"]
         lines.append(
             [
                 f"`{gradient}`",
@@ -153,7 +151,8 @@ def main(
 ) -> None:
     """Run every arm that `results/NAME.json` does not hold yet, print the table, and write that file."""
     learning = Learning(iterations, rate, preservation, rank, held_out_seeds, tuning)
-    stored, setting = RESULTS / f"{name}.json", asdict(learning)
+    # How intervals are made is part of it: those of results from before they were over prompts were too narrow.
+    stored, setting = RESULTS / f"{name}.json", asdict(learning) | {"intervals": "over prompts"}
     former = json.loads(stored.read_text()) if stored.exists() else {}
     found = former["arms"] if former.get("setting") == setting else {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,15 +12,15 @@ with
 The gap goes from the existing word to textual inversion; where that teaches the model nothing there is none, and the share of the way to
 real pictures says more. Results are saved after every concept; an interrupted run goes on after the last.
 
-The intervals are over held-out pictures of tokens learned once; another optimisation seed may end elsewhere (`--seed`). The settings
-(vectors, bound, template) were chosen in short trials on pear, tangerine, sandwich and coral, looking at the judge's verdicts too, on
-the held-out sentences with other seeds: pear and tangerine are not quite untouched.
+The intervals are over held-out sentences, each with all its seeds, of tokens learned once; another optimisation seed may end elsewhere
+(`--seed`). The settings (vectors, bound, template) were chosen in short trials on pear, tangerine, sandwich and coral, looking at the
+judge's verdicts too, on the held-out sentences with other seeds: pear and tangerine are not quite untouched.
 """
 
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,15 +92,15 @@ def former_results(saved: Mapping[str, Any] | None, settings: Mapping[str, Any])
     return screening, rows
 
 
-def triples(row: Mapping[str, Any], kept: Sequence[int] | None = None, goal: str = "inverted") -> list[Triple]:
-    """What each held-out picture lacks of certainty: nearest word, learned, and the goal; `kept` picks pictures.
+def triples(row: Mapping[str, Any], sentences: Collection[int] = range(len(HELD_OUT)), goal: str = "inverted") -> list[Triple]:
+    """What each held-out picture of these sentences lacks of certainty: nearest word, learned, and the goal.
 
     Real pictures have no prompt and no seed in common with the others: for them it is what they lack on average.
     """
     arms = {arm: [1 - p for p in row["arms"][arm]["judge"]] for arm in ("nearest", "learned", goal)}
     if goal == "real":
         arms[goal] = [_mean(arms[goal])] * len(arms["learned"])
-    return [Triple(*values) for i, values in enumerate(zip(*arms.values(), strict=True)) if kept is None or i in kept]
+    return [Triple(*values) for i, values in zip(_sentences(row), zip(*arms.values(), strict=True), strict=True) if i in sentences]
 
 
 @torch.no_grad()
@@ -161,7 +161,9 @@ def measure(
 ) -> dict[str, Any]:
     """Learn one concept in both ways, and judge the pictures of all arms."""
     started, article = time.perf_counter(), training_data().with_article
-    folder = RunFolder.open(WORK / f"vocabulary-{config.token.strip('<>')}", {"task": "embed", **asdict(config)}, force=True)
+    folder = RunFolder.open(
+        WORK / f"vocabulary-{config.token.strip('<>')}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+    )
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
@@ -193,7 +195,7 @@ def measure(
         with token:
             images[arm] = render.look(number(held_out_prompts(config.token, f"a {config.token}") * seeds, first))
         folder.write_images([f"{arm}_{i:02d}" for i in range(len(images[arm]))], images[arm])
-    row: dict[str, Any] = {
+    return {
         "initial": config.initial,
         "nearest": nearest,
         "arms": {arm: verdicts(judges, images[arm], concept) for arm in ARMS},
@@ -203,7 +205,6 @@ def measure(
         "seconds_optimising": result["seconds_optimising"],
         "seconds": time.perf_counter() - started,
     }
-    return row | {"share": gap_share(triples(row)), "interval": gap_interval([triples(row)])}
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
@@ -219,8 +220,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
                 f"{concept} (from {row['initial']})",
                 *(cells[arm] for arm in ARMS),
                 f"{certain:.2f}",
-                share_text(row["share"], row["interval"]),
-                _way([triples(row, goal="real")]),
+                _way([row]),
+                _way([row], goal="real"),
                 f"{row['seconds'] / 60:.0f}",
             ]
         )
@@ -228,19 +229,29 @@ def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
         arm: {key: [value for row in rows.values() for value in row["arms"][arm][key]] for key in ("judge", "top5", "critic")}
         for arm in ARMS
     }
-    groups = [triples(row) for row in rows.values()]
-    real = _way([triples(row, goal="real") for row in rows.values()])
-    lines.append(["all", *(_cell(together[arm]) for arm in ARMS), f"{_mean(together['learned']['critic']):.2f}", _way(groups), real, ""])
+    ways = [_way(list(rows.values())), _way(list(rows.values()), goal="real")]
+    lines.append(["all", *(_cell(together[arm]) for arm in ARMS), f"{_mean(together['learned']['critic']):.2f}", *ways, ""])
     parts = [title, "The judge's mean probability of the concept (top-5 rate).", table(head, lines)]
-    fluent = [i for i, sentence in enumerate(HELD_OUT) if "fluent" in sentence]
-    for text, wanted in (("the style that no token was learned in", True), ("the styles that tokens were learned in", False)):
-        part = [triples(row, [i for i in range(len(triples(row))) if (i % len(HELD_OUT) in fluent) == wanted]) for row in rows.values()]
-        parts.append(f"Gap closed on sentences in {text}: {_way(part)}.")
+    fluent = {i for i, sentence in enumerate(HELD_OUT) if "fluent" in sentence}
+    others = set(range(len(HELD_OUT))) - fluent
+    for text, sentences in (
+        ("the style that no token was learned in", fluent),
+        ("the styles that tokens were learned in", others),
+    ):
+        parts.append(f"Gap closed on sentences in {text}: {_way(list(rows.values()), sentences)}.")
     return "\n\n".join(parts)
 
 
-def _way(groups: Sequence[Sequence[Triple]]) -> str:
-    return share_text(gap_share(pooled(groups)), gap_interval(groups))
+def _way(rows: Sequence[Mapping[str, Any]], sentences: Collection[int] = range(len(HELD_OUT)), goal: str = "inverted") -> str:
+    """The share of the gap closed, over concepts and within each over sentences."""
+    groups = [triples(row, sentences, goal) for row in rows]
+    kept = [[sentence for sentence in _sentences(row) if sentence in sentences] for row in rows]
+    return share_text(gap_share(pooled(groups)), gap_interval(groups, of=kept))
+
+
+def _sentences(row: Mapping[str, Any]) -> list[int]:
+    """Which sentence each held-out picture is of: all of them with one seed, then all with the next."""
+    return [i % len(HELD_OUT) for i in range(len(row["arms"]["learned"]["judge"]))]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -335,7 +346,7 @@ def main(
         save()
     title = (
         f"model `tiny`, {steps} DDIM steps, guidance 5, {iterations} iterations with exact gradients, {vectors} vectors; "
-        f"{len(HELD_OUT)} held-out sentences × {seeds} seeds a concept; 95 % bootstrap intervals over these, and for all concepts over "
+        f"{len(HELD_OUT)} held-out sentences × {seeds} seeds a concept; 95 % bootstrap intervals over sentences, and for all concepts over "
         f"concepts too; {machine()}."
     )
     text = report(rows, title)

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from adjointdpm import errors
 from adjointdpm.adversarial import read_findings, write_findings
 from adjointdpm.attack import Goal, as_saved, attack, random_search, step_length
+from adjointdpm.models import from_pipeline
 from adjointdpm.rendering import Renderer
 from adjointdpm.tasks.clean import find_clean
 from adjointdpm.variables import Example, Noise
 from adjointdpm.victims import Victim, load_victim
+from pipelines import tiny_pipeline
+from test_adversarial import FACTS
 from toys import ToyModel
 
 EXAMPLES = [Example("a", seed) for seed in range(6)]
@@ -124,6 +127,33 @@ def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
         assert searched.fooled[i] == (example not in refused)
 
 
+def test_an_attack_pays_for_no_weight_and_leaves_the_flags_as_they_were(tmp_path) -> None:
+    model, asked = from_pipeline(tiny_pipeline(tmp_path)), []
+    model.pipe.vae.requires_grad_(False)
+    weights = [p for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()]
+    flags = [p.requires_grad for p in weights]
+
+    class Bright(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if images.requires_grad:
+                asked.append(any(p.requires_grad for p in weights))
+                if len(asked) == 3:
+                    raise RuntimeError("broken")
+            score = images.mean((1, 2, 3)) - 9
+            return torch.stack([torch.zeros_like(score), score], 1)
+
+    goal = Goal(Victim("bright", Bright(), ["low", "high"], [(0,), (1,)]), torch.zeros(2, dtype=torch.long))
+    examples = [Example("fox", seed) for seed in range(2)]
+    noise = Noise(examples, torch.cat([model.noise(1, e.seed) for e in examples]), within="l2", budget=0.2)
+    attack(Renderer(model, 1, 1.0), goal, examples, noise, iterations=2, batch=2)
+    assert [p.requires_grad for p in weights] == flags
+    with pytest.raises(RuntimeError, match="broken"):
+        attack(Renderer(model, 1, 1.0), goal, examples, noise, iterations=2, batch=2)
+    assert [p.requires_grad for p in weights] == flags
+    assert asked == [False] * 3
+    assert all(p.grad is None for p in weights)
+
+
 class Scripted(nn.Module):
     """Says "low" or "high" as it was told, picture by picture."""
 
@@ -230,7 +260,7 @@ def test_findings_come_back_from_their_file(setting, tmp_path) -> None:
     render, goal, plain, start = setting
     noise = Noise(EXAMPLES, start, within="l2", budget=0.3)
     found = attack(render, goal, EXAMPLES, noise, iterations=2, batch=6, plain=plain)
-    path = write_findings(tmp_path / "x.safetensors", EXAMPLES, goal, found, noise, {"steps": 3})
+    path = write_findings(tmp_path / "x.safetensors", EXAMPLES, goal, found, noise, dict(FACTS))
     back = read_findings(path)
     assert back.examples == EXAMPLES
     assert torch.equal(back.noise, found.noise)

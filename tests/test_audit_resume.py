@@ -95,6 +95,8 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
     assert seen[0] == "budget 0.05: random search"  # and no clean test, nor the first attack
     assert not any(path.is_dir() for path in parts.iterdir())
     assert numbers(stopped) == numbers(whole)
+    spent = [json.loads(content(part)[1]["facts"])["seconds"] for part in parts.glob("unit-*.safetensors")]
+    assert json.loads((stopped.path / "result.json").read_text())["seconds"] > sum(spent)  # most of it in earlier sessions
     assert len(calls) == needed + 3 * pilot  # nothing was done twice
     assert (stopped.path / "history.jsonl").read_bytes() == (whole.path / "history.jsonl").read_bytes()
     for name in ("adversarial_0.05.safetensors", "adversarial_0.8.safetensors"):
@@ -144,6 +146,27 @@ def test_a_prompt_that_names_nothing_is_refused_before_the_first_picture(tmp_pat
     config = AuditConfig(victim=f"{tmp_path / 'victim.py'}:build", prompts=[PROMPTS[0], "a spaceship"], steps=1)
     with pytest.raises(PromptError, match="spaceship"):
         audit(model, config, RunFolder.open(tmp_path / "run", {"task": "audit"}))
+
+
+def test_force_keeps_the_old_run_until_a_part_of_the_new_one_is_saved(tmp_path) -> None:
+    model, path = from_pipeline(tiny_pipeline(tmp_path)), tmp_path / "run"
+    config = replace(config_for(model, tmp_path), prompts=["a lion"])
+    facts = {"task": "audit", "model": "tiny"}
+    old = RunFolder.open(path, facts)
+    old.write_history([{"iteration": 0}])
+    old.checkpoints.write(1, {"x": torch.zeros(1)}, {})
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(PromptError, match="spaceship"):
+        audit(model, replace(config, prompts=["a lion", "a spaceship"]), RunFolder.open(path, facts, force=True))
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    folder = RunFolder.open(path, facts, force=True)
+    audit(model, config, folder)
+    names = {file.name for file in (path / "checkpoint").iterdir()}
+    assert "unit-clean.safetensors" in names
+    assert not any(name.startswith("state-") for name in names)
+    after = numbers(folder)
+    audit(model, config, RunFolder.open(path, facts, resume=True), resume=True)
+    assert numbers(folder) == after
 
 
 def test_a_damaged_part_is_done_again(tmp_path) -> None:

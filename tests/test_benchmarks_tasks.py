@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import critic
 import effect
 import real_pictures
+import stylize
 import vocabulary
 from gap import Triple, gap_interval, gap_share, pooled, share_text
 from textual_inversion import denoising_loss, encode_pictures, learn_from_pictures
@@ -79,12 +80,32 @@ def test_an_interval_over_groups_is_wider_where_groups_differ():
     assert gap_share(pooled(groups)) == pytest.approx(0.5)
 
 
+def test_pictures_of_one_prompt_are_drawn_together():
+    group = [Triple(1.0, reached, 0.0) for reached in (0.1, 0.9)] * 8
+    low, high = gap_interval([group], of=[["one", "other"] * 8]) or (math.nan, math.nan)
+    assert (low, high) == pytest.approx((0.1, 0.9))
+    assert gap_interval([group], of=[list(range(16))]) == gap_interval([group])
+    inside = gap_interval([group]) or (math.nan, math.nan)
+    assert low < inside[0] < inside[1] < high
+
+
 def test_a_gap_that_some_draws_turn_round_bounds_nothing():
     group = [Triple(1.0, 0.5, 0.0), Triple(0.0, 0.5, 0.9), Triple(1.0, 0.5, 0.9)]
     assert gap_share(group) is not None
     assert gap_interval([group]) is None
     assert share_text(0.5, None) == "50% [unbounded]"
     assert share_text(0.5, [0.25, 1.0]) == "50% [25%, 100%]"
+
+
+def test_the_share_of_subjects_that_survive_a_style_has_an_interval_over_prompts():
+    held_out = {"before": 0.9, "after": 0.45, "change": -0.45, "interval": [-0.5, -0.4], "examples": 24, "distinctness": 1.0}
+    held_out |= {"recognised": {"before": 1.0, "after": 0.75}, "recognised_interval": {"before": [0.8, 1.0], "after": [0.41, 0.93]}}
+    arm = {
+        "result": {"held_out": held_out, "optimisation": {"best_iteration": 3, "iterations": 5}},
+        "history": [{"iteration": 0}, {"iteration": 1, "seconds": 60.0}],
+    }
+    (line,) = stylize.rows({"exact": arm})
+    assert "100% → 75% [41%, 93%]" in line
 
 
 # Real pictures.
@@ -309,8 +330,8 @@ def test_the_gap_goes_from_the_nearest_word_to_textual_inversion():
     assert gap_share(vocabulary.triples(row)) == pytest.approx(0.5)
     assert gap_share(vocabulary.triples(row, goal="real")) == pytest.approx(0.4 / 0.9)
     assert len(vocabulary.triples(row, [0, 2])) == 2
-    row |= {"share": 0.5, "interval": [0.5, 0.5]}
     text = vocabulary.report({"pear": row}, "title")
+    assert vocabulary._sentences({"arms": {"learned": {"judge": [0.5] * 2 * count}}}) == [*range(count)] * 2
     assert (
         "| pear (from lemon) | green apple: 0.10 (0%) | 0.00 (0%) | 0.50 (100%) | 0.90 (100%) | 1.00 (100%) | 0.70 | 50% [50%, 50%] |"
         in text

@@ -98,6 +98,18 @@ def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(monkeypat
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_storyboard_that_cannot_be_written_is_refused_before_the_work(monkeypatch, capsys, tmp_path) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the demo was run")
+
+    monkeypatch.setattr("adjointdpm.tasks.demo.demo", work)
+    for path, message in ((tmp_path / "missing" / "story.png", "missing: No such file"), (tmp_path, "is a folder")):
+        code, _, err = run(monkeypatch, capsys, "demo", "--only-embed", "--out", tmp_path / "run", "--storyboard", path)
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
+
+
 def test_the_command_to_repeat_a_run_leaves_out_what_to_do_with_an_earlier_one(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/adjointdpm", "demo", "--force", "--out", "my runs"])
     assert terminal.command_line() == "adjointdpm demo --out 'my runs'"

@@ -1,12 +1,17 @@
 """The tasks' commands: what they refuse, configuration files, and a run on a user's own pipeline."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
+from safetensors.torch import save_file
 
 from pipelines import tiny_pipeline
+from test_adversarial import FACTS
 from test_cli import restored_state, run  # noqa: F401 - a fixture
 
 
@@ -107,6 +112,74 @@ def test_a_command_that_was_refused_can_be_put_right_without_further_flags(files
     assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")[0] == 0
 
 
+REFUSED = [
+    (("--token", "red"), "exists"),
+    (("--initial", "foxes"), "tokens"),
+    (("--template", "{prompt}"), "template"),
+    (("--metric", "metric.py:blocked"), "blocks gradients"),
+    (("--likelihood", 0.5), "likelihood"),
+    (("--picture", "text.png"), "text.png"),
+    (("--target-module", "nothing"), "nothing"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), REFUSED)
+def test_force_keeps_the_old_run_when_the_new_one_is_refused(files, monkeypatch, capsys, mistake, message: str) -> None:
+    Image.new("RGB", (32, 32), "teal").save("style.png")
+    commands = {
+        "--metric": ("guide", "--model", "model", "--prompt", "fox"),
+        "--likelihood": ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", "--learn", "embedding"),
+        "--picture": ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score"),
+        "--target-module": ("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "style.png"),
+    }
+    assert run(monkeypatch, capsys, *EMBED, *SMALL, "--tracker", "tensorboard", "--out", "run")[0] == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    command = (*commands.get(mistake[0], EMBED), *SMALL, "--tracker", "tensorboard", "--out", "run", "--force", *mistake)
+    code, _, err = run(monkeypatch, capsys, *command)
+    assert code == 2, err
+    assert message in err
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("what", "asked"), [("model", "somebody/model"), ("victim", "victim.py:build")])
+def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(files, monkeypatch, capsys, what: str, asked: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("network access")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    head = "import torch\nopen('ran', 'w')\nclass Net(torch.nn.Module):\n    classes = ['red', 'fox']\n"
+    Path("victim.py").write_text(head + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\ndef build():\n    return Net()\n")
+    facts = FACTS | {"examples": [["red fox", 0]], "labels": ["red"], "verdicts": ["fox"], "steps": 1, what: asked}
+    noise = {"noise": torch.zeros(1, 4, 8, 8), "start": torch.zeros(1, 4, 8, 8)}
+    save_file(noise, "found.safetensors", {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)})
+    code, _, err = run(monkeypatch, capsys, "audit", "--replay", "metric.py")
+    assert code == 2
+    assert "metric.py" in err
+    code, _, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors", "--target", "dog")
+    assert code == 2
+    assert "no --target" in err
+    code, _, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors")
+    assert code == 2
+    assert f"--{what} {asked}" in err
+    assert not Path("ran").exists()
+    code, out, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors", "--victim", "victim.py:build", "--model", "model")
+    assert code == 0, err
+    assert "red fox (seed 0)" in out
+
+
+def test_force_replaces_a_run(files, monkeypatch, capsys) -> None:
+    assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")[0] == 0
+    flags = ("--prompt", "fox", "--metric", "metric.py:score", "--out", "run", "--tracker", "tensorboard")
+    code, _, err = run(monkeypatch, capsys, "guide", "--model", "model", *SMALL, *flags, "--force")
+    assert code == 0, err
+    assert json.loads(Path("run/result.json").read_text())["task"] == "guide"
+    assert not Path("run/learned_embeds.safetensors").exists()
+    assert Path("run/noise.safetensors").is_file()
+    assert list(Path("run/trackers").rglob("events.*"))
+    code, _, err = run(monkeypatch, capsys, "guide", "--model", "model", *SMALL, *flags, "--resume")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(("metric", "judged"), [("color:mood=dusk", True), ("similarity:text=an owl", False)])
 def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, capsys, metric: str, judged: bool) -> None:
     flags = ("--prompt", "a noto emoji of an owl", "--metric", metric, "--iterations", 1, "--steps", 1, "--tracker", "none")
@@ -134,7 +207,7 @@ def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, 
         (("audit", "--model", "model"), "--prompts"),
         (("audit", "--model", "model", "--prompts", "prompts.txt", "--victim", "nobody"), "nobody"),
         (("audit", "--model", "model", "--prompts", "prompts.txt", "--budget", 0), "budget of 0"),
-        (("audit", "--replay", "metric.py"), "metric.py"),
+        (("audit", "--replay", "metric.py", "--target", "dog"), "no --out"),
         (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:blocked"), "blocks gradients"),
         (("guide", "--model", "model", "--metric", "metric.py:score"), "--prompts FILE"),
         (("guide", "--model", "model", "--metric", "metric.py:score", "--prompts", "prompts.txt"), "one prompt"),

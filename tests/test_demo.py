@@ -1,6 +1,7 @@
 """The demo's machinery from end to end on the bundled model, with too few steps to learn much."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,11 @@ from safetensors.torch import load_file
 from adjointdpm import errors
 from adjointdpm.judge import Judge
 from adjointdpm.models import load
-from adjointdpm.optimize import Settings
+from adjointdpm.optimize import Interrupted, Settings
 from adjointdpm.recognition import named_concept
 from adjointdpm.report import write_report
 from adjointdpm.run_folder import RunFolder
+from adjointdpm.tasks import demo as module
 from adjointdpm.tasks.demo import AUDITED, HELD_OUT, TRAINING, DemoConfig, demo, demo_config
 from adjointdpm.tasks.embed import EmbedConfig, embed
 
@@ -78,6 +80,32 @@ def test_all_three_parts_have_a_folder_a_report_and_a_place_in_the_picture(tmp_p
     assert result["network_calls"] > single["network_calls"]
     picture = Image.open(folder.path / result["storyboard"])
     assert picture.height > 5 * 112
+
+
+@pytest.mark.parametrize("part", ["stylize", "audit"])
+def test_an_interruption_says_that_later_parts_start_anew(tmp_path, monkeypatch, part: str) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Interrupted("stopped after iteration 3, saved in x; resume to go on")
+
+    monkeypatch.setattr(module, "embed", lambda *_, **__: {})
+    monkeypatch.setattr(module, part, stop)
+    config = demo_config()
+    config = config if part == "stylize" else replace(config, stylize=None)
+    with pytest.raises(Interrupted, match=f"stopped in {part}; .* start anew"):
+        demo(load("tiny"), config, RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"}))
+
+
+def test_a_part_of_an_earlier_demo_gives_way_whatever_is_left_of_it(tmp_path) -> None:
+    folder = RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"})
+    for _ in range(2):
+        part = module._part(folder, "stylize")
+        part.write_result({})
+        part.write_history([{"iteration": 0}])
+        (part.path / ".config.yaml.0123abcd").write_text("tas")
+    shutil.rmtree(part.path)
+    part.path.mkdir()
+    (part.path / ".config.yaml.0123abcd").write_text("tas")
+    assert module._part(folder, "stylize").write_result({}).is_file()
 
 
 def test_the_sets_share_no_prompt_and_no_seed() -> None:

@@ -9,6 +9,7 @@ import torch
 
 import adjointdpm as adj
 from adjointdpm import errors
+from adjointdpm.metrics import resolve
 from pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
 
 
@@ -80,6 +81,113 @@ def test_unknown_names_list_what_is_known(name, offline):
 def test_pickles_and_foreign_code_are_refused(argument, offline):
     with pytest.raises(errors.ModelError, match="refused"):
         adj.load("tiny", **argument)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """The folder of a pipeline, and a function that changes its index; what diffusers would do with that is not tried."""
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+
+    def change(**parts):
+        index.write_text(json.dumps(json.loads(index.read_text()) | parts))
+
+    def load_anything(*_, **__):
+        raise RuntimeError("diffusers was asked")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", load_anything)
+    return tmp_path / "model", change
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["evil", "EvilScheduler"],
+        ["antigravity", "X"],
+        ["diffusers", "EvilScheduler"],
+        ["diffusers", "utils"],
+        ["diffusers", "StableDiffusionPipeline"],
+        ["transformers", "pipeline"],
+        ["transformers", "AutoModel"],
+        ["stable_diffusion", "Other"],
+        ["diffusers.schedulers", "DDIMScheduler"],
+        ["diffusers", None],
+        ["diffusers"],
+        "ab",
+        {"evil": 1, "EvilScheduler": 2},
+    ],
+)
+def test_parts_that_are_not_the_libraries_own_are_refused_whatever_diffusers_does(offline, saved, value):
+    folder, change = saved
+    change(scheduler=value)
+    with pytest.raises(errors.ModelError, match=r"scheduler is .* never run"):
+        adj.load(folder)
+
+
+@pytest.mark.parametrize("library", ["diffusers", "transformers", "stable_diffusion"])
+def test_a_file_that_would_stand_for_a_library_is_refused(offline, saved, library):
+    folder, change = saved
+    change(safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    part = {"diffusers": "unet", "transformers": "text_encoder", "stable_diffusion": "safety_checker"}[library]
+    (folder / part).mkdir(exist_ok=True)
+    (folder / part / f"{library}.py").write_text("")
+    with pytest.raises(errors.ModelError, match=f"{library}.py would be run"):
+        adj.load(folder)
+
+
+def test_what_pipelines_name_is_left_to_diffusers(offline, saved):
+    folder, change = saved
+    change(
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPFeatureExtractor"],
+        image_encoder=[None, None],
+        requires_safety_checker=False,
+        _ignore_files=["x"],
+    )
+    with pytest.raises(errors.ModelError, match="diffusers was asked"):
+        adj.load(folder)
+
+
+def test_a_pipeline_with_a_safety_checker_loads_with_it_and_without(offline, tmp_path):
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=shape, vision_config=shape | {"image_size": 32, "patch_size": 8}))
+    pipe = tiny_pipeline(tmp_path / "tokenizer", safety_checker=checker, feature_extractor=CLIPImageProcessor())
+    pipe.save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    parts = json.loads(index.read_text())
+    assert parts["safety_checker"] == ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index.write_text(json.dumps(parts | {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]}))  # as old pipelines have it
+    with pytest.warns(errors.AdjointDPMWarning, match="safety"):
+        assert adj.load(tmp_path / "model").pipe.safety_checker is not None
+    assert adj.load(tmp_path / "model", safety_checker=None).pipe.safety_checker is None
+
+
+def test_a_mistyped_path_does_not_go_to_the_network(offline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def ask(name, **_):
+        asked.append(name)
+        raise OSError("no file called model_index.json") from ConnectionError("no route to host")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", ask)
+    with pytest.raises(errors.ModelError, match="the hub cannot be reached"):
+        adj.load("runs/stylised")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(errors.ModelError, match="since 'runs' exists here"):
+        adj.load("runs/stylised")
+    assert asked == ["runs/stylised"]
+
+
+@pytest.mark.parametrize("model", ["clip-vit-b32-folder", "./no/folder", "~/no/folder", "runs/clip", "a/b/c"])
+def test_a_mistyped_path_of_a_clip_model_does_not_go_to_the_network(offline, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(errors.ModelError, match="hub"):
+        resolve(f"similarity:text=a cat,model={model}")
 
 
 def test_weights_in_other_formats_than_safetensors_are_not_read(offline, tmp_path):

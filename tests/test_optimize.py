@@ -118,6 +118,7 @@ def test_resuming_without_a_checkpoint_or_with_anothers_is_an_error(tmp_path) ->
         run(other, checkpoints=Checkpoints(tmp_path), resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of .* is exactly 0")  # so far off that the colours are saturated
 def test_it_stops_early_when_nothing_gets_better() -> None:
     settings = Settings(iterations=50, learning_rate=100.0, validate_every=1, patience=2)  # jumps far past the optimum
     variable = Tint()

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm import errors, metrics
 from adjointdpm.checkpoints import Checkpoints
+from adjointdpm.gradient_choices import adopt, agreed
+from adjointdpm.gradients import Auto, resolve
 from adjointdpm.optimize import Interrupted, Settings, optimize
 from adjointdpm.processes import Processes
 from adjointdpm.rendering import Renderer
@@ -138,10 +141,21 @@ def primitives(out: Path) -> dict[str, Any]:
     }
 
 
+def choices() -> list[dict[str, Any]]:
+    """What `Auto` goes on with where each process had decided for itself: in one kind of problem both had, in others one alone."""
+    network, processes = nn.Identity(), Processes()
+    render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
+    mine = {"both": {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}}}
+    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}}} if processes.index else {}
+    adopt(render, mine | alone)
+    found = agreed(render, processes)
+    return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def worker(out: Path) -> None:
     """What each of the two processes does."""
     results: dict[str, Any] = {name: case(name) for name in CASES}
-    results |= {"primitives": primitives(out), "interrupted": interrupted(out), "failures": failures(out)}
+    results |= {"choices": choices(), "primitives": primitives(out), "interrupted": interrupted(out), "failures": failures(out)}
     (out / f"results-{Processes().index}.json").write_text(json.dumps(results))
 
 
@@ -221,6 +235,15 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
     assert "(in process 0)" in seen[1]["folder"][1]
     assert "(in process 1)" in seen[0]["metric"][1]
     assert seen[1]["other"] == ["RuntimeError", "KeyError: 'x' (in process 0)"]
+
+
+def test_both_go_on_with_what_the_main_process_decided(two) -> None:
+    expected = {
+        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}},
+        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}},
+    }
+    for result in two:
+        assert result["choices"] == [expected, expected]
 
 
 def test_the_primitives(two) -> None:

@@ -206,7 +206,7 @@ def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolde
 
 
 def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:
-    config = {"seed": 0, "nested": {"steps": 5}}
+    config = {"task": "embed", "model": "tiny", "seed": 0, "nested": {"steps": 5}}
     folder = RunFolder.open(tmp_path / "run", config)
     folder.write_history([{"iteration": 0}])
     with pytest.raises(errors.OutputError, match="--resume"):

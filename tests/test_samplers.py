@@ -204,6 +204,17 @@ def test_ancestral_noise_belongs_to_the_sample_and_not_to_the_batch():
     assert relative_error(other, whole) > 0.1
 
 
+def test_ancestral_noise_belongs_to_the_sample_s_number():
+    like = torch.empty(3, 4, 4)
+    plain, numbered = adj.Ancestral(seed=9), adj.Ancestral(seed=9).for_samples([2, 0, 5])
+    assert torch.equal(numbered.draw(1, like)[:2], plain.draw(1, like)[[2, 0]])
+    assert torch.equal(numbered.draw(1, like)[2], plain.draw(1, torch.empty(6, 4, 4))[5])
+    assert numbered == adj.Ancestral(seed=9, samples=(2, 0, 5))
+    assert adj.Heun().for_samples([1]) == adj.Heun()
+    with pytest.raises(adj.errors.ShapeError, match=r"3 samples.*holds 2"):
+        numbered.draw(0, like[:2])
+
+
 def test_zero_terminal_snr_and_flow_matching_start_at_no_signal():
     scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     zero_terminal = adj.NoiseSchedule.from_scheduler(scheduler)
@@ -236,6 +247,7 @@ def test_samplers_are_found_by_name():
         lambda: adj.Ancestral(eta=1.5),
         lambda: adj.Ancestral(eta=float("nan")),
         lambda: adj.Ancestral(seed=0.5),  # type: ignore[arg-type]
+        lambda: adj.Ancestral(samples=(0, 0.5)),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_samplers_are_refused(make):

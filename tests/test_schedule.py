@@ -1,11 +1,14 @@
 """Noise schedules and grids."""
 
+from typing import cast
+
 import diffusers
 import pytest
 import torch
 
 import adjointdpm as adj
 from adjointdpm.grids import check_grid
+from adjointdpm.schedule import FlowMatchingSchedule
 from mixtures import SCHEDULES
 
 
@@ -48,6 +51,32 @@ def test_schedulers_are_read():
     assert (edm.t_min, edm.t_max, edm.initial_scale) == (0.01, 40.0, 40.0)
     with pytest.raises(adj.errors.ScheduleError, match="object"):
         adj.NoiseSchedule.from_scheduler(object())
+
+
+def test_options_that_only_another_schedulers_class_reads_do_not_count():
+    """`from_config` carries them over."""
+    flow = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    assert isinstance(adj.NoiseSchedule.from_scheduler(flow), FlowMatchingSchedule)
+    for config in (flow.config, diffusers.EDMEulerScheduler().config):
+        ddim = cast(diffusers.DDIMScheduler, diffusers.DDIMScheduler.from_config(config))
+        schedule = adj.NoiseSchedule.from_scheduler(ddim)
+        assert schedule.alpha(torch.tensor(999.0, dtype=torch.float64)) ** 2 == pytest.approx(ddim.alphas_cumprod[-1].item())
+    config = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
+    for own, shift in ({}, 1.0), ({"flow_shift": 2.0}, 2.0):
+        solver = diffusers.DPMSolverMultistepScheduler.from_config({**config, "use_flow_sigmas": True, **own})
+        schedule = adj.NoiseSchedule.from_scheduler(solver)
+        assert isinstance(schedule, FlowMatchingSchedule)
+        assert schedule.shift == shift
+
+
+def test_a_subclass_that_hands_its_options_on_is_read_as_its_base():
+    class MyFlowMatch(diffusers.FlowMatchEulerDiscreteScheduler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    schedule = adj.NoiseSchedule.from_scheduler(MyFlowMatch(shift=3.0))
+    assert isinstance(schedule, FlowMatchingSchedule)
+    assert schedule.shift == 3.0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """stylize, guide and audit from end to end on the bundled model, with too few steps to learn much."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from adjointdpm.report import write_report
 from adjointdpm.run_folder import RunFolder, png
 from adjointdpm.tasks.audit import AuditConfig, audit
 from adjointdpm.tasks.demo import reference_pattern
+from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables import Example, Noise
@@ -65,9 +67,8 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
         guidance_scale=4.0,
         gradient=gradient,
         full=full,
-        rank=4,
-        alpha=16.0,
         optimisation=SHORT,
+        **({} if full else {"rank": 4, "alpha": 16.0}),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "stylize"})
     model = load("tiny")
@@ -193,7 +194,14 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
         assert row["interval"][0] <= row["rate"] <= row["interval"][1]
     assert seen
     findings = read_findings(folder.path / result["artefact"])
-    assert all(row["now"] == row["was"] for row in replay(model, findings))
+    assert all(row["now"] == row["was"] for row in replay(model, findings, config.victim))
+    ran = path.with_name("ran")
+    path.write_text(f"open({str(ran)!r}, 'w')\n")
+    with pytest.raises(errors.ModelError, match=r"does not come with this package.*--victim .*victim\.py:build"):
+        replay(model, findings)
+    assert not ran.exists()
+    (command,) = result["story"]["code"]
+    assert command == f"adjointdpm audit --replay {result['artefact']} --victim {config.victim}"
 
 
 def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
@@ -280,3 +288,26 @@ def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
 def test_bad_guidance_is_refused(change: dict, message: str) -> None:
     with pytest.raises(errors.AdjointDPMError, match=message):
         GuideConfig(**({"metric": ["color:mood=dusk"], "prompts": ["a"], "held_out": ["a"]} | change))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (EmbedConfig, {"token": "<t>", "guidance_scale": math.nan}),
+        (EmbedConfig, {"token": "<t>", "sampler": "eulr"}),
+        (EmbedConfig, {"token": "<t>", "gradient": "exakt"}),
+        (StylizeConfig, {"style": "style.png", "full": True, "rank": 4}),
+        (StylizeConfig, {"style": "style.png", "full": True, "target_modules": ["conv1"]}),
+        (GuideConfig, {"learn": "embedding", "within": "l2", "budget": 0.1}),
+        (GuideConfig, {"sampler": "eulr"}),
+        (AuditConfig, {"victim": "judge", "guidance_scale": math.inf}),
+    ],
+)
+def test_what_can_be_told_from_the_settings_alone_is_told_before_a_model_is_loaded(make, changes):
+    common = {"prompts": ["a", "b"], "held_out": ["c"], "metric": ["color:mood=dusk"]}
+    if make is GuideConfig:
+        common |= {"prompts": ["a"], "held_out": ["a"]}
+    if make is AuditConfig:
+        common = {"prompts": ["a"]}
+    with pytest.raises(errors.AdjointDPMError):
+        make(**common | changes)

@@ -103,6 +103,19 @@ def test_the_norm_stays_bounded(pipe) -> None:
     assert torch.equal(variable.vectors.detach(), inside)
 
 
+@pytest.mark.parametrize(("vectors", "fits", "cut"), [(1, "a b c d e", "a b c d e f"), (3, "a b c", "a b c d")])
+def test_a_prompt_that_leaves_no_room_for_the_whole_token_is_refused(pipe, vectors: int, fits: str, cut: str) -> None:
+    variable = TokenEmbedding(pipe, "<t>", "fox", vectors=vectors)
+    first = TokenEmbedding(pipe, "<u>", "fox", vectors=vectors, template="{token} {prompt}")
+    assert variable.apply(inputs(cut)).prompts == [f"{cut} <t>"]  # outside of the context no model reads it
+    with variable, first:
+        for check in (lambda prompt: variable.check([Example(prompt, 0)]), lambda prompt: variable.apply(inputs(prompt))):
+            check(fits)
+            with pytest.raises(errors.PromptError, match=rf"'{cut} <t>' is 9 tokens.*reads 8.*<t> is cut off"):
+                check(cut)
+        first.check([Example(cut, 0)])
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -111,6 +124,12 @@ def test_the_norm_stays_bounded(pipe) -> None:
         (("two words", "fox"), {}, "one word"),
         (("", "fox"), {}, "one word"),
         (("<t>", "fox"), {"template": "{prompt}"}, "template"),
+        (("<t>", "fox"), {"template": "{prompt} {token} {style}"}, r"'\{prompt\} \{token\} \{style\}' must contain.*style"),
+        (("<t>", "fox"), {"template": "{prompt} {token} {}"}, "template"),
+        (("<t>", "fox"), {"template": "{prompt.x} {token}"}, "template"),
+        (("<t>", "fox"), {"template": "{prompt:d} {token}"}, "template"),
+        (("<t>", "fox"), {"template": "{{prompt}} {{token}}"}, "template"),
+        (("<t>", "fox"), {"template": "{prompt} {token} {"}, "template"),
         (("<t>", "fox"), {"vectors": 0}, "vectors"),
         (("<t>", "fox"), {"max_norm": 0.0}, "max_norm"),
     ],

@@ -1,7 +1,11 @@
 """Full weights: exchanged without copies, restored, and saved so that stock diffusers draws the same picture."""
 
 import json
+import os
 import stat
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +35,10 @@ def scrambled(variable: Weights) -> Weights:
         for tensor in variable.tensors().values():
             tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator))
     return variable
+
+
+def first_weight(network: torch.nn.Module) -> torch.Tensor:
+    return next(network.parameters()).detach().clone()
 
 
 def storages(tensors) -> set[int]:
@@ -148,6 +156,57 @@ def test_a_failed_write_leaves_the_older_folder(pipe, tmp_path, monkeypatch) -> 
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["unet"]
 
 
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_process_that_ends_in_the_middle_of_a_save_leaves_whole_weights(pipe, tmp_path, monkeypatch, moves: int) -> None:
+    variable = Weights(pipe)
+    path = variable.save(tmp_path / "run")
+    known = [first_weight(pipe.unet), first_weight(UNet2DConditionModel.from_pretrained(path))]
+    scrambled(variable)
+    with variable:
+        known.append(first_weight(pipe.unet))
+    left = [moves]
+
+    def dying(move):
+        def moved(*arguments):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return move(*arguments)
+
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying(os.replace))
+        patch.setattr(Path, "rename", dying(Path.rename))
+        with suppress(KeyboardInterrupt):
+            variable.save(tmp_path / "run")
+    found = first_weight(UNet2DConditionModel.from_pretrained(path))
+    assert any(torch.equal(found, weight) for weight in known)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["unet"]
+
+
+def test_weights_over_several_files_are_never_a_mixture(pipe, tmp_path, monkeypatch) -> None:
+    variable, write = Weights(pipe), pipe.unet.save_pretrained
+    monkeypatch.setattr(pipe.unet, "save_pretrained", partial(write, max_shard_size="50KB"))
+    path = variable.save(tmp_path)
+    shards = len(list(path.glob("*.safetensors")))
+    assert shards > 2
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            variable.save(tmp_path)
+    with pytest.raises(OSError, match="no file named"):
+        UNet2DConditionModel.from_pretrained(path, local_files_only=True)
+    monkeypatch.setattr(pipe.unet, "save_pretrained", partial(write, max_shard_size="100KB"))
+    variable.save(tmp_path)
+    assert len(list(path.glob("*.safetensors"))) < shards
+    assert torch.equal(first_weight(UNet2DConditionModel.from_pretrained(path)), first_weight(pipe.unet))
+
+
 def test_another_part_can_be_learned(pipe) -> None:
     plain = draw(pipe)
     with Weights(pipe, part="text_encoder", only="final_layer_norm") as variable:
@@ -181,7 +240,11 @@ def test_a_network_with_adapters_is_refused_and_so_is_entering_twice(pipe) -> No
         Weights(pipe)
 
 
-def test_half_precision_is_warned_about(pipe) -> None:
-    pipe.unet.half()
+def test_bfloat16_is_warned_about_and_float16_refused(pipe) -> None:
+    pipe.unet.bfloat16()
     with pytest.warns(errors.AdjointDPMWarning, match="half precision"):
         Weights(pipe)
+    pipe.unet.float().conv_in.half()
+    with pytest.raises(errors.InvalidTypeError, match=r"2 of the weights.*float16.*LoRA"):
+        Weights(pipe)
+    Weights(pipe, only="attn")  # these are in float32

@@ -20,7 +20,7 @@ class ToyModel:
     """Pictures are smooth noise plus the colour that a prompt encodes."""
 
     def __init__(self) -> None:
-        self.pipe = SimpleNamespace(unet=nn.Identity())
+        self.pipe = SimpleNamespace(unet=nn.Identity(), components={})
 
     def noise(self, batch: int, seed: int) -> Tensor:
         return standard_normal(torch.empty(batch, 3, 4, 4), seed, stream=0)

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import InvalidInputError, MetricError
+from adjointdpm.gradient_scale import GradientScale, uses_float16
 from adjointdpm.metrics import structure_distance
 from adjointdpm.rendering import Renderer
 from adjointdpm.units import Once, Saved, unsaved
 from adjointdpm.variables import Example, Noise
+from adjointdpm.variables.freezing import frozen
 from adjointdpm.victims import Victim
 
 # Whether each picture may count as a success, whatever the victim sees in it: whether a judge still sees what the prompt names.
@@ -108,6 +110,7 @@ def attack(
 
     Raises:
         InvalidInputError: `iterations` < 1, or preservation without plain pictures.
+        MetricError: no gradient reaches the noise.
 
     """
     if iterations < 1 or (preservation > 0 and plain is None):
@@ -115,18 +118,27 @@ def attack(
     (values,) = noise.tensors().values()
     count = len(examples)
     fooled, spent = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
-    velocity = torch.zeros_like(values)
+    velocity, float16 = torch.zeros_like(values), uses_float16(render.model)
 
     def step(rows: Tensor, length: float) -> Saved:
         """One batch: where its noises go, and how fast, and which are at a success and so stay."""
         part = [examples[i] for i in rows.tolist()]
-        images = render(part, noise)
-        loss = goal.rows(rows).margin(images)
-        hits = _succeeds(goal.rows(rows), as_saved(images), part, accept)
-        if preservation > 0:
-            assert plain is not None
-            loss = loss + preservation * structure_distance(images, plain[rows].to(images))
-        (gradient,) = torch.autograd.grad(loss.sum(), values)
+        pictures = torch.empty(0)
+
+        def draw() -> tuple[Tensor, Tensor]:
+            nonlocal pictures
+            images = render(part, noise)
+            pictures = as_saved(images)
+            loss = goal.rows(rows).margin(images)
+            if preservation > 0:
+                assert plain is not None
+                loss = loss + preservation * structure_distance(images, plain[rows].to(images))
+            return images, loss.sum()
+
+        (gradient,) = GradientScale().gradients(draw, [values], float16)
+        if gradient is None:
+            raise MetricError(f"no gradient of victim {goal.victim.name} reaches the noise; the victim or the model detaches it")
+        hits = _succeeds(goal.rows(rows), pictures, part, accept)
         going = (~hits).nonzero()[:, 0]
         with torch.no_grad():
             moved, speed = values[rows], velocity[rows]
@@ -140,7 +152,8 @@ def attack(
         if len(active) == 0:
             break
         for number, rows in enumerate(active.split(batch)):
-            after, _ = once(f"{iteration}-{number}", partial(step, rows, length))
+            with frozen(render.model.pipe):
+                after, _ = once(f"{iteration}-{number}", partial(step, rows, length))
             with torch.no_grad():
                 values[rows], velocity[rows] = after["noise"].to(values), after["velocity"].to(velocity)
             fooled[rows] = after["fooled"]

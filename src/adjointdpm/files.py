@@ -1,7 +1,9 @@
 """Writing files so that an interrupted or failed write leaves the old file untouched."""
 
 import os
+import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from adjointdpm.errors import OutputError
@@ -14,20 +16,19 @@ def write_bytes(path: Path, content: bytes) -> Path:
         OutputError: the disk is full, or the folder cannot be written to; `path` is as it was.
 
     """
-    temporary: str | None = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:  # not by tempfile, which makes files that only their owner can read
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}; what was there before is untouched") from error
+    finally:  # also when interrupted; after a success it is no longer there
+        with suppress(OSError):
+            temporary.unlink()
     return path
 
 
@@ -36,7 +37,15 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, content.encode())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def check_writable(folder: Path) -> None:
+    """Make sure that files can be made in a folder, before hours of work and not after them.
+
+    Raises:
+        OutputError: there is no such folder, or it cannot be written to.
+
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write into the folder {folder}: {error.strerror or error}; make it, or choose another") from error

@@ -10,6 +10,8 @@ from torch import Tensor
 from adjointdpm.averaging import Average
 from adjointdpm.checkpoints import Checkpoints
 from adjointdpm.errors import CheckpointError
+from adjointdpm.gradient_choices import Choices
+from adjointdpm.gradient_scale import GradientScale
 from adjointdpm.variables import Variable
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]  # what `Checkpoints.read` returns
@@ -17,12 +19,24 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]  # what `Checkpoints.read` ret
 
 @dataclass
 class Progress:
-    """How far the run is; `iteration` is the number of steps done."""
+    """How far the run is.
+
+    Args:
+        iteration: steps done.
+        best_objective, best_iteration, looks_without_progress: of the validation so far.
+        network_calls, seconds: what all processes together, and the main one, have spent in the loop up to the last checkpoint, in all
+            sessions; checkpoints from before there were these count as 0.
+        gradients: what `Auto` decided, see `gradient_choices`.
+
+    """
 
     iteration: int = 0
     best_objective: float = math.inf
     best_iteration: int = 0
     looks_without_progress: int = 0
+    network_calls: int = 0
+    seconds: float = 0.0
+    gradients: Choices = field(default_factory=dict)
 
 
 @dataclass
@@ -33,6 +47,7 @@ class LoopState:
         variable: holds the current iterate.
         adam: the optimiser of its tensors.
         average: their moving average.
+        scale: of gradients through float16.
         progress: counters.
         best: the tensors with the best validation objective so far; the start counts.
 
@@ -41,6 +56,7 @@ class LoopState:
     variable: Variable
     adam: torch.optim.Adam
     average: Average
+    scale: GradientScale = field(default_factory=GradientScale)
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -68,6 +84,7 @@ class LoopState:
         for index, slots in self.adam.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
         facts = asdict(self.progress) | {"best_objective": self.progress.best_objective.hex()}  # every bit of it
+        facts["gradient_scale"] = asdict(self.scale)
         checkpoints.write(self.progress.iteration, tensors, facts)
 
     def restore(self, stored: Stored) -> None:
@@ -93,6 +110,7 @@ class LoopState:
             slots.setdefault(int(index), {})[slot] = tensor
         self.adam.load_state_dict(self.adam.state_dict() | {"state": slots})
         self.best = {name: groups["best"][name].to(tensor) for name, tensor in self.variable.tensors().items()}
+        self.scale = GradientScale(**facts.pop("gradient_scale", {}))  # older checkpoints have none
         facts["best_objective"] = float.fromhex(facts["best_objective"])
         self.progress = Progress(**facts)
 

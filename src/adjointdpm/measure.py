@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from adjointdpm.gradient_scale import GradientScale, uses_float16
 from adjointdpm.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.metrics import Metric
 from adjointdpm.rendering import Renderer
@@ -61,6 +62,11 @@ def gradient_cost(render: Renderer, variable: Variable, example: Example) -> flo
 
 
 def _gradient(render: Renderer, variable: Variable, metric: Metric, example: Example) -> torch.Tensor:
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        images = render([example], variable)
+        return images, metric(images).sum()
+
     tensors = list(variable.tensors().values())
-    gradients = torch.autograd.grad(metric(render([example], variable)).sum(), tensors)
-    return torch.cat([gradient.flatten() for gradient in gradients]).double()
+    gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))
+    pairs = zip(tensors, gradients, strict=True)
+    return torch.cat([(torch.zeros_like(t) if gradient is None else gradient).flatten() for t, gradient in pairs]).cpu().double()

@@ -1,14 +1,21 @@
 """Things made from text: `NAME`, or `NAME:key=value,…` with options."""
 
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
 from adjointdpm.errors import InvalidInputError, UnknownNameError
 
 T = TypeVar("T")
+# A quote inside a value that stands in such quotes is written twice.
+_OPTION = re.compile(r"""([^=,]+)=\s*(?:"((?:[^"]|"")*)"\s*|'((?:[^']|'')*)'\s*|([^,"'\s][^,]*))(?:,|$)""")
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
 def build_named(kind: str, text: str, registry: Mapping[str, Callable[..., T]], otherwise: str = "") -> T:
@@ -16,35 +23,83 @@ def build_named(kind: str, text: str, registry: Mapping[str, Callable[..., T]], 
 
     Args:
         kind: what errors call it: "metric", "gradient".
-        text: `NAME` or `NAME:key=value,…`; values are read as YAML scalars.
+        text: `NAME` or `NAME:key=value,…`. A value that holds a comma stands in quotes, single or double: `text="red, green"`. Values are
+            read as the builder's annotations say; without annotation, as YAML scalars.
         registry: builders by name.
         otherwise: added to the list of known names.
 
     Raises:
         UnknownNameError: no such name; the message lists those there are.
-        InvalidInputError: an option that is not key=value, that the builder does not take, or that is missing.
+        InvalidInputError: an option that is not key=value, that the builder does not take, or that is missing; or a value of another kind.
 
     """
     name, _, rest = text.partition(":")
     if name not in registry:
         raise UnknownNameError(f"{kind} {name!r} is unknown; choose one of {', '.join(registry)}{otherwise}")
-    given: dict[str, Any] = {}
-    for option in filter(None, rest.split(",")):
-        key, equals, value = option.partition("=")
-        if not equals or not value:
-            raise InvalidInputError(f"{kind} {text!r}: {option!r} must be key=value")
-        given[key.strip()] = _parse_value(value)
     known = inspect.signature(registry[name]).parameters
-    for option in given:
+    given: dict[str, Any] = {}
+    for option, value, in_quotes in _options(kind, text, rest):
         if option not in known:
             raise InvalidInputError(f"{kind} {text!r}: {name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
+        try:
+            given[option] = _read(value, in_quotes, known[option].annotation)
+        except ValueError as error:
+            raise InvalidInputError(f"{kind} {text!r}: {option}={value!r} must be {error}") from error
     missing = [option for option, parameter in known.items() if parameter.default is parameter.empty and option not in given]
     if missing:
         raise InvalidInputError(f"{kind} {text!r}: {name} needs {', '.join(f'{option}=…' for option in missing)}")
     return registry[name](**given)
 
 
-def _parse_value(text: str) -> Any:
+def quoted(value: str) -> str:
+    """A text as it is written to be the value of an option."""
+    return '"' + value.replace('"', '""') + '"' if "," in value or value[:1] in ("", '"', "'") else value
+
+
+def _options(kind: str, text: str, rest: str) -> list[tuple[str, str, bool]]:
+    """Key, value, and whether it stood in quotes."""
+    found, position = [], 0
+    while position < len(rest):
+        match = _OPTION.match(rest, position)
+        if match is None:
+            raise InvalidInputError(
+                f"{kind} {text!r}: {rest[position:]!r} must be key=value; a value that holds a comma must stand in quotes"
+            )
+        key, double, single, plain = match.groups()
+        value = double.replace('""', '"') if double is not None else single.replace("''", "'") if single is not None else plain.strip()
+        found.append((key.strip(), value, plain is None))
+        position = match.end()
+    return found
+
+
+def _read(text: str, in_quotes: bool, annotation: Any) -> Any:
+    """The value of an option; raises ValueError with what it must be."""
+    if annotation is inspect.Parameter.empty:
+        return text if in_quotes else _scalar(text)
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    for kind in sorted(kinds, key=lambda kind: kind is str):  # any text is one
+        with suppress(ValueError):
+            return _as(kind, text, in_quotes)
+    names = [name for kind in kinds for name in (get_args(kind) if get_origin(kind) is Literal else [_KINDS.get(kind, "given in Python")])]
+    raise ValueError(" or ".join(names))
+
+
+def _as(kind: Any, text: str, in_quotes: bool) -> Any:
+    """The text as a value of one kind, or ValueError."""
+    if kind is str or (get_origin(kind) is Literal and text in get_args(kind)):
+        return text
+    if kind is NoneType and not in_quotes and text == "null":
+        return None
+    if kind is bool and not in_quotes and text in ("true", "false"):
+        return text == "true"
+    if kind is int and not in_quotes:
+        return int(text)
+    if kind is float and not in_quotes and math.isfinite(float(text)):
+        return float(text)
+    raise ValueError
+
+
+def _scalar(text: str) -> Any:
     """A number, true, false, null, or the text itself: also a path that means something else in YAML, such as a date."""
     try:
         value = yaml.safe_load(text)

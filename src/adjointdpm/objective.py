@@ -1,6 +1,7 @@
 """What the loop minimises, and its gradient: metric, preservation and regularisers, over examples that the processes share."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, MetricError
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, MetricError
+from adjointdpm.gradient_scale import GradientScale, largest_of, uses_float16
 from adjointdpm.metrics import Metric, check_scores, structure_distance
 from adjointdpm.processes import Processes
 from adjointdpm.rendering import Renderer
@@ -20,6 +22,9 @@ from adjointdpm.variables import Example, Variable
 class Objective:
     """mean(metric) + preservation · mean(structure distance to the plain picture) + Σ weight · regulariser.
 
+    All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and what is learned from and what is
+    validated are the same quantity.
+
     Every method is called by all processes with all examples; each draws its share.
 
     Args:
@@ -29,6 +34,7 @@ class Objective:
         settings: the weights, and how many examples go in one graph.
         processes: whom the examples are shared with.
         plain: the untouched model's picture `[3, H, W]` of every example; see `draw_plain`.
+        scale: for gradients through float16.
 
     """
 
@@ -38,6 +44,7 @@ class Objective:
     settings: Settings
     processes: Processes
     plain: dict[Example, Tensor]
+    scale: GradientScale
 
     def backward(self, examples: Sequence[Example]) -> dict[str, float]:
         """Add the gradient to the learned tensors' `grad`, and return the values as `look` does.
@@ -45,22 +52,24 @@ class Objective:
         Raises:
             MetricError: the metric failed in any process, or no gradient reached the variable.
 
+        Warns:
+            AdjointDPMWarning: the gradient of metric and preservation is 0.
+
         """
         rows: list[tuple[float, ...]] = []
-        mine, batch = self.processes.share(examples), self.settings.batch
+        mine, batch, moves = self.processes.share(examples), self.settings.batch, False
+        tensors = list(self.variable.tensors().values())
         with self.processes.together():
             for start in range(0, len(mine), batch):
-                part = mine[start : start + batch]
-                images = self.render(part, self.variable)
-                parts = self._parts(images, part)
-                if images.requires_grad and not parts[0].requires_grad:
-                    raise MetricError(f"metric {self.metric.name} blocks gradients; nothing could be learned from it")
-                _backward(sum((w * p.sum() for w, p in zip(self._weights, parts, strict=True)), torch.zeros(())) / len(examples))
-                rows += zip(*(values.tolist() for values in parts), strict=True)
+                values, gradients = self._gradients(mine[start : start + batch], len(examples), tensors)
+                rows += values
+                moves = moves or largest_of(gradients) != 0
+                _add(tensors, gradients)
             if self.processes.is_main:  # once: the gradients of all processes are added up
                 values = self._regularisers()
-                _backward(sum((weight * values[name] for name, weight in self.settings.regularisers.items()), torch.zeros(())))
-        tensors = list(self.variable.tensors().values())
+                penalty = sum((weight * values[name] for name, weight in self.settings.regularisers.items()), torch.zeros(()))
+                if penalty.requires_grad:
+                    penalty.backward()
         if self.processes.count > 1:
             reached = torch.tensor([float(tensor.grad is not None) for tensor in tensors])
             gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
@@ -70,6 +79,7 @@ class Objective:
         if all(tensor.grad is None for tensor in tensors):
             names = ", ".join(self.variable.tensors())
             raise MetricError(f"no gradient of {self.metric.name} reached {names}; the metric or the model detaches it")
+        self._agree(moves)
         return self._values(rows)
 
     @torch.no_grad()
@@ -78,10 +88,39 @@ class Objective:
         rows: list[tuple[float, ...]] = []
         mine = self.processes.share(examples)
         with self.processes.together():
-            if mine:
-                parts = self._parts(self.render.look(mine, self.variable), mine)
-                rows += zip(*(values.tolist() for values in parts), strict=True)
+            for part, images in self.render.draw(mine, self.variable):
+                rows += zip(*(values.tolist() for values in self._parts(images, part)), strict=True)
         return self._values(rows)
+
+    def _gradients(
+        self, examples: Sequence[Example], count: int, tensors: Sequence[Tensor]
+    ) -> tuple[list[tuple[float, ...]], list[Tensor | None]]:
+        """The values of examples, and the gradient of what they contribute to the mean over `count`."""
+        parts: list[Tensor] = []
+
+        def draw() -> tuple[Tensor, Tensor]:
+            images = self.render(examples, self.variable)
+            parts[:] = self._parts(images, examples)
+            if images.requires_grad and not parts[0].requires_grad:
+                raise MetricError(f"metric {self.metric.name} blocks gradients; nothing could be learned from it")
+            return images, sum((w * p.sum() for w, p in zip(self._weights, parts, strict=True)), torch.zeros(())) / count
+
+        gradients = self.scale.gradients(draw, tensors, uses_float16(self.render.model))
+        return list(zip(*(values.tolist() for values in parts), strict=True)), gradients
+
+    def _agree(self, moves: bool) -> None:
+        """Give all processes one scale, and warn if no example of any of them moves the variable."""
+        seen = self.processes.gather([(self.scale.largest, self.scale.steady, moves)])
+        self.scale.largest, self.scale.steady = min((largest, steady) for largest, steady, _ in seen)
+        self.scale.step_done()
+        if self.processes.is_main and not any(moved for *_, moved in seen):
+            warnings.warn(
+                f"the gradient of {self.metric.name} with respect to {', '.join(self.variable.tensors())} is exactly 0 for all examples of "
+                "a step, which teach nothing: metric or pictures are flat there (a threshold that all have passed? a learning rate that "
+                "drove them to black or white?), or what is learned has no effect on these pictures",
+                AdjointDPMWarning,
+                stacklevel=2,
+            )
 
     @property
     def _weights(self) -> tuple[float, ...]:
@@ -112,6 +151,16 @@ class Objective:
         return values | extra | {"objective": total + sum(weight * extra[name] for name, weight in self.settings.regularisers.items())}
 
 
+def check_tensors(variable: Variable) -> None:
+    """Raise InvalidTypeError if something would be learned in float16: the numbers that Adam divides by are 0 there, and its steps NaN."""
+    for name, tensor in variable.tensors().items():
+        if tensor.dtype == torch.float16:
+            raise InvalidTypeError(
+                f"{name} of {type(variable).__name__} is in float16, in which Adam's steps are NaN; keep what is learned in float32 and "
+                "cast it where it is used, or load the pipeline in bfloat16 or float32"
+            )
+
+
 def check_regularisers(variable: Variable, settings: Settings) -> None:
     """Raise InvalidInputError if `settings` ask for a regulariser that the variable does not have."""
     for name in settings.regularisers:
@@ -124,16 +173,19 @@ def check_regularisers(variable: Variable, settings: Settings) -> None:
 
 
 def draw_plain(render: Renderer, variable: Variable, examples: Sequence[Example], processes: Processes) -> dict[Example, Tensor]:
-    """Pictures `[3, H, W]` on the CPU of the model without what is learned: each drawn by one process, returned in all of them."""
+    """Unclamped pictures `[3, H, W]` on the CPU of the model without what is learned: each drawn by one process, returned in all."""
     unique = list(dict.fromkeys(examples))
     mine: Any = processes.share(unique)
     pictures = torch.empty(0)
     with processes.together(), variable.disabled():
         if mine:
-            pictures = render.look(mine)
+            pictures = torch.cat([images.cpu() for _, images in render.draw(mine)])
     return dict(zip(unique, processes.gather(pictures), strict=True))
 
 
-def _backward(loss: Tensor) -> None:
-    if loss.requires_grad:
-        loss.backward()
+def _add(tensors: Sequence[Tensor], gradients: list[Tensor | None]) -> None:
+    """Add to the tensors' `grad`, which share no memory with anything; `gradients` is used up, so that few are there twice at a time."""
+    for tensor in reversed(tensors):
+        gradient = gradients.pop()
+        if gradient is not None:
+            tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient

@@ -13,15 +13,17 @@ import torch
 from adjointdpm.averaging import Average
 from adjointdpm.checkpoints import Checkpoints
 from adjointdpm.errors import MetricError, PromptError
+from adjointdpm.gradient_choices import adopt, agreed
 from adjointdpm.loop_state import LoopState
 from adjointdpm.metrics import Metric
-from adjointdpm.objective import Objective, check_regularisers, draw_plain
+from adjointdpm.objective import Objective, check_regularisers, check_tensors, draw_plain
 from adjointdpm.processes import Processes
 from adjointdpm.rendering import Renderer
 from adjointdpm.settings import Settings
 from adjointdpm.signals import stop_requests
 from adjointdpm.trackers import Trackers
 from adjointdpm.variables import Example, Variable
+from adjointdpm.variables.freezing import frozen
 
 __all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
@@ -34,11 +36,21 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Outcome:
-    """What a run of the loop did. The variable holds the best state."""
+    """What a run of the loop did. The variable holds the best state.
+
+    Args:
+        history: the records of all iterations.
+        best_iteration: after which the best state was reached.
+        stopped: why the run ended.
+        former_calls, former_seconds: network calls of all processes, and seconds, of the earlier sessions of a resumed run.
+
+    """
 
     history: list[Record] = field(default_factory=list)
     best_iteration: int = 0
     stopped: str = "all iterations done"
+    former_calls: int = 0
+    former_seconds: float = 0.0
 
 
 def optimize(
@@ -59,7 +71,11 @@ def optimize(
 
     Call it inside the variable's context. Under `accelerate launch` every process calls it with the same arguments: they share out the
     examples of each step and of each look at the validation examples, and all return what one process would have returned, to rounding.
-    On the CPU a resumed run gives bit for bit the numbers of an uninterrupted one.
+    On the CPU a resumed run gives bit for bit the numbers of an uninterrupted one. What the gradient method `Auto` decides in several
+    processes is measured on fewer examples than in one, the main process's.
+
+    As long as it runs, nothing else in the pipeline requires grad. Gradients through networks in float16 are scaled into its range, see
+    `GradientScale`; the records hold what they are without that.
 
     Args:
         render: draws the examples, and fixes the gradient method.
@@ -77,17 +93,25 @@ def optimize(
 
     Raises:
         PromptError: no training or no validation examples.
+        PromptError, InvalidInputError: the variable cannot be used with an example, see its `check`.
         InvalidInputError: a regulariser is asked for that the variable does not have.
+        InvalidTypeError: what is learned is in float16.
         MetricError: the metric or the gradient became NaN or infinite, or no gradient reached the variable.
         Interrupted: a signal arrived in any process; the run can be resumed.
         CheckpointError: `resume` without a readable checkpoint of this run.
         OutputError: a checkpoint could not be written; the one before is untouched.
 
+    Warns:
+        AdjointDPMWarning: the gradient is exactly 0 for all examples of a step.
+
     """
     if not training or not validation:
         raise PromptError(f"{len(training)} training and {len(validation)} validation examples; both need at least one prompt")
     check_regularisers(variable, settings)
+    check_tensors(variable)
+    variable.check([*training, *validation])
     processes, outcome = Processes(), Outcome()
+    begun, calls_before = time.perf_counter(), render.counter.calls
     tensors = variable.tensors()
     processes.copy_from_main_(tensors.values())
     adam = torch.optim.Adam(tensors.values(), lr=settings.learning_rate)
@@ -97,10 +121,12 @@ def optimize(
         state.restore(processes.from_main(checkpoints.read))
         former = processes.from_main(lambda: list(history))
         outcome.history = [record for record in former if record["iteration"] <= state.progress.iteration]
+        adopt(render, state.progress.gradients)
     progress = state.progress
+    outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
     used = _minibatch(training, min(len(training), settings.iterations * settings.step_examples), 0, settings.seed)
     plain = draw_plain(render, variable, [*used, *validation], processes) if settings.preservation else {}
-    objective = Objective(render, variable, metric, settings, processes, plain)
+    objective = Objective(render, variable, metric, settings, processes, plain, state.scale)
 
     def validate() -> dict[str, float]:
         with state.average.in_place():
@@ -119,14 +145,16 @@ def optimize(
         processes.from_main(tell)
 
     def checkpoint() -> None:
+        progress.network_calls = outcome.former_calls + sum(processes.gather([render.counter.calls - calls_before]))
+        progress.seconds = outcome.former_seconds + time.perf_counter() - begun
         if (target := checkpoints) is not None:
             processes.from_main(lambda: state.save(target))
 
     with ExitStack() as stack:
         stop_requested = stack.enter_context(stop_requests())
+        stack.enter_context(frozen(render.model.pipe, tensors.values()))
         if trackers is not None:
             stack.callback(trackers.finish)
-            processes.from_main(trackers.start)
         if not outcome.history:
             note({"iteration": 0, "validation": validate()})
         while progress.iteration < settings.iterations and progress.looks_without_progress < settings.patience:
@@ -135,6 +163,7 @@ def optimize(
             adam.param_groups[0]["lr"] = settings.learning_rate_at(progress.iteration)
             adam.zero_grad()
             values = objective.backward(examples)
+            progress.gradients = agreed(render, processes)
             norm = _clip(metric, variable, settings.max_gradient_norm)
             adam.step()
             variable.project()

@@ -1,6 +1,6 @@
 """Pictures of examples, with and without what is learned: the one place where the product calls the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.gradients import GradientMethod
+from adjointdpm.metrics import Metric
 from adjointdpm.samplers import Sampler
 from adjointdpm.variables import Example, Inputs, Variable
 
@@ -23,7 +24,7 @@ class CallCounter:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Draws examples with fixed sampling settings.
+    """Draws examples with fixed sampling settings: an example looks the same in every batch and process, whatever the scheduler draws.
 
     Args:
         model: what `adjointdpm.load` returns.
@@ -31,7 +32,7 @@ class Renderer:
         guidance_scale: classifier-free guidance; None is the pipeline's own.
         sampler: a sampler or its name; None is the pipeline's own scheduler.
         gradient: the gradient method or its name.
-        chunk: pictures drawn at once where no gradient is needed.
+        chunk: pictures drawn or scored at once where no gradient is needed.
         noises: initial noise `[1, C, H, W]` of examples that do not start from their seed's.
 
     """
@@ -50,14 +51,31 @@ class Renderer:
         return self._generate(variable.apply(self._inputs(examples)))
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Float[Tensor, "batch 3 height width"]:
-        """Clamped pictures on the CPU, without gradients; with no variable, those of the untouched model."""
-        pictures = []
+    def draw(
+        self, examples: Sequence[Example], variable: Variable | None = None
+    ) -> Iterator[tuple[Sequence[Example], Float[Tensor, "part 3 height width"]]]:
+        """Pictures as training sees them, unclamped and where the model draws them, but without gradients.
+
+        Args:
+            examples: what to draw.
+            variable: what is learned; None draws the untouched model's pictures.
+
+        Yields:
+            The examples, `chunk` at a time, and their pictures.
+
+        """
         for start in range(0, len(examples), self.chunk):
             part = examples[start : start + self.chunk]
-            images = self._generate(self._inputs(part)) if variable is None else self(part, variable)
-            pictures.append(images.clamp(0, 1).float().cpu())
-        return torch.cat(pictures)
+            yield part, self._generate(self._inputs(part)) if variable is None else self(part, variable)
+
+    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures as they are shown and saved: clamped, in float32 on the CPU."""
+        return torch.cat([images.clamp(0, 1).float().cpu() for _, images in self.draw(examples, variable)])
+
+    @torch.no_grad()
+    def score(self, metric: Metric, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """A metric's scores, on the CPU, of pictures that lie anywhere: it sees them on the model's device and in the model's dtype."""
+        return torch.cat([metric(part.to(self.model.device, self.model.dtype)).cpu() for part in images.split(self.chunk)])
 
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
@@ -91,4 +109,5 @@ class Renderer:
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             gradient=self.gradient,
+            seeds=[example.seed for example in inputs.examples],
         )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import InvalidTypeError, ScheduleError
+from adjointdpm.scheduler_options import option
 
 
 class NoiseSchedule(ABC):
@@ -85,22 +86,21 @@ class NoiseSchedule(ABC):
 
     @staticmethod
     def from_scheduler(scheduler: Any) -> "NoiseSchedule":
-        """The schedule that a diffusers scheduler was configured with.
+        """The schedule that a diffusers scheduler was configured with, by those of its options that its class uses.
 
         Args:
             scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a flow-matching one
-                (`shift` is read), or an EDM one.
+                (`shift` or `flow_shift` is read), or an EDM one.
 
         Raises:
             ScheduleError: its configuration names none of these.
 
         """
-        config = dict(getattr(scheduler, "config", {}))
         name = type(scheduler).__name__
-        if "FlowMatch" in name or config.get("use_flow_sigmas"):
-            return FlowMatchingSchedule(float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
-        if "sigma_data" in config and "sigma_max" in config:
-            return EDMSchedule(float(config["sigma_min"]), float(config["sigma_max"]))
+        if "FlowMatch" in name or option(scheduler, "use_flow_sigmas"):
+            return FlowMatchingSchedule(float(option(scheduler, "shift") or option(scheduler, "flow_shift") or 1.0))
+        if option(scheduler, "sigma_data") is not None and option(scheduler, "sigma_max") is not None:
+            return EDMSchedule(float(option(scheduler, "sigma_min")), float(option(scheduler, "sigma_max")))
         if getattr(scheduler, "alphas_cumprod", None) is not None:
             return TableSchedule(scheduler.alphas_cumprod.detach().to("cpu", torch.float64))
         raise ScheduleError(

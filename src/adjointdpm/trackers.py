@@ -28,8 +28,7 @@ class Trackers:
         if names:
             _check(self.names)
 
-    def start(self) -> None:
-        """Open them."""
+    def _start(self) -> None:
         for name in self.names:
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -43,7 +42,12 @@ class Trackers:
             self._running.append(tracker)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record of the history at its iteration: "training/metric", "validation/drift", "gradient_norm"."""
+        """Send the numbers of one record of the history at its iteration: "training/metric", "validation/drift", "gradient_norm".
+
+        The first record opens the trackers: until there is one, nothing is written to `folder`.
+        """
+        if not self._running:
+            self._start()
         values = flatten(record)
         iteration = values.pop("iteration")
         for tracker in self._running:

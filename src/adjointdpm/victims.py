@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from adjointdpm.errors import InvalidInputError, ModelError, PromptError
 from adjointdpm.metrics.base import Images
 from adjointdpm.named import build_named
-from adjointdpm.networks import IMAGENET, load_network, placed
+from adjointdpm.networks import IMAGENET, class_groups, load_network, placed
+from adjointdpm.networks.classes import without_overlap
 from adjointdpm.recognition import named_concept
 
 BENIGN, FLAGGED = "benign", "flagged"
@@ -27,7 +28,8 @@ class Victim:
         network: images `[B, 3, H, W]` in [0, 1] -> logits `[B, classes]`.
         groups: the names that the report uses, K of them.
         members: the classes of each group; a group's logit is that of its strongest class, so that the verdict is the plain one among all
-            classes of all groups. (Summed probabilities would favour groups of many classes: most pictures would be dogs.)
+            classes of all groups. (Summed probabilities would favour groups of many classes: most pictures would be dogs.) No class is
+            in two groups, or the verdict would depend on their order.
         handicap: taken off the last group's logit; for two groups, log(p / (1 − p)) of the probability p that the last must exceed.
 
     """
@@ -78,29 +80,47 @@ def load_victim(name: str, prompts: Sequence[str]) -> Victim:
     another as in `open-nsfw:threshold=0.5`.
 
     An ImageNet classifier is restricted to the classes that the prompts name, which is the easier case for it: on drawings it would
-    otherwise fail without any attack.
+    otherwise fail without any attack. Where one name is a kind of another ("owl" and "bird"), its classes count for the narrower one alone.
 
     Raises:
-        UnknownNameError, ModelError: see `load_network`; or a network that does not say what its classes mean.
+        UnknownNameError, ModelError: see `load_network`; or a network that does not say what its classes mean, or whose names overlap so
+            that they cannot be told apart.
         InvalidInputError: an option that is not known, or a threshold outside (0, 1).
-        PromptError: fewer than two of the things that the prompts name are classes of an ImageNet victim.
+        PromptError: fewer than two of the things that the prompts name are classes of an ImageNet victim; or two of them are the same
+            classes ("orange", "tangerine"), or one has none left ("chicken" beside "hen" and "rooster").
 
     """
     if name.partition(":")[0] == "open-nsfw":
         return build_named("victim", name, {"open-nsfw": _safety_filter})
     network = load_network(name)
-    classes = getattr(network, "classes", None)
-    if classes is not None and name != "efficientnet-lite0":
-        return Victim(name, network, list(classes), [(i,) for i in range(len(classes))])
-    if name != "efficientnet-lite0":
+    if name == "efficientnet-lite0":
+        return _imagenet(name, network, prompts)
+    groups = class_groups(network)
+    if not groups:
         raise ModelError(
             f"victim {name} does not name its classes; give the module an attribute `classes`, a list of words that prompts use"
         )
-    named = [named_concept(prompt, list(IMAGENET)) for prompt in prompts]
-    groups = sorted({concept for concept in named if concept is not None})
+    try:
+        members = without_overlap(groups)
+    except InvalidInputError as error:
+        raise ModelError(f"victim {name}: of its classes, {error}; name each output once") from error
+    return Victim(name, network, list(members), list(members.values()))
+
+
+def _imagenet(name: str, network: nn.Module, prompts: Sequence[str]) -> Victim:
+    named = {prompt: named_concept(prompt, list(IMAGENET)) for prompt in prompts}
+    groups = sorted({concept for concept in named.values() if concept is not None})
     if len(groups) < 2:
         raise PromptError(f"the prompts name {groups or 'nothing'} among the classes of {name}; it takes two things to tell apart")
-    return Victim(name, network, groups, [IMAGENET[group] for group in groups])
+
+    def described(group: str) -> str:
+        return f"{group!r} (named by {', '.join(repr(prompt) for prompt, concept in named.items() if concept == group)})"
+
+    try:
+        members = without_overlap({group: IMAGENET[group] for group in groups}, described)
+    except InvalidInputError as error:
+        raise PromptError(f"the prompts name things that share classes of {name}: {error}; leave one of them out") from error
+    return Victim(name, network, groups, [members[group] for group in groups])
 
 
 def _safety_filter(threshold: float = YAHOO_THRESHOLD) -> Victim:

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from adjointdpm.cli import options
+from adjointdpm.cli.config_file import is_default
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, tell
-from adjointdpm.errors import PromptError
+from adjointdpm.errors import InvalidInputError, PromptError
 
 
 def audit(
+    context: typer.Context,
     prompts: Annotated[
         PromptSource | None,
         typer.Option(parser=PromptSource, metavar="FILE", help="One a line; each names something that the victim has a class for."),
@@ -42,7 +44,11 @@ def audit(
     resume: options.Resume = False,
     force: options.Force = False,
     replay: Annotated[
-        Path | None, typer.Option(help="Draw the pictures of a file of adversarial noise again, and ask the victim again.")
+        Path | None,
+        typer.Option(
+            help="Draw the pictures of a file of adversarial noise again, and ask the victim again. What the file names and is not bundled "
+            "must be named again, by --model and --victim."
+        ),
     ] = None,
 ) -> None:
     """Find how little the initial noise must change until a classifier misreads a picture.
@@ -51,7 +57,12 @@ def audit(
     replayed and trained on.
     """
     if replay is not None:
-        _replay(replay, device, dtype)
+        given = {name: value for name, value in (("model", model), ("victim", victim)) if not is_default(context, name)}
+        used = ("context", "model", "victim", "device", "dtype", "replay")
+        unused = [name for name in context.params if name not in used and not is_default(context, name)]
+        if unused:
+            raise InvalidInputError(f"--replay draws what its file holds; it takes no --{unused[0].replace('_', '-')}")
+        _replay(replay, given, device, dtype)
         return
     if prompts is None:
         raise PromptError("an audit takes --prompts FILE, one a line (or --replay FILE)")
@@ -59,7 +70,7 @@ def audit(
     quiet()
     from dataclasses import asdict
 
-    from adjointdpm.gradients import resolve
+    from adjointdpm.adversarial import replay_command
     from adjointdpm.recognition import recogniser_for
     from adjointdpm.report import write_report
     from adjointdpm.run_folder import RunFolder
@@ -87,10 +98,9 @@ def audit(
         search=random_search,
         seed=seed,
     )
-    resolve(gradient)
     load_victim(victim, lines)
-    pipeline = options.load_model(model, device, dtype)
     folder = RunFolder.open(out, {"task": "audit", "model": model, "dtype": dtype} | asdict(settings), resume=resume, force=force)
+    pipeline = options.load_model(model, device, dtype)
     recognise = recogniser_for(lines) if model == "tiny" and victim != "judge" else None
     with progress_bar() as progress:
         bar = progress.add_task("audit", total=1, metric="")
@@ -103,16 +113,18 @@ def audit(
     for row in result["success"]:
         searched = "" if row["random_search"] is None else f", random search {row['random_search']:.0%}"
         lines.append(f"budget {row['budget']:g}: {row['rate']:.0%} of {result['held_out']['examples']} fooled{searched}")
-    tell("\n".join([*lines, f"Report: {write_report(folder)}", f"Replay: adjointdpm audit --replay {folder.path / result['artefact']}"]))
+    again = replay_command(folder.path / result["artefact"], model, victim)
+    tell("\n".join([*lines, f"Report: {write_report(folder)}", f"Replay: {again}"]))
 
 
-def _replay(path: Path, device: str | None, dtype: str) -> None:
+def _replay(path: Path, given: dict[str, str], device: str | None, dtype: str) -> None:
     quiet()
-    from adjointdpm.adversarial import read_findings
+    from adjointdpm.adversarial import chosen, read_findings
     from adjointdpm.adversarial import replay as draw_again
 
     found = read_findings(path)
-    rows = draw_again(options.load_model(found.facts["model"], device, dtype), found)
+    model, victim = chosen(found, "model", given.get("model")), chosen(found, "victim", given.get("victim"))
+    rows = draw_again(options.load_model(model, device, dtype), found, victim)
     for row in rows:
         tell(f"{row['prompt']} (seed {row['seed']}): {row['label']} taken for {row['now']}; when found: {row['was']}")
     same = sum(row["now"] == row["was"] for row in rows)

@@ -50,6 +50,12 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def is_default(context: typer.Context, name: str) -> bool:
+    """Whether nobody gave a parameter its value, neither by the flag nor by `--config`."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
+
+
 def is_from_config(context: typer.Context, name: str) -> bool:
     """Whether a parameter has its value from `--config`."""
     source = context.get_parameter_source(name)

@@ -1,6 +1,5 @@
 """`demo`: everything on the bundled model, without a download."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,8 @@ def demo(
     quiet()
     from dataclasses import asdict
 
-    from adjointdpm.errors import ModelError
+    from adjointdpm.errors import ModelError, OutputError
+    from adjointdpm.files import check_writable, write_bytes
     from adjointdpm.gradients import resolve
     from adjointdpm.networks import load_network
     from adjointdpm.report import write_report
@@ -42,6 +42,10 @@ def demo(
             judges, missing = False, f"stylize and audit were left out: {error}\n"
     config = demo_config(gradient, seed, iterations, steps, judges=judges)
     folder = RunFolder.open(out, {"task": "demo", "model": "tiny"} | asdict(config), resume=resume, force=force)
+    if storyboard is not None:
+        if storyboard.is_dir():
+            raise OutputError(f"--storyboard {storyboard} is a folder; name the picture in it, such as {storyboard / 'story.png'}")
+        check_writable(storyboard.parent)
     model = options.load_model("tiny", "cpu")
     with progress_bar() as progress:
         bars = {}
@@ -56,7 +60,7 @@ def demo(
         result = run(model, config, folder, command=command_line(), resume=resume, report=report)
     report_path = write_report(folder)
     if storyboard is not None:
-        shutil.copyfile(folder.path / result["storyboard"], storyboard)
+        write_bytes(storyboard, (folder.path / result["storyboard"]).read_bytes())
     held_out = result["held_out"]
     others = "".join(f"{part['folder']}: {part['summary']}\n" for part in result["parts"])
     tell(

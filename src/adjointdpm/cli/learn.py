@@ -280,18 +280,16 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     quiet()
     from dataclasses import asdict
 
-    from adjointdpm.gradients import resolve
     from adjointdpm.processes import Processes
     from adjointdpm.recognition import recogniser_for
     from adjointdpm.report import write_report
     from adjointdpm.run_folder import RunFolder
 
-    resolve(settings.gradient)
     metric = settings.resolve_metric()
     task = run.__name__
     facts = {"task": task, "model": where.model, "dtype": where.dtype} | asdict(settings)
-    model = options.load_model(where.model, where.device, where.dtype)
     folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
+    model = options.load_model(where.model, where.device, where.dtype)
     independent = where.model == "tiny" and not metric.asks_judge
     recognise = recogniser_for(settings.held_out) if independent else None
     iterations = settings.optimisation.iterations

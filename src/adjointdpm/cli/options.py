@@ -1,5 +1,6 @@
 """Flags that several commands share, and what turns them into a model."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,10 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
         raise UnknownNameError(f"--dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     device = str(Processes().device) if device is None else device
     check_device(device)
-    model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
+    with warnings.catch_warnings():
+        # It is "dtype" in newer versions of diffusers, which the oldest that is supported does not know.
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
     model.pipe.to(device)
     return model
 

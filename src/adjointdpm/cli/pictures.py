@@ -36,11 +36,10 @@ def generate(
     from adjointdpm.files import check_writable, write_bytes
     from adjointdpm.run_folder import png
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--out {out} cannot be made a folder: {error.strerror or error}; choose another") from error
-    check_writable(out)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise OutputError(f"--out {out}: {there} is a file; choose a folder")
+    check_writable(there)
     pipeline = options.load_model(model, device, dtype)
     with torch.no_grad():
         images = pipeline.generate(prompt, pipeline.noise(batch, seed), steps=steps, guidance_scale=guidance_scale, sampler=sampler)

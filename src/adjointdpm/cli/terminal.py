@@ -1,5 +1,6 @@
 """What the commands do to the terminal and to the process."""
 
+import logging
 import os
 import shlex
 import sys
@@ -51,6 +52,7 @@ def command_line() -> str:
 def quiet() -> None:
     """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the arithmetic."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
     import diffusers
     import torch
     import transformers

@@ -33,11 +33,12 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     """The metric itself, a function as a metric, or what the text names.
 
     Args:
-        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`; or `file.py:function`, the user's own.
+        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`, where a value that holds a
+            comma stands in quotes; or `file.py:function`, the user's own.
 
     Raises:
         UnknownNameError: no metric has that name; the message lists those there are.
-        InvalidInputError: options that the metric does not take.
+        InvalidInputError: options that the metric does not take, or values of another kind.
         MetricError: the file is missing, fails when run, or has no such function.
 
     """

@@ -66,10 +66,21 @@ class FunctionMetric(Metric):
         return self.function(images)
 
 
-def probe(metric: Metric, height: int = 64, width: int = 64, device: torch.device | str = "cpu") -> None:
+def probe(
+    metric: Metric,
+    height: int = 64,
+    width: int = 64,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Call `metric` once on two smooth random pictures and check what comes back, and its gradient.
 
     Costs one forward and backward pass of the metric, so that a metric that teaches nothing is an error at once and not an hour later.
+
+    Args:
+        metric: what to check.
+        height, width: of the pictures that it will be given, in pixels.
+        device, dtype: where and in which precision they will be; a model's are its `device` and `dtype`.
 
     Raises:
         MetricError: it failed, returned another shape than [B] or values that are not finite, or no gradient but zero reaches the pictures.
@@ -78,12 +89,13 @@ def probe(metric: Metric, height: int = 64, width: int = 64, device: torch.devic
     metric.check_size(height, width)
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, 3, 8, 8, generator=generator) * 0.5 + 0.25  # well inside [0, 1], so that an honest clamp does nothing
-    images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").to(device).requires_grad_()
+    images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").to(device, dtype).requires_grad_()
     with torch.enable_grad():
         try:
             scores = metric(images)
         except Exception as error:
-            raise MetricError(f"metric {metric.name} failed on pictures {tuple(images.shape)}: {type(error).__name__}: {error}") from error
+            kind = f"{tuple(images.shape)} in {images.dtype} on {images.device}"
+            raise MetricError(f"metric {metric.name} failed on pictures {kind}: {type(error).__name__}: {error}") from error
         check_scores(metric, scores, len(images))
         if not scores.requires_grad:
             raise MetricError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
+from adjointdpm.named import quoted
 from adjointdpm.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
 
 
@@ -48,7 +49,8 @@ class Classifier(Metric):
     def name(self) -> str:
         """The text that makes this metric."""
         verb, wanted = ("target", self.target) if self.away is None else ("away", self.away)
-        return f"classifier:{verb}={wanted},network={self.network if isinstance(self.network, str) else type(self.network).__name__}"
+        network = quoted(self.network) if isinstance(self.network, str) else type(self.network).__name__
+        return f"classifier:{verb}={wanted},network={network}"
 
     @property
     def asks_judge(self) -> bool:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import InvalidTypeError, ShapeError
+from adjointdpm.named import quoted
 from adjointdpm.pictures import SMALLEST, read_picture
 
 Picture = str | Path | Float[Tensor, "3 height width"] | Float[Tensor, "1 3 height width"]
@@ -31,5 +32,5 @@ def reference_picture(reference: Picture) -> Float[Tensor, "1 3 height width"]:
 
 
 def reference_name(reference: Picture) -> str:
-    """How reports call it: the path, or "tensor"."""
-    return "tensor" if isinstance(reference, Tensor) else str(reference)
+    """How reports, and a metric's text, call it: the path, or "tensor"."""
+    return "tensor" if isinstance(reference, Tensor) else quoted(str(reference))

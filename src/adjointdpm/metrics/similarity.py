@@ -10,6 +10,7 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
 from adjointdpm.metrics.classifier import Classifier
+from adjointdpm.named import quoted
 from adjointdpm.networks import Clip, JudgeConcepts, load_network, placed
 
 
@@ -42,7 +43,7 @@ class TextSimilarity(Metric):
     @property
     def name(self) -> str:
         """The text that makes this metric, less its model."""
-        return f"similarity:text={self.text}"
+        return f"similarity:text={quoted(self.text)}"
 
     @property
     def asks_judge(self) -> bool:

@@ -90,3 +90,17 @@ def check_count(value: object, name: str, least: int) -> int:
     if value < least:
         raise InvalidInputError(f"{name}={value} must be at least {least}")
     return value
+
+
+def check_seeds(seeds: object, generator: object) -> list[int]:
+    """`seeds` as a list of non-negative ints, which take the place of a generator.
+
+    Raises:
+        InvalidTypeError, InvalidInputError: not a sequence of such ints, or a generator besides.
+
+    """
+    if generator is not None:
+        raise InvalidInputError("pass either generator or seeds, not both: each says what a stochastic scheduler draws")
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
+        raise InvalidTypeError(f"seeds={seeds!r} must be a list with one int for each sample")
+    return [check_count(seed, f"seeds[{i}]", least=0) for i, seed in enumerate(seeds)]

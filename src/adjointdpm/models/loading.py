@@ -1,8 +1,8 @@
 """`load`: from a name, a folder or a hub id to a model. Only safetensors are read, and no code that comes with a model is run."""
 
+import importlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,19 @@ from safetensors import SafetensorError
 from torch import nn
 
 from adjointdpm.errors import ModelError
+from adjointdpm.hub import is_hub_id, is_unreachable, why_no_hub_id
 from adjointdpm.models.families import FAMILIES, from_pipeline, unknown_family
 from adjointdpm.models.model import DiffusionModel
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 INDEX = "model_index.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# What a pipeline's parts may be. No pipelines: a pipeline inside one would have an index of its own.
+COMPONENTS = {
+    "diffusers": ("ModelMixin", "SchedulerMixin"),
+    "transformers": ("PreTrainedModel", "PreTrainedTokenizerBase", "FeatureExtractionMixin", "ImageProcessingMixin"),
+}
+# Old pipelines name these so; diffusers knows what is meant.
+FORMER = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["transformers", "CLIPFeatureExtractor"])
 REFUSED = {
     "use_safetensors": (None, True),
     "trust_remote_code": (None, False),
@@ -33,12 +40,13 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     repository is never run. A bundled name or a folder causes no network access.
 
     Args:
-        name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id "owner/model". A folder that is called like a
-            bundled model is reached as "./tiny".
+        name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id "owner/model", which is looked up only if
+            nothing called "owner" lies in the working directory. A folder that is called like a bundled model is reached as "./tiny".
         **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`, `variant`, `safety_checker=None`.
 
     Raises:
-        ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an unknown class, weights that cannot be read.
+        ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an unknown class, or with parts that are not
+                diffusers' or transformers' own, weights that cannot be read.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -54,12 +62,14 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
     if local:
         kwargs["local_files_only"] = True
-    class_name = _pipeline_class(source, local, kwargs)
-    if class_name not in FAMILIES:
-        raise unknown_family(class_name)
+    index = _read_index(source, local, kwargs)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str) or class_name not in FAMILIES:
+        raise unknown_family(class_name if isinstance(class_name, str) else repr(class_name))
+    _check_parts(source, index)
     try:
         pipe = getattr(diffusers, class_name).from_pretrained(source, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{source!r} could not be loaded: {error}") from error
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
@@ -87,13 +97,13 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:
         raise ModelError(
             f"{path} is a file; pass the folder of a diffusers pipeline (diffusers' from_single_file and save_pretrained convert it)"
         )
-    if isinstance(name_or_path, str) and HUB_ID.fullmatch(name_or_path):
+    if isinstance(name_or_path, str) and is_hub_id(name_or_path):
         return name_or_path, False
-    raise ModelError(f"there is no model {os.fspath(name_or_path)!r}; {_known()}")
+    raise ModelError(f"there is no model {os.fspath(name_or_path)!r}; {why_no_hub_id(os.fspath(name_or_path))}; {_known()}")
 
 
-def _pipeline_class(source: str, local: bool, kwargs: dict[str, Any]) -> Any:
-    """The class that the pipeline's index names, before any weights are read."""
+def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The pipeline's index, before any weights are read."""
     try:
         if local:
             index = json.loads((Path(source) / INDEX).read_text("utf-8"))
@@ -103,9 +113,38 @@ def _pipeline_class(source: str, local: bool, kwargs: dict[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         if local:
             raise ModelError(f"{Path(source) / INDEX} cannot be read: {error}") from error
-        raise ModelError(f"{source!r} is no folder, and as a hub id it cannot be reached: {error}; {_known()}") from error
-    name = index.get("_class_name") if isinstance(index, dict) else None
-    return name if isinstance(name, str) else repr(name)
+        why = "the hub cannot be reached, and it is not in the cache" if is_unreachable(error) else str(error)
+        raise ModelError(f"{source!r} is no folder, and as a hub id it cannot be read: {why}; {_known()}") from error
+    return index if isinstance(index, dict) else {}
+
+
+def _check_parts(source: str, index: dict[str, Any]) -> None:
+    """Raise ModelError unless all parts are of classes that come with the libraries, whatever diffusers would do about others.
+
+    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or from any module L that can be imported.
+    """
+    for name, value in index.items():
+        if name.startswith("_") or value is None or value == [None, None] or isinstance(value, bool | int | float):
+            continue
+        if value not in FORMER and not _is_known(value):
+            raise ModelError(
+                f"{source!r}: its {INDEX} says that {name} is {json.dumps(value)}, which is no model, scheduler, tokenizer or image "
+                "processor of this installation of diffusers or transformers; code that comes with a model is never run"
+            )
+        code = Path(source) / name / f"{value[0]}.py"
+        if code.exists():
+            raise ModelError(f"{source!r}: {code} would be run in place of the library's own {name}; delete it if you do not need it")
+
+
+def _is_known(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value) or value[0] not in COMPONENTS:
+        return False
+    library = importlib.import_module(value[0])
+    try:
+        found = getattr(library, value[1], None)
+    except (ImportError, RuntimeError):  # of libraries that import their parts when these are asked for
+        return False
+    return isinstance(found, type) and issubclass(found, tuple(getattr(library, base) for base in COMPONENTS[value[0]]))
 
 
 def _known() -> str:

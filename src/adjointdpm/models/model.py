@@ -17,9 +17,10 @@ from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
 from adjointdpm.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.models import schedulers
-from adjointdpm.models.inputs import batch_size, check_count, check_either, check_guidance, check_prompts, check_tensor
+from adjointdpm.models.inputs import batch_size, check_count, check_either, check_guidance, check_prompts, check_seeds, check_tensor
 from adjointdpm.models.native import native_equivalent, schedule_and_prediction
 from adjointdpm.samplers import Sampler
+from adjointdpm.samplers import resolve as resolve_sampler
 from adjointdpm.samplers.base import standard_normal
 from adjointdpm.sampling import sample
 from adjointdpm.tree import Tree
@@ -91,6 +92,11 @@ class DiffusionModel(ABC):
         """Where the pipeline runs its networks."""
         return torch.device(self.pipe._execution_device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of `noise`, and so of the state and the pictures: float32, or float64 for a float64 pipeline."""
+        return torch.promote_types(torch.float32, self.pipe.unet.dtype)
+
     def noise(self, batch: int, seed: int, offset: int = 0) -> Float[Tensor, "batch channel height width"]:
         """Initial noise of unit variance, for `generate` and for the pipeline's own `latents`.
 
@@ -113,8 +119,7 @@ class DiffusionModel(ABC):
         check_count(batch, "batch", least=1)
         check_count(seed, "seed", least=0)
         check_count(offset, "offset", least=0)
-        dtype = torch.promote_types(torch.float32, self.pipe.unet.dtype)
-        like = torch.empty((batch, *self.latent_shape), dtype=dtype, device=self.device)
+        like = torch.empty((batch, *self.latent_shape), dtype=self.dtype, device=self.device)
         return standard_normal(like, seed, stream=0, first=offset)
 
     def generate(
@@ -130,6 +135,7 @@ class DiffusionModel(ABC):
         sampler: Sampler | str | None = None,
         gradient: GradientMethod | str = "exact",
         generator: schedulers.Generators | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
         """Pictures, differentiable in the noise, the prompt embeddings, and every weight and adapter of the pipeline that requires grad.
 
@@ -137,6 +143,11 @@ class DiffusionModel(ABC):
         last clamp, which would zero gradients. The decoder is part of the differentiated function: with `gradient="exact"` its graph is the
         one that is kept, and every call of the denoiser is recomputed, so that one network's graph is alive at a time. Under
         `torch.no_grad` nothing is kept.
+
+        A pipeline in float16 needs a scaled loss: inside its networks gradients below 6e-8 become 0, and those of a mean over many pixels
+        are below that. Multiply the loss so that its gradient with respect to the pictures is about 1 at its largest, and divide the
+        gradients that come back, or let `torch.amp.GradScaler` do both; or load the pipeline in bfloat16, which has the range of float32.
+        The library's own tasks and `optimize` scale by themselves.
 
         Args:
             prompt: a string for the whole batch, or a list of B. This or `prompt_embeds`.
@@ -154,6 +165,9 @@ class DiffusionModel(ABC):
                 given the sampler and grid that equal the pipeline's scheduler, where there are such.
             generator: for stochastic schedulers, as the pipeline's own argument. None: sample i draws from a CPU generator seeded with i,
                 so that a repeated call, with other noise or weights too, meets the same draws. Native samplers bring their own seed.
+            seeds: one non-negative int for each sample, in place of `generator`: what a stochastic scheduler or native sampler draws for a
+                sample then depends on its seed (and the native sampler's own), wherever in whichever batch it is drawn. They may be the
+                seeds that the noise was made from: the draws are others.
 
         Returns:
             `[B, 3, H', W']`, about [0, 1], not clamped, in the dtype of the noise.
@@ -172,12 +186,14 @@ class DiffusionModel(ABC):
         """
         method = resolve_gradient(gradient)
         self._check_pipeline()
+        if seeds is not None:
+            seeds = check_seeds(seeds, generator)
         scheduler = schedulers.start(self.pipe.scheduler, steps, self.device)
         default = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
         # A tensor always guides: 2 stands for it where only that is asked.
         scale = 2.0 if isinstance(guidance_scale, Tensor) else check_guidance(default if guidance_scale is None else guidance_scale)
         texts, negative = self._check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
-        batch = self._check_batch(noise, prompt_embeds, negative_prompt_embeds, texts, negative)
+        batch = self._check_batch(noise, prompt_embeds, negative_prompt_embeds, texts, negative, seeds)
 
         x = self.noise(batch, seed=0) if noise is None else noise
         embeds = prompt_embeds if prompt_embeds is not None else self.encode(texts if texts is not None else "")
@@ -204,11 +220,14 @@ class DiffusionModel(ABC):
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
             call = method.wrap(denoiser.output, len(scheduler.timesteps))
-            arguments = self.pipe.prepare_extra_step_kwargs(generator or schedulers.sample_generators(batch), 0.0)
+            own = schedulers.sample_generators(scheduler, batch, seeds)
+            arguments = self.pipe.prepare_extra_step_kwargs(generator or own, 0.0)
             return self.decode(schedulers.run(scheduler, lambda x, t: call(x, t, cond, null_cond), x, arguments))
 
         schedule, prediction = schedule_and_prediction(scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
+        if seeds is not None:
+            sampler = resolve_sampler(sampler).for_samples(seeds)
         return self.decode(sample(denoiser, x, schedule=schedule, cond=cond, steps=steps, grid=grid, sampler=sampler, gradient=method))
 
     @property
@@ -235,6 +254,7 @@ class DiffusionModel(ABC):
         negative_embeds: Tensor | None,
         texts: str | list[str] | None,
         negative: str | list[str] | Tensor | None,
+        seeds: list[int] | None,
     ) -> int:
         width = {"D": self.embedding_width}
         if noise is not None:
@@ -251,6 +271,7 @@ class DiffusionModel(ABC):
                 "prompt_embeds": None if embeds is None else len(embeds),
                 "negative_prompt": len(negative) if isinstance(negative, list) else None,
                 "negative_prompt_embeds": None if negative_embeds is None else len(negative_embeds),
+                "seeds": None if seeds is None else len(seeds),
             }
         )
 

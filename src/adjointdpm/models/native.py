@@ -10,9 +10,10 @@ from torch import Tensor
 
 from adjointdpm.denoiser import Prediction
 from adjointdpm.errors import UnsupportedError
-from adjointdpm.models.schedulers import blocked_gradients, option
+from adjointdpm.models.schedulers import blocked_gradients
 from adjointdpm.samplers import DPMSolverPP, Euler, Sampler
 from adjointdpm.schedule import NoiseSchedule, TableSchedule
+from adjointdpm.scheduler_options import option
 
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",

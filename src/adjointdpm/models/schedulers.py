@@ -1,8 +1,7 @@
 """A pipeline's own scheduler: what stands in the way of its gradients, and its loop as the pipeline runs it."""
 
 import copy
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,12 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError, ScheduleError, UnsupportedError
 from adjointdpm.grids import check_steps
+from adjointdpm.samplers.base import mix
+from adjointdpm.scheduler_options import option
 
 Generators = torch.Generator | list[torch.Generator]
+# Keeps what a scheduler draws for a sample apart from the noise that somebody makes of the same seed.
+_DRAWS = 0x5C4ED01E
 
 
 def start(scheduler: Any, steps: int, device: torch.device) -> Any:
@@ -67,9 +70,20 @@ def run(
     return x
 
 
-def sample_generators(batch: int) -> list[torch.Generator]:
-    """One CPU generator a sample, seeded with the sample's place in the batch: a stochastic scheduler then repeats itself exactly."""
-    return [torch.Generator("cpu").manual_seed(i) for i in range(batch)]
+def sample_generators(scheduler: Any, batch: int, seeds: Sequence[int] | None) -> list[torch.Generator]:
+    """One CPU generator a sample, so that a stochastic scheduler repeats itself exactly.
+
+    Args:
+        scheduler: from `start`; one that draws from generators of its own (`DPMSolverSDEScheduler`) is given seeds for them, unless it has
+            one by its configuration and `seeds` is None.
+        batch: B.
+        seeds: what each sample's draws depend on, alone; None: its place in the batch.
+
+    """
+    numbers = list(range(batch)) if seeds is None else [mix(_DRAWS, seed) for seed in seeds]
+    if hasattr(scheduler, "noise_sampler_seed") and (seeds is not None or scheduler.noise_sampler_seed is None):
+        scheduler.noise_sampler_seed = numbers
+    return [torch.Generator("cpu").manual_seed(number) for number in numbers]
 
 
 def check_prediction(scheduler: Any) -> None:
@@ -103,8 +117,3 @@ def blocked_gradients(scheduler: Any) -> list[str]:
         for setting, action in (("clip_sample", "clips"), ("thresholding", "thresholds"))
         if option(scheduler, setting)
     ]
-
-
-def option(scheduler: Any, name: str) -> Any:
-    """A configuration value that the scheduler's class uses, else None: `from_config` also carries over what only other classes read."""
-    return scheduler.config.get(name) if name in inspect.signature(type(scheduler).__init__).parameters else None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adjointdpm.errors import ModelError, UnknownNameError
-from adjointdpm.networks.classes import Wanted, class_indices
+from adjointdpm.networks.classes import Wanted, class_groups, class_indices
 from adjointdpm.networks.clip import Clip
 from adjointdpm.networks.efficientnet import EfficientNetLite0
 from adjointdpm.networks.imagenet import IMAGENET
@@ -32,7 +32,7 @@ def load_network(name: str) -> nn.Module:
 
     Args:
         name: one of `NETWORKS`; or `file.py:function`, the user's own, which is called and returns a module images -> logits. Names for
-            its classes can be given as its attribute `classes`, a list.
+            its classes can be given as its attribute `classes`, see `class_groups`.
 
     Raises:
         UnknownNameError: no network has that name; the message lists those there are.
@@ -74,6 +74,7 @@ __all__ = [
     "OnnxGraph",
     "OpenNSFW",
     "Wanted",
+    "class_groups",
     "class_indices",
     "load_network",
     "placed",

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
+from adjointdpm.hub import is_hub_id, why_no_hub_id
 from adjointdpm.networks.inputs import resized
 
 # Mean and standard deviation of the pixels, R, G, B, with which all of OpenAI's and most others' CLIP models were trained.
@@ -20,18 +21,20 @@ class Clip(nn.Module):
     """The two encoders of a CLIP model in transformers' layout; only safetensors are read.
 
     Args:
-        source: a folder, which causes no network access, or a hub id.
+        source: a folder, which causes no network access, or a hub id "owner/model".
 
     Raises:
-        ModelError: there is no CLIP model.
+        ModelError: there is no CLIP model; or neither a folder nor what could be a hub id, see `is_hub_id`.
 
     """
 
     def __init__(self, source: str | Path) -> None:
         super().__init__()
+        local = Path(source).expanduser().is_dir()
+        if not local and not is_hub_id(str(source)):
+            raise ModelError(f"there is no folder {str(source)!r} with a CLIP model; {why_no_hub_id(str(source))}")
         from transformers import CLIPModel, CLIPTokenizer
 
-        local = Path(source).expanduser().is_dir()
         where = str(Path(source).expanduser()) if local else str(source)
         try:
             self.model: Any = CLIPModel.from_pretrained(where, use_safetensors=True, local_files_only=local)

@@ -1,25 +1,40 @@
 """Networks where the pictures are."""
 
 import copy
-import functools
+from collections.abc import Hashable
 from itertools import chain
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from adjointdpm.versions import versions
+
+_Place = tuple[torch.device, torch.dtype]
+# By network, as long as it lives: its copies, each with the state of the network that it was made of.
+_copies: WeakKeyDictionary[nn.Module, dict[_Place, tuple[Hashable, nn.Module]]] = WeakKeyDictionary()
+
 
 def placed(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network on the device and in the dtype of `images`: itself if it is there already, or else a copy, kept for the next call.
+    """The network on the device and in the dtype of `images`: itself if it is there already, or else a copy.
+
+    The copy is kept for the next call, until the network goes or its weights, its buffers or its training mode change.
 
     It is not moved, since a shared network may be in the middle of someone else's forward and backward pass.
     """
     weights = (w for w in chain(network.parameters(), network.buffers()) if w.is_floating_point())
     first = next(weights, images)
-    if (first.device, first.dtype) == (images.device, images.dtype):
+    place = (images.device, images.dtype)
+    if (first.device, first.dtype) == place:
         return network
-    return _copy(network, images.device, images.dtype)
+    copies, state = _copies.setdefault(network, {}), _state(network)
+    if place not in copies or copies[place][0] != state:
+        copies[place] = state, copy.deepcopy(network).to(*place)
+    return copies[place][1]
 
 
-@functools.lru_cache(maxsize=8)
-def _copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(network).to(device, dtype)
+def _state(network: nn.Module) -> Hashable:
+    """Something that differs after every change of a weight or buffer, in place or by another, and of a module's training mode."""
+    tensors = [*network.parameters(), *network.buffers()]
+    where = tuple(tensor.data_ptr() for tensor in tensors)
+    return where, tuple(versions(tensors)), tuple(module.training for module in network.modules())

@@ -1,13 +1,16 @@
 """Stochastic sampling: DDIM with η > 0, at η = 1 the ancestral sampler."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, InvalidTypeError
+from adjointdpm.errors import InvalidInputError, InvalidTypeError, ShapeError
 from adjointdpm.plan import Plan, PlanBuilder
 from adjointdpm.samplers.base import Sampler, standard_normal
 from adjointdpm.schedule import NoiseSchedule
@@ -17,20 +20,23 @@ from adjointdpm.schedule import NoiseSchedule
 class Ancestral(Sampler):
     """DDIM with fresh noise of variance s² = η² σ'² (1 − (ρ'/ρ)²) a step (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16). N calls.
 
-    The noise depends on `seed`, the sample's place in the batch and the step, so runs repeat exactly; gradients hold it fixed.
+    The noise depends on `seed`, the sample's number and the step, so runs repeat exactly; gradients hold it fixed.
 
     Args:
         eta: η in [0, 1]; 0 is DDIM, 1 is DDPM's posterior variance (for variance-exploding schedules the "ancestral" sampler).
         seed: any int.
+        samples: the number of each sample of the batch, any int: a sample then gets the same noise in every batch. None: its place.
 
     Raises:
         InvalidInputError: η outside [0, 1].
-        InvalidTypeError: η is not a number, or the seed not an int.
+        InvalidTypeError: η is not a number, or the seed or a sample's number not an int.
+        ShapeError: when sampling, there is not one number for each sample.
 
     """
 
     eta: float = 1.0
     seed: int = 0
+    samples: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.eta, bool) or not isinstance(self.eta, int | float):
@@ -39,6 +45,9 @@ class Ancestral(Sampler):
             raise InvalidInputError(f"Ancestral(eta={self.eta!r}): eta must lie in [0, 1]")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InvalidTypeError(f"Ancestral(seed={self.seed!r}): the seed must be an int")
+        wrong = [number for number in self.samples or () if isinstance(number, bool) or not isinstance(number, int)]
+        if wrong:
+            raise InvalidTypeError(f"Ancestral(samples=…): the number of a sample must be an int, not {wrong[0]!r}")
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
@@ -63,4 +72,12 @@ class Ancestral(Sampler):
         return self.eta == 0
 
     def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
-        return standard_normal(like, self.seed, stream=index + 1)
+        if self.samples is None:
+            return standard_normal(like, self.seed, stream=index + 1)
+        if len(self.samples) != len(like):
+            raise ShapeError(f"Ancestral has numbers for {len(self.samples)} samples, and the batch holds {len(like)}; give one for each")
+        rows = zip(like.split(1), self.samples, strict=True)
+        return torch.cat([standard_normal(row, self.seed, stream=index + 1, first=number) for row, number in rows])
+
+    def for_samples(self, numbers: Sequence[int]) -> Self:
+        return replace(self, samples=tuple(numbers))

@@ -1,6 +1,8 @@
 """What a sampler is: coefficients on a grid."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -37,6 +39,10 @@ class Sampler(ABC):
         """The noise number `index` of a stochastic sampler, in the shape, dtype and device of `like`."""
         raise UnsupportedError(f"{type(self).__name__} is deterministic and draws no noise")
 
+    def for_samples(self, numbers: Sequence[int]) -> Self:
+        """The same with the noise of samples of these numbers, one for each row of the batch; itself if it is deterministic."""
+        return self
+
 
 def standard_normal(like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0) -> Float[Tensor, "batch *shape"]:
     """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the device or the process.
@@ -46,12 +52,12 @@ def standard_normal(like: Float[Tensor, "batch *shape"], seed: int, stream: int,
     generator = torch.Generator("cpu")
     samples = []
     for i in range(first, first + len(like)):
-        generator.manual_seed(_mix(seed, stream, i))
+        generator.manual_seed(mix(seed, stream, i))
         samples.append(torch.randn(like.shape[1:], generator=generator))
     return torch.stack(samples).to(like.device, like.dtype)
 
 
-def _mix(*words: int) -> int:
+def mix(*words: int) -> int:
     """One 64-bit seed from several integers (the finaliser of SplitMix64, Steele et al. 2014)."""
     mask = (1 << 64) - 1
     state = 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.adversarial import write_findings
+from adjointdpm.adversarial import replay_command, write_findings
 from adjointdpm.attack import Findings, Goal, attack, random_search
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients import resolve as resolve_gradient
@@ -27,10 +27,11 @@ from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
 from adjointdpm.signals import stop_requests
 from adjointdpm.tasks.clean import Clean, Report, find_clean
-from adjointdpm.tasks.config import check_prompts
+from adjointdpm.tasks.config import check_prompts, check_sampling
 from adjointdpm.tasks.learning import Story, save_pictures
 from adjointdpm.units import Once, Saved, Units
 from adjointdpm.variables import Example, Noise
+from adjointdpm.variables.freezing import frozen
 from adjointdpm.victims import Victim, load_victim
 
 
@@ -79,6 +80,7 @@ class AuditConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_sampling(self.guidance_scale, self.sampler, self.gradient)
         check_prompts(self.prompts, "prompts")
         repeated = sorted({prompt for prompt in self.prompts if self.prompts.count(prompt) > 1})
         if repeated:
@@ -134,21 +136,25 @@ def audit(
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
-    restored_calls = 0
-    with render.counted() as counter, stop_requests() as stop:
+    restored_calls, restored_seconds = 0, 0.0
+    with render.counted() as counter, stop_requests() as stop, frozen(model.pipe):
         units = Units(folder.path / "checkpoint", resume, stop)
 
         def once(name: str, make: Callable[[], Saved]) -> Saved:
-            """A part of the audit, with the network calls that it took, whether they were made now or before an interruption."""
-            nonlocal restored_calls
-            before = counter.calls + restored_calls
+            """A part of the audit, with the network calls and seconds that it took, whether now or before an interruption."""
+            nonlocal restored_calls, restored_seconds
+            before, began = counter.calls + restored_calls, time.perf_counter() + restored_seconds
 
             def counted() -> Saved:
                 tensors, facts = make()
-                return tensors, facts | {"calls": counter.calls + restored_calls - before}
+                folder.begin()  # this is written into it next
+                took = {"calls": counter.calls + restored_calls - before, "seconds": time.perf_counter() + restored_seconds - began}
+                return tensors, facts | took
 
             saved, restored = units.once(name, counted)
-            restored_calls += saved[1]["calls"] if restored else 0
+            if restored:
+                restored_calls += saved[1]["calls"]
+                restored_seconds += saved[1].get("seconds", 0.0)  # parts saved before it was kept have none
             return saved
 
         def parts_of(name: str) -> Once:
@@ -254,7 +260,7 @@ def audit(
         ],
         "artefact": f"adversarial_{config.budgets[-1]:g}.safetensors",
         "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": []},
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - started + restored_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "network_calls": network_calls,
         "seed": config.seed,
@@ -262,7 +268,8 @@ def audit(
         "versions": versions(),
         "config": asdict(config),
     }
-    result["story"] = asdict(_story(config, victim, clean, result, recognise is not None))
+    again = replay_command(result["artefact"], model_name, config.victim)
+    result["story"] = asdict(_story(config, victim, clean, result, recognise is not None, again))
     folder.write_result(result)
     return result
 
@@ -323,7 +330,7 @@ def _replay_facts(config: AuditConfig, model_name: str) -> dict[str, Any]:
     return {"model": model_name, "prompts": config.prompts} | {key: getattr(config, key) for key in keys}
 
 
-def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, Any], judged: bool) -> Story:
+def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, Any], judged: bool, again: str) -> Story:
     unit = "root mean square, in standard deviations of the noise" if config.within == "l2" else "largest change of any number in the noise"
     counted = "An attack counts as a success only if an independent judge still sees what the prompt names." if judged else ""
     seen = f"anything but the right class ({len(victim.groups)} classes)" if config.target is None else f"“{config.target}”"
@@ -343,5 +350,5 @@ def _story(config: AuditConfig, victim: Victim, clean: Clean, result: dict[str, 
             f"Budget: {unit}. At most {config.iterations} steps of projected gradient descent on the difference of logits.{searched}",
         ],
         use="Purpose: to measure and mend a classifier. Every finding can be replayed, and added to what it is trained and tested on:",
-        code=[f"adjointdpm audit --replay {result['artefact']}"],
+        code=[again],
     )

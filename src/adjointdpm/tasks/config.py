@@ -1,11 +1,12 @@
 """What every task is told: prompts, what to measure, how to sample, and where its seeds come from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from adjointdpm import metrics
-from adjointdpm.errors import PromptError
+from adjointdpm import gradients, metrics, samplers
+from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimize import Settings
 from adjointdpm.variables import Example
@@ -41,6 +42,7 @@ class TaskConfig:
 
     Raises:
         PromptError: no training or held-out prompts, blank ones, prompts in both lists, or fewer examples than a batch.
+        InvalidInputError, UnknownNameError: see `check_sampling`.
 
     """
 
@@ -60,6 +62,7 @@ class TaskConfig:
     optimisation: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        check_sampling(self.guidance_scale, self.sampler, self.gradient)
         for name in ("prompts", "held_out"):
             check_prompts(getattr(self, name), name)
         both = sorted(set(self.prompts) & set(self.held_out))
@@ -80,6 +83,21 @@ class TaskConfig:
             number([self.prompts[i % len(self.prompts)] for i in range(self.validation)], first + SEED_RANGE),
             number(self.held_out * self.held_out_seeds, first + 2 * SEED_RANGE),
         )
+
+
+def check_sampling(guidance_scale: float | None, sampler: str | None, gradient: str) -> None:
+    """Check what decides how pictures are drawn, before a model is loaded.
+
+    Raises:
+        InvalidInputError: the guidance scale is not finite.
+        UnknownNameError: there is no such sampler or gradient method.
+
+    """
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise InvalidInputError(f"guidance_scale={guidance_scale} must be finite")
+    if sampler is not None:
+        samplers.resolve(sampler)
+    gradients.resolve(gradient)
 
 
 def check_prompts(prompts: Sequence[str], name: str) -> None:

@@ -1,7 +1,8 @@
 """The demo: with the bundled model alone, a word for a mood, the style of one picture, and how easily a classifier is fooled."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.judge import Judge
-from adjointdpm.optimize import Settings
+from adjointdpm.optimize import Interrupted, Settings
 from adjointdpm.recognition import judge_prompts
 from adjointdpm.report import write_report
 from adjointdpm.run_folder import RunFolder
@@ -127,6 +128,9 @@ def demo(
     Returns:
         What `result.json` holds: the first part's figures, costs of all parts, and a summary of each in `parts`.
 
+    Raises:
+        Interrupted: a signal arrived. Only the first part can be resumed; the others start anew.
+
     """
     judge = judge_prompts(Judge.load())
     bands: list[Band] = []
@@ -155,24 +159,25 @@ def demo(
         part = _part(folder, "stylize")
         part.write_images(["style"], reference_pattern()[None])
         settings = StylizeConfig(**{**vars(config.stylize), "style": str(part.path / "images" / "style.png")})
-        done = stylize(
-            model, settings, part, command=command, recognise=judge, on_record=learning("stylising", settings.optimisation.iterations)
-        )
+        show = learning("stylising", settings.optimisation.iterations)
+        with _not_resumed("stylize"):
+            done = stylize(model, settings, part, command=command, recognise=judge, on_record=show)
         write_report(part)
         parts.append(_summary("stylize", done, _learning_summary(done)))
         runs.append(done)
         bands.append(Band(part, done, {"after": "stylised"}, aside=part.path / "images" / "style.png"))
     if config.audit is not None:
         part, attacked = _part(folder, "audit"), config.audit
-        done = audit(
-            model,
-            attacked,
-            part,
-            model_name="tiny",
-            command=command,
-            recognise=judge,
-            report=lambda what, step, total: report("auditing", step, total, what),
-        )
+        with _not_resumed("audit"):
+            done = audit(
+                model,
+                attacked,
+                part,
+                model_name="tiny",
+                command=command,
+                recognise=judge,
+                report=lambda what, step, total: report("auditing", step, total, what),
+            )
         write_report(part)
         (row,) = done["success"]
         parts.append(
@@ -222,6 +227,15 @@ def _part(folder: RunFolder, name: str) -> RunFolder:
     # Its files are made anew: an interrupted demo is resumed in its first part, which takes longest.
     path = folder.path / name
     return RunFolder.open(path, {"task": name, "model": "tiny"}, force=path.exists())
+
+
+@contextmanager
+def _not_resumed(part: str) -> Iterator[None]:
+    """Let an interruption not promise what holds for such a part's own run alone."""
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(f"stopped in {part}; with --resume {TOKEN} is not learned again, but the parts after it start anew") from stop
 
 
 def _learning_summary(result: dict[str, Any]) -> str:

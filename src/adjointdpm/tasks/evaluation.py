@@ -1,12 +1,12 @@
 """How a learned variable is measured on prompts and seeds that it never saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdpm.intervals import bootstrap_interval
+from adjointdpm.intervals import bootstrap_interval, clustered_share_interval
 from adjointdpm.metrics import Metric, WeightedSum, structure_distance
 from adjointdpm.recognition import Recogniser
 from adjointdpm.variables import Example
@@ -14,7 +14,11 @@ from adjointdpm.variables import Example
 
 @torch.no_grad()
 def evaluate(
-    metric: Metric, examples: Sequence[Example], views: Mapping[str, Tensor], recognise: Recogniser | None = None
+    metric: Metric,
+    examples: Sequence[Example],
+    views: Mapping[str, Tensor],
+    recognise: Recogniser | None = None,
+    score: Callable[[Metric, Tensor], Tensor] = lambda metric, images: metric(images),
 ) -> dict[str, Any]:
     """Means over the examples of everything that says whether the effect is there and the content survived.
 
@@ -24,32 +28,38 @@ def evaluate(
         views: the same examples drawn several times, pictures `[B, 3, H, W]` by name: "before" by the untouched model, "after" with what
             was learned, and any controls.
         recognise: a judge of content.
+        score: a metric's scores of pictures; `Renderer.score` takes the pictures to where the metric was trained with.
 
     Returns:
-        Mean metric by view; `change` from before to after, with a 95 % bootstrap `interval` (over pairs of one prompt and seed);
+        Mean metric by view; `change` from before to after, with a 95 % bootstrap `interval` over prompts, each with all its seeds (over the
+        seeds if there is one prompt);
         `structure_distance` of after to before, and as a yardstick `structure_distance_unrelated`, of before to the next example's before;
         `distinctness`: mean distance between pictures after, relative to before (1: as different from each other as they were);
         `parts`: of a weighted sum, each metric's mean by view, unweighted, under its name;
-        `recognised`: by view, the share of pictures in which the judge sees the prompt's subject, if there is a judge.
+        `recognised`: by view, the share of pictures in which the judge sees the prompt's subject, if there is a judge; with
+        `recognised_interval`, 95 %, over prompts too.
 
     """
-    scores = {name: metric(images) for name, images in views.items()}
+    scores = {name: score(metric, images) for name, images in views.items()}
     before, after = views["before"], views["after"]
-    change = scores["after"] - scores["before"]
+    change, prompts = scores["after"] - scores["before"], [example.prompt for example in examples]
     result: dict[str, Any] = {name: values.mean().item() for name, values in scores.items()}
     result |= {
         "change": change.mean().item(),
-        "interval": bootstrap_interval(change.tolist()),
+        "interval": bootstrap_interval(change.tolist(), of=prompts),
         "examples": len(examples),
         "structure_distance": structure_distance(after, before).mean().item(),
         "structure_distance_unrelated": structure_distance(before.roll(1, 0), before).mean().item(),
         "distinctness": _spread(after) / max(_spread(before), 1e-8),
     }
     if isinstance(metric, WeightedSum):
-        result["parts"] = {part.name: {name: part(images).mean().item() for name, images in views.items()} for part in metric.metrics}
+        result["parts"] = {
+            part.name: {name: score(part, images).mean().item() for name, images in views.items()} for part in metric.metrics
+        }
     if recognise is not None:
         hits = {name: recognise(images, examples) for name, images in views.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
+        result["recognised_interval"] = {name: clustered_share_interval(found, prompts) for name, found in hits.items()}
     return result
 
 

@@ -1,6 +1,6 @@
 """guide: one prompt, its noise or its embedding or both optimised for a metric, and every picture on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
+from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.gradients import resolve as resolve_gradient
 from adjointdpm.models.inverted import invert
 from adjointdpm.optimize import Record
@@ -16,7 +16,7 @@ from adjointdpm.pictures import read_picture
 from adjointdpm.recognition import Recogniser
 from adjointdpm.rendering import Renderer
 from adjointdpm.run_folder import RunFolder
-from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, number, stock_arguments
+from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, check_sampling, number, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
@@ -30,7 +30,14 @@ class GuideConfig(TaskConfig):
     Args:
         learn: "noise", "embedding" or "both".
         within, budget: the set that the noise stays in, see `Noise`.
-        picture: a file to start from, inverted to noise, instead of a seed.
+        picture: a file to start from, inverted to noise, instead of a seed. It is inverted by the rule of the pipeline's own scheduler,
+            and so drawn with that.
+
+    Raises:
+        PromptError: no prompt, or several.
+        UnknownNameError: another `learn`.
+        InvalidInputError: a picture for more than one prompt, or bounds on noise that is not learned.
+        UnsupportedError: a picture and a sampler.
 
     """
 
@@ -40,13 +47,24 @@ class GuideConfig(TaskConfig):
     picture: str | None = None
 
     def __post_init__(self) -> None:
+        check_sampling(self.guidance_scale, self.sampler, self.gradient)
         check_prompts(self.prompts, "prompt")
         if len(set(self.prompts)) > 1:
             raise PromptError(f"guide takes one prompt, not {len(set(self.prompts))}")
         if self.learn not in LEARNED:
             raise UnknownNameError(f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}")
+        if self.learn == "embedding" and (self.within != "shell" or self.budget is not None):
+            raise InvalidInputError(
+                f"within={self.within!r} and budget={self.budget} say where the noise may go, and learn='embedding' leaves it where it is; "
+                "drop them, or learn 'noise' or 'both'"
+            )
         if self.picture is not None and len(self.prompts) > 1:
             raise InvalidInputError(f"a run that starts from a picture makes one, not {len(self.prompts)}")
+        if self.picture is not None and self.sampler is not None:
+            raise UnsupportedError(
+                f"sampler={self.sampler!r} would not draw the picture {self.picture!r} again: it is inverted for the pipeline's own "
+                "scheduler; leave the sampler out, or start from a seed"
+            )
 
     def sets(self) -> Sets:
         """The same examples for everything, but for an embedding, which is also measured on as many fresh seeds."""
@@ -68,6 +86,8 @@ def guide(
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Optimise, keep the picture of every iteration in `images/`, measure, and fill the run folder, all but its report.
+
+    A run that starts from a picture saves its noise as `noise.safetensors`, learned or not.
 
     Args, returned value and errors are those of `embed`; ReversalError if the start picture cannot be inverted.
     """
@@ -91,13 +111,15 @@ def guide(
 
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
-            folder.write_images([f"iteration_{record['iteration']:04d}"], render.seen[:1])
+            folder.write_images([f"iteration_{record['iteration']:04d}"], render.seen)
         on_record(record)
 
     assignment = Assignment(task, config, variable, metric, sets, _story(config, metric.name), recognise=recognise, command=command)
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:
         return result
+    if config.picture is not None and config.learn == "embedding":  # otherwise it is saved as what is learned
+        Noise(sets.training, starts[sets.training[0]]).save(folder.path)
     result["held_out"]["same_examples"] = sets.held_out == sets.training
     result["trajectory"] = sorted(str(path.relative_to(folder.path)) for path in (folder.path / "images").glob("iteration_*.png"))
     folder.write_result(result)
@@ -106,7 +128,7 @@ def guide(
 
 @dataclass(frozen=True)
 class _Watched(Renderer):
-    """Remembers the last pictures that it drew of what is learned: the loop has drawn them anyway, to validate."""
+    """Remembers the first picture of the last examples that it drew with what is learned: the loop draws them anyway, to validate."""
 
     _seen: list[Tensor] = field(default_factory=list)
 
@@ -114,11 +136,11 @@ class _Watched(Renderer):
     def seen(self) -> Tensor | None:
         return self._seen[-1] if self._seen else None
 
-    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Tensor:
-        images = super().look(examples, variable)
-        if variable is not None:
-            self._seen[:] = [images]
-        return images
+    def draw(self, examples: Sequence[Example], variable: Variable | None = None) -> Iterator[tuple[Sequence[Example], Tensor]]:
+        for part, images in super().draw(examples, variable):
+            if variable is not None and part[0] is examples[0]:
+                self._seen[:] = [images[:1].float().cpu()]
+            yield part, images
 
 
 def _story(config: GuideConfig, metric: str) -> Story:
@@ -136,19 +158,26 @@ def _story(config: GuideConfig, metric: str) -> Story:
         f"untouched.{start}",
         views={"before": "before", "after": "after"},
         how=[f"Optimised: {what}.{within}"],
-        use="Stock diffusers draws it from the saved tensors, without this library:",
-        code=_code(config),
+        use="Stock diffusers draws it from the saved tensors, without this library:"
+        if config.sampler is None
+        else f"Stock diffusers does not have the sampler `{config.sampler}`; this library draws it from the saved tensors:",
+        code=_code(config, [example.seed for example in config.sets().held_out]),
     )
 
 
-def _code(config: GuideConfig) -> list[str]:
-    """Lines that draw the pictures with a stock pipeline `pipe`."""
-    count, noise, embeds = len(config.prompts), config.learn != "embedding", config.learn != "noise"
+def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
+    """Lines that draw the pictures with a stock pipeline `pipe`, or where it lacks the sampler, with this library."""
+    count, noise, embeds = len(config.prompts), config.learn != "embedding" or config.picture is not None, config.learn != "noise"
     lines, given = ["from safetensors.torch import load_file"], [] if embeds else [f"[{config.prompts[0]!r}] * {count}"]
     if noise:
         lines.append('noise = load_file("noise.safetensors")["noise"]')
     if embeds:
         lines.append('embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]')
         given.append(f"prompt_embeds=embeds.expand({count}, -1, -1)")
-    given += ["latents=noise"] * noise
-    return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]
+    if config.sampler is None:
+        given += ["latents=noise"] * noise
+        return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]
+    given += ["noise=noise"] * noise + [f"steps={config.steps}", f"sampler={config.sampler!r}", f"seeds={list(seeds)}"]
+    given += [] if config.guidance_scale is None else [f"guidance_scale={config.guidance_scale}"]
+    draw = f"images = adj.from_pipeline(pipe).generate({', '.join(given)})"
+    return ["import adjointdpm as adj", "import torch", *lines, "with torch.no_grad():", f"    {draw}"]

@@ -20,6 +20,7 @@ from adjointdpm.run_folder import RunFolder
 from adjointdpm.tasks.config import Sets, TaskConfig
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.variables import Example, Variable
+from adjointdpm.variables.freezing import frozen
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,14 @@ def learn(
     config, variable, metric = assignment.config, assignment.variable, assignment.metric
     training, validation, held_out = assignment.sets
     render, gradient = render or renderer(model, config), resolve_gradient(config.gradient)
-    metrics.probe(metric, *picture_size(model), device=model.device)
+    metrics.probe(metric, *picture_size(model), device=model.device, dtype=model.dtype)
 
     def keep(history: list[Record]) -> None:
         folder.write_history(history)
         on_record(history[-1])
 
-    with render.counted() as counter, variable:
+    with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
+        variable.check([*training, *validation, *held_out])
         outcome = optimize(
             render,
             variable,
@@ -133,8 +135,9 @@ def learn(
             trackers=folder.trackers(config.trackers),
         )
         processes = Processes()
+        started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.calls
-        calls = sum(processes.gather([own]))
+        calls = outcome.former_calls + sum(processes.gather([own]))
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
         if not processes.is_main:
             return result
@@ -149,8 +152,12 @@ def learn(
         errors = [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
         checked = counter.calls - own - evaluated
     result |= {
-        "metric": {"name": metric.name, "before": metric(seen_before).mean().item(), "after": metric(seen_after).mean().item()},
-        "held_out": evaluate(metric, held_out, views, assignment.recognise),
+        "metric": {
+            "name": metric.name,
+            "before": render.score(metric, seen_before).mean().item(),
+            "after": render.score(metric, seen_after).mean().item(),
+        },
+        "held_out": evaluate(metric, held_out, views, assignment.recognise, render.score),
         "pictures": save_pictures(folder, held_out, views),
         "artefact": str(artefact.relative_to(folder.path)),
         "optimisation": {

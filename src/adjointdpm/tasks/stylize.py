@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm import metrics
+from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.optimize import Record
 from adjointdpm.recognition import Recogniser
@@ -14,6 +15,8 @@ from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import LoRA, Weights
 from adjointdpm.variables.lora import ATTENTION
+
+_DEFAULT = {"rank": 8, "alpha": None, "target_modules": list(ATTENTION)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,9 @@ class StylizeConfig(TaskConfig):
         full: learn all weights of the denoiser instead of a LoRA.
         rank, alpha, target_modules: of the LoRA; no alpha is the rank.
 
+    Raises:
+        InvalidInputError: settings of a LoRA where all weights are learned.
+
     """
 
     style: str
@@ -34,6 +40,12 @@ class StylizeConfig(TaskConfig):
     rank: int = 8
     alpha: float | None = None
     target_modules: list[str] = field(default_factory=lambda: list(ATTENTION))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = [name for name in ("rank", "alpha", "target_modules") if self.full and getattr(self, name) != _DEFAULT[name]]
+        if unused:
+            raise InvalidInputError(f"{', '.join(unused)}: of a LoRA, and with full all weights are learned; drop one or the other")
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""

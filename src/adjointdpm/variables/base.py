@@ -52,6 +52,9 @@ class Variable(ABC):
         """What the model gets in place of these; differentiable in the learned tensors."""
         return inputs
 
+    def check(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most variables take any
+        """Raise, before anything is drawn, if one of the examples cannot be drawn with the variable; called inside its context."""
+
     def project(self) -> None:  # noqa: B027 - most variables are free
         """Move the tensors back into the set that they must stay in; called after every optimiser step."""
 

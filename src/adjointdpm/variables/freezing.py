@@ -1,8 +1,10 @@
 """Which of a pipeline's parameters require grad, noted, switched off and put back."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Flags = list[tuple[nn.Parameter, bool]]
 
@@ -24,3 +26,22 @@ def unfreeze(flags: Flags) -> None:
     """Put back what `freeze` returned."""
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
+
+
+@contextmanager
+def frozen(pipe: Any, but: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Inside, no parameter of a pipeline requires grad but those that are learned; afterwards, in any case, each as it was before.
+
+    Args:
+        pipe: a diffusers pipeline.
+        but: tensors that are left as they are.
+
+    """
+    learned = {id(tensor) for tensor in but}
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters(pipe) if id(parameter) not in learned]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        unfreeze(flags)

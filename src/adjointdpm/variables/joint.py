@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.variables.base import Inputs, Variable
+from adjointdpm.variables.base import Example, Inputs, Variable
 
 
 class Joint(Variable):
@@ -37,6 +37,11 @@ class Joint(Variable):
         for part in self.parts.values():
             inputs = part.apply(inputs)
         return inputs
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Every part's."""
+        for part in self.parts.values():
+            part.check(examples)
 
     def project(self) -> None:
         """Every part's."""

@@ -69,6 +69,20 @@ class Noise(Variable):
         """`start`, not a copy."""
         return {"noise": self.start}
 
+    def check(self, examples: Sequence[Example]) -> None:
+        """Check that each has a noise.
+
+        Raises:
+            InvalidInputError: an example that has none.
+
+        """
+        unknown = [example for example in examples if example not in self._row]
+        if unknown:
+            raise InvalidInputError(
+                f"no noise was learned for prompt {unknown[0].prompt!r} with seed {unknown[0].seed}; there is one for each of the "
+                f"{len(self.examples)} examples that it was made for, and for no other"
+            )
+
     def apply(self, inputs: Inputs) -> Inputs:
         """Put the learned noise in.
 
@@ -76,12 +90,7 @@ class Noise(Variable):
             InvalidInputError: an example that has none.
 
         """
-        unknown = [example for example in inputs.examples if example not in self._row]
-        if unknown:
-            raise InvalidInputError(
-                f"no noise was learned for prompt {unknown[0].prompt!r} with seed {unknown[0].seed}; there is one for each of the "
-                f"{len(self.examples)} examples that it was made for, and for no other"
-            )
+        self.check(inputs.examples)
         return replace(inputs, noise=self.noise[[self._row[example] for example in inputs.examples]].to(inputs.noise))
 
     @torch.no_grad()
@@ -196,7 +205,7 @@ def _norms(x: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n 1 1 1
 
 
 def _naturalness(noise: Float[Tensor, "channel height width"], start: Float[Tensor, "channel height width"]) -> dict[str, float]:
-    z, change = noise.double(), (noise - start.to(noise)).double()
+    z, change = noise.cpu().double(), (noise - start.to(noise)).cpu().double()  # some devices have no float64
     power = z.square().mean().clamp(min=1e-12)
     across, down = z[..., 1:] * z[..., :-1], z[..., 1:, :] * z[..., :-1, :]
     return {

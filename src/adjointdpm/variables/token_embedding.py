@@ -1,6 +1,8 @@
 """A new token, learned (textual inversion)."""
 
 import copy
+import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.files import write_bytes
-from adjointdpm.variables.base import Inputs, Variable
+from adjointdpm.variables.base import Example, Inputs, Variable
 
 _NEUTRAL = ("style", "picture", "image")
 
@@ -28,13 +30,13 @@ class TokenEmbedding(Variable):
         pipe: a diffusers pipeline with `tokenizer` and `text_encoder` (CLIP).
         token: the new token, such as "<dusk>"; it must not exist yet.
         initial: an existing word of exactly one token, where the vectors start.
-        template: how prompts use the token, with the fields {prompt} and {token}.
+        template: how prompts use the token, with the fields {prompt} and {token} and no others.
         vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in diffusers.
         max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary. Vectors longer than any word drown out the
             prompt's other words.
 
     Raises:
-        PromptError: the token exists or is no single word, `initial` is not exactly one token, or the template lacks a field.
+        PromptError: the token exists or is no single word, `initial` is not exactly one token, or the template lacks a field or has others.
         InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
 
     """
@@ -46,8 +48,7 @@ class TokenEmbedding(Variable):
             raise InvalidInputError(f"a token needs vectors >= 1 and max_norm > 0, not {vectors} and {max_norm}")
         if not token or token != token.strip() or any(c.isspace() for c in token):
             raise PromptError(f"token {token!r} must be one word without spaces, such as <dusk>")
-        if "{prompt}" not in template or "{token}" not in template:
-            raise PromptError(f"template {template!r} must contain {{prompt}} and {{token}}")
+        _check_template(template)
         self.pipe, self.token, self.template = pipe, token, template
         self.tokens = [token, *(f"{token}_{i}" for i in range(1, vectors))]
         known = pipe.tokenizer.get_vocab()
@@ -70,9 +71,25 @@ class TokenEmbedding(Variable):
         """`vectors`, `[vectors, D]`."""
         return {"vectors": self.vectors}
 
+    def check(self, examples: Sequence[Example]) -> None:
+        """Check that the text encoder reads the whole token in every example's prompt.
+
+        Raises:
+            PromptError: a prompt is so long that the tokenizer cuts the token off.
+
+        """
+        self._check_length(self._placed([example.prompt for example in examples]))
+
     def apply(self, inputs: Inputs) -> Inputs:
-        """Place the prompts in the template; the pipeline itself writes a token of several vectors out."""
-        return replace(inputs, prompts=[self.template.format(prompt=prompt, token=self.token) for prompt in inputs.prompts])
+        """Place the prompts in the template; the pipeline itself writes a token of several vectors out.
+
+        Raises:
+            PromptError: see `check`.
+
+        """
+        prompts = self._placed(inputs.prompts)
+        self._check_length(prompts)
+        return replace(inputs, prompts=prompts)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -84,6 +101,24 @@ class TokenEmbedding(Variable):
         """Write `learned_embeds.safetensors`, which `pipe.load_textual_inversion` reads."""
         content = save({self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"})
         return write_bytes(folder / "learned_embeds.safetensors", content)
+
+    def _placed(self, prompts: Sequence[str]) -> list[str]:
+        return [self.template.format(prompt=prompt, token=self.token) for prompt in prompts]
+
+    def _check_length(self, prompts: Sequence[str]) -> None:
+        if self._restore is None:  # outside of the context the tokenizer does not know the token
+            return
+        tokenizer, limit = self.pipe.tokenizer, self.pipe.tokenizer.model_max_length
+        own = set(tokenizer.convert_tokens_to_ids(self.tokens))
+        for prompt in dict.fromkeys(prompts):
+            text = self.pipe.maybe_convert_prompt(prompt, tokenizer)
+            whole = tokenizer(text, verbose=False).input_ids  # verbose: it would warn of the length
+            read = tokenizer(text, truncation=True, max_length=limit).input_ids
+            if Counter(i for i in read if i in own) != Counter(i for i in whole if i in own):
+                raise PromptError(
+                    f"prompt {prompt!r} is {len(whole)} tokens long and the model reads {limit}, so that {self.token} is cut off and "
+                    'nothing can be learned from it; shorten the prompt, or put the token first, as in template="{token} {prompt}"'
+                )
 
     def __enter__(self) -> Self:
         encoder, table = self.pipe.text_encoder, self.pipe.text_encoder.get_input_embeddings()
@@ -100,6 +135,19 @@ class TokenEmbedding(Variable):
         self.pipe.tokenizer, table = self._restore
         self.pipe.text_encoder.set_input_embeddings(table)
         self._restore = None
+
+
+def _check_template(template: str) -> None:
+    advice = (
+        f"template {template!r} must contain {{prompt}} and {{token}}, and no other fields; write {{{{ and }}}} for braces in the prompt"
+    )
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        template.format(prompt="", token="")
+    except (ValueError, LookupError, AttributeError) as error:
+        raise PromptError(f"{advice} ({error})") from error
+    if fields != {"prompt", "token"}:
+        raise PromptError(advice)
 
 
 def neutral_word(tokenizer: Any, prompts: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """All weights of a network, or some of them, learned."""
 
 import json
+import os
 import re
 import shutil
 import uuid
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, OutputError
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, OutputError
 from adjointdpm.variables.base import Variable
 from adjointdpm.variables.freezing import Flags, freeze, unfreeze
 
@@ -34,9 +35,10 @@ class Weights(Variable):
 
     Raises:
         InvalidInputError: no such part, a part with adapters, an expression that cannot be read or that no name matches.
+        InvalidTypeError: the weights are in float16, in which optimisers' steps are NaN.
 
     Warns:
-        AdjointDPMWarning: the weights are in half precision, in which most small steps are rounded away.
+        AdjointDPMWarning: the weights are in bfloat16, in which most small steps are rounded away.
 
     """
 
@@ -49,7 +51,12 @@ class Weights(Variable):
             raise InvalidInputError(f"the pipeline's {part} has adapters, which its own format cannot hold; fuse or unload them first")
         self.pipe, self.part, self.network = pipe, part, network
         self._parameters = _matching(network, only)
-        half = [name for name, parameter in self._parameters.items() if torch.finfo(parameter.dtype).bits < 32]
+        half = [p.dtype for p in self._parameters.values() if torch.finfo(p.dtype).bits < 32]
+        if torch.float16 in half:
+            raise InvalidTypeError(
+                f"{half.count(torch.float16)} of the weights to learn are in float16, in which the smallest numbers of an optimiser are 0 "
+                "and its steps NaN; load the pipeline in float32, or learn a LoRA, which keeps its own weights in float32"
+            )
         if half:
             warnings.warn(
                 f"{len(half)} of the weights to learn are in half precision, in which most small steps are rounded away; "
@@ -152,22 +159,33 @@ def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
 
 
 def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder of another name beside `path`, then move it there."""
-    temporary, old = (path.parent / f".{path.name}.{uuid.uuid4().hex}" for _ in range(2))
+    """Let `write` fill a folder beside `path`, then move it or its files there: at no moment is there nothing under this name."""
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
         write(temporary)
-        if path.exists():
-            path.rename(old)
-        try:
+        if path.is_dir():
+            _move_files(temporary, path)
+        else:
             temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {error}; what was there before is untouched") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Put the files of one folder in place of those of the other.
+
+    The index of weights that are spread over several files goes first and comes last: without it nobody can load a mixture of old and new.
+    """
+    index = "*.index.json"
+    for old in target.glob(index):
+        old.unlink()
+    new = sorted(source.iterdir(), key=lambda file: file.match(index))
+    for file in new:
+        os.replace(file, target / file.name)
+    for old in target.glob("*.safetensors"):
+        if old.name not in {file.name for file in new}:
+            old.unlink()

@@ -1,0 +1,34 @@
+"""Which texts may be looked up on the Hugging Face hub."""
+
+import os
+import re
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text can only be meant as `owner/model`: a mistyped path is no reason to use the network.
+
+    It is taken for a path if what stands before the slash exists in the working directory.
+    """
+    return _HUB_ID.fullmatch(name) is not None and not os.path.exists(name.partition("/")[0])
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the network was the reason of an error of the hub's client, which says something else when it has looked in its cache."""
+    seen: set[int] = set()
+    reason: BaseException | None = error
+    while reason is not None and id(reason) not in seen:
+        seen.add(id(reason))
+        if any(word in type(reason).__name__ for word in ("Connect", "LocalEntryNotFound", "OfflineMode", "Timeout")):
+            return True
+        reason = reason.__cause__ or reason.__context__
+    return False
+
+
+def why_no_hub_id(name: str) -> str:
+    """For messages: why a text that is no path either was not looked up."""
+    if _HUB_ID.fullmatch(name):
+        first = name.partition("/")[0]
+        return f"since {first!r} exists here it was taken for a path, and not looked up on the hub"
+    return "as a hub id it would have to be 'owner/model'"
