@@ -10,6 +10,7 @@ import torch
 import adjointdpm as adj
 from adjointdpm import errors
 from adjointdpm.metrics import resolve
+from adjointdpm.models.inverted import invert, invert_exactly
 from pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
 
 
@@ -304,3 +305,18 @@ def test_a_network_that_takes_tensors_by_name_says_so(model):
         adj.sample(
             model.network, model.noise(1, 0), schedule=adj.NoiseSchedule.from_scheduler(model.pipe.scheduler), cond=model.encode("a fox")
         )
+
+
+@pytest.mark.parametrize("latents", ["latents", torch.zeros(4, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8, dtype=torch.long)])
+def test_what_is_no_latent_is_not_decoded(tmp_path, latents):
+    model = adj.from_pipeline(tiny_pipeline(tmp_path))
+    with pytest.raises((errors.InvalidTypeError, errors.ShapeError), match="latents"):
+        model.decode(latents)
+
+
+@pytest.mark.parametrize("images", ["picture.png", torch.zeros(3, 16, 16), torch.full((1, 3, 16, 16), 255.0), torch.zeros(1, 3, 15, 16)])
+def test_what_is_no_picture_is_not_inverted(tmp_path, images):
+    model = adj.from_pipeline(tiny_pipeline(tmp_path))
+    for inverted in (invert, invert_exactly):
+        with pytest.raises((errors.InvalidTypeError, errors.InvalidInputError)):
+            inverted(model, images, "a fox", steps=2)

@@ -20,13 +20,15 @@ OF_THE_ODE = "exact against the ODE"
 
 
 def overview(groups: Sequence[Group], registration: Registration) -> str:
-    """The table: median errors for noise / embedding; N and shares count network calls, so that a step of two calls counts twice."""
+    """The table: median errors for noise / embedding. N and shares count network calls; settings without these methods are left out."""
     settings = {(s.sampler, s.calls, s.guidance): s for s in registration.settings()}
     rows = []
     for group in groups:
         found = {row.method: row for row in group.rows}
         named = _names(settings[group.sampler, group.calls, group.guidance])
         cells = [_errors(found.get(name), "exact") for name in named] + [_errors(found.get("Checkpoint()"), "ode")]
+        if not any(cells):
+            continue
         where = [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
         rows.append([*where, _pairs(group, "inputs"), _pairs(group, "weights"), *cells])
     head = ["model", "sampler", "N", "guidance", "pairs", "pairs, weights", *COMPARED, OF_THE_ODE]

@@ -48,8 +48,17 @@ def batch_size(sizes: dict[str, int | None]) -> int:
     return next(iter(given.values()), 1)
 
 
-def check_tensor(tensor: object, name: str, layout: tuple[str, ...], sizes: dict[str, int], device: torch.device) -> None:
-    """Raise unless `tensor` is finite, floating point, on `device` and laid out as told, for example ("B", "L", "D") with {"D": 768}."""
+def check_tensor(tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int], device: torch.device) -> None:
+    """Raise unless `tensor` is as `check_layout` wants it, on `device` and finite."""
+    check_layout(tensor, name, layout, sizes)
+    if tensor.device != device:
+        raise DeviceError(f"{name} is on {tensor.device} and the pipeline on {device}; move one of them")
+    if not bool(torch.isfinite(tensor.detach()).all()):
+        raise InvalidInputError(f"{name} holds NaN or infinite values")
+
+
+def check_layout(tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Raise unless `tensor` is floating point and laid out as told, for example ("B", "L", "D") with {"D": 768}."""
     shown = f"[{', '.join(str(sizes.get(axis, axis)) for axis in layout)}]"
     if not isinstance(tensor, Tensor):
         raise InvalidTypeError(f"{name} must be a tensor {shown}, not {type(tensor).__name__}")
@@ -58,10 +67,6 @@ def check_tensor(tensor: object, name: str, layout: tuple[str, ...], sizes: dict
     wrong = tensor.ndim != len(layout) or any(sizes.get(axis, n) != n for axis, n in zip(layout, tensor.shape, strict=True))
     if wrong or tensor.numel() == 0:
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; this model takes {shown}")
-    if tensor.device != device:
-        raise DeviceError(f"{name} is on {tensor.device} and the pipeline on {device}; move one of them")
-    if not bool(torch.isfinite(tensor.detach()).all()):
-        raise InvalidInputError(f"{name} holds NaN or infinite values")
 
 
 def check_guidance(scale: object) -> float:

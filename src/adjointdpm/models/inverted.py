@@ -8,12 +8,15 @@ from torch import Tensor
 
 from adjointdpm import grids
 from adjointdpm.denoiser import Denoiser
-from adjointdpm.errors import ShapeError, UnsupportedError
+from adjointdpm.errors import InvalidInputError, ShapeError, UnsupportedError
 from adjointdpm.inversion import invert_euler, invert_reversible
 from adjointdpm.models import schedulers
+from adjointdpm.models.inputs import check_tensor
 from adjointdpm.models.native import native_equivalent, schedule_and_prediction
 from adjointdpm.problem import Problem
 from adjointdpm.samplers import Euler, ReversibleEuler, Sampler
+
+RANGE = 1.0  # how far a model's own unclamped pictures may lie outside of [0, 1]
 
 
 @torch.no_grad()
@@ -32,6 +35,7 @@ def invert(
         About unit variance.
 
     Raises:
+        InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
         ShapeError: the pictures' size is no multiple of the autoencoder's factor.
         UnsupportedError: the scheduler is not DDIM's rule.
         ReversalError: a step cannot be inverted.
@@ -73,6 +77,7 @@ def invert_exactly(
         sampler.
 
     Raises:
+        InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
         ShapeError: the pictures' size is no multiple of the autoencoder's factor.
         ReversalError: other pictures arrive.
 
@@ -89,6 +94,11 @@ def invert_exactly(
 def _encode(model: Any, images: Tensor) -> Tensor:
     """The latents of pictures in [0, 1]."""
     factor = model.pipe.vae_scale_factor
+    check_tensor(images, "images", ("B", "3", "H", "W"), {}, images.device if isinstance(images, Tensor) else model.device)
+    if images.amin() < -RANGE or images.amax() > 1 + RANGE:
+        raise InvalidInputError(
+            f"images hold values from {images.amin().item():.3g} to {images.amax().item():.3g}; pictures to invert are in [0, 1]"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % factor or images.shape[3] % factor:
         raise ShapeError(f"pictures to invert have the shape [B, 3, H, W], H and W multiples of {factor}, not {tuple(images.shape)}")
     vae = model.pipe.vae

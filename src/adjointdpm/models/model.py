@@ -74,7 +74,12 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
-        """Pictures of about [0, 1], not clamped, in the dtype of `latents`; differentiable."""
+        """Pictures of about [0, 1], not clamped, in the dtype of `latents`; differentiable.
+
+        Raises:
+            InvalidTypeError, ShapeError: `latents` are no floating-point tensor of this layout.
+
+        """
 
     @abstractmethod
     def conditioning(

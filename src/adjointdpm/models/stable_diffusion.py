@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
-from adjointdpm.models.inputs import check_prompts
+from adjointdpm.models.inputs import check_layout, check_prompts
 from adjointdpm.models.model import DiffusionModel
 from adjointdpm.tree import Tree
 
@@ -79,6 +79,7 @@ class StableDiffusion(DiffusionModel):
     def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
         """As `DiffusionModel.decode`, from scaled latents as `generate` and `output_type="latent"` have them."""
         vae = self.pipe.vae
+        check_layout(latents, "latents", ("B", "C", "H", "W"), {"C": vae.config.latent_channels})
         dtype = latents.dtype if torch.is_autocast_enabled(latents.device.type) else vae.dtype
         pictures = vae.decode((latents / vae.config.scaling_factor).to(dtype), return_dict=False)[0]
         return pictures.to(latents.dtype) / 2 + 0.5
