@@ -12,7 +12,7 @@ from adjointdpm.errors import OutputError
 from adjointdpm.files import write_bytes
 from adjointdpm.run_folder import RunFolder
 
-_SIDE, _GAP, _LEFT, _BETWEEN, _CAPTION = 112, 6, 92, 18, 18
+_MARGIN, _SIDE, _GAP, _LEFT, _BETWEEN, _CAPTION = 8, 112, 6, 108, 18, 18
 _INK, _WRONG = "#1f2430", "#b3261e"
 
 
@@ -45,12 +45,13 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
     """
     font, step = ImageFont.load_default(13), _SIDE + _GAP
     heights = [len(band.views) * step - _GAP + (_CAPTION * len(band.views) if band.verdicts else 0) for band in bands]
-    canvas = Image.new("RGB", (_LEFT + step * columns - _GAP, sum(heights) + _BETWEEN * (len(bands) - 1)), "white")
-    draw, top = ImageDraw.Draw(canvas), 0
+    size = (_LEFT + step * columns - _GAP + _MARGIN, sum(heights) + _BETWEEN * (len(bands) - 1) + 2 * _MARGIN)
+    canvas = Image.new("RGB", size, "white")
+    draw, top = ImageDraw.Draw(canvas), _MARGIN
     for band, height in zip(bands, heights, strict=True):
         y = top
         for view, label in band.views.items():
-            draw.text((0, y + 8), label, fill=_INK, font=font)
+            draw.text((_MARGIN, y + 8), label, fill=_INK, font=font)
             for x, row in enumerate(band.result["pictures"][:columns]):
                 canvas.paste(_picture(band.folder.path / row[view], _SIDE), (_LEFT + x * step, y))
                 if band.verdicts:
@@ -58,7 +59,7 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
                     color = _INK if verdict == row["before_verdict"] else _WRONG
                     draw.text((_LEFT + x * step + _SIDE // 2, y + _SIDE + 2), verdict, fill=color, font=font, anchor="ma")
             if band.aside is not None:
-                canvas.paste(_picture(band.aside, _LEFT - 24), (0, y + 28))
+                canvas.paste(_picture(band.aside, _LEFT - _MARGIN - 24), (_MARGIN, y + 28))
             y += step + (_CAPTION if band.verdicts else 0)
         top += height + _BETWEEN
     buffer = BytesIO()
