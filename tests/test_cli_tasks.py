@@ -37,7 +37,7 @@ SMALL = ("--steps", 2, "--iterations", 2, "--guidance-scale", 2, "--tracker", "n
 def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
     code, out, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")
     assert code == 0, err
-    assert "prompts and seeds never used for learning" in out
+    assert "On a prompt and seed never used for learning" in out
     result = json.loads(Path("run/result.json").read_text())
     assert result["config"]["prompts"] == ["red fox", "red", "fo re"]
     assert result["config"]["held_out"] == ["fox"]

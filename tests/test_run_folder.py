@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, write: str) -> N
 def test_a_run_of_other_settings_is_not_resumed(tmp_path) -> None:
     config = {"optimisation": {"accumulate": 1, "ema": 0.0}}
     RunFolder.open(tmp_path / "run", config)
-    with pytest.raises(errors.CheckpointError, match="another config"):
+    with pytest.raises(errors.CheckpointError, match=r"config \(optimisation.accumulate: 1 then, 2 now\)"):
         RunFolder.open(tmp_path / "run", {"optimisation": {"accumulate": 2, "ema": 0.0}}, resume=True)
 
 

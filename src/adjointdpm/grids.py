@@ -102,7 +102,7 @@ def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
 def check_steps(steps: int) -> None:
     """Raise InvalidTypeError or InvalidInputError unless `steps` is an int of at least 1."""
     if isinstance(steps, bool) or not isinstance(steps, int):
-        raise InvalidTypeError(f"steps={steps!r} must be an int, the number of sampler steps; pass times as grid=")
+        raise InvalidTypeError(f"steps={steps!r} must be an int, the number of sampler steps")
     if steps < 1:
         raise InvalidInputError(f"steps={steps} must be at least 1")
 

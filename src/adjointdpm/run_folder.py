@@ -212,12 +212,21 @@ def _clear(path: Path) -> None:
                 part.rmdir()
 
 
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings as `outer.inner`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def _check_same(path: Path, config: dict[str, Any]) -> None:
     try:
         former = _read_config(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} holds no run that could be resumed: {error}") from error
-    different = [key for key in {*config, *former} if former.get(key) != config.get(key)]
+    then, now = _flat(former), _flat(config)
+    different = [key for key in {*now, *then} if then.get(key) != now.get(key)]
     if different:
-        changes = "; ".join(f"{key}: {former.get(key)!r} then, {config.get(key)!r} now" for key in sorted(different))
+        changes = "; ".join(f"{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in sorted(different))
         raise CheckpointError(f"the run in {path} has another config ({changes}); resume it with the same, or choose another --out")

@@ -307,9 +307,11 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
         known = (
             f"An independent judge finds the subject in {shares['before']:.0%} of the pictures before and in {shares['after']:.0%} after.\n"
         )
-    where_measured = (
-        "On these pictures" if held_out.get("same_examples") else f"On {held_out['examples']} prompts and seeds never used for learning"
-    )
+    count = held_out["examples"]
+    examples = "a prompt and seed" if count == 1 else f"{count} prompts and seeds"
+    where_measured = "On these pictures" if held_out.get("same_examples") else f"On {examples} never used for learning"
+    if result["optimisation"]["best_iteration"] == 0:
+        known = f"No iteration improved the objective, the metric with what is added to it: the start was kept.\n{known}"
     tell(
         f"{where_measured}, {result['metric']['name']} goes from {held_out['before']:.3f} to {held_out['after']:.3f} (lower is better).\n"
         f"{known}Report: {write_report(folder)}\nLearned: {folder.path / result['artefact']}"
