@@ -39,8 +39,8 @@ COMMANDS = {
     "--validate-every 4",
     "audit": f"audit --prompts {INPUTS}/audit.txt --budget 0.1 --budget 0.2 --clean-seeds 5 --steps 20 --guidance-scale 5 --iterations 8 "
     "--batch 8 --no-random-search",
-    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=dusk --learn both --guidance-scale 5 "
-    "--iterations 14 --lr 0.05",
+    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=teal --learn both --guidance-scale 5 "
+    "--iterations 20 --lr 0.03",
     "own": f"guide {_GUIDING} --prompt 'a noto emoji of a red apple' --picture {INPUTS}/apple.png --metric color:mood=golden_hour "
     "--iterations 14 --lr 0.05",
 }

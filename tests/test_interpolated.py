@@ -95,6 +95,23 @@ def test_however_few_vjps_there_are_it_gives_numbers(sampler, steps):
             assert all(gradient.isfinite().all() for gradient in found)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize(("grid", "bounds"), [(adj.grids.karras, (5.0, 0.4)), (adj.grids.linspace, (1.0, 0.1))])
+def test_flow_matching_starts_without_signal_and_few_vjps_do(seed, grid, bounds):
+    """ρ falls from infinity: what the first call that can be read off says must not be carried there unchanged."""
+    schedule = SCHEDULES["flow"]()
+    torch.manual_seed(seed)
+    denoiser = adj.Denoiser(Mixture(schedule, prediction="flow"), "flow")
+    noise, cond = torch.randn(2, 6, 3, dtype=torch.float64).unbind()
+    found = []
+    for method in (adj.Checkpoint(), adj.Interpolated(3), adj.Interpolated(10)):
+        leaves = [noise.clone().requires_grad_(), cond.clone().requires_grad_()]
+        x = adj.sample(denoiser, leaves[0], schedule=schedule, cond=leaves[1], grid=grid(schedule, 30), gradient=method)
+        found.append(torch.autograd.grad(x.sin().sum(), leaves))
+    for ours, bound in zip(found[1:], bounds, strict=True):
+        assert all(relative_error(a, b) < bound for a, b in zip(ours, found[0], strict=True))
+
+
 def test_a_term_that_vanishes_at_a_node_does_not_take_the_others_along():
     """Conditioning that is looked at early only: its gradient at the last node is exactly zero."""
     schedule = SCHEDULES["linear"]()

@@ -24,7 +24,8 @@ class JacobianModel:
     For Gaussian data of standard deviation s the ideal denoiser has J = j = s²/(s² + ρ²) in all directions. Log s² is read off where the
     network is asked (j is the multiple of b that comes closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little
     although j itself falls by orders of magnitude. It is at most that of the sample's own mean square: near the data, and where J is larger
-    than the identity, it cannot be read off. What is left of Jᵀ b at a node, r, is interpolated by a parabola.
+    than the identity, it cannot be read off. What is left of Jᵀ b at a node, r, is interpolated by a parabola;
+    in a solve that starts without signal, most of whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to j.
 
     On the way back nodes become known one after the other. To reach the next one, r is extrapolated: along the slope between the last two
     nodes, sample by sample, as far as that slope would have foretold the newest node. A network with a rough Jacobian gets a constant, a
@@ -65,7 +66,7 @@ class JacobianModel:
         j = torch.maximum(projection(product, b), least)
         self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
         j = torch.sigmoid(self._log_variance[step, stage] - log_square)
-        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self.nodes.beta[call.data]
+        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, j).to(wide(b))
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
@@ -84,13 +85,17 @@ class JacobianModel:
             rest = rest + self._trust[stage].to(wide(b)) * self._slope(step, stage, known[:2])
         j = self.gain(step, stage)
         self.met[step, stage] = b, j
-        return (j.to(wide(b)) * b + rest * self.nodes.beta[call.data]).to(b.dtype)
+        return (j.to(wide(b)) * b + rest * self._unit(call, j).to(wide(b))).to(b.dtype)
 
     def gain(self, step: int, stage: int) -> Scalars:
         """The multiple j at a node or between nodes."""
         line = self.nodes.line(step, stage, self.known(stage))
         log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
         return torch.sigmoid(log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data])
+
+    def _unit(self, call: NetworkCall, j: Scalars) -> Scalars:
+        """What the rest is measured in."""
+        return self.nodes.beta[call.data] * (j if self.nodes.from_infinity else torch.ones_like(j))
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
         """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""

@@ -32,6 +32,7 @@ class Nodes:
         place: (step, stage) of a call, by the register of its x̂_0.
         chosen: the nodes, increasing.
         log_rho: of every call, by the same register.
+        from_infinity: whether the solve starts without signal (α = 0), where ρ is infinite.
         beta: by the same register, the sum of the coefficients that bring ∂L/∂y after the steps to x̂_0 of the call, y = x/α.
 
     """
@@ -46,6 +47,7 @@ class Nodes:
         self.stages = max(map(len, self.calls))
         self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
         self.log_rho = _log_rho(problem)
+        self.from_infinity = float(self.calls[0][0].alpha) == 0
         parts = _coefficients(problem, self.steps)
         self.beta = {data: part.sum().item() for data, part in parts.items()}
         self._cancelling = {data for data, part in parts.items() if abs(self.beta[data]) < CANCELLING * part.abs().sum().item()}
@@ -55,7 +57,7 @@ class Nodes:
     def usable(self, step: int, stage: int) -> bool:
         """Whether what the network says at this call can be carried over to others."""
         call = self.calls[step][stage]
-        return call.data not in self._cancelling and self.beta[call.data] != 0 and float(call.sigma) != 0
+        return call.data not in self._cancelling and self.beta[call.data] != 0 and float(call.alpha) != 0 != float(call.sigma)
 
     def line(self, step: int, stage: int, known: Sequence[int]) -> list[tuple[int, float]]:
         """The weights of known nodes in a linear interpolation in log ρ to this call; beyond the ends the nearest node alone."""
