@@ -166,8 +166,8 @@ def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) ->
     result = read_result(folder)
     band = Band(folder, result, {"before": "untouched", "after": "with <dusk>"})
     picture = Image.open(write_storyboard([band], tmp_path / "story.png", columns=2))
-    assert picture.size == (92 + 118 + 112, 118 + 112)
-    shown = picture.crop((92, 118, 92 + 112, 118 + 112))
+    assert picture.size == (108 + 118 + 112 + 8, 118 + 112 + 16)
+    shown = picture.crop((108, 8 + 118, 108 + 112, 8 + 118 + 112))
     assert shown.tobytes() == Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB").resize((112, 112), 1).tobytes()
     (folder.path / result["pictures"][1]["before"]).unlink()
     with pytest.raises(errors.OutputError, match="cannot be read"):

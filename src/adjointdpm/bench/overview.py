@@ -20,7 +20,10 @@ OF_THE_ODE = "exact against the ODE"
 
 
 def overview(groups: Sequence[Group], registration: Registration) -> str:
-    """The table: median errors for noise / embedding. N and shares count network calls; settings without these methods are left out."""
+    """The table: median errors for noise / embedding; N and shares count network calls. Settings without these methods are left out.
+
+    It is empty if that leaves none.
+    """
     settings = {(s.sampler, s.calls, s.guidance): s for s in registration.settings()}
     rows = []
     for group in groups:
@@ -31,6 +34,8 @@ def overview(groups: Sequence[Group], registration: Registration) -> str:
             continue
         where = [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
         rows.append([*where, _pairs(group, "inputs"), _pairs(group, "weights"), *cells])
+    if not rows:
+        return ""
     head = ["model", "sampler", "N", "guidance", "pairs", "pairs, weights", *COMPARED, OF_THE_ODE]
     return table(head, rows)
 

@@ -46,9 +46,11 @@ def markdown(lines: Sequence[Line], registration: Registration, folder: str = "g
     stale = others(lines, registration)
     if stale:
         parts.append(f"**{stale} measurements were made under another registration and are left out.**")
-    if groups:
+    compared = overview(groups, registration)
+    if compared:
         title = "Median relative error for noise / embedding, over pictures and losses, against the exact gradient of the same steps:"
-        parts += ["### Overview", title, overview(groups, registration), _links(groups, folder)]
+        parts += ["### Overview", title, compared]
+    parts += [_links(groups, folder)] if groups else []
     goals = goal_rows(groups, registration)
     parts += ["### Registered goals", table(["model", "what", "measured", "goal, at most", ""], goals)] if goals else []
     parts += [doubt_table(lines, registration)]
