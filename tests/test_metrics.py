@@ -105,3 +105,11 @@ def test_a_metric_that_could_teach_nothing_is_refused(function, message: str) ->
 def test_a_picture_too_small_for_the_metric_is_refused() -> None:
     with pytest.raises(errors.MetricError, match="8×8"):
         metrics.probe(Structure(picture(0)), 4, 4)
+
+
+def test_a_metric_file_that_was_just_changed_is_read_again(tmp_path):
+    path = tmp_path / "metric.py"
+    for value in (1, 2):  # as long a file, within the same second
+        path.write_text(f"def score(images):\n    return images.mean((1, 2, 3)) * {value}\n")
+        assert metrics.resolve(f"{path}:score")(torch.ones(1, 3, 8, 8)).item() == value
+    assert [child.name for child in tmp_path.iterdir()] == ["metric.py"]

@@ -1,9 +1,9 @@
 """Functions from a user's own Python file, named as `file.py:function`."""
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from adjointdpm.errors import AdjointDPMError
@@ -26,12 +26,11 @@ def load_function(path: Path, function: str, kind: str, error: type[AdjointDPMEr
         raise error(f"{kind} file {path} does not exist")
     if not function:
         raise error(f"{kind} {path}: name the function too, as in {path}:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        # Not imported: Python would cache it beside the user's file, and take the cache for a file that was changed within the same second.
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except Exception as failure:
         raise error(f"{kind} file {path} failed: {type(failure).__name__}: {failure}") from failure
     found = vars(module).get(function)
