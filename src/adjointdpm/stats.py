@@ -1,4 +1,4 @@
-"""What a solve costs, on request: network calls, vector-Jacobian products, and the bytes that network graphs hold."""
+"""What a solve does, on request: its network calls, its vector-Jacobian products, the bytes that its graphs hold, its estimated error."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -20,12 +21,16 @@ class Stats:
         vjps: backward passes through such a call; the forward pass must have run within the block too.
         peak_bytes_held: the most bytes that tensors saved for backward passes within networks occupied at one time, whoever keeps them
             alive. Not counted are weights, and what the network is given: state, time and conditioning.
+        error_estimates: of every backward pass of `Interpolated`, in their order, the estimated relative error of each sample's gradient:
+            0 where nothing was guessed, NaN where there is only one VJP and so nothing to tell it from. It is read off ∂L/∂x_t;
+            `docs/gradients.md` compares it with the true error for noise and conditioning. Other methods add nothing.
 
     """
 
     network_calls: int = 0
     vjps: int = 0
     peak_bytes_held: int = 0
+    error_estimates: list[Float[Tensor, " batch"]] = field(default_factory=list, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
     _storages: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 

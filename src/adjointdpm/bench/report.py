@@ -162,4 +162,13 @@ def _row_json(row: Row) -> dict[str, Any]:
         for (t, r, m), values in ((key, (*row.relative[key], *row.cosine[key])) for key in row.relative)
     ]
     costs = {part: vars(cost) for part, cost in row.costs.items()}
-    return {"method": row.method, "family": row.family, "pairs": row.pairs, "failed": row.failed, "errors": errors, "costs": costs}
+    estimates = [{"estimate": estimate, "errors": true} for estimate, true in row.estimates]
+    return {
+        "method": row.method,
+        "family": row.family,
+        "pairs": row.pairs,
+        "failed": row.failed,
+        "errors": errors,
+        "estimates": estimates,
+        "costs": costs,
+    }

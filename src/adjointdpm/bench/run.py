@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
+
+import torch
 
 from adjointdpm.bench.methods import EXACT, Method, registered
 from adjointdpm.bench.reference import exact_gradients, ode_gradients
@@ -12,7 +15,7 @@ from adjointdpm.bench.results import Line, Results
 from adjointdpm.bench.solve import Gradients, Part, errors, gradients
 from adjointdpm.bench.workload import Workload
 from adjointdpm.errors import AdjointDPMError, OutputError
-from adjointdpm.stats import stats
+from adjointdpm.stats import Stats, stats
 
 Extra = Callable[[Setting], list[Method]]
 
@@ -172,23 +175,23 @@ class _Job:
         counts: Line = {}
         content: list[Line]
         try:
-            if method.name == EXACT:
-                value = references["exact"]
-            elif pairs[0].index == 0:
-                # Counting takes time, and the same counts come out for every picture.
-                with stats() as counted:
-                    value = gradients(self.workload, self.setting, method.make(0), pairs, self.metrics, self.part)
-                solves = 1 if self.part == "inputs" else len(pairs) * len(self.metrics)
-                counts = {"network_calls": counted.network_calls / solves, "vjps": counted.vjps / solves}
-            else:
-                value = gradients(self.workload, self.setting, method.make(0), pairs, self.metrics, self.part)
+            with stats() as counted:
+                value = references["exact"] if method.name == EXACT else self._gradients(method, pairs)
         except AdjointDPMError as error:
             content = [{"failed": f"{type(error).__name__}: {error}", "errors": {}} for _ in pairs]
         else:
             content = [{"errors": rows} for rows in _compare(value, references, len(pairs))]
+            for line, row in zip(content, _estimates(counted, self.metrics, len(pairs)), strict=False):
+                line["estimates"] = row
+            if pairs[0].index == 0 and method.name != EXACT:  # the same counts come out for every picture
+                solves = 1 if self.part == "inputs" else len(pairs) * len(self.metrics)
+                counts = {"network_calls": counted.network_calls / solves, "vjps": counted.vjps / solves}
         for pair, line in zip(pairs, content, strict=True):
             facts = {"ode": "ode" in references, "family": method.family, "exact": method.exact, **counts}
             self.results.add(self._identity("errors", pair) | {"method": method.name}, facts | line)
+
+    def _gradients(self, method: Method, pairs: Sequence[Pair]) -> Gradients:
+        return gradients(self.workload, self.setting, method.make(0), pairs, self.metrics, self.part)
 
     def _ode(self, pairs: Sequence[Pair]) -> Gradients:
         registered = self.registration.content["references"]
@@ -210,6 +213,17 @@ class _Job:
 
 def _rows(values: Gradients, chosen: Sequence[int]) -> Gradients:
     return {t: {m: value[list(chosen)] for m, value in rows.items()} for t, rows in values.items()}
+
+
+def _estimates(counted: Stats, metrics: Sequence[str], pairs: int) -> list[Line]:
+    """By pair: metric -> the relative error that the method estimated; empty if it estimates none."""
+    if not counted.error_estimates:
+        return []
+    by_metric = torch.cat(counted.error_estimates).view(len(metrics), pairs).tolist()
+    return [
+        {metric: float(f"{row[i]:.4g}") if isfinite(row[i]) else None for metric, row in zip(metrics, by_metric, strict=True)}
+        for i in range(pairs)
+    ]
 
 
 def _compare(value: Gradients, references: dict[str, Gradients], pairs: int) -> list[Line]:

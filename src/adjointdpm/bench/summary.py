@@ -25,6 +25,7 @@ class Row:
         failed: on how many it raised an error.
         message: what the first of them said.
         costs: by learned tensors ("inputs", "lora", "weights").
+        estimates: for every picture and metric, the relative error that the method itself estimated, and by tensor the true one.
 
     """
 
@@ -39,6 +40,7 @@ class Row:
     calls: float | None = None
     vjps: float | None = None
     costs: dict[str, "Cost"] = field(default_factory=dict)
+    estimates: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def _row(name: str, lines: Sequence[Line]) -> Row:
         row.pairs[line["part"]] = row.pairs.get(line["part"], 0) + 1
         row.calls, row.vjps = line.get("network_calls", row.calls), line.get("vjps", row.vjps)
         for metric, by_tensor in line["errors"].items():
+            estimate = line.get("estimates", {}).get(metric) if line["part"] == "inputs" else None
+            if estimate is not None:
+                row.estimates.append((estimate, {tensor: by_reference["exact"][0] for tensor, by_reference in by_tensor.items()}))
             for tensor, by_reference in by_tensor.items():
                 if tensor in ("noise", "embedding") and line["part"] != "inputs":
                     continue  # measured with the inputs, on more pictures

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from adjointdpm.bench.estimates import HEAD, estimate_rows
 from adjointdpm.bench.registration import Registration
 from adjointdpm.bench.summary import TENSORS, Figures, Group, Row
 
@@ -15,6 +16,13 @@ def setting_tables(group: Group, registration: Registration, level: str = "##") 
     measured = [row for row in rows if row.relative]
     if measured:
         parts += _errors(measured, list(registration.metrics(group.model)))
+    estimates = estimate_rows(rows)
+    if estimates:
+        title = (
+            "What the method itself estimated its relative error to be, median; the true error over the estimate, median (5th to 95th "
+            "percentile); rank correlation of the two over pictures and losses."
+        )
+        parts += [title, table(HEAD, estimates)]
     for part in ("inputs", "lora", "weights"):
         costly = [row for row in rows if part in row.costs]
         if costly:

@@ -14,11 +14,13 @@ from torch import Tensor
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
-from adjointdpm.gradients.interpolated import Interpolated
+from adjointdpm.gradients.interpolated import Interpolated, Watch
 from adjointdpm.problem import Problem
 
 # VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with enough memory are as cheap.
 SHARES = (0.1, 0.2, 0.4, 0.6)
+# It is measured again where the error is foretold to be this many times the tolerance: the estimate scatters by about as much.
+DRIFT = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +33,19 @@ class Choice:
         method: what is used from now on.
         reason: one sentence with the measured errors.
         errors: by method, the largest relative error: over samples for the noise and the conditioning, and of all weights together.
+        estimate: what the method itself estimated then, the largest over samples; None of exact gradients, and where it cannot tell.
 
     """
 
     method: GradientMethod
     reason: str
     errors: dict[str, float]
+    estimate: float | None = None
+
+    def foretold(self, estimate: float) -> float:
+        """The error that goes with another estimate, if the two keep their ratio; NaN if nothing can be told."""
+        error = self.errors.get(repr(self.method), math.nan)
+        return error * estimate / self.estimate if self.estimate else math.nan
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,9 @@ class Auto(GradientMethod):
     What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`. The tasks keep it in their
     checkpoints, so that a resumed run goes on with it; of several processes the main one decides for all.
 
-    A measurement on one batch is no bound for others: if what is learned moves far, a new `Auto` measures again. Of a gradient that is to
-    be differentiated again (create_graph) only exact ones are able: `Checkpoint()`.
+    A measurement on one batch is no bound for others. Every later gradient comes with an estimate of its own error (`ErrorEstimate`), which
+    is compared with what was estimated when the method was chosen: where that foretells more than twice the tolerance, the next gradient
+    is exact and measured again. Of a gradient that is to be differentiated again (create_graph) only exact ones are able: `Checkpoint()`.
 
     Args:
         tolerance: largest relative error accepted, 0 or more; 0 always means exact.
@@ -91,14 +101,17 @@ class Auto(GradientMethod):
         """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and `decide` takes it."""
         decided = self.choices.get(network, {})
         vjps = {kind: choice.method.vjps if isinstance(choice.method, Interpolated) else None for kind, choice in decided.items()}
-        return {kind: {"vjps": vjps[kind], "reason": choice.reason, "errors": choice.errors} for kind, choice in decided.items()}
+        return {
+            kind: {"vjps": vjps[kind], "reason": choice.reason, "errors": choice.errors, "estimate": choice.estimate}
+            for kind, choice in decided.items()
+        }
 
     def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
         """Take over what was decided in another process or an earlier session, in place of what is measured here."""
         known = self.choices.setdefault(network, {})
         for kind, facts in decisions.items():
             method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
-            choice = Choice(method, facts["reason"], facts["errors"])
+            choice = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))  # which older checkpoints do not have
             if known.get(kind) != choice:
                 _log.info("as decided before, or in another process: %s", choice.reason)
             known[kind] = choice
@@ -115,7 +128,7 @@ class Auto(GradientMethod):
             return self.exact.solve(problem)
         kind = _kind(problem)
         if kind in known:
-            return known[kind].method.solve(problem)
+            return self._use(problem, known, kind)
         pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
         # Not under no_grad, and not if it is only what the network captures that requires grad.
@@ -131,6 +144,20 @@ class Auto(GradientMethod):
 
             result.register_hook(measure)
         return result
+
+    def _use(self, problem: Problem, known: dict[str, Choice], kind: str) -> Float[Tensor, "batch *shape"]:
+        """Solve with what was chosen, and forget the choice if it seems no longer good enough."""
+        choice = known[kind]
+        if not isinstance(choice.method, Interpolated):
+            return choice.method.solve(problem)
+
+        def watch(estimate: Tensor) -> None:
+            error = choice.foretold(float(estimate.max()))
+            if error > DRIFT * self.tolerance and known.get(kind) is choice:
+                del known[kind]
+                _log.info("%r seems to be off by %.2g now, more than %g: it is measured again", choice.method, error, self.tolerance)
+
+        return choice.method.solve(problem, watch)
 
     def _warn_of_new_functions(self, network: Any, known: dict[str, Choice]) -> None:
         code = getattr(network, "__code__", None)
@@ -148,14 +175,17 @@ class Auto(GradientMethod):
         errors: dict[str, float] = {}
         for share in SHARES:
             method = Interpolated(math.ceil(share * problem.plan.calls))
+            estimates: list[Tensor] = []
             try:
-                error = _error(_gradients(problem, method, cotangent), exact)
+                error = _error(_gradients(problem, method, cotangent, estimates.append), exact)
             except UnsupportedError as refusal:
                 choice = Choice(self.exact, f"exact gradients, because few-VJP ones are refused here: {refusal}", errors)
                 break
             errors[repr(method)] = error
             if error <= self.tolerance:
-                choice = Choice(method, f"{method!r}: its error of {error:.2g} is within {self.tolerance:g}", errors)
+                estimate = float(estimates[0].max())
+                reason = f"{method!r}: its error of {error:.2g} is within {self.tolerance:g}"
+                choice = Choice(method, reason, errors, estimate if math.isfinite(estimate) else None)
                 break
         else:
             measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
@@ -179,7 +209,9 @@ def _kind(problem: Problem) -> str:
     return repr((*how, start.shape[1:], start.dtype, torch.is_autocast_enabled(start.device.type), wanted))  # a text can be saved
 
 
-def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _gradients(
+    problem: Problem, method: GradientMethod, cotangent: Tensor, watch: Watch | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients for what belongs to samples, and for weights; None counts as no gradient."""
     problem = problem.detached()
     samples = [t for t in (problem.start, *problem.inputs) if t.requires_grad]
@@ -190,7 +222,7 @@ def _gradients(problem: Problem, method: GradientMethod, cotangent: Tensor) -> t
         for device in devices:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)
-        x = method.solve(problem)
+        x = method.solve(problem, watch) if isinstance(method, Interpolated) else method.solve(problem)
         found = torch.autograd.grad(x, [*samples, *weights], cotangent, materialize_grads=True)
     return list(found[: len(samples)]), list(found[len(samples) :])
 

@@ -1,6 +1,6 @@
 """Few vector-Jacobian products: the exact transpose of the sampler, with the network's part interpolated between a few nodes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.gradients.base import GradientMethod
+from adjointdpm.gradients.error_estimate import ErrorEstimate
 from adjointdpm.gradients.jacobian import JacobianModel, wide
 from adjointdpm.gradients.nodes import Nodes
 from adjointdpm.gradients.own_backward import BackwardSolve, solve_with
@@ -16,7 +17,10 @@ from adjointdpm.gradients.quadrature import Quadrature
 from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.plan import START, NetworkCall, Update
 from adjointdpm.problem import Problem
+from adjointdpm.stats import running
 from adjointdpm.transpose import Costates, Pull, transpose
+
+Watch = Callable[[Float[Tensor, " batch"]], None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Interpolated(GradientMethod):
 
     It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
     graph, the inputs of M calls, a state for every call between two nodes, and of what is learned 2s + 1 gradients with s calls a step.
+
+    How far it is off can be estimated from what it does anyway (`ErrorEstimate`): within a `with adjointdpm.stats() as s:` block every
+    backward pass adds such an estimate to `s.error_estimates`.
 
     Args:
         vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps: ⌊M/s⌋ of them, at least one. More than
@@ -47,11 +54,14 @@ class Interpolated(GradientMethod):
         if isinstance(self.vjps, bool) or not isinstance(self.vjps, int) or self.vjps < 1:
             raise InvalidInputError(f"Interpolated(vjps={self.vjps!r}): vjps must be an int of at least 1 network VJP")
 
-    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
-        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass."""
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Float[Tensor, "batch *shape"]:
+        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass.
+
+        `watch` is told, by every backward pass, the estimated relative error of each sample's gradient.
+        """
         if problem.plan.requires_grad:
             raise UnsupportedError("Interpolated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
-        return solve_with(_Transpose(problem, self.vjps), problem)
+        return solve_with(_Transpose(problem, self.vjps, watch), problem)
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,9 @@ class _Asked:
 
 
 class _Transpose(BackwardSolve):
-    def __init__(self, problem: Problem, vjps: int) -> None:
+    def __init__(self, problem: Problem, vjps: int, watch: Watch | None) -> None:
         super().__init__(problem)
+        self.watch = watch
         self.nodes = Nodes(problem, vjps)
         self.asked: dict[int, _Asked] = {}
         network = problem.denoiser.network
@@ -104,6 +115,8 @@ class _Transpose(BackwardSolve):
         costates: Costates = {self.problem.plan.result: gradient}
         model = JacobianModel(self.nodes, result)
         quadrature = Quadrature(model, self._groups(len(gradient)), self._add_weighted)
+        counts = tuple(running)
+        estimate = ErrorEstimate(model) if counts or self.watch is not None else None
 
         def ask(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
             pulled, found = self._ask(call, data, noise)
@@ -126,13 +139,29 @@ class _Transpose(BackwardSolve):
             if node >= 0:
                 reached += self._back(range(node, node + 1), costates, ask)
                 if between and node != backwards[0]:
-                    costates = before
+                    predicted, costates = costates, before
                     reached = self._back(range(node, position), costates, recall)
+                    if estimate is not None:
+                        estimate.corrected(self._state_before(node), predicted, costates)
             quadrature.settle(node)
             for step, costate in reached:
                 self.problem.report_costate(step, costate)
             position = node
+        if estimate is not None:
+            found = estimate.relative(len(backwards) == len(self.nodes.steps), gradient)
+            for count in counts:
+                count.error_estimates.append(found)
+            if self.watch is not None:
+                self.watch(found)
         return costates[START]
+
+    def _state_before(self, step: int) -> int:
+        """The register of the state that a step starts from."""
+        if step == 0:
+            return START
+        update = self.nodes.steps[step - 1][-1]
+        assert isinstance(update, Update)
+        return update.output
 
     def _back(self, steps: range, costates: Costates, pull: Pull) -> list[tuple[int, Tensor]]:
         """Transpose `steps`, the last first; for an observer, the costates of the states between steps that are complete then."""
@@ -140,9 +169,7 @@ class _Transpose(BackwardSolve):
         for step in reversed(steps):
             transpose(self.nodes.steps[step], costates, pull)
             if step > 0 and self.problem.observer is not None:
-                state = self.nodes.steps[step - 1][-1]
-                assert isinstance(state, Update)
-                reached.append((step - 1, costates[state.output]))
+                reached.append((step - 1, costates[self._state_before(step)]))
         return reached
 
     def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Sequence[Tensor | None]]:

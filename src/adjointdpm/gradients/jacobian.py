@@ -74,6 +74,10 @@ class JacobianModel:
         self.asked_with[step, stage] = b
         self.met[step, stage] = b, j
 
+    def trust(self) -> Float[Tensor, " batch"] | None:
+        """The share of the slope that extrapolation follows now, the mean over stages; None until three nodes of a stage are known."""
+        return torch.stack([share.flatten() for share in self._trust.values()]).mean(0) if self._trust else None
+
     def product(self, call: NetworkCall, b: Tensor) -> Tensor:
         """Jᵀ b at `call`, guessed; at a node scaled from what the network was asked with to `b`."""
         step, stage = self.nodes.place[call.data]
