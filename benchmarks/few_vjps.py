@@ -3,8 +3,9 @@
 Along a DDIM trajectory the exact costate asks every network call for w = (∂x̂_0/∂y)ᵀ a (y = x/α). Whoever saves VJPs has to guess w at
 the calls that are left out from those at its neighbours. Measured: how much w changes from one call to the next, how well a line through
 two neighbours foretells the call between them, and what an all-knowing rule would reach that has the exact w at its nodes and chooses the
-nodes of every picture by looking at the answer. And whether the last exact gradient can correct a cheaper one a step of optimisation
-later. The prompts and seeds are none of the registered ones (`bench/preregistration.yaml`).
+nodes of every picture by looking at the answer. Whether two cheap gradients extrapolate to a better one (Richardson). And whether the last
+exact gradient can correct a cheaper one a step of optimisation later. The prompts and seeds are none of the registered ones
+(`bench/preregistration.yaml`).
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from stability import mixture_epsilon
 STEPS, GUIDANCE, SEED = 50, 5.0, 500
 VJPS = (5, 10, 20, 35)
 CORRECTED = (10, 20)  # VJPs of the gradients that are corrected
+EXTRAPOLATED = (5, 10)  # M of the gradients that are extrapolated, from M and 2M
+ORDERS = (1, 2, 3)
 MOVES = (0.003, 0.01, 0.03)  # of the noise, root mean square
 PROMPTS = {
     "a noto emoji of a fox": "fox",
@@ -163,6 +166,20 @@ def oracle(path: Trajectory) -> dict[int, list[float]]:
     return found
 
 
+def extrapolated(case: Case, exact: Float[Tensor, "B *shape"], count: int) -> dict[str, list[float]]:
+    """Errors of Richardson's extrapolation from M = `count` and 2M VJPs, and of what the same 3M VJPs give without it.
+
+    g_2M + λ (g_2M − g_M), where λ = 1/(2^p − 1) removes an error of order p in the distance of nodes. The all-knowing λ is the best of each
+    picture, whatever the order.
+    """
+    coarse, fine, same_cost = (case.gradient(adj.Interpolated(times * count)) for times in (1, 2, 3))
+    change, missing = (value.flatten(1) for value in (fine - coarse, exact - fine))
+    best = (change * missing).sum(1) / change.square().sum(1)
+    guesses = {"fine": fine} | {f"order {order}": fine + (fine - coarse) / (2**order - 1) for order in ORDERS}
+    guesses |= {"all-knowing": fine + best.view(-1, *[1] * (fine.ndim - 1)) * (fine - coarse), "same cost": same_cost}
+    return {name: _errors(guess, exact) for name, guess in guesses.items()}
+
+
 def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, Any]]:
     """Errors after the noise has moved a step along −∂L/∂noise: of `Interpolated`, of it corrected, and of the gradient before the step.
 
@@ -220,7 +237,7 @@ def mixture() -> Case:
 def measure(found: Sequence[Case]) -> dict[str, Any]:
     """Roughness, what the all-knowing rule reaches, and what `Interpolated` does, pooled over the cases of one model."""
     bounds = (0, 10, 20, 30, 40, 50)
-    rough, known, ours, moves = [], [], [], []
+    rough, known, ours, moves, richardson = [], [], [], [], []
     for case in found:
         path, exact = follow(case), case.gradient(adj.Checkpoint())
         start = case.schedule.initial_scale * path.total / case.schedule.alpha(case.grid[0])
@@ -230,10 +247,15 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
         for count in VJPS:
             ours.append({"vjps": count, "errors": _errors(case.gradient(adj.Interpolated(count)), exact)})
         moves.append(corrected(case, exact))
+        richardson.append({count: extrapolated(case, exact, count) for count in EXTRAPOLATED})
     return {
         "roughness": [{key: sum(rows[i][key] for rows in rough) / len(rough) for key in rough[0][i]} for i in range(len(bounds) - 1)],
         "oracle": {count: [error for one in known for error in one[count]] for count in VJPS},
         "interpolated": {count: [error for one in ours if one["vjps"] == count for error in one["errors"]] for count in VJPS},
+        "extrapolated": {
+            count: {name: [error for one in richardson for error in one[count][name]] for name in richardson[0][count]}
+            for count in EXTRAPOLATED
+        },
         "moved": [
             {
                 "size": size,
@@ -258,6 +280,13 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         for count in CORRECTED
         for kind in ("plain", "corrected")
     }
+    names = {"fine": "`Interpolated(2M)`"} | {f"order {order}": f"order {order}" for order in ORDERS}
+    names |= {"all-knowing": "all-knowing λ", "same cost": "`Interpolated(3M)`"}
+    limits = [
+        [name, str(count), *(_cell(result["extrapolated"][count][kind]) for kind in names)]
+        for name, result in found.items()
+        for count in EXTRAPOLATED
+    ]
     later = [
         [name, f"{row['size']:g}", *(_cell(row["errors"][kind]) for kind in kinds)]
         for name, result in found.items()
@@ -268,6 +297,9 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         f"{table(['model', *ranges], rough)}\n\n"
         "Relative error of ∂L/∂noise: median (95th percentile) over pictures and losses.\n\n"
         f"{table(['model', 'rule', *(f'M = {count}' for count in VJPS)], errors)}\n\n"
+        "Richardson: relative error of ∂L/∂noise from g_2M + λ (g_2M − g_M), with λ = 1/(2^p − 1) for errors of order p; beside it "
+        "`Interpolated` with as many VJPs: median (95th percentile).\n\n"
+        f"{table(['model', 'M', *names.values()], limits)}\n\n"
         "After a step of the noise along −∂L/∂noise, relative error of ∂L/∂noise there by several guesses: median (95th percentile).\n\n"
         f"{table(['model', 'step, RMS', *kinds.values()], later)}"
     )

@@ -1,6 +1,7 @@
 """The automatic choice: exact until it has measured, then no worse than it was told to be."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 import diffusers
@@ -46,6 +47,39 @@ def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(net
     assert isinstance(choice.method, adj.Checkpoint if tolerance == 1e-9 else adj.Interpolated)
     assert later_calls == calls if tolerance == 1e-9 else later_calls < calls
     assert all(error > tolerance for error in list(choice.errors.values())[:-1])
+
+
+def test_it_measures_again_when_its_own_estimate_foretells_too_much(network, caplog):
+    """Modes that grow apart make the Jacobian change faster, so that as many VJPs are not enough any more."""
+    method = adj.Auto(0.03)
+    for seed in range(4):  # nothing has changed: one measurement serves all
+        gradients(network, method, seed)
+    (chosen,) = method.choices[network].values()
+    assert chosen.method == adj.Interpolated(10)
+    with torch.no_grad():
+        network.log_std.fill_(math.log(0.4))
+    with caplog.at_level(logging.INFO, "adjointdpm"):
+        gradients(network, method)
+    assert [message.split(" seems")[0] for message in caplog.messages] == ["Interpolated(vjps=10)"]
+    assert not method.choices[network]
+    exact, _ = gradients(network, adj.Checkpoint())
+    assert max(relative_error(a, b) for a, b in zip(gradients(network, method)[0], exact, strict=True)) < 1e-12
+    later, _ = gradients(network, method)
+    (again,) = method.choices[network].values()
+    assert again.method == adj.Interpolated(20)
+    assert max(relative_error(a, b) for a, b in zip(later, exact, strict=True)) < 0.03
+
+
+def test_decisions_without_an_estimate_are_kept_whatever_comes(network):
+    """Those of checkpoints from before there was one, and of a single VJP, which cannot tell."""
+    method = adj.Auto(1e-9)
+    gradients(network, method)
+    ((kind, facts),) = method.decisions(network).items()
+    facts |= {"vjps": 2, "errors": {"Interpolated(vjps=2)": 1e-9}}
+    del facts["estimate"]
+    method.decide(network, {kind: facts})
+    gradients(network, method)
+    assert [choice.method for choice in method.choices[network].values()] == [adj.Interpolated(2)]
 
 
 def test_tolerance_zero_is_exact_and_measures_nothing(network):

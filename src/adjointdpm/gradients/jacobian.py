@@ -37,7 +37,7 @@ class JacobianModel:
 
     Attributes:
         asked_with: by (step, stage) of a node, b as the network was asked with it.
-        met: by (step, stage) of any call, the last b that it met, and j.
+        met: by (step, stage) of any call, the last b that it met, and log(j / (1 − j)): 1 − j itself would round to 0 near the data.
 
     """
 
@@ -65,14 +65,15 @@ class JacobianModel:
         least = torch.sigmoid(self._most + math.log(SHARE) - log_square).clamp(max=LEAST)
         j = torch.maximum(projection(product, b), least)
         self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
-        j = torch.sigmoid(self._log_variance[step, stage] - log_square)
+        log_odds = self._log_variance[step, stage] - log_square
+        j = torch.sigmoid(log_odds)
         rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, j).to(wide(b))
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
         self._rest[step, stage] = rest
         self.asked_with[step, stage] = b
-        self.met[step, stage] = b, j
+        self.met[step, stage] = b, log_odds
 
     def trust(self) -> Float[Tensor, " batch"] | None:
         """The share of the slope that extrapolation follows now, the mean over stages; None until three nodes of a stage are known."""
@@ -87,15 +88,16 @@ class JacobianModel:
         rest: Tensor = sum(weight * self._rest[node, stage] for node, weight in self.nodes.curve(step, stage, known))  # pyright: ignore[reportAssignmentType]
         if stage in self._trust and step < known[0]:
             rest = rest + self._trust[stage].to(wide(b)) * self._slope(step, stage, known[:2])
-        j = self.gain(step, stage)
-        self.met[step, stage] = b, j
+        log_odds = self.log_odds(step, stage)
+        j = torch.sigmoid(log_odds)
+        self.met[step, stage] = b, log_odds
         return (j.to(wide(b)) * b + rest * self._unit(call, j).to(wide(b))).to(b.dtype)
 
-    def gain(self, step: int, stage: int) -> Scalars:
-        """The multiple j at a node or between nodes."""
+    def log_odds(self, step: int, stage: int) -> Scalars:
+        """Log(j / (1 − j)) of the multiple j at a node or between nodes."""
         line = self.nodes.line(step, stage, self.known(stage))
         log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
-        return torch.sigmoid(log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data])
+        return log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data]
 
     def _unit(self, call: NetworkCall, j: Scalars) -> Scalars:
         """What the rest is measured in."""

@@ -75,15 +75,15 @@ class Quadrature:
         one = len(ends) == 1
         for g, (numbers, by_sample) in enumerate(self._groups):
             lengths = [_length([self._terms[end][i] for i in numbers], by_sample) for end in ends]
-            sizes = [_size(b, None if one else self._model.gain(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
+            sizes = [_size(b, None if one else self._model.log_odds(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
             ratios = [(positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)]
             # Where one term vanishes, the other alone tells how long they are.
             ratios = [torch.where(length > 0, ratio, ratios[-1 - k]) for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))]
-            for step, (b, j) in met.items():
+            for step, (b, log_odds) in met.items():
                 share = 1.0 if one else self._nodes.between(step, stage, ends[0][0], ends[1][0])
                 shares = [share, 1 - share][: len(ends)]
                 ratio = torch.stack([part * value for part, value in zip(shares, ratios, strict=True)]).sum(0)
-                size = _size(b, None if one else j, by_sample) * ratio.exp()
+                size = _size(b, None if one else log_odds, by_sample) * ratio.exp()
                 for end, part, length, basis in zip(ends, shares, lengths, asked, strict=True):
                     sign = _multiple(b, basis, by_sample).sign()
                     weight = part * sign * size / positive(length)
@@ -96,10 +96,10 @@ def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "
     return projection(vector, basis).flatten() if by_sample else projection(vector[None], basis[None]).squeeze()
 
 
-def _size(b: Tensor, j: Tensor | None, by_sample: bool) -> Float[Tensor, "*batch"]:
-    """(1 − j) ‖b‖, or ‖b‖ without j: of each sample, or the root of the sum of squares over samples."""
+def _size(b: Tensor, log_odds: Tensor | None, by_sample: bool) -> Float[Tensor, "*batch"]:
+    """(1 − j) ‖b‖, or ‖b‖ without the odds of j: of each sample, or the root of the sum of squares over samples."""
     sizes = _norms([b], True)
-    sizes = sizes if j is None else sizes * (1 - j.flatten())
+    sizes = sizes if log_odds is None else sizes * torch.sigmoid(-log_odds.flatten())
     return positive(sizes if by_sample else sizes.norm())
 
 
