@@ -142,13 +142,17 @@ def primitives(out: Path) -> dict[str, Any]:
 
 
 def choices() -> list[dict[str, Any]]:
-    """What `Auto` goes on with where each process had decided for itself: in one kind of problem both had, in others one alone."""
+    """What `Auto` goes on with where each process had decided for itself: in one kind of problem both had, in others one alone.
+
+    A fourth was agreed before, and the second process has given it up.
+    """
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
-    mine = {"both": {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}}}
-    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}}} if processes.index else {}
-    adopt(render, mine | alone)
-    found = agreed(render, processes)
+    mine = {"both": {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1}}
+    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None}} if processes.index else {}
+    before = {"given up": {"vjps": 5, "reason": "by 0", "errors": {}, "estimate": None}}
+    adopt(render, mine | alone | ({} if processes.index else before))
+    found = agreed(render, processes, before)
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -239,8 +243,8 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
 
 def test_both_go_on_with_what_the_main_process_decided(two) -> None:
     expected = {
-        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}},
-        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}},
+        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}, "estimate": 0.1},
+        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None},
     }
     for result in two:
         assert result["choices"] == [expected, expected]

@@ -121,6 +121,12 @@ def change(folder: RunFolder, **values: dict | list) -> None:
     path.write_text(json.dumps(result))
 
 
+def test_an_approximate_gradient_comes_with_its_own_estimate_if_there_is_one(folder: RunFolder) -> None:
+    assert "estimated its own relative error" not in write_report(folder).read_text()
+    change(folder, gradient={"estimate": 0.0321})
+    assert "estimated its own relative error at 0.032" in write_report(folder).read_text()
+
+
 def test_the_parts_of_a_weighted_sum_have_a_row_each(folder: RunFolder) -> None:
     change(folder, held_out={"parts": {"color": {"before": 0.111, "existing_word": 0.222, "after": 0.333}}})
     assert "<td>part: color</td><td>0.111</td><td>0.222</td><td>0.333</td>" in write_report(folder).read_text()

@@ -71,6 +71,15 @@ def test_a_resumed_run_goes_on_with_the_method_that_auto_chose(tmp_path, monkeyp
     assert without_times(outcome.history) == without_times(expected.history)
 
 
+def test_the_history_tells_how_far_few_vjps_are_off(tmp_path) -> None:
+    _, outcome = learn_noise(tmp_path, "interpolated:vjps=3", tmp_path / "few")
+    estimates = [record.get("gradient_error_estimate") for record in outcome.history]
+    assert estimates[0] is None  # the start: nothing was differentiated yet
+    assert all(0 < estimate < 10 for estimate in estimates[1:])
+    _, outcome = learn_noise(tmp_path, "exact", tmp_path / "exact")
+    assert not any("gradient_error_estimate" in record for record in outcome.history)
+
+
 @pytest.mark.parametrize(("tolerance", "vjps"), [(0.9, True), (1e-9, False)])
 def test_decisions_survive_json(tmp_path, tolerance: float, vjps: bool) -> None:
     learn_noise(tmp_path, f"auto:tolerance={tolerance}", tmp_path / "run")

@@ -125,6 +125,23 @@ def test_a_memory_budget_shows_in_the_peak():
         assert kept * graph <= counts.peak_bytes_held < (kept + 0.5) * graph
 
 
+def test_without_memory_the_rest_is_counted_alike(monkeypatch):
+    torch.manual_seed(0)
+    schedule = SCHEDULES["table"]()
+    network, noise = Mixture(schedule), torch.randn(2, 3, dtype=torch.float64).requires_grad_()
+    found, looks = [], []
+    monkeypatch.setattr(adj.Stats, "hold", lambda counts, tensor, hold=adj.Stats.hold: (looks.append(counts), hold(counts, tensor)))
+    for memory in (True, False):
+        with adj.stats(memory=memory) as counts:
+            adj.sample(network, noise, schedule=schedule, steps=6, gradient=adj.Interpolated(3)).sum().backward()
+        found.append(counts)
+    assert all(counts is found[0] for counts in looks)
+    assert [(counts.network_calls, counts.vjps) for counts in found] == [(8, 3), (8, 3)]
+    assert torch.equal(found[0].error_estimates[0], found[1].error_estimates[0])
+    assert found[0].peak_bytes_held > 0
+    assert found[1].peak_bytes_held == 0
+
+
 @pytest.mark.parametrize("bare", [False, True])
 def test_weights_and_what_the_network_is_given_are_not_counted(bare):
     linear = torch.nn.Linear(500, 500, bias=False)

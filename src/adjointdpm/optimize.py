@@ -21,6 +21,7 @@ from adjointdpm.processes import Processes
 from adjointdpm.rendering import Renderer
 from adjointdpm.settings import Settings
 from adjointdpm.signals import stop_requests
+from adjointdpm.stats import stats
 from adjointdpm.trackers import Trackers
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -88,7 +89,8 @@ def optimize(
         checkpoints: where states are saved, every `checkpoint_every` iterations and when interrupted; None saves nothing.
         history: with `resume`, the records so far.
         resume: go on from the newest checkpoint that can be read.
-        on_history: called after every iteration with all records so far, in the main process; record 0 is the start.
+        on_history: called after every iteration with all records so far, in the main process; record 0 is the start. With a gradient
+            method that estimates its relative error they hold that as "gradient_error_estimate", the mean over examples.
         trackers: get every new record, in the main process.
 
     Raises:
@@ -162,14 +164,18 @@ def optimize(
             examples = _minibatch(training, settings.step_examples, progress.iteration, settings.seed)
             adam.param_groups[0]["lr"] = settings.learning_rate_at(progress.iteration)
             adam.zero_grad()
-            values = objective.backward(examples)
-            progress.gradients = agreed(render, processes)
+            with stats(memory=False) as counted:
+                values = objective.backward(examples)
+            progress.gradients = agreed(render, processes, progress.gradients)
             norm = _clip(metric, variable, settings.max_gradient_norm)
             adam.step()
             variable.project()
             progress.iteration += 1
             state.average.update(progress.iteration)
             record: Record = {"iteration": progress.iteration, "training": values, "gradient_norm": norm}
+            estimates = processes.gather([e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)])
+            if estimates:  # few-VJP gradients tell how far they are off
+                record["gradient_error_estimate"] = sum(estimates) / len(estimates)
             if progress.iteration % settings.validate_every == 0 or progress.iteration == settings.iterations:
                 record["validation"] = validate()
             note(record | {"seconds": time.perf_counter() - started})

@@ -16,6 +16,9 @@ from torch.autograd.graph import saved_tensors_hooks
 class Stats:
     """Counts of everything that runs within a `with stats() as s:` block; they grow while it runs.
 
+    Args:
+        memory: whether `peak_bytes_held` is counted.
+
     Attributes:
         network_calls: forward passes of the denoiser's network, recomputations included; a guided call is one.
         vjps: backward passes through such a call; the forward pass must have run within the block too.
@@ -30,6 +33,7 @@ class Stats:
     network_calls: int = 0
     vjps: int = 0
     peak_bytes_held: int = 0
+    memory: bool = field(default=True, kw_only=True, compare=False, repr=False)
     error_estimates: list[Float[Tensor, " batch"]] = field(default_factory=list, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
     _storages: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -55,12 +59,17 @@ running: list[Stats] = []
 
 
 @contextmanager
-def stats() -> Iterator[Stats]:
+def stats(*, memory: bool = True) -> Iterator[Stats]:
     """Count what every solve within the block costs, `sample` and a model's `generate` alike, backward passes included. May be nested.
 
     Nothing is counted, and nothing is spent on counting, outside of such blocks.
+
+    Args:
+        memory: whether to follow the tensors that network graphs hold, which takes a call of Python for each. Without it
+            `peak_bytes_held` stays 0, and the rest costs next to nothing.
+
     """
-    counts = Stats()
+    counts = Stats(memory=memory)
     running.append(counts)
     try:
         yield counts
@@ -74,6 +83,10 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
     counts = tuple(running)
     for count in counts:
         count.network_calls += 1
+    counts = tuple(count for count in counts if count.memory)
+    if not counts:
+        yield
+        return
     weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
     ignored = {tensor.untyped_storage().data_ptr() for tensor in (*given, *weights)}
     # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand the tensor on to those.
@@ -99,6 +112,12 @@ def count_vjp(output: Tensor) -> Tensor:
     output = output.view_as(output)  # a network may return one of its inputs, which has gradients from elsewhere
     output.register_hook(_count_vjp)
     return output
+
+
+def add_error_estimate(estimate: Float[Tensor, " batch"]) -> None:
+    """Add the estimate of one backward pass to whatever counts now."""
+    for count in running:
+        count.error_estimates.append(estimate)
 
 
 def _count_vjp(_: Tensor) -> None:

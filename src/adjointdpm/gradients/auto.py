@@ -16,6 +16,7 @@ from adjointdpm.gradients.base import GradientMethod
 from adjointdpm.gradients.checkpoint import Checkpoint
 from adjointdpm.gradients.interpolated import Interpolated, Watch
 from adjointdpm.problem import Problem
+from adjointdpm.stats import add_error_estimate
 
 # VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with enough memory are as cheap.
 SHARES = (0.1, 0.2, 0.4, 0.6)
@@ -109,6 +110,8 @@ class Auto(GradientMethod):
     def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
         """Take over what was decided in another process or an earlier session, in place of what is measured here."""
         known = self.choices.setdefault(network, {})
+        for kind in known.keys() - decisions.keys():
+            del known[kind]
         for kind, facts in decisions.items():
             method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
             choice = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))  # which older checkpoints do not have
@@ -152,8 +155,9 @@ class Auto(GradientMethod):
             return choice.method.solve(problem)
 
         def watch(estimate: Tensor) -> None:
+            add_error_estimate(estimate)
             error = choice.foretold(float(estimate.max()))
-            if error > DRIFT * self.tolerance and known.get(kind) is choice:
+            if error > DRIFT * self.tolerance and known.get(kind) == choice:
                 del known[kind]
                 _log.info("%r seems to be off by %.2g now, more than %g: it is measured again", choice.method, error, self.tolerance)
 

@@ -17,7 +17,7 @@ from adjointdpm.gradients.quadrature import Quadrature
 from adjointdpm.gradients.recomputed import Recomputation
 from adjointdpm.plan import START, NetworkCall, Update
 from adjointdpm.problem import Problem
-from adjointdpm.stats import running
+from adjointdpm.stats import add_error_estimate, running
 from adjointdpm.transpose import Costates, Pull, transpose
 
 Watch = Callable[[Float[Tensor, " batch"]], None]
@@ -57,7 +57,7 @@ class Interpolated(GradientMethod):
     def solve(self, problem: Problem, watch: Watch | None = None) -> Float[Tensor, "batch *shape"]:
         """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass.
 
-        `watch` is told, by every backward pass, the estimated relative error of each sample's gradient.
+        `watch` is told, by every backward pass, the estimated relative error of each sample's gradient, in place of `stats`.
         """
         if problem.plan.requires_grad:
             raise UnsupportedError("Interpolated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
@@ -115,8 +115,8 @@ class _Transpose(BackwardSolve):
         costates: Costates = {self.problem.plan.result: gradient}
         model = JacobianModel(self.nodes, result)
         quadrature = Quadrature(model, self._groups(len(gradient)), self._add_weighted)
-        counts = tuple(running)
-        estimate = ErrorEstimate(model) if counts or self.watch is not None else None
+        watch = self.watch or (add_error_estimate if running else None)
+        estimate = ErrorEstimate(model) if watch is not None else None
 
         def ask(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
             pulled, found = self._ask(call, data, noise)
@@ -147,12 +147,8 @@ class _Transpose(BackwardSolve):
             for step, costate in reached:
                 self.problem.report_costate(step, costate)
             position = node
-        if estimate is not None:
-            found = estimate.relative(len(backwards) == len(self.nodes.steps), gradient)
-            for count in counts:
-                count.error_estimates.append(found)
-            if self.watch is not None:
-                self.watch(found)
+        if watch is not None and estimate is not None:
+            watch(estimate.relative(len(backwards) == len(self.nodes.steps), gradient))
         return costates[START]
 
     def _state_before(self, step: int) -> int:

@@ -1,5 +1,6 @@
 """What all tasks that learn do alike: run the loop, draw held-out pictures before and after, measure, and fill the run folder."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -166,7 +167,8 @@ def learn(
             "stopped": outcome.stopped,
             "validation_examples": len(validation),
         },
-        "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": errors},
+        "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": errors}
+        | _estimate(outcome.history),
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
         "resumed": resume,
@@ -181,6 +183,12 @@ def learn(
     }
     folder.write_result(result)
     return result
+
+
+def _estimate(history: Sequence[Record]) -> dict[str, float]:
+    """The relative error that a few-VJP method itself estimated, the median over iterations; nothing for others."""
+    found = [record["gradient_error_estimate"] for record in history if "gradient_error_estimate" in record]
+    return {"estimate": statistics.median(found)} if found else {}
 
 
 def save_pictures(folder: RunFolder, examples: Sequence[Example], views: Mapping[str, Tensor]) -> list[dict[str, Any]]:
