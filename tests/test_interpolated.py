@@ -121,6 +121,15 @@ def test_where_next_to_no_noise_is_left_conditioning_says_next_to_nothing(schedu
     assert all(relative_error(a, b) < 1 for a, b in zip(ours, exact, strict=True))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("sampler", [adj.Heun(), adj.Midpoint()], ids=repr)
+def test_a_noisy_nodes_terms_are_not_carried_undiminished_to_the_data(sampler, seed):
+    """A second stage that is read off at the noisy end alone: towards the data its terms shrink as 1 − j does."""
+    exact, _ = gradients(adj.Checkpoint(), sampler, "flow", steps=50, seed=seed)
+    ours, _ = gradients(adj.Interpolated(5), sampler, "flow", steps=50, seed=seed)
+    assert all(relative_error(a, b) < 3 for a, b in zip(ours[1:], exact[1:], strict=True))
+
+
 def test_a_term_that_vanishes_at_a_node_does_not_take_the_others_along():
     """Conditioning that is looked at early only: its gradient at the last node is exactly zero."""
     schedule = SCHEDULES["linear"]()

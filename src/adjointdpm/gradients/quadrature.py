@@ -18,7 +18,8 @@ class Quadrature:
 
     A term's length is guessed by its model (1 − j) ‖b‖, which is exact for Gaussian data whose mean is θ: what the state tells already is
     not asked of θ. Between two nodes the ratio to the model is interpolated geometrically, and the term's direction linearly, both in
-    log ρ; beyond the last node the ratio to ‖b‖ is constant. Terms of nodes are scaled to b as it is corrected later.
+    log ρ; a node's ratio to the model is carried on towards the data, and its ratio to ‖b‖ towards the noise, where 1 − j grows to 1 and
+    tells nothing if it is small at the node. Terms of nodes are scaled to b as it is corrected later.
 
     Args:
         model: knows b and j of every call.
@@ -72,18 +73,18 @@ class Quadrature:
             return
         met = {step: self._model.met.pop((step, stage)) for step in calls}
         asked = [self._model.asked_with[end] for end in ends]
-        one = len(ends) == 1
+        noisier = len(ends) == 1 and calls[-1] < ends[0][0]  # than the only node
         for g, (numbers, by_sample) in enumerate(self._groups):
             lengths = [_length([self._terms[end][i] for i in numbers], by_sample) for end in ends]
-            sizes = [_size(b, None if one else self._model.log_odds(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
+            sizes = [_size(b, None if noisier else self._model.log_odds(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
             ratios = [(positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)]
             # Where one term vanishes, the other alone tells how long they are.
             ratios = [torch.where(length > 0, ratio, ratios[-1 - k]) for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))]
             for step, (b, log_odds) in met.items():
-                share = 1.0 if one else self._nodes.between(step, stage, ends[0][0], ends[1][0])
+                share = 1.0 if len(ends) == 1 else self._nodes.between(step, stage, ends[0][0], ends[1][0])
                 shares = [share, 1 - share][: len(ends)]
                 ratio = torch.stack([part * value for part, value in zip(shares, ratios, strict=True)]).sum(0)
-                size = _size(b, None if one else log_odds, by_sample) * ratio.exp()
+                size = _size(b, None if noisier else log_odds, by_sample) * ratio.exp()
                 for end, part, length, basis in zip(ends, shares, lengths, asked, strict=True):
                     sign = _multiple(b, basis, by_sample).sign()
                     weight = part * sign * size / positive(length)
