@@ -190,8 +190,13 @@ class _Transpose(BackwardSolve):
             if gradient is not None:
                 dtype = wide(gradient)  # weights may be far from 1
                 factor = weight.to(gradient.device, dtype).view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else weight.to(dtype)
-                total, term = self.totals[i], gradient.to(dtype) * factor
-                self.totals[i] = term.to(gradient.dtype) if total is None else total.add_(term)
+                total = self.totals[i]
+                if total is None:
+                    self.totals[i] = (gradient.to(dtype) * factor).to(gradient.dtype)
+                elif gradient.dtype == dtype:
+                    total.addcmul_(gradient, factor)  # all weights in one pass over memory
+                else:
+                    total.add_(gradient.to(dtype) * factor)
 
 
 def _of_data(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:

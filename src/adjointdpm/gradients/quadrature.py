@@ -34,6 +34,7 @@ class Quadrature:
         self._model, self._nodes, self._groups, self._add = model, model.nodes, groups, add
         self._terms: dict[Place, Found] = {}
         self._weights: dict[Place, list[Tensor]] = {}  # of a node's terms, one a group
+        self._lengths: dict[Place, list[Tensor]] = {}  # likewise; two stretches need them
         self._latest: dict[int, int] = {}  # by stage, the last node that can be carried over
 
     def asked(self, step: int, stage: int, found: Found) -> None:
@@ -58,6 +59,7 @@ class Quadrature:
 
     def _release(self, place: Place) -> None:
         weights, found = self._weights.pop(place), self._terms.pop(place)
+        self._lengths.pop(place, None)
         by_number = {i: weight for (numbers, _), weight in zip(self._groups, weights, strict=True) for i in numbers}
         self._add(found, [by_number[i] for i in range(len(found))])
 
@@ -74,8 +76,8 @@ class Quadrature:
         met = {step: self._model.met.pop((step, stage)) for step in calls}
         asked = [self._model.asked_with[end] for end in ends]
         noisier = len(ends) == 1 and calls[-1] < ends[0][0]  # than the only node
-        for g, (numbers, by_sample) in enumerate(self._groups):
-            lengths = [_length([self._terms[end][i] for i in numbers], by_sample) for end in ends]
+        for g, (_, by_sample) in enumerate(self._groups):
+            lengths = [self._lengths_of(end)[g] for end in ends]
             sizes = [_size(b, None if noisier else self._model.log_odds(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
             ratios = [(positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)]
             # Where one term vanishes, the other alone tells how long they are.
@@ -90,6 +92,12 @@ class Quadrature:
                     weight = part * sign * size / positive(length)
                     # Of a term that vanishes any multiple is none, and this one may be infinite.
                     self._weights[end][g] = self._weights[end][g] + torch.where(length > 0, weight, 0.0)
+
+    def _lengths_of(self, place: Place) -> list[Tensor]:
+        if place not in self._lengths:
+            terms = self._terms[place]
+            self._lengths[place] = [_length([terms[i] for i in numbers], by_sample) for numbers, by_sample in self._groups]
+        return self._lengths[place]
 
 
 def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "*batch"]:
