@@ -17,7 +17,8 @@ class ErrorEstimate:
     the estimate is δ n^((1 − t)/2), where t, between 0 and 1, is how far slopes foretell the nodes (`JacobianModel.trust`). Where
     they foretell nothing, the corrected costate is off by as much as the predicted one, independently in every stretch: errors add up to
     δ √n. Where they foretell all, interpolation is better than extrapolation about as much as there are stretches to add up. The exponent
-    is an observation: `benchmarks/few_vjps.py` and the gradient benchmark compare the estimate with the true error.
+    was found on mixtures and on pictures outside of the gradient benchmark, which compares the estimate with the true error
+    (`docs/gradients.md`), as `tests/test_error_estimate.py` does on mixtures.
 
     Args:
         model: what guesses.
