@@ -25,7 +25,8 @@ class JacobianModel:
     network is asked (j is the multiple of b that comes closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little
     although j itself falls by orders of magnitude. It is at most that of the sample's own mean square: near the data, and where J is larger
     than the identity, it cannot be read off. What is left of Jᵀ b at a node, r, is interpolated by a parabola;
-    in a solve that starts without signal, most of whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to j.
+    in a solve that starts without signal, most of whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to the j of the
+    sample's mean square. (That read off may be wrong by orders of magnitude at one node, and would blow up what lies beside it.)
 
     On the way back nodes become known one after the other. To reach the next one, r is extrapolated: along the slope between the last two
     nodes, sample by sample, as far as that slope would have foretold the newest node. A network with a rough Jacobian gets a constant, a
@@ -67,7 +68,7 @@ class JacobianModel:
         self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
         log_odds = self._log_variance[step, stage] - log_square
         j = torch.sigmoid(log_odds)
-        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, j).to(wide(b))
+        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call).to(wide(b))
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
@@ -91,7 +92,7 @@ class JacobianModel:
         log_odds = self.log_odds(step, stage)
         j = torch.sigmoid(log_odds)
         self.met[step, stage] = b, log_odds
-        return (j.to(wide(b)) * b + rest * self._unit(call, j).to(wide(b))).to(b.dtype)
+        return (j.to(wide(b)) * b + rest * self._unit(call).to(wide(b))).to(b.dtype)
 
     def log_odds(self, step: int, stage: int) -> Scalars:
         """Log(j / (1 − j)) of the multiple j at a node or between nodes."""
@@ -99,9 +100,11 @@ class JacobianModel:
         log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
         return log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data]
 
-    def _unit(self, call: NetworkCall, j: Scalars) -> Scalars:
+    def _unit(self, call: NetworkCall) -> Scalars:
         """What the rest is measured in."""
-        return self.nodes.beta[call.data] * (j if self.nodes.from_infinity else torch.ones_like(j))
+        if not self.nodes.from_infinity:
+            return torch.full_like(self._most, self.nodes.beta[call.data])
+        return self.nodes.beta[call.data] * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
         """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
