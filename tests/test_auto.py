@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from dataclasses import dataclass
 
 import diffusers
@@ -69,7 +70,27 @@ def test_it_measures_again_when_its_own_estimate_foretells_too_much(network, cap
     later, _ = gradients(network, method)
     (again,) = method.choices[network].values()
     assert again.method == adj.Interpolated(20)
+    assert list(again.errors) == ["Interpolated(vjps=20)"]  # what was given up is not tried again
     assert max(relative_error(a, b) for a, b in zip(later, exact, strict=True)) < 0.03
+
+
+def test_a_function_whose_choice_was_given_up_is_not_taken_for_a_new_one(network):
+    method = adj.Auto(0.03)
+
+    def function(x, t, cond):
+        return network(x, t, cond)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for std in (0.8, 0.8, 0.4, 0.4, 0.4):
+            with torch.no_grad():
+                network.log_std.fill_(math.log(std))
+            noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+            noise.requires_grad_()
+            x = adj.sample(function, noise, schedule=SCHEDULE, cond=cond, steps=50, gradient=method)
+            torch.autograd.grad(x.sin().sum(), noise)
+    (facts,) = method.decisions(function).values()
+    assert facts["vjps"] > facts["too_few"] > 0
 
 
 def test_decisions_without_an_estimate_are_kept_whatever_comes(network):

@@ -144,15 +144,16 @@ def primitives(out: Path) -> dict[str, Any]:
 def choices() -> list[dict[str, Any]]:
     """What `Auto` goes on with where each process had decided for itself: in one kind of problem both had, in others one alone.
 
-    A fourth was agreed before, and the second process has given it up.
+    What was agreed before and the second process has given up is given up; what it alone has measured again since is taken.
     """
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
-    mine = {"both": {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1}}
-    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None}} if processes.index else {}
-    before = {"given up": {"vjps": 5, "reason": "by 0", "errors": {}, "estimate": None}}
-    adopt(render, mine | alone | ({} if processes.index else before))
-    found = agreed(render, processes, before)
+    both = {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1, "too_few": 0}
+    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 0}} if processes.index else {}
+    given_up = {"too_few": 5} if processes.index else {"vjps": 5, "reason": "by 0", "errors": {}, "estimate": None, "too_few": 0}
+    again = {"too_few": 5} | ({"vjps": 9, "reason": "by 1", "errors": {}, "estimate": None} if processes.index else {})
+    adopt(render, {"both": both, "given up": given_up, "measured again": again} | alone)
+    found = agreed(render, processes)
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -243,8 +244,10 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
 
 def test_both_go_on_with_what_the_main_process_decided(two) -> None:
     expected = {
-        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}, "estimate": 0.1},
-        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None},
+        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}, "estimate": 0.1, "too_few": 0},
+        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 0},
+        "given up": {"too_few": 5},
+        "measured again": {"vjps": 9, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 5},
     }
     for result in two:
         assert result["choices"] == [expected, expected]

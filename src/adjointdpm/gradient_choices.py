@@ -9,23 +9,27 @@ from adjointdpm.rendering import Renderer
 Choices = dict[str, dict[str, Any]]  # as `Auto.decisions` has them
 
 
-def agreed(render: Renderer, processes: Processes, before: Choices) -> Choices:
+def agreed(render: Renderer, processes: Processes) -> Choices:
     """What the renderer's `Auto` has decided so far, from now on the same in all processes; nothing for other methods.
 
     Each process measures on its own examples; the main one's decision counts, or if it had none to measure on, that of the first that had.
-    What was agreed `before` and any process has given up since, because its examples need a closer look, is given up by all. Every process
-    must call this.
+    What any process has given up, because its examples need more, all give up. Every process must call this.
     """
     method = resolve(render.gradient)
     if not isinstance(method, Auto):
         return {}
     choices: Choices = {}
-    everyone = processes.gather([method.decisions(render.model.network)])
-    given_up = {kind for kind in before if any(kind not in decided for decided in everyone)}
-    for decided in everyone:
-        choices |= {kind: facts for kind, facts in decided.items() if kind not in choices and kind not in given_up}
+    for decided in processes.gather([method.decisions(render.model.network)]):
+        for kind, facts in decided.items():
+            if kind not in choices or _weight(facts) > _weight(choices[kind]):
+                choices[kind] = facts
     adopt(render, choices)
     return choices
+
+
+def _weight(facts: dict[str, Any]) -> tuple[int, bool]:
+    """What is known to be too few counts first, then whether anything was measured since."""
+    return facts["too_few"], "vjps" in facts
 
 
 def adopt(render: Renderer, choices: Choices) -> None:

@@ -166,7 +166,7 @@ def optimize(
             adam.zero_grad()
             with stats(memory=False) as counted:
                 values = objective.backward(examples)
-            progress.gradients = agreed(render, processes, progress.gradients)
+            progress.gradients = agreed(render, processes)
             norm = _clip(metric, variable, settings.max_gradient_norm)
             adam.step()
             variable.project()

@@ -61,8 +61,9 @@ class Auto(GradientMethod):
     checkpoints, so that a resumed run goes on with it; of several processes the main one decides for all.
 
     A measurement on one batch is no bound for others. Every later gradient comes with an estimate of its own error (`ErrorEstimate`), which
-    is compared with what was estimated when the method was chosen: where that foretells more than twice the tolerance, the next gradient
-    is exact and measured again. Of a gradient that is to be differentiated again (create_graph) only exact ones are able: `Checkpoint()`.
+    is compared with what was estimated when the method was chosen: where that foretells more than twice the tolerance, the choice is given
+    up for good, and the next gradient is exact and measured with more VJPs. Of a gradient that is to be differentiated again (create_graph)
+    only exact ones are able: `Checkpoint()`.
 
     Args:
         tolerance: largest relative error accepted, 0 or more; 0 always means exact.
@@ -81,6 +82,8 @@ class Auto(GradientMethod):
     _exact: Checkpoint = field(init=False, repr=False, compare=False)
     _codes: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # of functions that were measured
     choices: WeakKeyDictionary[Any, dict[str, Choice]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
+    # By network and kind, the most VJPs that turned out to be too few: trying them again and again would cost more than they save.
+    _too_few: WeakKeyDictionary[Any, dict[str, int]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
@@ -99,22 +102,27 @@ class Auto(GradientMethod):
         return self._exact
 
     def decisions(self, network: Any) -> dict[str, dict[str, Any]]:
-        """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and `decide` takes it."""
-        decided = self.choices.get(network, {})
-        vjps = {kind: choice.method.vjps if isinstance(choice.method, Interpolated) else None for kind, choice in decided.items()}
-        return {
-            kind: {"vjps": vjps[kind], "reason": choice.reason, "errors": choice.errors, "estimate": choice.estimate}
-            for kind, choice in decided.items()
-        }
+        """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and `decide` takes it.
+
+        Of each kind "too_few" VJPs, 0 if none proved to be; that alone where a choice was given up and nothing has been measured since.
+        """
+        decided, too_few = self.choices.get(network, {}), self._too_few.get(network, {})
+        found: dict[str, dict[str, Any]] = {}
+        for kind, choice in decided.items():
+            vjps = choice.method.vjps if isinstance(choice.method, Interpolated) else None
+            found[kind] = {"vjps": vjps, "reason": choice.reason, "errors": choice.errors, "estimate": choice.estimate}
+        return {kind: found.get(kind, {}) | {"too_few": too_few.get(kind, 0)} for kind in [*found, *(too_few.keys() - found.keys())]}
 
     def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
         """Take over what was decided in another process or an earlier session, in place of what is measured here."""
-        known = self.choices.setdefault(network, {})
-        for kind in known.keys() - decisions.keys():
-            del known[kind]
+        known, too_few = self.choices.setdefault(network, {}), self._too_few.setdefault(network, {})
         for kind, facts in decisions.items():
+            too_few[kind] = facts.get("too_few", 0)  # which older checkpoints do not have, nor the estimate
+            if "vjps" not in facts:
+                known.pop(kind, None)
+                continue
             method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
-            choice = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))  # which older checkpoints do not have
+            choice = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))
             if known.get(kind) != choice:
                 _log.info("as decided before, or in another process: %s", choice.reason)
             known[kind] = choice
@@ -124,14 +132,15 @@ class Auto(GradientMethod):
         if self.tolerance == 0 or problem.plan.requires_grad:
             return self.exact.solve(problem)
         network = problem.denoiser.network
+        owner = getattr(network, "__self__", network)
         try:
-            known = self.choices.setdefault(getattr(network, "__self__", network), {})
+            known, too_few = self.choices.setdefault(owner, {}), self._too_few.setdefault(owner, {})
         except TypeError as error:
             _log.info("exact gradients: nothing can be remembered of %s (%s)", type(network).__name__, error)
             return self.exact.solve(problem)
         kind = _kind(problem)
         if kind in known:
-            return self._use(problem, known, kind)
+            return self._use(problem, known, too_few, kind)
         pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
         # Not under no_grad, and not if it is only what the network captures that requires grad.
@@ -141,29 +150,30 @@ class Auto(GradientMethod):
 
             def measure(cotangent: Tensor) -> None:
                 if kind not in known:
-                    self._warn_of_new_functions(network, known)
+                    self._warn_of_new_functions(network, known or too_few)
                     with autocast:
-                        known[kind] = self._choose(pilot, cotangent)
+                        known[kind] = self._choose(pilot, cotangent, too_few.get(kind, 0))
 
             result.register_hook(measure)
         return result
 
-    def _use(self, problem: Problem, known: dict[str, Choice], kind: str) -> Float[Tensor, "batch *shape"]:
+    def _use(self, problem: Problem, known: dict[str, Choice], too_few: dict[str, int], kind: str) -> Float[Tensor, "batch *shape"]:
         """Solve with what was chosen, and forget the choice if it seems no longer good enough."""
-        choice = known[kind]
-        if not isinstance(choice.method, Interpolated):
-            return choice.method.solve(problem)
+        choice, method = known[kind], known[kind].method
+        if not isinstance(method, Interpolated):
+            return method.solve(problem)
 
         def watch(estimate: Tensor) -> None:
             add_error_estimate(estimate)
             error = choice.foretold(float(estimate.max()))
             if error > DRIFT * self.tolerance and known.get(kind) == choice:
                 del known[kind]
-                _log.info("%r seems to be off by %.2g now, more than %g: it is measured again", choice.method, error, self.tolerance)
+                too_few[kind] = method.vjps
+                _log.info("%r seems to be off by %.2g now, more than %g: more VJPs are tried", method, error, self.tolerance)
 
-        return choice.method.solve(problem, watch)
+        return method.solve(problem, watch)
 
-    def _warn_of_new_functions(self, network: Any, known: dict[str, Choice]) -> None:
+    def _warn_of_new_functions(self, network: Any, known: dict[str, Any]) -> None:
         code = getattr(network, "__code__", None)
         if code is not None and not known and code in self._codes:
             warnings.warn(
@@ -174,11 +184,13 @@ class Auto(GradientMethod):
             )
         self._codes.add(code)
 
-    def _choose(self, problem: Problem, cotangent: Tensor) -> Choice:
+    def _choose(self, problem: Problem, cotangent: Tensor, too_few: int) -> Choice:
         exact = _gradients(problem, self.exact, cotangent)
         errors: dict[str, float] = {}
-        for share in SHARES:
-            method = Interpolated(math.ceil(share * problem.plan.calls))
+        for vjps in (math.ceil(share * problem.plan.calls) for share in SHARES):
+            if vjps <= too_few:
+                continue
+            method = Interpolated(vjps)
             estimates: list[Tensor] = []
             try:
                 error = _error(_gradients(problem, method, cotangent, estimates.append), exact)
@@ -192,7 +204,8 @@ class Auto(GradientMethod):
                 choice = Choice(method, reason, errors, estimate if math.isfinite(estimate) else None)
                 break
         else:
-            measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+            given_up = [f"up to {too_few} VJPs given up before"] if too_few else []
+            measured = ", ".join([*given_up, *(f"{name} {error:.2g}" for name, error in errors.items())])
             choice = Choice(self.exact, f"exact gradients: no cheaper method is within {self.tolerance:g} ({measured})", errors)
         _log.info("%s, %d network calls: %s", type(problem.sampler).__name__, problem.plan.calls, choice.reason)
         return choice
