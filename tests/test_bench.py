@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import adjointdpm as adj
 from adjointdpm.bench import cost, run
+from adjointdpm.bench.estimates import estimate_rows
 from adjointdpm.bench.figure import draw, pareto
 from adjointdpm.bench.flowgrad import FlowGrad, step_costs, straight_runs
 from adjointdpm.bench.goals import goal_rows
@@ -239,6 +241,34 @@ def test_a_finished_run_is_not_computed_again_and_a_longer_one_only_adds(registr
     assert path.read_text().startswith(before)
     assert {line["pair"] for line in second if line["kind"] == "errors"} == {0, 1, 2, 3}
     assert {line["pair"] for line in first if line["kind"] == "errors"} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("part", ["inputs", "weights"])
+def test_each_picture_and_metric_keeps_the_estimate_of_its_own_gradient(registration, tmp_path, part):
+    results, *_ = measure(registration, tmp_path / "m.jsonl", methods=FEW, parts=[part], pairs=2)
+    for line in results:
+        if line["kind"] != "errors" or not line["method"].startswith("Interpolated"):
+            assert "estimates" not in line
+            continue
+        assert set(line["estimates"]) == {"smooth", "rough"}
+        for metric, estimate in line["estimates"].items():
+            pair = registration.pairs("toy")[line["pair"]]
+            with adj.stats() as alone:
+                gradients(Toy(), setting(registration), adj.Interpolated(4), [pair], [metric], part)
+            assert estimate == pytest.approx(alone.error_estimates[0].item(), rel=1e-3)
+
+
+def test_estimates_stand_beside_errors_in_the_tables(registration, tmp_path):
+    results, *_ = measure(registration, tmp_path / "m.jsonl", methods=("Interpolated(vjps=4)", EXACT), pairs=6)
+    (row,) = (row for group in summarise(list(results), registration) for row in group.rows if row.estimates)
+    ratios = torch.tensor([errors["noise"] / estimate for estimate, errors in row.estimates], dtype=torch.float64)
+    ((name, count, *cells),) = estimate_rows([row])
+    assert (name, count) == ("`Interpolated(vjps=4)`", "12")  # six pictures, two metrics
+    assert cells[1].startswith(f"{ratios.quantile(0.5):.2g} (")
+    text = setting_pages(list(results), registration)["toy-ddim.md"]
+    assert f"| {name} | {count} | {' | '.join(cells)} |" in text
+    exact_everywhere = replace(row, estimates=[(0.0, {"noise": 0.0, "embedding": 0.0})] * 3)
+    assert estimate_rows([exact_everywhere]) == [[name, "3", "0", "", "", "", ""]]
 
 
 def test_an_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(registration, tmp_path):

@@ -1,11 +1,15 @@
 """The estimate of a few-VJP gradient's error: of the size of the true one, larger where that is, and free."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import adjointdpm as adj
 from adjointdpm.bench.estimates import rank_correlation
+from adjointdpm.gradients.error_estimate import ErrorEstimate
 from adjointdpm.samplers import Sampler
 from mixtures import SCHEDULES, Mixture
 
@@ -47,6 +51,7 @@ def test_the_estimate_is_of_the_size_of_the_error_and_follows_it(sampler, schedu
     for i, least in enumerate((0.3, 0.3)):
         error = torch.cat([run[1][i] for run in runs])
         assert 0.1 < (error / estimate).median() < 3
+        assert (error / estimate).quantile(0.95) < (20 if schedule_name == "flow" else 5)
         assert rank_correlation(estimate, error) > least
 
 
@@ -63,6 +68,21 @@ def test_a_rough_network_is_seen_to_be_rough(seed):
         estimate, (error, _) = compare(vjps, seed=seed, network=Rough())
         assert error.median() > 0.3
         assert estimate.median() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("trusts", "power"), [([None, None, None], 0.5), ([None, 0.0, 0.0], 0.5), ([None, 1.0, 1.0], 0.0), ([None, 0.2, 0.6], 0.3)]
+)
+def test_jumps_add_up_as_far_as_slopes_foretell_nothing(trusts, power):
+    """δ n^((1 − t)/2), by hand."""
+    given = iter([None if trust is None else torch.tensor([trust, 0.0]) for trust in trusts])
+    estimate = ErrorEstimate(SimpleNamespace(trust=lambda: next(given)))  # pyright: ignore[reportArgumentType]
+    corrected = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    for jump in (0.1, 0.2, 0.4):
+        estimate.corrected(7, {7: corrected * (1 + jump)}, {7: corrected})
+    size = math.sqrt((0.1**2 + 0.2**2 + 0.4**2) / 3)
+    expected = [size * 3**power, size * 3**0.5]
+    assert estimate.relative(exact=False, like=corrected).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_guessed_is_nothing_missed_and_one_vjp_tells_nothing():

@@ -142,17 +142,31 @@ def primitives(out: Path) -> dict[str, Any]:
 
 
 def choices() -> list[dict[str, Any]]:
-    """What `Auto` goes on with where each process had decided for itself: in one kind of problem both had, in others one alone.
-
-    What was agreed before and the second process has given up is given up; what it alone has measured again since is taken.
-    """
+    """What `Auto` goes on with where each process had decided for itself: the process counts whose examples need most."""
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
-    both = {"vjps": 2 + processes.index, "reason": f"by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1, "too_few": 0}
-    alone = {"second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 0}} if processes.index else {}
-    given_up = {"too_few": 5} if processes.index else {"vjps": 5, "reason": "by 0", "errors": {}, "estimate": None, "too_few": 0}
-    again = {"too_few": 5} | ({"vjps": 9, "reason": "by 1", "errors": {}, "estimate": None} if processes.index else {})
-    adopt(render, {"both": both, "given up": given_up, "measured again": again} | alone)
+
+    def measured(vjps: int | None, least: int = 0, alarms: int = 0) -> dict[str, Any]:
+        facts = {"vjps": vjps, "reason": f"{vjps} by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1}
+        return facts | {"least": least, "alarms": alarms}
+
+    first = {
+        "second needs more": measured(2),
+        "second needs all": measured(4),
+        "second alone": None,
+        "second gave up": measured(5),
+        "second measured again": {"least": 5, "alarms": 0},
+        "second alarmed": measured(6, alarms=1),
+    }
+    second = {
+        "second needs more": measured(3),
+        "second needs all": measured(None),
+        "second alone": measured(4),
+        "second gave up": {"least": 5, "alarms": 0},
+        "second measured again": measured(9, least=5),
+        "second alarmed": measured(6, alarms=2),
+    }
+    adopt(render, {kind: facts for kind, facts in (second if processes.index else first).items() if facts is not None})
     found = agreed(render, processes)
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -242,15 +256,18 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
     assert seen[1]["other"] == ["RuntimeError", "KeyError: 'x' (in process 0)"]
 
 
-def test_both_go_on_with_what_the_main_process_decided(two) -> None:
-    expected = {
-        "both": {"vjps": 2, "reason": "by 0", "errors": {"few": 0.05}, "estimate": 0.1, "too_few": 0},
-        "second alone": {"vjps": 4, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 0},
-        "given up": {"too_few": 5},
-        "measured again": {"vjps": 9, "reason": "by 1", "errors": {}, "estimate": None, "too_few": 5},
-    }
+def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
     for result in two:
-        assert result["choices"] == [expected, expected]
+        for decided in result["choices"]:
+            found = {kind: (facts.get("vjps", "nothing"), facts["least"], facts["alarms"]) for kind, facts in decided.items()}
+            assert found == {
+                "second needs more": (3, 0, 0),
+                "second needs all": (None, 0, 0),
+                "second alone": (4, 0, 0),
+                "second gave up": ("nothing", 5, 0),
+                "second measured again": (9, 5, 0),
+                "second alarmed": (6, 0, 2),
+            }
 
 
 def test_the_primitives(two) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adjointdpm import metrics
 from adjointdpm.checkpoints import Checkpoints
 from adjointdpm.gradients import Auto, resolve
+from adjointdpm.measure import gradient_error
 from adjointdpm.models import from_pipeline
 from adjointdpm.models.model import DiffusionModel
 from adjointdpm.optimize import Interrupted, Outcome, Settings, optimize
@@ -78,6 +79,21 @@ def test_the_history_tells_how_far_few_vjps_are_off(tmp_path) -> None:
     assert all(0 < estimate < 10 for estimate in estimates[1:])
     _, outcome = learn_noise(tmp_path, "exact", tmp_path / "exact")
     assert not any("gradient_error_estimate" in record for record in outcome.history)
+
+
+def test_looking_at_the_error_of_the_runs_gradient_does_not_change_what_it_uses(tmp_path) -> None:
+    model = from_pipeline(tiny_pipeline(tmp_path))
+    noise = Noise(EXAMPLES, torch.cat([model.noise(1, example.seed) for example in EXAMPLES]))
+    method = Auto(0.9)
+    render, metric = Renderer(model, 6, 1.0, "euler", method), metrics.resolve("color:mood=dusk")
+    gradient_error(render, noise, metric, EXAMPLES[:1])  # decides
+    ((kind, facts),) = method.decisions(model.network).items()
+    decided = {kind: facts | {"estimate": 1e-9, "alarms": 2}}  # so that the next one will be found wanting
+    method.decide(model.network, decided)
+    errors = gradient_error(render, noise, metric, EXAMPLES)
+    assert method.decisions(model.network) == decided
+    expected = gradient_error(render.with_gradient(f"interpolated:vjps={facts['vjps']}"), noise, metric, EXAMPLES)
+    assert [row["relative_error"] for row in errors] == pytest.approx([row["relative_error"] for row in expected])
 
 
 @pytest.mark.parametrize(("tolerance", "vjps"), [(0.9, True), (1e-9, False)])

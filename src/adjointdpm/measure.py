@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from adjointdpm.gradient_choices import unchanged
 from adjointdpm.gradient_scale import GradientScale, uses_float16
 from adjointdpm.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.metrics import Metric
@@ -45,7 +46,8 @@ def gradient_error(render: Renderer, variable: Variable, metric: Metric, example
     exact = render.with_gradient("exact")
     errors = []
     for example in examples:
-        mine, reference = (_gradient(renderer, variable, metric, example) for renderer in (render, exact))
+        with unchanged(render):  # it is the method of the run that is looked at
+            mine, reference = (_gradient(renderer, variable, metric, example) for renderer in (render, exact))
         cosine = torch.nn.functional.cosine_similarity(mine, reference, dim=0).item()
         relative = ((mine - reference).norm() / reference.norm()).item()
         errors.append({"prompt": example.prompt, "seed": example.seed, "cosine": cosine, "relative_error": relative})

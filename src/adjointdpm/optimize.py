@@ -73,7 +73,7 @@ def optimize(
     Call it inside the variable's context. Under `accelerate launch` every process calls it with the same arguments: they share out the
     examples of each step and of each look at the validation examples, and all return what one process would have returned, to rounding.
     On the CPU a resumed run gives bit for bit the numbers of an uninterrupted one. What the gradient method `Auto` decides in several
-    processes is measured on fewer examples than in one, the main process's.
+    processes is measured on fewer examples than in one, and the process counts whose examples need most.
 
     As long as it runs, nothing else in the pipeline requires grad. Gradients through networks in float16 are scaled into its range, see
     `GradientScale`; the records hold what they are without that.

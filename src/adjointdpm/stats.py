@@ -25,7 +25,7 @@ class Stats:
         peak_bytes_held: the most bytes that tensors saved for backward passes within networks occupied at one time, whoever keeps them
             alive. Not counted are weights, and what the network is given: state, time and conditioning.
         error_estimates: of every backward pass of `Interpolated`, in their order, the estimated relative error of each sample's gradient:
-            0 where nothing was guessed, NaN where there is only one VJP and so nothing to tell it from. It is read off ∂L/∂x_t;
+            0 where nothing was guessed, NaN where one step alone is asked and so nothing tells it. It is read off ∂L/∂x_t;
             `docs/gradients.md` compares it with the true error for noise and conditioning. Other methods add nothing.
 
     """

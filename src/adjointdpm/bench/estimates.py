@@ -14,16 +14,21 @@ HEAD = ["method", "gradients", "estimate", *(f"{what}, {t}" for t in TENSORS for
 
 def estimate_rows(rows: Sequence[Row]) -> list[list[str]]:
     """A line of the columns of `HEAD` for each method that estimates its error; the estimate is the median."""
-    return [[f"`{row.method}`", str(len(row.estimates)), *_cells(row)] for row in rows if row.estimates]
+    return [[f"`{row.method}`", *_cells(row)] for row in rows if row.estimates]
 
 
 def _cells(row: Row) -> list[str]:
     estimates = torch.tensor([estimate for estimate, _ in row.estimates], dtype=torch.float64)
-    cells = [f"{estimates.median().item():.2g}"]
+    cells = [str(len(estimates)), f"{estimates.median().item():.2g}"]
     for tensor in TENSORS:
         errors = torch.tensor([found[tensor] for _, found in row.estimates], dtype=torch.float64)
-        middle, low, high = (errors / estimates).quantile(torch.tensor([0.5, 0.05, 0.95], dtype=torch.float64)).tolist()
-        cells += [f"{middle:.2g} ({low:.2g} to {high:.2g})", f"{rank_correlation(estimates, errors):.2f}"]
+        told = errors.isfinite() & (estimates > 0)  # where every call is asked there is nothing to compare
+        if int(told.sum()) < 2:
+            cells += ["", ""]
+            continue
+        quantiles = torch.tensor([0.5, 0.05, 0.95], dtype=torch.float64)
+        middle, low, high = (errors[told] / estimates[told]).quantile(quantiles).tolist()
+        cells += [f"{middle:.2g} ({low:.2g} to {high:.2g})", f"{rank_correlation(estimates[told], errors[told]):.2f}"]
     return cells
 
 

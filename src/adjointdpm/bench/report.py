@@ -162,7 +162,9 @@ def _row_json(row: Row) -> dict[str, Any]:
         for (t, r, m), values in ((key, (*row.relative[key], *row.cosine[key])) for key in row.relative)
     ]
     costs = {part: vars(cost) for part, cost in row.costs.items()}
-    estimates = [{"estimate": estimate, "errors": true} for estimate, true in row.estimates]
+    estimates = [
+        {"estimate": estimate, "errors": {t: v if isfinite(v) else None for t, v in true.items()}} for estimate, true in row.estimates
+    ]
     return {
         "method": row.method,
         "family": row.family,

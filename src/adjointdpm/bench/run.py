@@ -175,7 +175,7 @@ class _Job:
         counts: Line = {}
         content: list[Line]
         try:
-            with stats() as counted:
+            with stats(memory=False) as counted:
                 value = references["exact"] if method.name == EXACT else self._gradients(method, pairs)
         except AdjointDPMError as error:
             content = [{"failed": f"{type(error).__name__}: {error}", "errors": {}} for _ in pairs]
@@ -216,10 +216,11 @@ def _rows(values: Gradients, chosen: Sequence[int]) -> Gradients:
 
 
 def _estimates(counted: Stats, metrics: Sequence[str], pairs: int) -> list[Line]:
-    """By pair: metric -> the relative error that the method estimated; empty if it estimates none."""
-    if not counted.error_estimates:
+    """By pair: metric -> the relative error that the method estimated; empty if it does not estimate all of them."""
+    found = torch.cat(counted.error_estimates) if counted.error_estimates else torch.zeros(0)
+    if len(found) != len(metrics) * pairs:
         return []
-    by_metric = torch.cat(counted.error_estimates).view(len(metrics), pairs).tolist()
+    by_metric = found.view(len(metrics), pairs).tolist()
     return [
         {metric: float(f"{row[i]:.4g}") if isfinite(row[i]) else None for metric, row in zip(metrics, by_metric, strict=True)}
         for i in range(pairs)

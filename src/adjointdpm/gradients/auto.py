@@ -20,8 +20,9 @@ from adjointdpm.stats import add_error_estimate
 
 # VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with enough memory are as cheap.
 SHARES = (0.1, 0.2, 0.4, 0.6)
-# It is measured again where the error is foretold to be this many times the tolerance: the estimate scatters by about as much.
-DRIFT = 2.0
+# It is measured again where the error is foretold to be this many times the tolerance, in so many gradients one after the other: samples
+# differ by about as much.
+DRIFT, PATIENCE = 2.0, 3
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,20 @@ class Choice:
         return error * estimate / self.estimate if self.estimate else math.nan
 
 
+@dataclass
+class _Watched:
+    """What became of the choices for a kind of problem.
+
+    Args:
+        least: how many VJPs are tried at least.
+        alarms: how many gradients in a row were foretold to be too far off.
+
+    """
+
+    least: int = 0
+    alarms: int = 0
+
+
 @dataclass(frozen=True)
 class Auto(GradientMethod):
     """The cheapest method whose error, measured on this network and loss, is within a tolerance.
@@ -58,12 +73,12 @@ class Auto(GradientMethod):
     `Interpolated` with more and more VJPs is tried on the very same batch and cotangent until the error is within the tolerance. That
     method serves all later gradients, or the exact one does if none suffices; so the first backward pass costs a few times as much.
     What was chosen and why is logged (logger `adjointdpm.gradients.auto`, level INFO) and kept in `choices`. The tasks keep it in their
-    checkpoints, so that a resumed run goes on with it; of several processes the main one decides for all.
+    checkpoints, so that a resumed run goes on with it; of several processes the one decides for all whose examples need most.
 
-    A measurement on one batch is no bound for others. Every later gradient comes with an estimate of its own error (`ErrorEstimate`), which
-    is compared with what was estimated when the method was chosen: where that foretells more than twice the tolerance, the choice is given
-    up for good, and the next gradient is exact and measured with more VJPs. Of a gradient that is to be differentiated again (create_graph)
-    only exact ones are able: `Checkpoint()`.
+    A measurement on one batch is no bound for others. Later gradients come with an estimate of their own error (`ErrorEstimate`; not with
+    one VJP a stage), which is compared with what was estimated when the method was chosen: where that foretells more than twice the
+    tolerance for three gradients in a row, the next one is exact and measured again, with as many VJPs and more. Of one that is to be
+    differentiated again (create_graph) only exact ones are able: `Checkpoint()`.
 
     Args:
         tolerance: largest relative error accepted, 0 or more; 0 always means exact.
@@ -82,8 +97,9 @@ class Auto(GradientMethod):
     _exact: Checkpoint = field(init=False, repr=False, compare=False)
     _codes: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)  # of functions that were measured
     choices: WeakKeyDictionary[Any, dict[str, Choice]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
-    # By network and kind, the most VJPs that turned out to be too few: trying them again and again would cost more than they save.
-    _too_few: WeakKeyDictionary[Any, dict[str, int]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
+    _watched: WeakKeyDictionary[Any, dict[str, "_Watched"]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float):
@@ -104,28 +120,31 @@ class Auto(GradientMethod):
     def decisions(self, network: Any) -> dict[str, dict[str, Any]]:
         """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and `decide` takes it.
 
-        Of each kind "too_few" VJPs, 0 if none proved to be; that alone where a choice was given up and nothing has been measured since.
+        Of each kind also "least", how many VJPs are tried at least, and "alarms", how many gradients in a row were foretold to be too far
+        off; those alone where nothing has been measured since a choice was given up.
         """
-        decided, too_few = self.choices.get(network, {}), self._too_few.get(network, {})
-        found: dict[str, dict[str, Any]] = {}
-        for kind, choice in decided.items():
-            vjps = choice.method.vjps if isinstance(choice.method, Interpolated) else None
-            found[kind] = {"vjps": vjps, "reason": choice.reason, "errors": choice.errors, "estimate": choice.estimate}
-        return {kind: found.get(kind, {}) | {"too_few": too_few.get(kind, 0)} for kind in [*found, *(too_few.keys() - found.keys())]}
+        decided, found = self.choices.get(network, {}), {}
+        for kind, watched in self._watched.get(network, {}).items():
+            found[kind] = {"least": watched.least, "alarms": watched.alarms}
+            if (choice := decided.get(kind)) is not None:
+                vjps = choice.method.vjps if isinstance(choice.method, Interpolated) else None
+                found[kind] |= {"vjps": vjps, "reason": choice.reason, "errors": choice.errors, "estimate": choice.estimate}
+        return found
 
     def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
-        """Take over what was decided in another process or an earlier session, in place of what is measured here."""
-        known, too_few = self.choices.setdefault(network, {}), self._too_few.setdefault(network, {})
-        for kind, facts in decisions.items():
-            too_few[kind] = facts.get("too_few", 0)  # which older checkpoints do not have, nor the estimate
+        """Take over what was decided in another process or an earlier session, in place of all that was measured here."""
+        known, before = self.choices.setdefault(network, {}), dict(self.choices.get(network, {}))
+        watched = self._watched.setdefault(network, {})
+        known.clear()
+        watched.clear()
+        for kind, facts in decisions.items():  # older checkpoints hold neither the estimate nor what goes with it
+            watched[kind] = _Watched(facts.get("least", 0), facts.get("alarms", 0))
             if "vjps" not in facts:
-                known.pop(kind, None)
                 continue
             method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
-            choice = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))
-            if known.get(kind) != choice:
-                _log.info("as decided before, or in another process: %s", choice.reason)
-            known[kind] = choice
+            known[kind] = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))
+            if before.get(kind) != known[kind]:
+                _log.info("as decided before, or in another process: %s", known[kind].reason)
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Solve with the method chosen for this kind of problem; while there is none, exactly, and measure when the gradient comes."""
@@ -134,13 +153,13 @@ class Auto(GradientMethod):
         network = problem.denoiser.network
         owner = getattr(network, "__self__", network)
         try:
-            known, too_few = self.choices.setdefault(owner, {}), self._too_few.setdefault(owner, {})
+            known, watched = self.choices.setdefault(owner, {}), self._watched.setdefault(owner, {})
         except TypeError as error:
             _log.info("exact gradients: nothing can be remembered of %s (%s)", type(network).__name__, error)
             return self.exact.solve(problem)
         kind = _kind(problem)
         if kind in known:
-            return self._use(problem, known, too_few, kind)
+            return self._use(problem, known, watched, kind)
         pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
         # Not under no_grad, and not if it is only what the network captures that requires grad.
@@ -149,31 +168,36 @@ class Auto(GradientMethod):
             autocast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
             def measure(cotangent: Tensor) -> None:
-                if kind not in known:
-                    self._warn_of_new_functions(network, known or too_few)
+                # Of no gradient, or none that is finite, nothing can be learned.
+                if kind not in known and bool(cotangent.isfinite().all()) and bool(cotangent.any()):
+                    self._warn_of_new_functions(network, watched)
+                    state = watched.setdefault(kind, _Watched())
                     with autocast:
-                        known[kind] = self._choose(pilot, cotangent, too_few.get(kind, 0))
+                        known[kind] = self._choose(pilot, cotangent, state.least)
 
             result.register_hook(measure)
         return result
 
-    def _use(self, problem: Problem, known: dict[str, Choice], too_few: dict[str, int], kind: str) -> Float[Tensor, "batch *shape"]:
-        """Solve with what was chosen, and forget the choice if it seems no longer good enough."""
+    def _use(self, problem: Problem, known: dict[str, Choice], watched: dict[str, "_Watched"], kind: str) -> Float[Tensor, "batch *shape"]:
+        """Solve with what was chosen, and forget the choice if it is no longer good enough time and again."""
         choice, method = known[kind], known[kind].method
         if not isinstance(method, Interpolated):
             return method.solve(problem)
 
         def watch(estimate: Tensor) -> None:
             add_error_estimate(estimate)
-            error = choice.foretold(float(estimate.max()))
-            if error > DRIFT * self.tolerance and known.get(kind) == choice:
+            if not choice.estimate or known.get(kind) != choice:
+                return
+            state, error = watched[kind], choice.foretold(float(estimate.nan_to_num(0.0).max()))
+            state.alarms = state.alarms + 1 if error > DRIFT * self.tolerance else 0
+            if state.alarms >= PATIENCE:
                 del known[kind]
-                too_few[kind] = method.vjps
-                _log.info("%r seems to be off by %.2g now, more than %g: more VJPs are tried", method, error, self.tolerance)
+                state.least, state.alarms = method.vjps, 0
+                _log.info("%r seems to be off by %.2g now, more than %g: it is measured again", method, error, self.tolerance)
 
         return method.solve(problem, watch)
 
-    def _warn_of_new_functions(self, network: Any, known: dict[str, Any]) -> None:
+    def _warn_of_new_functions(self, network: Any, known: dict[str, "_Watched"]) -> None:
         code = getattr(network, "__code__", None)
         if code is not None and not known and code in self._codes:
             warnings.warn(
@@ -184,11 +208,11 @@ class Auto(GradientMethod):
             )
         self._codes.add(code)
 
-    def _choose(self, problem: Problem, cotangent: Tensor, too_few: int) -> Choice:
+    def _choose(self, problem: Problem, cotangent: Tensor, least: int) -> Choice:
         exact = _gradients(problem, self.exact, cotangent)
         errors: dict[str, float] = {}
         for vjps in (math.ceil(share * problem.plan.calls) for share in SHARES):
-            if vjps <= too_few:
+            if vjps < least:
                 continue
             method = Interpolated(vjps)
             estimates: list[Tensor] = []
@@ -204,8 +228,7 @@ class Auto(GradientMethod):
                 choice = Choice(method, reason, errors, estimate if math.isfinite(estimate) else None)
                 break
         else:
-            given_up = [f"up to {too_few} VJPs given up before"] if too_few else []
-            measured = ", ".join([*given_up, *(f"{name} {error:.2g}" for name, error in errors.items())])
+            measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
             choice = Choice(self.exact, f"exact gradients: no cheaper method is within {self.tolerance:g} ({measured})", errors)
         _log.info("%s, %d network calls: %s", type(problem.sampler).__name__, problem.plan.calls, choice.reason)
         return choice

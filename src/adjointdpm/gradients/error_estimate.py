@@ -20,6 +20,8 @@ class ErrorEstimate:
     was found on mixtures and on pictures outside of the gradient benchmark, which compares the estimate with the true error
     (`docs/gradients.md`), as `tests/test_error_estimate.py` does on mixtures.
 
+    Above about 1 it says only that the gradient is of no use: jumps are measured by costates that may have blown up themselves.
+
     Args:
         model: what guesses.
 

@@ -143,6 +143,7 @@ class _Transpose(BackwardSolve):
                     reached = self._back(range(node, position), costates, recall)
                     if estimate is not None:
                         estimate.corrected(self._state_before(node), predicted, costates)
+                    del predicted
             quadrature.settle(node)
             for step, costate in reached:
                 self.problem.report_costate(step, costate)
@@ -189,7 +190,8 @@ class _Transpose(BackwardSolve):
         for i, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
             if gradient is not None:
                 dtype = wide(gradient)  # weights may be far from 1
-                factor = weight.to(gradient.device, dtype).view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else weight.to(dtype)
+                factor = weight.to(gradient.device, dtype)
+                factor = factor.view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else factor
                 total = self.totals[i]
                 if total is None:
                     self.totals[i] = (gradient.to(dtype) * factor).to(gradient.dtype)
