@@ -354,6 +354,16 @@ def test_the_page_states_coverage_registration_and_convergence(registration, tmp
     json.dumps(found, allow_nan=False)
 
 
+def test_the_ode_table_counts_the_pictures_that_have_an_ode_beside_them(registration, tmp_path):
+    path = tmp_path / "m.jsonl"
+    measure(registration, path, methods=FEW, pairs=2)
+    results, *_ = measure(registration, path, methods=FEW, pairs=5, ode=False)
+    text = setting_pages(list(results), registration)["toy-ddim.md"]
+    exact, ode = text.split("converged ODE")[:2]
+    assert "| `Interpolated(vjps=4)` | 5 |" in exact
+    assert "| `Interpolated(vjps=4)` | 2 |" in ode
+
+
 def test_measurements_of_an_older_registration_do_not_count_and_are_mentioned(registration, tmp_path):
     results, *_ = measure(registration, tmp_path / "m.jsonl", methods=[EXACT])
     edited = tmp_path / "edited.yaml"

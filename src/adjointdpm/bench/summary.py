@@ -22,6 +22,7 @@ class Row:
         relative: by (tensor, reference, metric or "all"), the relative errors' median and 95th percentile.
         cosine: likewise; median and 5th percentile.
         pairs: by part, how many registered pairs it was measured on.
+        ode_pairs: likewise, on how many of these beside the converged ODE.
         failed: on how many it raised an error.
         message: what the first of them said.
         costs: by learned tensors ("inputs", "lora", "weights").
@@ -35,6 +36,7 @@ class Row:
     relative: dict[tuple[str, str, str], Figures] = field(default_factory=dict)
     cosine: dict[tuple[str, str, str], Figures] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
+    ode_pairs: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     message: str = ""
     calls: float | None = None
@@ -126,7 +128,8 @@ def _row(name: str, lines: Sequence[Line]) -> Row:
         if line["kind"] == "cost":
             rounds.setdefault(line["part"], []).append(line)
             continue
-        row.pairs[line["part"]] = row.pairs.get(line["part"], 0) + 1
+        for counted in (row.pairs, row.ode_pairs) if line["ode"] else (row.pairs,):
+            counted[line["part"]] = counted.get(line["part"], 0) + 1
         row.calls, row.vjps = line.get("network_calls", row.calls), line.get("vjps", row.vjps)
         for metric, by_tensor in line["errors"].items():
             estimate = line.get("estimates", {}).get(metric) if line["part"] == "inputs" else None

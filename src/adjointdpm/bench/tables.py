@@ -46,13 +46,13 @@ def _errors(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     head = ["method", "pairs", *(f"{tensor}{what}" for tensor in shown for what in ("", ", cosine"))]
     parts = [
         "Relative error per picture and metric against the exact gradient of the same steps, median (95th percentile); cosine, median.",
-        table(head, [[f"`{row.method}`", _pairs(row), *_against(row, shown, "exact")] for row in rows]),
+        table(head, [[f"`{row.method}`", _pairs(row.pairs), *_against(row, shown, "exact")] for row in rows]),
     ]
     by_ode = [row for row in rows if any(key[1] == "ode" for key in row.relative)]
     if by_ode:
         parts += [
             "The same against the gradient of the converged ODE; `Checkpoint()` is the exact gradient of the steps: the mark.",
-            table(head, [[f"`{row.method}`", _pairs(row), *_against(row, shown, "ode")] for row in by_ode]),
+            table(head, [[f"`{row.method}`", _pairs(row.ode_pairs), *_against(row, shown, "ode")] for row in by_ode]),
         ]
     by_metric = [
         [f"`{row.method}`", *(cell(row.relative.get((tensor, "exact", metric))) for tensor in shown for metric in metrics)]
@@ -73,8 +73,8 @@ def _against(row: Row, tensors: Sequence[str], reference: str) -> list[str]:
     return cells
 
 
-def _pairs(row: Row) -> str:
-    return " / ".join(str(row.pairs[part]) for part in ("inputs", "weights") if part in row.pairs)
+def _pairs(counts: dict[str, int]) -> str:
+    return " / ".join(str(counts[part]) for part in ("inputs", "weights") if part in counts)
 
 
 _COST_HEAD = [
