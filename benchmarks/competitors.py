@@ -1,12 +1,14 @@
 """What users have today, as methods of the gradient benchmark: `adjointdpm bench gradients --competitors benchmarks/competitors.py`.
 
-Needs the dependency group `bench`; what is not installed is left out. diffrax is not here: it differentiates JAX networks, and there is
-no equal copy of the bundled UNet in JAX.
+Needs the dependency group `bench`; what is not installed is left out.
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,11 @@ from adjointdpm.gradients import GradientMethod
 from adjointdpm.problem import Problem
 from adjointdpm.schedule import TableSchedule
 
+Rule = Literal["euler", "midpoint"]
+Outputs = Literal["all", "ends"]
+RULES: tuple[Rule, ...] = ("euler", "midpoint")
+OUTPUTS: tuple[Outputs, ...] = ("all", "ends")
+
 
 def competitors(setting: Setting) -> list[Method]:
     """Those that are installed and can solve this setting: DDIM on the sampler's own grid."""
@@ -29,15 +36,35 @@ def competitors(setting: Setting) -> list[Method]:
         return []
     found = [_method("torch.utils.checkpoint around scheduler steps", "checkpointed loop", CheckpointedLoop, exact=True)]
     if importlib.util.find_spec("torchdiffeq") is not None:
-        for rule in ("euler", "midpoint"):
-            for outputs in ("all", "ends"):
+        for rule in RULES:
+            for outputs in OUTPUTS:
                 name = f'torchdiffeq.odeint_adjoint("{rule}", {outputs} times)'
-                found.append(_method(name, "torchdiffeq", lambda rule=rule, outputs=outputs: TorchdiffeqAdjoint(rule, outputs)))
+                found.append(_method(name, "torchdiffeq", partial(TorchdiffeqAdjoint, rule, outputs)))
+    if all(importlib.util.find_spec(name) is not None for name in ("jax", "diffrax")):
+        found += _diffrax(setting.steps)
     return found
 
 
-def _method(name: str, family: str, make: Callable[[], GradientMethod], exact: bool = False) -> Method:
-    return Method(name, family, lambda _: make(), exact)
+def _diffrax(steps: int) -> list[Method]:
+    folder = str(Path(__file__).parent)
+    if folder not in sys.path:  # this file is run by its path, not imported
+        sys.path.append(folder)
+    from diffrax_adjoints import DiffraxAdjoint, limit_threads
+
+    limit_threads()
+    checkpoint, backsolve = "diffrax.RecursiveCheckpointAdjoint", "diffrax.BacksolveAdjoint"
+    found = [_method(f"{checkpoint}()", "diffrax", partial(DiffraxAdjoint, "checkpoint"), exact=True, compiled=True)]
+    every = partial(DiffraxAdjoint, "checkpoint", checkpoints=steps)
+    found.append(_method(f"{checkpoint}(checkpoints={steps})", "diffrax", every, exact=True, compiled=True))
+    for rule in RULES:
+        for outputs in OUTPUTS:
+            name = f'{backsolve}("{rule}", {outputs} times)'
+            found.append(_method(name, "diffrax", partial(DiffraxAdjoint, "backsolve", rule, outputs), compiled=True))
+    return found
+
+
+def _method(name: str, family: str, make: Callable[[], GradientMethod], exact: bool = False, compiled: bool = False) -> Method:
+    return Method(name, family, lambda _: make(), exact, compiled=compiled)
 
 
 @dataclass(frozen=True)
@@ -50,8 +77,8 @@ class TorchdiffeqAdjoint(GradientMethod):
     time of the grid, and asks for the gradients that are wanted.
     """
 
-    rule: Literal["euler", "midpoint"]
-    outputs: Literal["all", "ends"]
+    rule: Rule
+    outputs: Outputs
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Solve dy/dρ = ε from ρ_max to ρ_min."""

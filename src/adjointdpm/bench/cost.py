@@ -103,6 +103,8 @@ class _Bench:
                         "peak_bytes_held": counted.peak_bytes_held,
                         "graph_bytes": size,
                     }
+                elif method.compiled:
+                    self.solve(made)
                 if i % BESIDE == 0:
                     beside = self.beside()
                 seconds: Line = {"seconds": self._seconds(lambda made=made: self.solve(made)), **beside}

@@ -23,6 +23,7 @@ class Method:
         make: builds it, given the bytes that one network graph holds.
         exact: equal to the exact gradient but for rounding, so that a few pictures are enough to check that.
         alone: it chooses something from the pictures of a batch, or one of them may fail it: it gets one at a time.
+        compiled: its first solve of a process takes long for a reason that is no cost of a gradient: one is made before seconds are taken.
 
     """
 
@@ -31,6 +32,7 @@ class Method:
     make: Callable[[int], GradientMethod]
     exact: bool = False
     alone: bool = False
+    compiled: bool = False
 
     @property
     def budgeted(self) -> bool:

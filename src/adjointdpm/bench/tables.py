@@ -101,7 +101,8 @@ def _cost_title(part: str) -> str:
 
 def _cost_line(row: Row, part: str) -> list[str]:
     cost = row.costs[part]
-    size = [f"{cost.bytes_held / MIB:.1f}", f"{cost.bytes_held / max(1, cost.graph_bytes):.1f}"]
+    # Whoever keeps no graph of PyTorch's holds something that was not counted.
+    size = [f"{cost.bytes_held / MIB:.1f}", f"{cost.bytes_held / max(1, cost.graph_bytes):.1f}"] if cost.bytes_held else ["", ""]
     ratios = [f"{cost.to_backprop:.2f}", f"{cost.to_forward:.0f}", f"{cost.to_floor:.3f}"]
     return [f"`{row.method}`", str(cost.calls), str(cost.vjps), *ratios, *size, str(cost.rounds)]
 
