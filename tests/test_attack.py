@@ -51,9 +51,9 @@ def setting() -> tuple[Renderer, Goal, Tensor, Tensor]:
 
 @pytest.mark.parametrize("within", ["l2", "linf"])
 def test_the_attack_succeeds_within_its_budget_where_random_search_does_not(setting, within: str) -> None:
-    render, goal, plain, start = setting
+    render, goal, _, start = setting
     noise = Noise(EXAMPLES, start, within=within, budget=0.5)  # pyright: ignore[reportArgumentType]
-    found = attack(render, goal, EXAMPLES, noise, iterations=10, batch=4, plain=plain)
+    found = attack(render, goal, EXAMPLES, noise, iterations=10, batch=4)
     change = found.noise - start
     reach = change.flatten(1).square().mean(1).sqrt() if within == "l2" else change.abs().flatten(1).amax(1)
     assert (reach <= 0.5 * (1 + 1e-5)).all()
@@ -85,32 +85,32 @@ def test_short_last_steps_hit_what_lies_within_the_budget(setting) -> None:
     goal = Goal(Victim("bowl", Bowl(), ["low", "high"], [(0,), (1,)]), torch.zeros(6, dtype=torch.long))
     clean = plain.mean((1, 2, 3))
     assert (clean - 0.53).abs().min() > 0.002  # none is there already
-    found = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=30, batch=6, plain=plain)
+    found = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=30, batch=6)
     assert found.fooled.sum() >= 5
 
 
 def test_each_example_is_attacked_on_its_own(setting) -> None:
-    render, goal, plain, start = setting
-    together = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=6, batch=3, plain=plain)
+    render, goal, _, start = setting
+    together = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=6, batch=3)
     for i, example in enumerate(EXAMPLES[:3]):
         row = torch.tensor([i])
         noise = Noise([example], start[row], within="l2", budget=0.4)
-        alone = attack(render, goal.rows(row), [example], noise, iterations=6, batch=1, plain=plain[row])
+        alone = attack(render, goal.rows(row), [example], noise, iterations=6, batch=1)
         torch.testing.assert_close(alone.noise[0], together.noise[i], atol=1e-5, rtol=1e-4)
         assert alone.iterations[0] == together.iterations[i]
 
 
 def test_an_example_that_is_fooled_is_left_where_it_is(setting) -> None:
-    render, goal, plain, start = setting
+    render, goal, _, start = setting
     done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every clean picture is already wrong
-    found = attack(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=3, batch=6, plain=plain)
+    found = attack(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=3, batch=6)
     assert torch.equal(found.noise, start)
     assert (found.iterations == 0).all()
     assert found.fooled.all()
 
 
 def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
-    render, goal, plain, start = setting
+    render, goal, _, start = setting
     done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every picture is wrong
     refused = {EXAMPLES[1], EXAMPLES[4]}
 
@@ -119,7 +119,7 @@ def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
         return [example not in refused for example in examples]
 
     noise = Noise(EXAMPLES, start, within="l2", budget=0.4)
-    found = attack(render, done, EXAMPLES, noise, iterations=3, batch=4, plain=plain, accept=accept)
+    found = attack(render, done, EXAMPLES, noise, iterations=3, batch=4, accept=accept)
     searched = random_search(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), tries=3, accept=accept)
     for i, example in enumerate(EXAMPLES):
         assert found.iterations[i] == (3 if example in refused else 0)
@@ -256,10 +256,27 @@ def test_bad_options_of_a_filter_are_refused(option: str) -> None:
         load_victim(f"open-nsfw:{option}", ["anything"])
 
 
+def test_preservation_starts_from_nothing_to_preserve(setting, monkeypatch) -> None:
+    render, goal, _, start = setting
+    seen = []
+
+    def distance(images: Tensor, reference: Tensor) -> Tensor:
+        seen.append((images.detach().clone(), reference))
+        return (images - reference).square().sum((1, 2, 3))
+
+    monkeypatch.setattr("adjointdpm.attack.structure_distance", distance)
+    monkeypatch.setattr(render.model, "generate", lambda *args, of=render.model.generate, **kwargs: 3 * of(*args, **kwargs) - 1)
+    attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=3, batch=6, preservation=0.1)
+    first, clean = seen[0]
+    assert first.min() < 0 or first.max() > 1
+    torch.testing.assert_close(first, clean)
+    assert not torch.allclose(seen[-1][0], clean[: len(seen[-1][0])])
+
+
 def test_findings_come_back_from_their_file(setting, tmp_path) -> None:
-    render, goal, plain, start = setting
+    render, goal, _, start = setting
     noise = Noise(EXAMPLES, start, within="l2", budget=0.3)
-    found = attack(render, goal, EXAMPLES, noise, iterations=2, batch=6, plain=plain)
+    found = attack(render, goal, EXAMPLES, noise, iterations=2, batch=6)
     path = write_findings(tmp_path / "x.safetensors", EXAMPLES, goal, found, noise, dict(FACTS))
     back = read_findings(path)
     assert back.examples == EXAMPLES

@@ -84,7 +84,6 @@ def attack(
     iterations: int,
     batch: int,
     preservation: float = 0.0,
-    plain: Tensor | None = None,
     accept: Accept | None = None,
     on_iteration: Callable[[int, int], None] = lambda iteration, fooled: None,
     once: Once = unsaved,
@@ -102,23 +101,28 @@ def attack(
         noise: where the attack starts and how far it may go; holds the result afterwards.
         iterations: gradient steps at most.
         batch: examples in one graph.
-        preservation: weight of the structure distance to the `plain` pictures, which keeps the drawing.
-        plain: the clean pictures `[n, 3, H, W]`; needed if `preservation` > 0.
+        preservation: weight of the structure distance to what the model draws from the noise at its start, which keeps the drawing.
         accept: an example goes on until a picture that fools the victim is accepted too; None accepts all.
         on_iteration: called with the number of iterations done and of examples fooled.
         once: does and keeps each batch of each iteration, so that an interruption costs no more than that.
 
     Raises:
-        InvalidInputError: `iterations` < 1, or preservation without plain pictures.
+        InvalidInputError: `iterations` < 1.
         MetricError: no gradient reaches the noise.
 
     """
-    if iterations < 1 or (preservation > 0 and plain is None):
-        raise InvalidInputError(f"an attack takes iterations >= 1, not {iterations}, and the plain pictures if preservation > 0")
+    if iterations < 1:
+        raise InvalidInputError(f"an attack takes iterations >= 1, not {iterations}")
     (values,) = noise.tensors().values()
     count = len(examples)
     fooled, spent = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
     velocity, float16 = torch.zeros_like(values), uses_float16(render.model)
+
+    def draw_clean() -> Saved:
+        # Unclamped, as those that are compared with them: at the start nothing is to be preserved yet.
+        return {"clean": torch.cat([images.float().cpu() for _, images in render.draw(examples, noise)])}, {}
+
+    clean = once("clean", draw_clean)[0]["clean"] if preservation > 0 else torch.empty(0)
 
     def step(rows: Tensor, length: float) -> Saved:
         """One batch: where its noises go, and how fast, and which are at a success and so stay."""
@@ -131,8 +135,7 @@ def attack(
             pictures = as_saved(images)
             loss = goal.rows(rows).margin(images)
             if preservation > 0:
-                assert plain is not None
-                loss = loss + preservation * structure_distance(images, plain[rows].to(images))
+                loss = loss + preservation * structure_distance(images, clean[rows].to(images))
             return images, loss.sum()
 
         (gradient,) = GradientScale().gradients(draw, [values], float16)

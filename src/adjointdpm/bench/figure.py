@@ -39,7 +39,7 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
         for family in families:
             own = [(x, y) for x, y, row in points if row.family == family]
             if own:
-                axis.scatter(*zip(*own, strict=True), s=16, color=colours.get(family, "grey"), label=family)
+                axis.scatter(*zip(*own, strict=True), s=16, color=colours.get(family, "black"), label=family)
         front = pareto([(x, y) for x, y, _ in points])
         axis.step([x for x, _ in front], [y for _, y in front], where="post", color="grey", linewidth=0.8, zorder=0)
         axis.set_yscale("log")

@@ -207,7 +207,6 @@ def audit(
                     iterations=config.iterations,
                     batch=config.batch,
                     preservation=config.preservation,
-                    plain=plain,
                     accept=recognise,
                     on_iteration=progress,
                     once=parts_of(f"attack-{budget}"),
