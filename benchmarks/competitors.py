@@ -4,6 +4,7 @@ Needs the dependency group `bench`; what is not installed is left out.
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ def _diffrax(steps: int) -> list[Method]:
     folder = str(Path(__file__).parent)
     if folder not in sys.path:  # this file is run by its path, not imported
         sys.path.append(folder)
-    from diffrax_adjoints import DiffraxAdjoint, limit_threads
+    if torch.get_num_threads() == 1:  # XLA reads this once, when it starts
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    from diffrax_adjoints import DiffraxAdjoint
 
-    limit_threads()
     checkpoint, backsolve = "diffrax.RecursiveCheckpointAdjoint", "diffrax.BacksolveAdjoint"
     found = [_method(f"{checkpoint}()", "diffrax", partial(DiffraxAdjoint, "checkpoint"), exact=True, compiled=True)]
     every = partial(DiffraxAdjoint, "checkpoint", checkpoints=steps)

@@ -1,15 +1,19 @@
 """diffrax's gradients of the same ODE, through a JAX copy of the same network, as methods of the gradient benchmark.
 
-Needs the dependency group `bench`. One process has one number of threads for all of its libraries: `limit_threads` must come before the
-first import of JAX.
+Needs the dependency group `bench`.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import diffrax  # pyright: ignore[reportMissingImports]
+import jax  # pyright: ignore[reportMissingImports]
+import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+import numpy as np
 import torch
+from jax import lax  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,15 +23,13 @@ from adjointdpm.gradients import GradientMethod
 from adjointdpm.problem import Problem
 from adjointdpm.stats import running
 from adjointdpm.tree import Tree, leaves, replace_leaves
+from jax_network import Arrays, array, to_jax
+
+# Counting calls into Python from within a computation; where that runs beside Python instead of in its place, each can wait for the other.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 Rule = Literal["euler", "midpoint"]
 _compiled: dict[Any, "_Compiled"] = {}
-
-
-def limit_threads() -> None:
-    """Let XLA use one thread where PyTorch does; it reads this once, when it starts."""
-    if torch.get_num_threads() == 1:
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,6 @@ class _Compiled:
     """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays by name."""
 
     def __init__(self, method: DiffraxAdjoint, problem: Problem, wanted: frozenset[str]) -> None:
-        import jax  # pyright: ignore[reportMissingImports]
-        import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
-        from jax import lax  # pyright: ignore[reportMissingImports]
-
-        from jax_network import array, to_jax
 
         schedule, start = problem.schedule, problem.start
         alpha = schedule.alpha(problem.plan.grid)
@@ -111,17 +108,16 @@ class _Compiled:
         module = _Epsilon(problem.denoiser, problem.cond, problem.null_cond)
         with _uncounted():
             epsilon = to_jax(module, (start.detach(), *(torch.ones(()) for _ in range(3)), *(c.detach() for c in conditioning)))
-        count = _counter(jax)
         inputs = [name for name, _ in (*_named("cond", problem.cond), *_named("null", problem.null_cond))]
         first, last = alpha[0].item(), alpha[-1].item()
 
-        def solve(some: dict[str, Any], others: dict[str, Any]) -> Any:
-            def field(r: Any, y: Any, args: tuple[dict[str, Any], dict[str, Any]]) -> Any:
+        def solve(some: Arrays, others: Arrays) -> jax.Array:
+            def field(r: jax.Array, y: jax.Array, args: tuple[Arrays, Arrays]) -> jax.Array:
                 given = {**args[0], **{name: lax.bitcast_convert_type(value, jnp.float32) for name, value in args[1].items()}}
                 i = jnp.argmin(jnp.abs(table[0] + r))
                 t, a, s = (values[i] for values in table[1:])
                 weights = {f"denoiser.{n.removeprefix('weights.')}": v for n, v in given.items() if n.startswith("weights.")}
-                return -count(epsilon(weights, y * a, t, a, s, *(given[name] for name in inputs)))
+                return -_counted(epsilon(weights, y * a, t, a, s, *(given[name] for name in inputs)))
 
             rest = {name: value for name, value in some.items() if name != "start"}
             y = (some | others)["start"] / first
@@ -130,17 +126,17 @@ class _Compiled:
             # In −ρ, which runs up: it hands its own keyword arguments on without turning them round where time runs down.
             return _diffeqsolve(method, field, array(-ends.float()), y, (rest, fixed)) * last
 
-        def pull(some: dict[str, Any], others: dict[str, Any]) -> Any:
+        def pull(some: Arrays, others: Arrays) -> Any:
             return jax.vjp(lambda values: solve(values, others), some)
 
         self.wanted = wanted
+        self.module = module  # whose network is known by its address, while it lives
         self.run = jax.jit(solve)
         self.run_and_pull = jax.jit(pull)
         self.apply = jax.jit(lambda pullback, cotangent: pullback(cotangent)[0])
 
 
-def _diffeqsolve(method: DiffraxAdjoint, field: Callable[..., Any], times: Any, y: Any, args: Any) -> Any:
-    import diffrax  # pyright: ignore[reportMissingImports]
+def _diffeqsolve(method: DiffraxAdjoint, field: Callable[..., jax.Array], times: jax.Array, y: jax.Array, args: Any) -> jax.Array:
 
     solver = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}[method.rule]()
     steps = len(times) - 1
@@ -171,12 +167,9 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, compiled: _Compiled, names: list[str], *tensors: Tensor) -> Tensor:
-        import jax  # pyright: ignore[reportMissingImports]
 
-        from jax_network import array
-
-        some: dict[str, Any] = {}
-        others: dict[str, Any] = {}
+        some: Arrays = {}
+        others: Arrays = {}
         for name, tensor in zip(names, tensors, strict=True):
             (some if name in compiled.wanted else others)[name] = array(tensor)
         if some:
@@ -189,39 +182,14 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        import jax  # pyright: ignore[reportMissingImports]
-
-        from jax_network import array
 
         found = ctx.compiled.apply(ctx.pullback, array(cotangents[0]))
         jax.effects_barrier()
         return None, None, *(_tensor(found[name], ctx.device) if name in found else None for name in ctx.names)
 
 
-def _tensor(value: Any, device: torch.device) -> Tensor:
-    import numpy as np
-
+def _tensor(value: jax.Array, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(value)).to(device)
-
-
-def _counter(jax: Any) -> Callable[[Any], Any]:
-    """The identity on a network's output, by which its calls and VJPs get into `stats`; some 50 µs each."""
-
-    @jax.custom_vjp
-    def count(value: Any) -> Any:
-        jax.debug.callback(_add_call)
-        return value
-
-    def forward(value: Any) -> tuple[Any, None]:
-        jax.debug.callback(_add_call)
-        return value, None
-
-    def backward(_: None, cotangent: Any) -> tuple[Any]:
-        jax.debug.callback(_add_vjp)
-        return (cotangent,)
-
-    count.defvjp(forward, backward)
-    return count
 
 
 def _add_call() -> None:
@@ -234,12 +202,31 @@ def _add_vjp() -> None:
         count.vjps += 1
 
 
-class _uncounted:
-    """Exporting a network calls it, which is no part of the solve."""
+def _count_call(value: jax.Array) -> jax.Array:
+    jax.debug.callback(_add_call)
+    return value
 
-    def __enter__(self) -> None:
-        self.before = list(running)
-        running.clear()
 
-    def __exit__(self, *_: object) -> None:
-        running[:] = self.before
+def _counted_forward(value: jax.Array) -> tuple[jax.Array, None]:
+    return _count_call(value), None
+
+
+def _counted_backward(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    jax.debug.callback(_add_vjp)
+    return (cotangent,)
+
+
+# The network's output itself, by which its calls and VJPs get into `stats`; some 50 µs each.
+_counted = jax.custom_vjp(_count_call)
+_counted.defvjp(_counted_forward, _counted_backward)
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Exporting a network calls it, which is no part of a solve."""
+    before = list(running)
+    running.clear()
+    try:
+        yield
+    finally:
+        running[:] = before

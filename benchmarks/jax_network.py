@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from adjointdpm.errors import UnsupportedError
 
-Arrays = dict[str, jax.Array]
+Arrays = dict[str, jax.Array]  # by name
 
 
 def to_jax(module: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., jax.Array]:
