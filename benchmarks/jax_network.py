@@ -87,7 +87,7 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> jax.Array:
-    """As one matrix product with the patches: XLA's own convolution is 27 times slower within a loop on a CPU, where solvers call it."""
+    """As one matrix product with the patches: XLA's own is an order of magnitude slower within a loop on a CPU, as in solvers."""
     if transposed or groups != 1 or set(dilation) != {1}:
         raise UnsupportedError("convolutions that are transposed, grouped or dilated have no JAX counterpart in benchmarks/jax_network.py")
     x = jnp.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding))).transpose(0, 2, 3, 1)

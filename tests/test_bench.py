@@ -331,7 +331,13 @@ def test_the_page_states_coverage_registration_and_convergence(registration, tmp
     results, *_ = measure(registration, tmp_path / "m.jsonl", parts=["inputs", "weights"], pairs=2, methods=FEW)
     text = markdown(list(results), registration)
     assert registration.digest in text
-    assert "| toy | ddim | 20 | 1 | 2 | 2 |" in text
+    inputs, weights = text.split("The same for a LoRA / all weights")
+    (line,) = [line for line in inputs.splitlines() if line.startswith("| toy | ddim | 20 | 1 | 2 |")]
+    noise, embedding = line.split(" | ")[5].split(" / ")
+    assert 0 < float(noise) < 2 > float(embedding) > 0
+    assert line.split(" | ")[-1].removesuffix(" |")  # exact against the ODE
+    (line,) = [line for line in weights.splitlines() if line.startswith("| toy | ddim | 20 | 1 | 2 |")]
+    assert line.split(" | ")[5].startswith("– / 0.")  # a mixture takes no LoRA
     assert "6 pairs of each model" in text
     assert "1 of 8 registered settings" in text
     assert "RK4 with 8 steps" in text

@@ -19,24 +19,32 @@ COMPARED = {
 OF_THE_ODE = "exact against the ODE"
 
 
-def overview(groups: Sequence[Group], registration: Registration) -> str:
-    """The table: median errors for noise / embedding; N and shares count network calls. Settings without these methods are left out.
+def overview(groups: Sequence[Group], registration: Registration, part: str = "inputs") -> str:
+    """The table: median errors for noise / embedding, or for LoRA / weights; N and shares count network calls.
 
-    It is empty if that leaves none.
+    Settings without these methods are left out. It is empty if that leaves none.
+
+    Args:
+        groups: all that was measured.
+        registration: its settings.
+        part: "inputs" or "weights".
+
     """
     settings = {(s.sampler, s.calls, s.guidance): s for s in registration.settings()}
+    tensors = ("noise", "embedding") if part == "inputs" else ("lora", "weights")
     rows = []
     for group in groups:
         found = {row.method: row for row in group.rows}
         named = _names(settings[group.sampler, group.calls, group.guidance])
-        cells = [_errors(found.get(name), "exact") for name in named] + [_errors(found.get("Checkpoint()"), "ode")]
-        if not any(cells):
-            continue
-        where = [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
-        rows.append([*where, _pairs(group, "inputs"), _pairs(group, "weights"), *cells])
+        cells = [_errors(found.get(name), "exact", tensors) for name in named] + [_errors(found.get("Checkpoint()"), "ode", tensors)]
+        if any(cells):
+            where = [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
+            rows.append([*where, _pairs(group, part), *cells])
     if not rows:
         return ""
-    head = ["model", "sampler", "N", "guidance", "pairs", "pairs, weights", *COMPARED, OF_THE_ODE]
+    head = ["model", "sampler", "N", "guidance", "pairs", *COMPARED, OF_THE_ODE]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return table(head, rows)
 
 
@@ -47,9 +55,11 @@ def _names(setting: Setting) -> list[str]:
     return [name(share) for name in COMPARED.values()]
 
 
-def _errors(row: Row | None, reference: str) -> str:
-    found: list[Figures | None] = [None if row is None else row.relative.get((t, reference, "all")) for t in ("noise", "embedding")]
-    return " / ".join(f"{figures[0]:.2g}" for figures in found if figures is not None)
+def _errors(row: Row | None, reference: str, tensors: Sequence[str]) -> str:
+    found: list[Figures | None] = [None if row is None else row.relative.get((t, reference, "all")) for t in tensors]
+    if not any(found):
+        return ""
+    return " / ".join("–" if figures is None else f"{figures[0]:.2g}" for figures in found)
 
 
 def _pairs(group: Group, part: str) -> str:

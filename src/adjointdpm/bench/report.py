@@ -46,10 +46,12 @@ def markdown(lines: Sequence[Line], registration: Registration, folder: str = "g
     stale = others(lines, registration)
     if stale:
         parts.append(f"**{stale} measurements were made under another registration and are left out.**")
-    compared = overview(groups, registration)
-    if compared:
-        title = "Median relative error for noise / embedding, over pictures and losses, against the exact gradient of the same steps:"
-        parts += ["### Overview", title, compared]
+    compared = {
+        "Median relative error for noise / embedding, over pictures and losses, against the exact gradient of the same steps:": "inputs",
+        "The same for a LoRA / all weights:": "weights",
+    }
+    tables = [text for title, part in compared.items() if (found := overview(groups, registration, part)) for text in (title, found)]
+    parts += ["### Overview", *tables] if tables else []
     parts += [_links(groups, folder)] if groups else []
     goals = goal_rows(groups, registration)
     parts += ["### Registered goals", table(["model", "what", "measured", "goal, at most", ""], goals)] if goals else []
