@@ -29,7 +29,8 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.6 * columns, 3.4 * lines), squeeze=False)
     families = sorted({row.family for group, _ in panels for row in group.rows})
-    colours = dict(zip(families, pyplot.colormaps["tab10"].colors, strict=False))  # pyright: ignore[reportAttributeAccessIssue]
+    hues = pyplot.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+    colours = dict(zip(families, (*hues[:7], *hues[8:], "black"), strict=False))  # without grey, the front's
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     for axis, (group, tensor) in zip(axes.flat, panels, strict=False):
@@ -39,7 +40,7 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
         for family in families:
             own = [(x, y) for x, y, row in points if row.family == family]
             if own:
-                axis.scatter(*zip(*own, strict=True), s=16, color=colours.get(family, "black"), label=family)
+                axis.scatter(*zip(*own, strict=True), s=16, color=colours.get(family, "grey"), label=family)
         front = pareto([(x, y) for x, y, _ in points])
         axis.step([x for x, _ in front], [y for _, y in front], where="post", color="grey", linewidth=0.8, zorder=0)
         axis.set_yscale("log")
