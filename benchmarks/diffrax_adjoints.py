@@ -64,7 +64,7 @@ class DiffraxAdjoint(GradientMethod):
         if isinstance(denoiser.guidance_scale, Tensor) or isinstance(problem.guidance_scale, Tensor):
             raise UnsupportedError("benchmarks/diffrax_adjoints.py takes guidance scales that are numbers")
         named = [("start", problem.start), *_named("cond", problem.cond), *_named("null", problem.null_cond)]
-        named += [(f"weights.{name}", weight) for name, weight in denoiser.named_parameters()]
+        named += [(f"denoiser.{name}", weight) for name, weight in denoiser.named_parameters()]  # as in _Epsilon
         if wrong := {tensor.dtype for _, tensor in named} - {torch.float32}:
             raise UnsupportedError(f"benchmarks/diffrax_adjoints.py takes float32, and this problem has {wrong.pop()}")
         wanted = frozenset(name for name, tensor in named if tensor.requires_grad and torch.is_grad_enabled())
@@ -97,7 +97,6 @@ class _Compiled:
     """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays by name."""
 
     def __init__(self, method: DiffraxAdjoint, problem: Problem, wanted: frozenset[str]) -> None:
-
         schedule, start = problem.schedule, problem.start
         alpha = schedule.alpha(problem.plan.grid)
         ends = schedule.rho(problem.plan.grid)
@@ -116,8 +115,7 @@ class _Compiled:
                 given = {**args[0], **{name: lax.bitcast_convert_type(value, jnp.float32) for name, value in args[1].items()}}
                 i = jnp.argmin(jnp.abs(table[0] + r))
                 t, a, s = (values[i] for values in table[1:])
-                weights = {f"denoiser.{n.removeprefix('weights.')}": v for n, v in given.items() if n.startswith("weights.")}
-                return -_counted(epsilon(weights, y * a, t, a, s, *(given[name] for name in inputs)))
+                return -_counted(epsilon(given, y * a, t, a, s, *(given[name] for name in inputs)))
 
             rest = {name: value for name, value in some.items() if name != "start"}
             y = (some | others)["start"] / first
@@ -137,7 +135,6 @@ class _Compiled:
 
 
 def _diffeqsolve(method: DiffraxAdjoint, field: Callable[..., jax.Array], times: jax.Array, y: jax.Array, args: Any) -> jax.Array:
-
     solver = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}[method.rule]()
     steps = len(times) - 1
     if method.adjoint == "checkpoint":
@@ -167,7 +164,6 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, compiled: _Compiled, names: list[str], *tensors: Tensor) -> Tensor:
-
         some: Arrays = {}
         others: Arrays = {}
         for name, tensor in zip(names, tensors, strict=True):
@@ -182,7 +178,6 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-
         found = ctx.compiled.apply(ctx.pullback, array(cotangents[0]))
         jax.effects_barrier()
         return None, None, *(_tensor(found[name], ctx.device) if name in found else None for name in ctx.names)

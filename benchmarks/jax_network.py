@@ -172,7 +172,7 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     _aten.sigmoid.default: jax.nn.sigmoid,
     _aten.sin.default: jnp.sin,
     _aten.slice.Tensor: _slice,
-    _aten.split.Tensor: lambda x, size, axis=0: _split(x, [size] * (x.shape[axis] // size), axis),
+    _aten.split.Tensor: lambda x, size, axis=0: _split(x, [size] * -(-x.shape[axis] // size), axis),
     _aten.split_with_sizes.default: _split,
     _aten.sub.Tensor: lambda a, b: a - b,
     _aten.unsqueeze.default: jnp.expand_dims,

@@ -181,7 +181,8 @@ def audit(
         examples, plain = [clean.examples[i] for i in kept], clean.pictures[kept]
         goal = Goal(victim, torch.tensor([clean.labels[i] for i in kept]), target)
         start = torch.cat([model.noise(1, example.seed) for example in examples])
-        spent = 1 + config.iterations * gradient_cost(render, Noise(examples, start, within="free"), examples[0])
+        looks = 1 + (config.preservation > 0)  # at what it ends with, and at what it preserves
+        spent = looks + config.iterations * gradient_cost(render, Noise(examples, start, within="free"), examples[0])
         rows, views, histories = [], {"before": plain}, []
         verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
         for budget in config.budgets:
