@@ -157,6 +157,20 @@ def test_the_ode_reference_has_converged_and_a_finer_sampler_is_closer_to_it(reg
     assert 1e-3 < own < 1
 
 
+def test_the_ode_reference_of_each_part_is_solved_once_and_kept(registration, tmp_path):
+    toy, where, other = Toy(), setting(registration), setting(registration, "dpm_solver_pp")
+    pairs = registration.pairs("toy")[:2]
+    for part, tensors in (("inputs", {"noise", "embedding"}), ("weights", {"noise", "embedding", "lora", "weights"})):
+        fresh = ode_gradients(toy, where, pairs, ["smooth", "rough"], part, 8, tmp_path)
+        with adj.stats() as counted:  # another sampler between the same ends
+            kept = ode_gradients(toy, other, pairs, ["smooth", "rough"], part, 8, tmp_path)
+        assert counted.network_calls == 0
+        assert set(kept) == tensors
+        for tensor in tensors:
+            for metric in ("smooth", "rough"):
+                assert torch.equal(kept[tensor][metric], fresh[tensor][metric])
+
+
 def test_weights_one_picture_at_a_time_are_what_autograd_gives(registration):
     toy, where = Toy(), setting(registration)
     (pair,) = registration.pairs("toy")[2:3]

@@ -25,7 +25,7 @@ def ode_gradients(
     """Of the probability-flow ODE between the ends of the setting's grid: RK4 on a Karras grid, differentiated exactly.
 
     Whether that has converged is for the caller to check, with half as many steps. It does not depend on the sampler, so samplers that
-    start and end at the same times share it; those for inputs (kilobytes) are kept in `folder`.
+    start and end at the same times share it by `folder`, which keeps it: kilobytes for inputs, a few copies of the network for weights.
     """
     start, *_, end = setting.grid(workload.schedule).tolist()
 
@@ -33,9 +33,9 @@ def ode_gradients(
         grid = between(workload.schedule, start, end, steps)
         return gradients(workload, setting, Checkpoint(), some, metrics, part, grid=grid, sampler=RungeKutta4())
 
-    if folder is None or part != "inputs":
+    if folder is None:
         return solve(pairs)
-    name = f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}"
+    name = f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}{'' if part == 'inputs' else f'-{part}'}"
     files = {pair.index: folder / f"{name}-pair{pair.index}.safetensors" for pair in pairs}
     missing = [pair for pair in pairs if not files[pair.index].is_file()]
     if missing:
