@@ -103,7 +103,7 @@ def attack(
         batch: examples in one graph.
         preservation: weight of the structure distance to what the model draws from the noise at its start, which keeps the drawing.
         accept: an example goes on until a picture that fools the victim is accepted too; None accepts all.
-        on_iteration: called with the number of iterations done and of examples fooled.
+        on_iteration: called with a number of iterations and how many examples fool the victim after them: 0 first, then as it goes on.
         once: does and keeps each batch of each iteration, so that an interruption costs no more than that.
 
     Raises:
@@ -162,8 +162,10 @@ def attack(
             fooled[rows] = after["fooled"]
             spent[rows[~after["fooled"]]] += 1
         noise.project()
-        on_iteration(iteration + 1, int(fooled.sum()))
+        on_iteration(iteration, int(fooled.sum()))
     pictures = as_saved(render.look(examples, noise))
+    if not fooled.all():  # what the last step did is seen only now
+        on_iteration(iterations, int(_succeeds(goal, pictures, examples, accept).sum()))
     verdicts = goal.victim.verdicts(pictures)
     return Findings(values.detach().clone(), pictures, verdicts, goal.fooled(verdicts), spent)
 
