@@ -8,6 +8,7 @@ exact gradient can correct a cheaper one a step of optimisation later. The promp
 (`bench/preregistration.yaml`).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,7 +26,7 @@ from adjointdpm.bench.registration import Pair, Registration
 from adjointdpm.bench.tiny import load_tiny
 from adjointdpm.bench.workload import Workload
 from adjointdpm.gradients import GradientMethod
-from common import fill, machine, table, write_json
+from common import fill, machine, read_json, table, write_json
 from stability import mixture_epsilon
 
 STEPS, GUIDANCE, SEED = 50, 5.0, 500
@@ -203,15 +204,19 @@ def _errors(ours: Tensor, exact: Tensor) -> list[float]:
     return ((ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
 
 
-def cases(fashion: Path) -> dict[str, list[Case]]:
+MODELS = ("mixture", "tiny", "fashion")
+
+
+def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
     """By model, one case a registered metric (the mixture has one)."""
     registration = Registration()
     pairs = {
         "tiny": [Pair(i, prompt, concept, SEED + i) for i, (prompt, concept) in enumerate(PROMPTS.items())],
         "fashion": [Pair(i, name, name, SEED + i) for i, name in enumerate(CLASSES[:6])],
     }
-    workloads: list[Workload] = [load_tiny(registration.metrics("tiny")), load_fashion(fashion, registration.metrics("fashion"))]
-    found = {"mixture": [mixture()]}
+    workloads: list[Workload] = [load_tiny(registration.metrics("tiny"))] if "tiny" in models else []
+    workloads += [load_fashion(fashion, registration.metrics("fashion"))] if "fashion" in models else []
+    found = {"mixture": [mixture()]} if "mixture" in models else {}
     for workload in workloads:
         some = pairs[workload.name]
         with torch.no_grad():
@@ -267,11 +272,11 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """All tables."""
+    """All tables, of what `read_json` gives: there numbers that are keys are text."""
     rough = [[name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])] for name, result in found.items()]
     ranges = [f"calls {row['first']:.0f}–{row['last']:.0f}" for row in next(iter(found.values()))["roughness"]]
     errors = [
-        [name, rule, *(_cell(result[key][count]) for count in VJPS)]
+        [name, rule, *(_cell(result[key][str(count)]) for count in VJPS)]
         for name, result in found.items()
         for rule, key in (("all-knowing", "oracle"), ("`Interpolated(M)`", "interpolated"))
     ]
@@ -283,7 +288,7 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     names = {"fine": "`Interpolated(2M)`"} | {f"order {order}": f"order {order}" for order in ORDERS}
     names |= {"all-knowing": "all-knowing λ", "same cost": "`Interpolated(3M)`"}
     limits = [
-        [name, str(count), *(_cell(result["extrapolated"][count][kind]) for kind in names)]
+        [name, str(count), *(_cell(result["extrapolated"][str(count)][kind]) for kind in names)]
         for name, result in found.items()
         for count in EXTRAPOLATED
     ]
@@ -312,10 +317,16 @@ def _cell(values: list[float]) -> str:
 
 def main(
     fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path("training/work/fashion"),
+    models: Annotated[list[str], typer.Option(help="Measure these; the others are taken from the results. Repeatable.")] = list(MODELS),  # noqa: B006
     page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
 ) -> None:
     """Measure, print the tables, and write `results/few-vjps.json`."""
-    found = {name: measure(some) for name, some in cases(fashion).items()}
+    unknown = [name for name in models if name not in MODELS]
+    if unknown:
+        raise SystemExit(f"--models {unknown[0]} is unknown; choose of {', '.join(MODELS)}")
+    measured = json.loads(json.dumps({name: measure(some) for name, some in cases(fashion, models).items()}))
+    known = {} if set(models) == set(MODELS) else read_json("few-vjps")["models"]
+    found = {name: (known | measured)[name] for name in MODELS}
     settings = f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
     write_json("few-vjps", {"settings": settings, "models": found})
     text = f"{settings}.\n\n{report(found)}"

@@ -108,7 +108,8 @@ def doubts(lines: Iterable[Line], registration: Registration) -> dict[tuple[str,
                         continue  # the same once more
                     key = (line["model"], line["guidance"], line["calls"], tensor)
                     values.setdefault(key, []).append(by_reference["ode"][0])
-    return {key: _figures(found, 0.95) for key, found in values.items()}
+    ordered = sorted(values, key=lambda key: (key[0] != "tiny", key[0], -key[2], key[1]))
+    return {key: _figures(values[key], 0.95) for key in ordered}
 
 
 def others(lines: Iterable[Line], registration: Registration) -> int:
