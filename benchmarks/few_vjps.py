@@ -29,6 +29,7 @@ from adjointdpm.gradients import GradientMethod
 from common import fill, machine, read_json, table, write_json
 from stability import mixture_epsilon
 
+MODELS = ("mixture", "tiny", "fashion")
 STEPS, GUIDANCE, SEED = 50, 5.0, 500
 VJPS = (5, 10, 20, 35)
 CORRECTED = (10, 20)  # VJPs of the gradients that are corrected
@@ -202,9 +203,6 @@ def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, An
 
 def _errors(ours: Tensor, exact: Tensor) -> list[float]:
     return ((ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
-
-
-MODELS = ("mixture", "tiny", "fashion")
 
 
 def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
