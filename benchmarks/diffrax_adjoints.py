@@ -27,6 +27,7 @@ from jax_network import Arrays, array, to_jax
 
 # Counting calls into Python from within a computation; where that runs beside Python instead of in its place, each can wait for the other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+jax.config.update("jax_default_matmul_precision", "highest")  # float32 is float32, on a GPU too
 
 Rule = Literal["euler", "midpoint"]
 _compiled: dict[Any, "_Compiled"] = {}

@@ -23,12 +23,14 @@ from adjointdpm.gradients import GradientMethod
 from adjointdpm.gradients.checkpoint import graph_bytes
 from common import fill, machine, read_json, write_json
 from inside import Inside, clock
+from kernels import kernel_seconds
 from memory import peak_resident, restart_peak_resident
 from overhead_page import page_text
-from sd15 import SIZES, Size, Workload, make_workload, product_rate, products
+from sd15 import PLAIN, SIZES, Size, Variant, Workload, make_workload, product_rate, products
 
 Line = dict[str, Any]
-KEYS = ("part", "size", "device", "dtype", "compile", "method", "steps")
+KEYS = ("part", "size", "device", "dtype", "compile", "batch", "channels_last", "method", "steps")
+PLAIN_LINE = {"batch": 1, "channels_last": False}  # what older lines do not say
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = ("step", "layers", "arithmetic", "runs")
 ARITHMETIC_ROUNDS = 20  # of milliseconds each
@@ -71,15 +73,15 @@ class Direct:
 
     def forward(self) -> None:
         """One call without a graph."""
-        with torch.no_grad():
-            self._call()
+        with torch.no_grad():  # detached, as a sampler's states are: a compiled network would be compiled again
+            self._call(self._x.detach(), self._text.detach())
 
     def pull(self) -> None:
         """One call with a graph, and its VJP for state and text."""
-        torch.autograd.grad(self._call(), self._wanted, self._cotangent)
+        torch.autograd.grad(self._call(self._x, self._text), self._wanted, self._cotangent)
 
-    def _call(self) -> Tensor:
-        return self._network(self._x, self._t, {"encoder_hidden_states": self._text})
+    def _call(self, x: Tensor, text: Tensor) -> Tensor:
+        return self._network(x, self._t, {"encoder_hidden_states": text})
 
 
 class Free(nn.Module):
@@ -173,6 +175,8 @@ def measure_run(work: Workload, device: torch.device, case: Case, steps: int, ro
             direct.pull()
         solve(work, denoiser, case.method, 2)
         line["peak_bytes"] = peak_bytes(lambda: solve(work, denoiser, case.method, steps), device)
+        if device.type == "cuda":
+            line["kernels"] = {"forward": kernel_seconds(direct.forward), "pull": kernel_seconds(direct.pull)}
         for _ in range(rounds):
             line["forwards"].append(spent(direct.forward, now)[0])
             line["pulls"].append(spent(direct.pull, now)[0])
@@ -211,7 +215,8 @@ class Lines:
     """What is measured so far, in `results/overhead.json`."""
 
     def __init__(self) -> None:
-        self.all: list[Line] = read_json("overhead") if (common.RESULTS / "overhead.json").exists() else []
+        found: list[Line] = read_json("overhead") if (common.RESULTS / "overhead.json").exists() else []
+        self.all = [PLAIN_LINE | line for line in found]
 
     def add(self, line: Line) -> None:
         """Put a line in the place of the one that was measured in the same way, or at the end, and write the file."""
@@ -262,25 +267,26 @@ class Bench:
             measured = measure_arithmetic(work, self.device, case, steps, ARITHMETIC_ROUNDS)
             self._add("arithmetic", case, steps, measured | {"forward_calls": case.forwards, "pull_calls": case.pulls})
 
-    def runs(self, steps: int, mode: str) -> None:
+    def runs(self, steps: int, variant: Variant) -> None:
         """Whole solves with the network."""
-        work = make_workload(SIZES[self.size], self.device, DTYPES[self.dtype], mode=mode)
+        work = make_workload(SIZES[self.size], self.device, DTYPES[self.dtype], variant=variant)
         floor = self._products(work)
         for case in cases(steps):
-            self._add("runs", case, steps, measure_run(work, self.device, case, steps, self.rounds) | floor, mode)
+            self._add("runs", case, steps, measure_run(work, self.device, case, steps, self.rounds) | floor, variant)
 
     def _products(self, work: Workload) -> Line:
         """Matrix products of one guided network call, and how fast the device makes them."""
-        forward, backward = products(SIZES[self.size])
+        forward, backward = (len(work.noise) * count for count in products(SIZES[self.size]))
         return {"forward_products": forward, "backward_products": backward, "product_rate": product_rate(self.device, work.dtype)}
 
     def _workload(self, size: Size) -> Workload:
         return make_workload(size, self.device, DTYPES[self.dtype])
 
-    def _add(self, part: str, case: Case, steps: int, measured: Line, mode: str = "none") -> None:
+    def _add(self, part: str, case: Case, steps: int, measured: Line, variant: Variant = PLAIN) -> None:
         cuda = self.device.type == "cuda"
         where = {"size": self.size, "device": torch.cuda.get_device_name(self.device) if cuda else "cpu", "dtype": self.dtype}
-        key = {"part": part, **where, "compile": mode, "method": case.name, "steps": steps}
+        how = {"compile": variant.mode, "batch": variant.batch, "channels_last": variant.channels_last}
+        key = {"part": part, **where, **how, "method": case.name, "steps": steps}
         self.lines.add(key | {"machine": machine(), "rounds": self.rounds} | measured)
 
 
@@ -293,6 +299,8 @@ def main(
     layer_steps: Annotated[int, typer.Option(help="Sampler steps of the pairs with cheap layers.")] = 10,
     run_steps: Annotated[int, typer.Option(help="N of whole solves.")] = 50,
     compile: Annotated[list[str], typer.Option(help="Of whole solves: none, or torch.compile's modes, such as default.")] = ["none"],  # noqa: B006
+    batch: Annotated[int, typer.Option(help="Pictures in a whole solve.")] = 1,
+    channels_last: Annotated[bool, typer.Option(help="Whole solves with channels last in the network's memory.")] = False,
     rounds: Annotated[int, typer.Option(help="Pairs, of which the median is taken.")] = 5,
     minutes: Annotated[float, typer.Option(help="Fewer pairs at full size, if they would take longer.")] = math.inf,
     page: Annotated[Path | None, typer.Option(help="Page that the tables of all results are written into.")] = None,
@@ -312,7 +320,7 @@ def main(
             bench.steps(steps)
         if "runs" in chosen:
             for mode in compile:
-                bench.runs(run_steps, mode)
+                bench.runs(run_steps, Variant(batch, channels_last, mode))
     text = page_text(bench.lines.all)
     print(text)
     if page is not None:

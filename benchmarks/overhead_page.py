@@ -42,8 +42,8 @@ def _step(lines: list[Line], _: list[Line]) -> str:
                 str(line["steps"]),
                 f"{line['calls']}, {line['vjps']}",
                 str(line["rounds"]),
-                f"{median(line['ours']):.2f}",
-                f"{median(line['direct']):.2f}",
+                f"{median(line['ours']):.4g}",
+                f"{median(line['direct']):.4g}",
                 _spread(line["ours"], line["direct"]),
                 _spread(line["ours_wall"], line["direct_wall"]),
                 f"{1e3 * median(outside):.1f}",
@@ -67,9 +67,9 @@ def _step(lines: list[Line], _: list[Line]) -> str:
         forward, both = network
         work = last["forward_products"] / forward / last["product_rate"], _work(last, 0, 1) / both / last["product_rate"]
         note = (
-            f"\n\nOne guided network call takes F = {forward:.2f} s, with VJP F + B = {both:.2f} s. The matrix products in them would take "
+            f"\n\nOne guided network call takes F = {forward:.3g} s, with VJP F + B = {both:.3g} s. The matrix products in them would take "
             f"{100 * work[0]:.0f} % and {100 * work[1]:.0f} % of that at the rate of one large product, "
-            f"{last['product_rate'] / 1e9:.0f} GFLOP/s. Resident memory at its peak: {last['peak_resident'] / 1e9:.1f} GB."
+            f"{last['product_rate'] / 1e12:.3g} TFLOP/s. Resident memory at its peak: {last['peak_resident'] / 1e9:.1f} GB."
         )
     text = "**Few guided steps**, `Checkpoint()`, beside the same network calls made by hand; medians, in brackets least and most:"
     return f"{text}\n\n{table(head, rows)}{note}"
@@ -83,7 +83,7 @@ def _arithmetic(lines: list[Line], steps: list[Line]) -> str:
         row = [f"`{line['method']}`", str(line["steps"]), f"{1e3 * outside:.0f}", f"{1e3 * outside / line['steps']:.2f}"]
         if network:
             floor = line["forward_calls"] * network[0] + line["pull_calls"] * network[1]
-            row += [f"{floor:.0f}", f"{100 * outside / floor:.4f} %"]
+            row += [f"{floor:.3g}", f"{100 * outside / floor:.2g} %"]
         rows.append(row)
     head = ["method", "N", "outside of the network, ms", "per step, ms"]
     head += ["network alone, s", "share"] if network else []
@@ -112,18 +112,37 @@ def _layers(lines: list[Line], steps: list[Line]) -> str:
 
 def _runs(lines: list[Line], _: list[Line]) -> str:
     rows: list[list[str]] = []
-    for line in lines:
-        first = [f"`{line['method']}`", str(line["steps"]), line["compile"]]
+    work: dict[tuple[str, ...], list[str]] = {}
+    for line in sorted(lines, key=lambda line: (line["batch"], line["compile"] != "none", line["compile"])):
+        variant = [str(line["batch"]), line["compile"], "last" if line["channels_last"] else "first"]
+        first = [*variant, f"`{line['method']}`", str(line["steps"])]
         if "failed" in line:
             need = line["graph_bytes"] * line["steps"] / 1e9
-            rows.append([*first, f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB", "", "", ""])
+            rows.append([*first, f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB", "", "", "", ""])
             continue
         seconds = median(line["seconds"])
-        floor = line["forward_calls"] * median(line["forwards"]) + line["pull_calls"] * median(line["pulls"])
+        forward, pull = median(line["forwards"]), median(line["pulls"])
         least = _work(line, line["forward_calls"], line["pull_calls"]) / line["product_rate"]
-        rows.append([*first, f"{seconds:.2f}", f"{line['peak_bytes'] / 1e9:.2f}", f"{seconds / floor:.3f}", f"{seconds / least:.2f}"])
-    head = ["method", "N", "torch.compile", "seconds", "peak, GB", "times the network alone", "times the matrix products alone"]
-    return f"**Whole solves with the network**, medians:\n\n{table(head, rows)}"
+        floor = line["forward_calls"] * forward + line["pull_calls"] * pull
+        first.append(f"{seconds:.2f} ({min(line['seconds']):.2f} … {max(line['seconds']):.2f})")
+        first += [f"{1e3 * forward:.1f}, {1e3 * pull:.1f}", f"{line['peak_bytes'] / 1e9:.1f}"]
+        rows.append([*first, f"{seconds / floor:.2f}", f"{seconds / least:.1f}"])
+        if "kernels" in line:
+            products = [_work(line, *calls) / line["product_rate"] for calls in ((1, 0), (0, 1))]
+            kernels = [line["kernels"][name] for name in ("forward", "pull")]
+            cells = [f"{1e3 * value:.1f}" for value in products]
+            cells += [f"{1e3 * k[kind]:.1f}" for kind in ("products", "attention", "rest") for k in kernels]
+            work[tuple(variant)] = cells
+    head = ["pictures", "torch.compile", "channels", "method", "N", "seconds", "F and F + B alone, ms", "peak, GB"]
+    head += ["times the network alone", "times its matrix products"]
+    text = f"**Whole solves with the network**, medians, in brackets least and most:\n\n{table(head, rows)}"
+    if work:
+        head = ["pictures", "torch.compile", "channels"]
+        kinds = ("products at the rate of a large one", "products", "attention", "the rest")
+        head += [f"{kind}, {call}" for kind in kinds for call in ("F", "F + B")]
+        shown = table(head, [[*variant, *cells] for variant, cells in work.items()])
+        text += f"\n\n**What the GPU does in one guided network call**, milliseconds of its time by the kernels' names:\n\n{shown}"
+    return text
 
 
 def _spread(ours: Sequence[float], direct: Sequence[float]) -> str:

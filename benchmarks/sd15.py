@@ -37,12 +37,12 @@ SIZES = {
 
 @dataclass
 class Workload:
-    """A guided sampling problem of batch 1 in float32 around a frozen network in a dtype of its own; noise and text want gradients."""
+    """A guided sampling problem in float32 around a frozen network in a dtype of its own; noise and text want gradients."""
 
     network: nn.Module
-    noise: Float[Tensor, "1 4 side side"]
-    text: Float[Tensor, "1 tokens width"]
-    null: Float[Tensor, "1 tokens width"]
+    noise: Float[Tensor, "batch 4 side side"]
+    text: Float[Tensor, "batch tokens width"]
+    null: Float[Tensor, "batch tokens width"]
     dtype: torch.dtype
     schedule: adj.NoiseSchedule
 
@@ -56,10 +56,10 @@ class Workload:
         null = {"encoder_hidden_states": self.null}
         return adj.Denoiser(self.network if network is None else network, guidance_scale=GUIDANCE, null_cond=null)
 
-    def inputs(self) -> tuple[Float[Tensor, "2 4 side side"], Float[Tensor, "2"], Float[Tensor, "2 tokens width"]]:
+    def inputs(self) -> tuple[Float[Tensor, "rows 4 side side"], Float[Tensor, " rows"], Float[Tensor, "rows tokens width"]]:
         """What the network gets in one guided call, detached, in its dtype: states, times, texts."""
         x, both = torch.cat([self.noise, self.noise]), torch.cat([self.null, self.text])
-        times = torch.full((2,), 500.0, device=x.device)
+        times = torch.full((len(x),), 500.0, device=x.device)
         return x.detach().to(self.dtype), times, both.detach().to(self.dtype)
 
 
@@ -86,23 +86,49 @@ def build_unet(size: Size, device: torch.device, dtype: torch.dtype) -> UNet2DCo
     return unet.requires_grad_(False).eval()
 
 
-def make_workload(size: Size, device: torch.device, dtype: torch.dtype, network: nn.Module | None = None, mode: str = "none") -> Workload:
-    """Build the workload with its network, or around a given one; `mode` is torch.compile's, "none" for no compilation."""
+@dataclass(frozen=True)
+class Variant:
+    """How the network is run.
+
+    Attributes:
+        batch: pictures; guidance makes two rows of each.
+        channels_last: whether convolutions work on channels last, as cuDNN's fastest ones do.
+        mode: torch.compile's, "none" for no compilation.
+
+    """
+
+    batch: int = 1
+    channels_last: bool = False
+    mode: str = "none"
+
+
+PLAIN = Variant()
+
+
+def make_workload(
+    size: Size, device: torch.device, dtype: torch.dtype, network: nn.Module | None = None, variant: Variant = PLAIN
+) -> Workload:
+    """Build the workload with its network, or around a given one."""
     torch.manual_seed(0)
     if network is None:
-        network = UNet(build_unet(size, device, dtype))
+        unet = build_unet(size, device, dtype)
+        network = UNet(unet.to(memory_format=torch.channels_last) if variant.channels_last else unet)  # pyright: ignore[reportCallIssue]
+        mode = variant.mode
         if mode != "none":
             network = torch.compile(network, mode=mode)  # pyright: ignore[reportAssignmentType]
     assert isinstance(network, nn.Module)
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    noise = torch.randn(1, 4, size.side, size.side, device=device).requires_grad_()
-    text, null = torch.randn(2, 1, TOKENS, size.text_width, device=device)
+    noise = torch.randn(variant.batch, 4, size.side, size.side, device=device).requires_grad_()
+    text, null = torch.randn(2, variant.batch, TOKENS, size.text_width, device=device)
     return Workload(network, noise, text.clone().requires_grad_(), null, dtype, adj.NoiseSchedule.from_scheduler(scheduler))
 
 
 @cache
 def products(size: Size) -> tuple[float, float]:
-    """Floating-point operations in the matrix products of one guided call, forwards, and backwards to state and text; nothing is run."""
+    """Floating-point operations in the matrix products of one guided call for one picture, forwards, and backwards to state and text.
+
+    Nothing is run.
+    """
     work = make_workload(size, torch.device("meta"), torch.float32)
     x, t, text = work.inputs()
     wanted = [x.requires_grad_(), text.requires_grad_()]

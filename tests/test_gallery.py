@@ -21,7 +21,7 @@ def test_its_commands_are_understood(name: str) -> None:
     task, *flags = gallery.arguments(name)
     command = typer.main.get_command(app).commands[task]  # pyright: ignore[reportAttributeAccessIssue]
     context = command.make_context(task, flags)
-    assert context.params["out"] == gallery.RUNS / name
+    assert Path(context.params["out"]) == gallery.RUNS / name
     for flag in ("prompts", "held_out"):
         if context.params.get(flag) is not None:
             assert (gallery.ROOT / context.params[flag].given).is_file()

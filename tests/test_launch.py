@@ -23,6 +23,7 @@ def history(folder: str) -> list[dict]:
 
 def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, capsys) -> None:  # noqa: F811
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # two processes need two GPUs, or none
     accelerate = Path(sys.executable).with_name("accelerate")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ import common
 import overhead
 import sd15
 from inside import Inside
+from kernels import kind
 
 CPU = torch.device("cpu")
 SMALL = sd15.SIZES["small"]
@@ -174,3 +175,19 @@ def test_a_compiled_network_has_lines_of_its_own(run):
 def test_an_unknown_part_is_refused(run):
     with pytest.raises(overhead.typer.BadParameter, match="no such parts: stpe; there are step"):
         run(parts=["stpe"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nvjet_sm90_tst_128x128_64x4_2x1_v_bz_TNT", "products"),
+        ("sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64", "products"),
+        ("void flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 64, 4>>", "attention"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob", "attention"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__nv_bfloat16>", "rest"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "rest"),
+        ("triton_red_fused_native_group_norm_silu_5", "rest"),
+    ],
+)
+def test_kernels_are_told_apart_by_name(name, expected):
+    assert kind(name) == expected

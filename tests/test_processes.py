@@ -186,7 +186,7 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    shared |= {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     children = []
     for rank in ("0", "1"):
         environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}

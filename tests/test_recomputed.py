@@ -167,3 +167,32 @@ def test_what_a_module_captures_at_later_times_only_is_an_error():
     out = sample(network, noise(), torch.zeros(3, 4), adj.Checkpoint())
     with pytest.raises(adj.errors.CapturedTensorError, match="first time"):
         out.sum().backward()
+
+
+@pytest.mark.parametrize("through", [lambda w: w, lambda w: w.clone()], ids=["parameters", "their copies"])
+def test_a_held_graph_is_used_once_and_then_run_again(through):
+    torch.manual_seed(1)
+    network, x, cond = Network(through), noise(), torch.ones(3, 4).double().requires_grad_()
+    t = torch.full((3,), 100.0).double()
+    wanted = [x, cond, *network.parameters()]
+    expected = torch.autograd.grad(network(x, t, cond).square().sum(), wanted)
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    loss = Recomputation(network).held(network, x, t, cond).square().sum()
+    for made in (1, 2, 3):
+        found = torch.autograd.grad(loss, wanted, retain_graph=True)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert calls == [True] * made
+    penalty = torch.autograd.grad(loss, x, create_graph=True)[0].square().sum()
+    (second,) = torch.autograd.grad(penalty, cond)
+    (gradient,) = torch.autograd.grad(network(x, t, cond).square().sum(), x, create_graph=True)
+    assert relative_error(second, torch.autograd.grad(gradient.square().sum(), cond)[0]) < 1e-10
+
+
+def test_a_held_graph_goes_with_its_output():
+    network, x = Network(), noise()
+    output = Recomputation(network).held(network, x, torch.ones(3).double(), torch.ones(3, 4).double())
+    saved = weakref.ref(output.grad_fn)
+    del output
+    gc.collect()
+    assert saved() is None

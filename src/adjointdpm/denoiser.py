@@ -178,7 +178,8 @@ class Denoiser(nn.Module):
             )
         if not output.is_floating_point():
             raise NetworkOutputError(f"the network returned {output.dtype} instead of a floating-point tensor")
-        return (count_vjp(output) if running else output).to(x.dtype)
+        # A copy, since a CUDA graph (torch.compile's "reduce-overhead") writes its next output over this one; guidance makes a copy anyway.
+        return (count_vjp(output) if running else output).to(x.dtype, copy=output.is_cuda and not self.guided)
 
 
 def _check_signature(network: Callable[..., Tensor]) -> None:

@@ -119,4 +119,4 @@ class Problem:
     def network_time(self, t: Tensor, x: Tensor) -> Float[Tensor, " batch"]:
         """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at least (bfloat16 cannot hold t = 999)."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return t.to(x.device, dtype).expand(len(x))
+        return t.to(x.device, dtype, non_blocking=True).expand(len(x))  # a blocking copy waits for all work before it

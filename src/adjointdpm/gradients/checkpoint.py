@@ -87,13 +87,17 @@ class Checkpoint(AutogradMethod):
             if made == 0 and self.memory_budget is not None:
                 kept = self._graphs_that_fit(fn, args, kwargs, after)
             made += 1
-            if made > calls - kept:
+            hold = made > calls - kept
+            if hold and not (recompute is not None and recompute.compiled and any(t.is_cuda for t in leaves([*args, *kwargs.values()]))):
                 return fn(*args, **kwargs)
             if recompute is not None:
                 try:
-                    return recompute(fn, *args, **kwargs)
+                    # Held on a GPU by a node of ours: a CUDA graph would write the gradients of other calls over those of this one.
+                    return (recompute.held if hold else recompute)(fn, *args, **kwargs)
                 except CapturedTensorError:
                     recompute = None
+            if hold:
+                return fn(*args, **kwargs)
             # Autograd alone passes a gradient on to a captured result of other operations: slower, with hooks on all that it saves.
             weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
             again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])

@@ -176,7 +176,8 @@ class _Transpose(BackwardSolve):
         if not pairs:  # the network says the same whatever it is given
             return torch.zeros_like(asked.x), [None] * len(self.wanted)
         outputs, cotangents = zip(*pairs, strict=True)
-        pulled, *found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True)
+        found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True)
+        pulled, *found = self.recompute.keep(found)
         return torch.zeros_like(asked.x) if pulled is None else pulled, found
 
     def _groups(self, batch: int) -> list[tuple[list[int], bool]]:

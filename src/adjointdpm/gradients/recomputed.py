@@ -35,14 +35,15 @@ class Recomputation:
 
     Attributes:
         weights: of the module, trained and frozen.
+        compiled: whether `torch.compile` made the module, or a part of it.
 
     """
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self.weights = [] if module is None else list(module.parameters())
-        compiled = module is not None and any(_is_compiled(part) for part in module.modules())
+        self.compiled = module is not None and any(_is_compiled(part) for part in module.modules())
         self._owner = module
-        self._module = None if compiled else module
+        self._module = None if self.compiled else module
         self._known: list[Tensor] | None = None  # captured leaves and trained parameters of the module, after its first call
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
         self._draws: Draws | None = None
@@ -55,6 +56,16 @@ class Recomputation:
             CapturedTensorError: `fn` uses a tensor that is neither an argument nor a leaf, and requires grad.
 
         """
+        return self._call(fn, args, kwargs, hold=False)
+
+    def held(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The same with the graph of the call held for the first backward pass, and run again for others.
+
+        Unlike for `fn(*args, **kwargs)` itself, its gradients are `keep`'s.
+        """
+        return self._call(fn, args, kwargs, hold=True)
+
+    def _call(self, fn: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], hold: bool) -> Tensor:
         tensors = leaves((args, kwargs))
         hole = torch.empty(0)
         tree = tree_map(lambda _: hole, (args, kwargs))  # the inputs themselves must not outlive the graph
@@ -76,14 +87,25 @@ class Recomputation:
                 return run(given)
 
         with draws.recorded(number):
-            (output,) = self.attach(run, again, tensors) if self._known is None else self._attach_known(run, again, tensors)
+            if hold or self._known is None:
+                (output,) = self.attach(run, again, tensors, hold)
+            else:
+                (output,) = self._attach_known(run, again, tensors)
         assert output is not None
         return output
 
-    def attach(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
-        """`run(tensors)` as one node whose backward pass calls `again`."""
+    def attach(self, run: Run, again: Run, tensors: Sequence[Tensor], hold: bool = False) -> Outputs:
+        """`run(tensors)` as one node whose backward pass calls `again`, or uses the graph that `hold` keeps."""
         given = [_stand_in(tensor) for tensor in tensors]
-        outputs, found = captured_leaves(lambda: run(given), [])
+        graphs: list[tuple[Sequence[Tensor], Outputs]] = []
+
+        def first() -> Outputs:
+            outputs = run(given)
+            if hold:
+                graphs.append((given, outputs))
+            return outputs
+
+        outputs, found = captured_leaves(first, [])
         reached, own = {id(leaf) for leaf in found}, {id(leaf) for leaf in given}
         captured = [leaf for leaf in found if id(leaf) not in own]
         if self._module is not None and run is not again:
@@ -95,7 +117,7 @@ class Recomputation:
         inputs = [self._source(tensor) for tensor in (*used, *captured)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
-        return _Again.apply(self, again, outputs, tensors, captured, *inputs)  # pyright: ignore[reportReturnType]
+        return _Again.apply(self, again, outputs, tensors, captured, graphs, *inputs)  # pyright: ignore[reportReturnType]
 
     def _attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
         """The same without a graph, since it is known what there is to depend on; `again` checks that."""
@@ -116,7 +138,11 @@ class Recomputation:
         inputs = [self._source(tensor) for tensor in (*tensors, *known)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
-        return _Again.apply(self, checked, outputs, tensors, known, *inputs)  # pyright: ignore[reportReturnType]
+        return _Again.apply(self, checked, outputs, tensors, known, [], *inputs)  # pyright: ignore[reportReturnType]
+
+    def keep(self, gradients: Sequence[Tensor | None]) -> Outputs:
+        """Gradients that outlive the next call: copies on a GPU if the module is compiled, since a CUDA graph writes over them then."""
+        return tuple(g.clone() if g is not None and g.is_cuda and self.compiled else g for g in gradients)
 
     def _source(self, tensor: Tensor) -> Tensor:
         """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say whether their gradient is asked for."""
@@ -136,9 +162,10 @@ class _Again(torch.autograd.Function):
         outputs: Outputs,
         tensors: Sequence[Tensor],
         captured: Sequence[Tensor],
+        graphs: list[tuple[Sequence[Tensor], Outputs]],
         *inputs: Tensor,
     ) -> Outputs:
-        ctx.owner, ctx.again, ctx.captured = owner, again, captured
+        ctx.owner, ctx.again, ctx.captured, ctx.graphs = owner, again, captured, graphs
         ctx.watched = [*owner.weights, *captured]
         ctx.versions = versions(ctx.watched)
         ctx.nodes = [get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs]
@@ -154,19 +181,23 @@ class _Again(torch.autograd.Function):
 
         def pull(given: Sequence[Tensor], create_graph: bool = True) -> Outputs:
             inputs, cotangents = given[: len(tensors)], given[len(tensors) :]
-            with torch.enable_grad():
-                outputs = ctx.again(inputs)
+            if ctx.graphs and not create_graph:
+                inputs, outputs = ctx.graphs.pop()
+            else:
+                with torch.enable_grad():
+                    outputs = ctx.again(inputs)
             pairs = [(outputs[i], c) for i, c in zip(present, cotangents, strict=True)]
             pairs = [(output, c) for output, c in pairs if output is not None and output.requires_grad]
             sources = [*inputs, *ctx.captured]
             check_wanted(sources[i] for i in wanted)
-            return torch.autograd.grad(
+            found = torch.autograd.grad(
                 [output for output, _ in pairs],
                 [sources[i] for i in wanted],
                 [c for _, c in pairs],
                 create_graph=create_graph,
                 allow_unused=True,
             )
+            return ctx.owner.keep(found)
 
         given = [*tensors, *(gradients[i] for i in present)]
         if torch.is_grad_enabled():
@@ -174,7 +205,7 @@ class _Again(torch.autograd.Function):
         else:
             found = pull([_stand_in(tensor) for tensor in given], create_graph=False)
         by_input = dict(zip(wanted, found, strict=True))
-        return (None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
+        return (None, None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
 
 
 def _saved(ctx: Any) -> Sequence[Tensor]:
