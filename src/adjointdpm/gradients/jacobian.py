@@ -68,7 +68,7 @@ class JacobianModel:
         self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
         log_odds = self._log_variance[step, stage] - log_square
         j = torch.sigmoid(log_odds)
-        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call).to(wide(b))
+        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, b)
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
@@ -92,7 +92,7 @@ class JacobianModel:
         log_odds = self.log_odds(step, stage)
         j = torch.sigmoid(log_odds)
         self.met[step, stage] = b, log_odds
-        return (j.to(wide(b)) * b + rest * self._unit(call).to(wide(b))).to(b.dtype)
+        return (j.to(wide(b)) * b + rest * self._unit(call, b)).to(b.dtype)
 
     def log_odds(self, step: int, stage: int) -> Scalars:
         """Log(j / (1 − j)) of the multiple j at a node or between nodes."""
@@ -100,11 +100,12 @@ class JacobianModel:
         log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
         return log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data]
 
-    def _unit(self, call: NetworkCall) -> Scalars:
+    def _unit(self, call: NetworkCall, b: Tensor) -> Scalars | float:
         """What the rest is measured in."""
+        beta = self.nodes.beta[call.data]
         if not self.nodes.from_infinity:
-            return torch.full_like(self._most, self.nodes.beta[call.data])
-        return self.nodes.beta[call.data] * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])
+            return beta
+        return (beta * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])).to(wide(b))
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
         """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
@@ -114,7 +115,7 @@ class JacobianModel:
 
 def projection(vector: Tensor, basis: Tensor) -> Scalars:
     """The multiple of `basis` that comes closest to `vector`, for each sample: [B, 1, …]."""
-    return dots(basis, vector) / positive(dots(basis, basis))
+    return dots(basis, vector) / positive(norms(basis).square()).view(-1, *[1] * (basis.ndim - 1))
 
 
 def wide(tensor: Tensor) -> torch.dtype:

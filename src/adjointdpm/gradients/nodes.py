@@ -111,7 +111,7 @@ def _positions(log_snr: Sequence[float]) -> list[float]:
 def _log_rho(problem: Problem) -> dict[int, float]:
     """Log ρ of every call; past the ends of the clock (no signal, no noise) one unit beyond the last finite value."""
     calls = problem.plan.network_calls
-    values = torch.stack([problem.schedule.rho(call.time) for call in calls]).log()
+    values = problem.schedule.rho(torch.stack([call.time for call in calls])).log()
     finite = values[values.isfinite()]
     if not len(finite):
         return {call.data: 0.0 for call in calls}
@@ -123,6 +123,7 @@ def _coefficients(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> d
     plan = problem.plan
     none = torch.zeros(len(steps), dtype=torch.float64)
     found = {call.data: none for call in plan.network_calls}  # what a call's results are not used for stays 0
+    alphas = problem.schedule.alpha(plan.grid).tolist()
 
     def pull(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
         alpha, sigma = float(call.alpha), float(call.sigma)
@@ -134,6 +135,6 @@ def _coefficients(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> d
     for k in reversed(range(len(steps))):
         end = steps[k][-1]
         assert isinstance(end, Update)
-        costates[end.output] = none.index_fill(0, torch.tensor(k), 1 / problem.schedule.alpha(plan.grid[k + 1]).item())
+        costates[end.output] = none.index_fill(0, torch.tensor(k), 1 / alphas[k + 1])
         transpose(steps[k], costates, pull)
     return found
