@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from adjointdpm.bench.methods import Method
 from adjointdpm.bench.registration import Setting
+from adjointdpm.denoiser import Denoiser
 from adjointdpm.errors import UnsupportedError
-from adjointdpm.gradients import GradientMethod
+from adjointdpm.gradients import Backprop, Checkpoint, GradientMethod, Interpolated
 from adjointdpm.problem import Problem
 from adjointdpm.schedule import TableSchedule
 
@@ -36,6 +37,11 @@ def competitors(setting: Setting) -> list[Method]:
     if setting.sampler != "ddim":
         return []
     found = [_method("torch.utils.checkpoint around scheduler steps", "checkpointed loop", CheckpointedLoop, exact=True)]
+    for method in (Backprop(), Checkpoint(), Interpolated(round(0.4 * setting.calls))):
+        exact = not isinstance(method, Interpolated)
+        name = f"{type(method).__name__}({f'vjps={method.vjps}' if isinstance(method, Interpolated) else ''})"
+        make, family = partial(Compiled, method), "exact" if exact else "interpolated"
+        found.append(_method(f"{name} with torch.compile", family, make, exact, compiled=True))
     if importlib.util.find_spec("torchdiffeq") is not None:
         for rule in RULES:
             for outputs in OUTPUTS:
@@ -107,6 +113,32 @@ class TorchdiffeqAdjoint(GradientMethod):
         y = odeint_adjoint(velocity, problem.start / alpha[0].item(), times, method=self.rule, options=options, adjoint_params=wanted)
         assert isinstance(y, Tensor)
         return y[-1] * alpha[-1].item()
+
+
+@dataclass(frozen=True)
+class Compiled(GradientMethod):
+    """One of our own methods around the same network, compiled: what a compiler is worth, beside frameworks that bring one.
+
+    Args:
+        method: the method.
+        backend: `torch.compile`'s; "inductor" needs a C++ compiler, and minutes for the first call of each kind.
+
+    """
+
+    method: GradientMethod
+    backend: str = "inductor"
+
+    def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Solve with the compiled network."""
+        denoiser = problem.denoiser
+        key = (id(denoiser.network), self.backend)
+        if key not in _networks:
+            _networks[key] = torch.compile(denoiser.network, backend=self.backend)
+        compiled = Denoiser(_networks[key], denoiser.prediction, denoiser.guidance_scale, denoiser.null_cond)
+        return self.method.solve(replace(problem, denoiser=compiled))
+
+
+_networks: dict[tuple[int, str], Any] = {}  # networks live as long as the benchmark
 
 
 @dataclass(frozen=True)

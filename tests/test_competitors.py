@@ -86,3 +86,28 @@ def test_what_jax_does_not_know_is_named(competitors):
 
     with pytest.raises(adj.errors.UnsupportedError, match="bessel_j0"):
         to_jax(Odd(), (torch.ones(2),))
+
+
+@pytest.mark.parametrize("method", [adj.Backprop(), adj.Checkpoint(), adj.Interpolated(8)], ids=repr)
+def test_our_own_methods_around_a_compiled_network_give_the_same(competitors, method):
+    torch.manual_seed(0)
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+
+        def forward(self, x, t, cond):
+            return self.layers(torch.cat([x, t[:, None] / 1000], 1)) + cond
+
+    network, schedule = Network().double(), adj.NoiseSchedule.linear()
+    noise, cond = torch.randn(2, 2, 3, dtype=torch.float64)
+    denoiser = adj.Denoiser(network, guidance_scale=3.0, null_cond=torch.zeros(1, 3, dtype=torch.float64))
+
+    def gradient(chosen):
+        inputs = noise.clone().requires_grad_(), cond.clone().requires_grad_()
+        x = adj.sample(denoiser, inputs[0], schedule=schedule, cond=inputs[1], steps=20, gradient=chosen)
+        return torch.autograd.grad(x.square().sum(), [*inputs, *network.parameters()])
+
+    for a, b in zip(gradient(competitors.Compiled(method, "aot_eager")), gradient(method), strict=True):
+        torch.testing.assert_close(a, b)
