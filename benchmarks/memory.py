@@ -57,6 +57,7 @@ METHODS: dict[str, Callable[[Case], GradientMethod]] = {
     "Checkpoint()": lambda _: adj.Checkpoint(),
     'Adjoint("solved")': lambda _: adj.Adjoint("solved"),
     'Adjoint("stored")': lambda _: adj.Adjoint("stored"),
+    "Interpolated(vjps=5)": lambda _: adj.Interpolated(5),
     "Backprop()": lambda _: adj.Backprop(),
     "Checkpoint(memory_budget)": lambda case: adj.Checkpoint(memory_budget=(case.budget or 0) * MIB),
 }
@@ -136,7 +137,7 @@ def _columns(r: dict[str, Any]) -> list[str]:
 
 def main(
     model: Annotated[str, typer.Option(help="A bundled model's name, or a folder.")] = "tiny",
-    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[:4],
+    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[:5],
     steps: Annotated[list[int], typer.Option(help="Values of N.")] = [5, 20, 50, 200],  # noqa: B006
     affordable: Annotated[int, typer.Option(help="The largest N for full backpropagation.")] = 50,
     budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [40, 80, 160],  # noqa: B006
