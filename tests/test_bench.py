@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import adjointdpm as adj
 from adjointdpm.bench import cost, run
 from adjointdpm.bench.estimates import estimate_rows
-from adjointdpm.bench.figure import draw, pareto
+from adjointdpm.bench.figure import draw, pareto, shown
 from adjointdpm.bench.flowgrad import FlowGrad, step_costs, straight_runs
 from adjointdpm.bench.goals import goal_rows
 from adjointdpm.bench.methods import EXACT, registered
@@ -410,17 +410,26 @@ def test_costs_are_counted_and_stand_beside_full_backpropagation(registration, t
     assert "time / full backpropagation" in setting_pages(list(results), registration)["toy-ddim.md"]
 
 
+def test_the_figure_is_of_the_setting_in_which_goals_are_judged(registration, tmp_path):
+    results, *_ = measure(registration, tmp_path / "m.jsonl", pairs=2, methods=FEW, ode=False, guidance=[1.0, 5.0])
+    lines = [line for line in results if line["kind"] != "errors" or line["guidance"] == 1 or line["pair"] == 0]
+    (group,) = shown(summarise(lines, registration), registration)
+    assert (group.sampler, group.guidance, group.calls) == ("ddim", 5, 20)
+    (group,) = shown(summarise([line for line in lines if line.get("guidance") != 5], registration), registration)
+    assert group.guidance == 1
+
+
 def test_the_figure_shows_who_is_not_beaten(registration, tmp_path):
     assert pareto([(3, 0.1), (1, 0.5), (2, 0.6), (2, 0.2), (4, 0.1)]) == [(1, 0.5), (2, 0.2), (3, 0.1)]
     results, *_ = measure(registration, tmp_path / "m.jsonl", pairs=2, methods=FEW, ode=False)
     for name in ("f.svg", "f.png"):
-        path = draw(summarise(list(results), registration), tmp_path / name)
+        path = draw(summarise(list(results), registration), tmp_path / name, registration)
         assert path is not None
         assert path.stat().st_size > 1000
-    assert draw([], tmp_path / "none.svg") is None
+    assert draw([], tmp_path / "none.svg", registration) is None
     uncounted = [line for line in results if line["method"] == FEW[1]]  # without its cost for weights, which others have
     others = [{**line, "kind": "cost", "method": "Other()", "part": "inputs", "failed": "no"} for line in uncounted]
-    assert draw(summarise([*uncounted, *others], registration), tmp_path / "few.svg") is not None
+    assert draw(summarise([*uncounted, *others], registration), tmp_path / "few.svg", registration) is not None
 
 
 # The command.

@@ -6,21 +6,26 @@ from pathlib import Path
 import matplotlib
 from matplotlib import pyplot
 
-from adjointdpm.bench.summary import TENSORS, Group, Row
+from adjointdpm.bench.registration import Registration
+from adjointdpm.bench.summary import TENSORS, Group, Row, judged
 from adjointdpm.errors import OutputError
 from adjointdpm.files import write_bytes
 
 LOWEST = 1e-7  # where errors of exact methods are drawn
 
 
-def draw(groups: Sequence[Group], path: Path) -> Path | None:
-    """One panel a model and tensor, of each model's setting with most pictures; None without anything to draw.
+def draw(groups: Sequence[Group], path: Path, registration: Registration) -> Path | None:
+    """One panel a model and tensor, of `shown`'s settings; None without anything to draw.
 
     Cost is time over that of full backpropagation where it was measured for most methods and these tensors, else network work counted as
     calls + 2 VJPs over 3N; the axis says which.
     """
-    chosen = [max((g for g in groups if g.model == model), key=_pictures) for model in dict.fromkeys(g.model for g in groups)]
-    panels = [(group, tensor) for group in chosen for tensor in TENSORS if any(_error(row, tensor) is not None for row in group.rows)]
+    panels = [
+        (group, tensor)
+        for group in shown(groups, registration)
+        for tensor in TENSORS
+        if any(_error(row, tensor) is not None for row in group.rows)
+    ]
     if not panels:
         return None
     matplotlib.use("Agg")
@@ -55,6 +60,12 @@ def draw(groups: Sequence[Group], path: Path) -> Path | None:
     content = _bytes(figure, kind)
     pyplot.close(figure)
     return write_bytes(path, content)
+
+
+def shown(groups: Sequence[Group], registration: Registration) -> list[Group]:
+    """Of each model the setting in which goals are judged, or else the one with most pictures."""
+    models = dict.fromkeys(group.model for group in groups)
+    return [max((g for g in groups if g.model == model), key=lambda g: (judged(g, registration), _pictures(g))) for model in models]
 
 
 def check_figure(path: Path) -> None:

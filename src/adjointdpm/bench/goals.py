@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from adjointdpm.bench.registration import Registration
-from adjointdpm.bench.summary import Group, Row
+from adjointdpm.bench.summary import Group, Row, judged
 from adjointdpm.bench.tables import cell
 
 
 def goal_rows(groups: Sequence[Group], registration: Registration) -> list[list[str]]:
     """Model, what, measured, the goal, and whether it is met; what comes without a goal is there to compare."""
     goals = registration.content["goals"]
-    where = goals["judged_at"]
     found = []
     for group in groups:
-        if (group.sampler, group.calls, group.guidance) != (where["sampler"], where["calls"], where["guidance"]):
+        if not judged(group, registration):
             continue
         rows = {row.method: row for row in group.rows}
         parts = [

@@ -13,7 +13,7 @@ from adjointdpm.bench.goals import goal_rows
 from adjointdpm.bench.overview import overview
 from adjointdpm.bench.registration import Registration
 from adjointdpm.bench.results import Line
-from adjointdpm.bench.summary import TENSORS, Group, Row, doubts, others, summarise
+from adjointdpm.bench.summary import TENSORS, Group, Row, doubts, judged, others, summarise
 from adjointdpm.bench.tables import cell, setting_tables, table
 from adjointdpm.errors import OutputError
 from adjointdpm.files import write_text
@@ -56,7 +56,7 @@ def markdown(lines: Sequence[Line], registration: Registration, folder: str = "g
     goals = goal_rows(groups, registration)
     parts += ["### Registered goals", table(["model", "what", "measured", "goal, at most", ""], goals)] if goals else []
     parts += [doubt_table(lines, registration)]
-    parts += [setting_tables(group, registration, "###") for group in groups if _judged(group, registration)]
+    parts += [setting_tables(group, registration, "###") for group in groups if judged(group, registration)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -72,11 +72,6 @@ def setting_pages(lines: Sequence[Line], registration: Registration) -> dict[str
 def _machines(lines: Sequence[Line], registration: Registration) -> str:
     found = {line["machine"] for line in lines if line["kind"] == "run" and line["registration"] == registration.digest}
     return "; ".join(sorted(found)) or "a machine not stated"
-
-
-def _judged(group: Group, registration: Registration) -> bool:
-    where = registration.content["goals"]["judged_at"]
-    return (group.sampler, group.calls, group.guidance) == (where["sampler"], where["calls"], where["guidance"])
 
 
 def _page(group: Group) -> str:

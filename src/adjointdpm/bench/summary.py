@@ -97,6 +97,12 @@ def summarise(lines: Iterable[Line], registration: Registration) -> list[Group]:
     return [Group(*setting, rows=[_row(name, found) for name, found in groups[setting].items()]) for setting in ordered]
 
 
+def judged(group: Group, registration: Registration) -> bool:
+    """Whether it is the setting in which the goals are judged."""
+    where = registration.content["goals"]["judged_at"]
+    return (group.sampler, group.calls, group.guidance) == (where["sampler"], where["calls"], where["guidance"])
+
+
 def doubts(lines: Iterable[Line], registration: Registration) -> dict[tuple[str, float, int, str], Figures]:
     """By (model, guidance, N, tensor): how far half as many steps of the converged solution are from all of them."""
     values: dict[tuple[str, float, int, str], list[float]] = {}

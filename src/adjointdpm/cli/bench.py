@@ -164,9 +164,9 @@ def _write(registered: Any, results: Any, out: Path, page: Path | None, figure: 
     text = markdown(lines, registered)
     write_text(out / "gradients.md", text + "\n")
     write_text(out / "result.json", json.dumps(as_json(lines, registered), indent=1) + "\n")
-    draw(groups, out / "gradients.svg")
+    draw(groups, out / "gradients.svg", registered)
     if figure is not None:
-        draw(groups, figure)
+        draw(groups, figure, registered)
     pages = setting_pages(lines, registered)
     for folder in [out / "gradients", *([] if page is None else [page.with_suffix("")])]:
         for name, content in pages.items():
