@@ -37,11 +37,10 @@ def competitors(setting: Setting) -> list[Method]:
     if setting.sampler != "ddim":
         return []
     found = [_method("torch.utils.checkpoint around scheduler steps", "checkpointed loop", CheckpointedLoop, exact=True)]
-    for method in (Backprop(), Checkpoint(), Interpolated(round(0.4 * setting.calls))):
-        exact = not isinstance(method, Interpolated)
-        name = f"{type(method).__name__}({f'vjps={method.vjps}' if isinstance(method, Interpolated) else ''})"
-        make, family = partial(Compiled, method), "exact" if exact else "interpolated"
-        found.append(_method(f"{name} with torch.compile", family, make, exact, compiled=True))
+    few = Interpolated(round(0.4 * setting.calls))
+    for name, method in {"Backprop()": Backprop(), "Checkpoint()": Checkpoint(), f"Interpolated(vjps={few.vjps})": few}.items():
+        family = "interpolated" if method is few else "exact"
+        found.append(_method(f"{name} with torch.compile", family, partial(Compiled, method), exact=method is not few, compiled=True))
     if importlib.util.find_spec("torchdiffeq") is not None:
         for rule in RULES:
             for outputs in OUTPUTS:

@@ -88,11 +88,10 @@ class Checkpoint(AutogradMethod):
                 kept = self._graphs_that_fit(fn, args, kwargs, after)
             made += 1
             hold = made > calls - kept
-            if hold and not (recompute is not None and recompute.compiled and any(t.is_cuda for t in leaves([*args, *kwargs.values()]))):
-                return fn(*args, **kwargs)
-            if recompute is not None:
+            # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would write other calls' gradients over its own.
+            on_gpu = any(tensor.is_cuda for tensor in leaves([*args, *kwargs.values()]))
+            if recompute is not None and (not hold or (recompute.compiled and on_gpu)):
                 try:
-                    # Held on a GPU by a node of ours: a CUDA graph would write the gradients of other calls over those of this one.
                     return (recompute.held if hold else recompute)(fn, *args, **kwargs)
                 except CapturedTensorError:
                     recompute = None
