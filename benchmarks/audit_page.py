@@ -1,4 +1,4 @@
-"""The tables of docs/audit.md: `python benchmarks/audit_page.py runs/audit runs/audit-targeted --page docs/audit.md`, folders of audits."""
+"""The tables of docs/audit.md: `python -m benchmarks.audit_page runs/audit runs/audit-targeted --page docs/audit.md`, folders of audits."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from common import fill, machine, table
+from benchmarks.common import fill, machine, table
 
 HEAD = [
     "budget",

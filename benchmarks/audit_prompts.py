@@ -1,4 +1,4 @@
-"""The prompts of the audit in docs/audit.md: `python benchmarks/audit_prompts.py > prompts.txt`.
+"""The prompts of the audit in docs/audit.md: `python -m benchmarks.audit_prompts > prompts.txt`.
 
 Every familiar concept of the bundled model that is also a class of ImageNet, in every style, with and without a white background. Nothing
 was picked by hand: the audit itself keeps those that its victim gets right.
@@ -7,8 +7,8 @@ was picked by hand: the audit itself keeps those that its victim gets right.
 import json
 from pathlib import Path
 
-from adjointdpm.networks import IMAGENET
-from adjointdpm.recognition import named_concept
+from adjointdpm.metrics.networks import IMAGENET
+from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.tasks.demo import STYLES
 
 CONCEPTS = Path(__file__).parents[1] / "training" / "concepts.json"

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 
-from adjointdpm.files import write_text
+from adjointdpm.support.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 

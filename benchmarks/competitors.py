@@ -1,15 +1,13 @@
-"""What users have today, as methods of the gradient benchmark: `adjointdpm bench gradients --competitors benchmarks/competitors.py`.
+"""What users have today, as methods of the gradient benchmark: `python -m benchmarks.gradients --competitors benchmarks/competitors.py`.
 
 Needs the dependency group `bench`; what is not installed is left out.
 """
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from adjointdpm.bench.methods import Method
-from adjointdpm.bench.registration import Setting
-from adjointdpm.denoiser import Denoiser
+from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Interpolated
+from adjointdpm.engine.problem import Problem
+from adjointdpm.engine.schedules import TableSchedule
 from adjointdpm.errors import UnsupportedError
-from adjointdpm.gradients import Backprop, Checkpoint, GradientMethod, Interpolated
-from adjointdpm.problem import Problem
-from adjointdpm.schedule import TableSchedule
+from benchmarks.gradients.methods import Method
+from benchmarks.gradients.registration import Setting
 
 Rule = Literal["euler", "midpoint"]
 Outputs = Literal["all", "ends"]
@@ -52,12 +50,9 @@ def competitors(setting: Setting) -> list[Method]:
 
 
 def _diffrax(steps: int) -> list[Method]:
-    folder = str(Path(__file__).parent)
-    if folder not in sys.path:  # this file is run by its path, not imported
-        sys.path.append(folder)
     if torch.get_num_threads() == 1:  # XLA reads this once, when it starts
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    from diffrax_adjoints import DiffraxAdjoint
+    from benchmarks.diffrax_adjoints import DiffraxAdjoint
 
     checkpoint, backsolve = "diffrax.RecursiveCheckpointAdjoint", "diffrax.BacksolveAdjoint"
     found = [_method(f"{checkpoint}()", "diffrax", partial(DiffraxAdjoint, "checkpoint"), exact=True, compiled=True)]

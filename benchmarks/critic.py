@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
-from adjointdpm.judge import Judge
+from adjointdpm.metrics.judge import Judge
 
 FOLDER = Path(__file__).parents[1] / "training" / "work" / "critic"
 

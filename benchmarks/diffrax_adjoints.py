@@ -17,13 +17,13 @@ from jax import lax  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.denoiser import Denoiser
+from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.problem import Problem
+from adjointdpm.engine.stats import running
+from adjointdpm.engine.tree import Tree, leaves, replace_leaves
 from adjointdpm.errors import UnsupportedError
-from adjointdpm.gradients import GradientMethod
-from adjointdpm.problem import Problem
-from adjointdpm.stats import running
-from adjointdpm.tree import Tree, leaves, replace_leaves
-from jax_network import Arrays, array, to_jax
+from benchmarks.jax_network import Arrays, array, to_jax
 
 # Counting calls into Python from within a computation; where that runs beside Python instead of in its place, each can wait for the other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)

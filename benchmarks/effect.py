@@ -1,4 +1,4 @@
-"""How much of a visual effect a learned token brings: `python benchmarks/effect.py`, with the extras `training` and `judges`.
+"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`, with the extras `training` and `judges`.
 
 The effect is known only to a metric. A token for it is learned with the demo's settings and measured on prompts and seeds that nothing was
 optimised on, against real pictures of the effect: emoji drawings of the same concepts and styles on a background of the mood's own colour,
@@ -21,20 +21,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm import metrics
-from adjointdpm.intervals import bootstrap_interval
-from adjointdpm.judge import Judge
 from adjointdpm.metrics import MOODS, Metric
-from adjointdpm.models import load
-from adjointdpm.pictures import read_picture
-from adjointdpm.recognition import judge_prompts
-from adjointdpm.run_folder import RunFolder
+from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.subject_recognition import judge_prompts
+from adjointdpm.pipelines import load
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.picture_files import read_picture
+from adjointdpm.tasks.confidence_intervals import bootstrap_interval
 from adjointdpm.tasks.demo import demo_config, reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import Example
-from common import fill, machine, table, write_json
-from gap import Triple, gap_interval, gap_share, share_text
-from real_pictures import on_background, training_data
+from benchmarks.common import fill, machine, table, write_json
+from benchmarks.gap import Triple, gap_interval, gap_share, share_text
+from benchmarks.real_pictures import on_background, training_data
 
 WORK = Path(__file__).parent / "work"
 PATTERN = "pattern"  # an effect like the moods: the texture of the demo's style reference, as a Gram metric sees it

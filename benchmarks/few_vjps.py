@@ -1,4 +1,4 @@
-"""How far few network VJPs can go: `python benchmarks/few_vjps.py --page docs/few-vjps.md`.
+"""How far few network VJPs can go: `python -m benchmarks.few_vjps --page docs/few-vjps.md`.
 
 Along a DDIM trajectory the exact costate asks every network call for w = (∂x̂_0/∂y)ᵀ a (y = x/α). Whoever saves VJPs has to guess w at
 the calls that are left out from those at its neighbours. Measured: how much w changes from one call to the next, how well a line through
@@ -21,13 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.bench.fashion import CLASSES, load_fashion
-from adjointdpm.bench.registration import Pair, Registration
-from adjointdpm.bench.tiny import load_tiny
-from adjointdpm.bench.workload import Workload
-from adjointdpm.gradients import GradientMethod
-from common import fill, machine, read_json, table, write_json
-from stability import mixture_epsilon
+from adjointdpm.engine.gradients import GradientMethod
+from benchmarks.common import fill, machine, read_json, table, write_json
+from benchmarks.gradients.fashion import CLASSES, load_fashion
+from benchmarks.gradients.registration import Pair, Registration
+from benchmarks.gradients.tiny import load_tiny
+from benchmarks.gradients.workload import Workload
+from benchmarks.stability import mixture_epsilon
 
 MODELS = ("mixture", "tiny", "fashion")
 STEPS, GUIDANCE, SEED = 50, 5.0, 500

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.ode import Form, Tableau
-from adjointdpm.plan import Plan
-from adjointdpm.samplers.runge_kutta import RungeKutta, runge_kutta_plan
-from adjointdpm.tree import Tree
+from adjointdpm.engine.ode import Form, Tableau
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.samplers.runge_kutta import RungeKutta, runge_kutta_plan
+from adjointdpm.engine.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The gallery: `python benchmarks/gallery.py` runs its commands, then writes docs/gallery.md and its pictures; minutes on one core.
+"""The gallery: `python -m benchmarks.gallery` runs its commands, then writes docs/gallery.md and its pictures; minutes on one core.
 
 `--only NAME` runs some of them again, `--page` none; the page always shows what lies in benchmarks/work/gallery.
 """
@@ -19,11 +19,11 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from adjointdpm.files import write_bytes, write_text
-from adjointdpm.run_folder import RunFolder, png
-from adjointdpm.storyboard import Band, write_storyboard
+from adjointdpm.runs.folder import RunFolder, png
+from adjointdpm.runs.storyboard import Band, write_storyboard
+from adjointdpm.support.files import write_bytes, write_text
 from adjointdpm.tasks.demo import reference_pattern
-from common import machine
+from benchmarks.common import machine
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,7 +86,7 @@ def arguments(name: str) -> list[str]:
 def text(folders: Mapping[str, RunFolder]) -> str:
     """The page; its pictures are written beside it."""
     head = (
-        "# Gallery\n\nShort runs on the bundled model, made by `python benchmarks/gallery.py`: the commands below, this page and its "
+        "# Gallery\n\nShort runs on the bundled model, made by `python -m benchmarks.gallery`: the commands below, this page and its "
         "pictures. The word and the style are shown on prompts and seeds that they were not learned from; these are the first ones, not "
         "the best. "
         f"Measured claims are in the other pages. Made on {machine()}."

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from adjointdpm.intervals import clusters
+from adjointdpm.tasks.confidence_intervals import clusters
 
 T = TypeVar("T")
 

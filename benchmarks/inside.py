@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.tree import leaves, tree_map
+from adjointdpm.engine.tree import leaves, tree_map
 
 
 def clock(device: torch.device) -> Callable[[], float]:

@@ -1,4 +1,4 @@
-"""Picture -> noise -> picture, and gradients without stored states: `python benchmarks/inversion.py --page docs/inversion.md`.
+"""Picture -> noise -> picture, and gradients without stored states: `python -m benchmarks.inversion --page docs/inversion.md`.
 
 On the bundled model in float32: stock DDIM inversion, the implicit inversion of Euler's steps, and the reversible sampler; how exact
 `Reversible` gradients are; and where the reversible sampler's way back is refused.
@@ -16,12 +16,12 @@ from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
 import adjointdpm as adj
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.inversion import invert_euler, invert_reversible
+from adjointdpm.engine.problem import Problem
 from adjointdpm.errors import ReversalError
-from adjointdpm.gradients import GradientMethod
-from adjointdpm.inversion import invert_euler, invert_reversible
-from adjointdpm.models import load, schedulers
-from adjointdpm.problem import Problem
-from common import fill, machine, table, write_json
+from adjointdpm.pipelines import load, schedulers
+from benchmarks.common import fill, machine, table, write_json
 
 STARTS = [
     ("a noto emoji of a red apple", 0),

@@ -1,4 +1,4 @@
-"""Memory of each gradient method against the number of sampler steps: `python benchmarks/memory.py --page docs/memory.md`.
+"""Memory of each gradient method against the number of sampler steps: `python -m benchmarks.memory --page docs/memory.md`.
 
 Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive for a backward pass, at their peak
 over forward and backward pass, recomputation included; the weights are not counted, and the latents of the N steps are counted apart.
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import adjointdpm as adj
-from adjointdpm.gradients import GradientMethod
-from adjointdpm.models import load
-from common import fill, machine, read_json, table, write_json
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.pipelines import load
+from benchmarks.common import fill, machine, read_json, table, write_json
 
 MIB = 2**20
 GUIDANCE = 5.0
@@ -115,7 +115,7 @@ def report(results: list[dict[str, Any]], model: str) -> str:
     """The tables, and the claim that they test."""
     plain = [r for r in results if r["budget"] is None]
     budgeted = [r for r in results if r["budget"] is not None]
-    lines = [f"Measured with `python benchmarks/memory.py` on {machine()}; model `{model}`, batch 1, guidance {GUIDANCE:g}, Euler.", ""]
+    lines = [f"Measured with `python -m benchmarks.memory` on {machine()}; model `{model}`, batch 1, guidance {GUIDANCE:g}, Euler.", ""]
     head = ["method", "N", "held by autograd, MiB", "latents, MiB", "growth of peak RSS, MiB", "network calls", "seconds"]
     lines.append(table(head, [[f"`{r['method']}`", str(r["steps"]), *_columns(r)] for r in plain]))
     lines.append("")

@@ -1,4 +1,4 @@
-"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python benchmarks/overhead.py --page docs/overhead.md`.
+"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python -m benchmarks.overhead --page docs/overhead.md`.
 
 Four parts, each with lines of its own in `results/overhead.json`; a line that is measured again replaces the old one, others stay, so
 that one page can hold several machines.
@@ -18,15 +18,15 @@ import typer
 from torch import Tensor, nn
 
 import adjointdpm as adj
-import common
-from adjointdpm.gradients import GradientMethod
-from adjointdpm.gradients.checkpoint import graph_bytes
-from common import fill, machine, read_json, write_json
-from inside import Inside, clock
-from kernels import kernel_seconds
-from memory import peak_resident, restart_peak_resident
-from overhead_page import page_text
-from sd15 import PLAIN, SIZES, Size, Variant, Workload, make_workload, product_rate, products
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.gradients.checkpoint import graph_bytes
+from benchmarks import common
+from benchmarks.common import fill, machine, read_json, write_json
+from benchmarks.inside import Inside, clock
+from benchmarks.kernels import kernel_seconds
+from benchmarks.memory import peak_resident, restart_peak_resident
+from benchmarks.overhead_page import page_text
+from benchmarks.sd15 import PLAIN, SIZES, Size, Variant, Workload, make_workload, product_rate, products
 
 Line = dict[str, Any]
 KEYS = ("part", "size", "device", "dtype", "compile", "batch", "channels_last", "method", "steps")

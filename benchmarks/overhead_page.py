@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from common import table
+from benchmarks.common import table
 
 Line = dict[str, Any]
 
@@ -23,7 +23,7 @@ def _place(place: tuple[str, str, str, str], lines: Sequence[Line]) -> str:
     machine, device, size, dtype = place
     on = "" if device == "cpu" else f" with {device}"
     clock = "processor time of the process" if device == "cpu" else "wall time, all work on the GPU done"
-    texts = [f"Measured with `python benchmarks/overhead.py` on {machine}{on}; size `{size}`, network in {dtype}; seconds are {clock}."]
+    texts = [f"Measured with `python -m benchmarks.overhead` on {machine}{on}; size `{size}`, network in {dtype}; seconds are {clock}."]
     parts: dict[str, Callable[[list[Line], list[Line]], str]] = {"step": _step, "arithmetic": _arithmetic, "layers": _layers, "runs": _runs}
     steps = [line for line in lines if line["part"] == "step"]
     for part, text in parts.items():

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import PromptError
-from adjointdpm.recognition import named_concept
+from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.variables import Example
 
 TRAINING = Path(__file__).parents[1] / "training"

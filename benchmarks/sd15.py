@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import adjointdpm as adj
-from adjointdpm.models.stable_diffusion import UNet
-from inside import clock
+from adjointdpm.pipelines.stable_diffusion import UNet
+from benchmarks.inside import clock
 
 GUIDANCE = 5.0
 TOKENS = 77

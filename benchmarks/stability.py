@@ -1,6 +1,6 @@
 """Which form of the probability-flow ODE to solve: error of samples and gradients against network calls.
 
-`python benchmarks/stability.py mixture`, then `… model`, each measures one problem and writes its results; `… report
+`python -m benchmarks.stability mixture`, then `… model`, each measures one problem and writes its results; `… report
 --page docs/stability.md` makes
 tables and figure of them.
 """
@@ -19,11 +19,11 @@ from matplotlib import pyplot
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.models import load
-from adjointdpm.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4, TIME
-from adjointdpm.tree import Tree
-from common import fill, machine, read_json, table, write_json
-from forms import InForm, adjoint
+from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4, TIME
+from adjointdpm.engine.tree import Tree
+from adjointdpm.pipelines import load
+from benchmarks.common import fill, machine, read_json, table, write_json
+from benchmarks.forms import InForm, adjoint
 
 FORMS = {"noise": NOISE, "data": DATA, "time": TIME}
 SOLVERS = {"Euler": EULER, "Heun": HEUN, "RK4": RUNGE_KUTTA_4}

@@ -1,4 +1,4 @@
-"""What a minute buys: the same style learned by several gradient methods: `python benchmarks/stylize.py --page docs/stylize.md`.
+"""What a minute buys: the same style learned by several gradient methods: `python -m benchmarks.stylize --page docs/stylize.md`.
 
 Every arm makes as many optimiser steps from the same start, on the same examples in the same order: prompts of all familiar concepts but
 the held-out ones. The figures are of prompts and seeds that no arm was trained on, drawn once at the end; the curve is of the validation
@@ -15,15 +15,15 @@ from typing import Annotated, Any
 import typer
 from matplotlib.figure import Figure
 
-from adjointdpm.models import load
-from adjointdpm.optimize import Settings
-from adjointdpm.recognition import recogniser_for
-from adjointdpm.run_folder import RunFolder, png
+from adjointdpm.metrics.subject_recognition import recogniser_for
+from adjointdpm.optimization.loop import Settings
+from adjointdpm.pipelines import load
+from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.tasks.demo import HELD_OUT, prompts_of, reference_pattern
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables.lora import ATTENTION
-from audit_prompts import CONCEPTS
-from common import RESULTS, fill, machine, table, write_json
+from benchmarks.audit_prompts import CONCEPTS
+from benchmarks.common import RESULTS, fill, machine, table, write_json
 
 ARMS = ("exact", "adjoint", "truncated:last=5", "truncated:last=1")
 STEPS = 20

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from adjointdpm.models.model import DiffusionModel
+from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.variables import TokenEmbedding
 
 BATCH = 8

@@ -1,4 +1,4 @@
-"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python benchmarks/vocabulary.py`.
+"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python -m benchmarks.vocabulary`.
 
 Concepts that the bundled model never saw are learned from the cross-entropy of the critic (`critic.py` says how far critic and judge are
 independent) and judged by the bundled judge, on sentences, backgrounds, a style and seeds that nothing was optimised on. Each is compared
@@ -30,20 +30,20 @@ import typer
 from safetensors.torch import load_file
 from torch import Tensor
 
-import critic
-from adjointdpm.judge import Judge
-from adjointdpm.models import load
-from adjointdpm.optimize import Settings
-from adjointdpm.rendering import Renderer
-from adjointdpm.run_folder import RunFolder
+from adjointdpm.metrics.judge import Judge
+from adjointdpm.optimization.loop import Settings
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines import load
+from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import number
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import TokenEmbedding
-from common import RESULTS, fill, machine, read_json, table, write_json
-from gap import Triple, gap_interval, gap_share, pooled, share_text
-from real_pictures import from_pool, training_data
-from textual_inversion import encode_pictures, learn_from_pictures
+from benchmarks import critic
+from benchmarks.common import RESULTS, fill, machine, read_json, table, write_json
+from benchmarks.gap import Triple, gap_interval, gap_share, pooled, share_text
+from benchmarks.real_pictures import from_pool, training_data
+from benchmarks.textual_inversion import encode_pictures, learn_from_pictures
 
 WORK = Path(__file__).parent / "work"
 STYLES = ("noto", "twemoji")  # that tokens are learned in

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import adjointdpm as adj
-from adjointdpm.bench.registration import Registration
-from adjointdpm.bench.report import BEGIN, END, markdown, setting_pages
-from adjointdpm.bench.results import Results
-from adjointdpm.gradients import GradientMethod
-from adjointdpm.samplers import SAMPLERS, Sampler
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.samplers import SAMPLERS, Sampler
+from benchmarks.gradients.registration import Registration
+from benchmarks.gradients.report import BEGIN, END, markdown, setting_pages
+from benchmarks.gradients.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,7 +72,7 @@ def test_the_ten_lines_run():
 
 
 def test_the_gradient_benchmark_pages_hold_what_was_measured(tmp_path):
-    """`adjointdpm bench gradients --minutes 0 --resume --page docs/gradients.md` writes it again, from the measurements that are kept."""
+    """`python -m benchmarks.gradients --minutes 0 --resume --page docs/gradients.md` rewrites it from kept measurements."""
     kept = tmp_path / "measurements.jsonl"
     kept.write_bytes(lzma.decompress((ROOT / "benchmarks" / "results" / "gradients.jsonl.xz").read_bytes()))
     lines = list(Results(kept, resume=True))

@@ -17,7 +17,7 @@ from data import HERE, WORK, load_concepts
 from text_unet import MAX_TOKENS, build_scheduler, build_text_encoder, build_tokenizer, build_unet
 from vae import build
 
-TINY = HERE.parent / "src" / "adjointdpm" / "models" / "tiny"
+TINY = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny"
 LIMIT = 25_000_000  # bytes, of everything in the folder
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adjointdpm import Denoiser, Euler, grids, sample
-from adjointdpm.bench.fashion import CLASSES, SIDE, FashionClassifier, FashionNetwork, fashion_schedule
-from adjointdpm.files import write_bytes, write_text
+from adjointdpm.support.files import write_bytes, write_text
+from benchmarks.gradients.fashion import CLASSES, SIDE, FashionClassifier, FashionNetwork, fashion_schedule
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 WORK = Path(__file__).parent / "work" / "fashion"

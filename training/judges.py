@@ -14,10 +14,10 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.judge import Judge, JudgeNetwork
+from adjointdpm.metrics.judge import Judge, JudgeNetwork
 from data import HERE, STYLES, VARIANTS, WORK, draw, load_concepts
 
-FOLDER = HERE.parent / "src" / "adjointdpm" / "models" / "tiny" / "judge"
+FOLDER = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
 WIDTHS = (24, 48, 96, 128)
 HELD_OUT = 3  # of the variants of each picture are never trained on
 

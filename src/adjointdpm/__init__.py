@@ -1,14 +1,15 @@
 """Gradients through a diffusion sampler, in the memory of one network call."""
 
-from adjointdpm import errors, grids
-from adjointdpm.denoiser import Denoiser
-from adjointdpm.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Reversible, Truncated
-from adjointdpm.models import from_pipeline, load
-from adjointdpm.problem import SamplingObserver
-from adjointdpm.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, ReversibleEuler, RungeKutta4
-from adjointdpm.sampling import sample
-from adjointdpm.schedule import NoiseSchedule
-from adjointdpm.stats import Stats, stats
+from adjointdpm import errors
+from adjointdpm.engine import grids
+from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Reversible, Truncated
+from adjointdpm.engine.problem import SamplingObserver
+from adjointdpm.engine.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, ReversibleEuler, RungeKutta4
+from adjointdpm.engine.sampling import sample
+from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.engine.stats import Stats, stats
+from adjointdpm.pipelines import from_pipeline, load
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from adjointdpm.cli import audit, bench, demo, learn, pictures
+from adjointdpm.cli import audit, demo, learn, pictures
 from adjointdpm.cli.terminal import console
 from adjointdpm.errors import AdjointDPMError
 
@@ -31,7 +31,6 @@ app = typer.Typer(
 )
 for command in (demo.demo, learn.embed, learn.stylize, audit.audit, learn.guide, pictures.generate, pictures.report):
     app.command()(command)
-app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -70,13 +70,13 @@ def audit(
     quiet()
     from dataclasses import asdict
 
-    from adjointdpm.adversarial import replay_command
-    from adjointdpm.recognition import recogniser_for
-    from adjointdpm.report import write_report
-    from adjointdpm.run_folder import RunFolder
-    from adjointdpm.tasks.audit import AuditConfig, check_one_process
-    from adjointdpm.tasks.audit import audit as run
-    from adjointdpm.victims import load_victim
+    from adjointdpm.metrics.subject_recognition import recogniser_for
+    from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.report import write_report
+    from adjointdpm.tasks.audit.noise_file import replay_command
+    from adjointdpm.tasks.audit.task import AuditConfig, check_one_process
+    from adjointdpm.tasks.audit.task import audit as run
+    from adjointdpm.tasks.audit.victims import load_victim
 
     check_one_process()
     settings = AuditConfig(
@@ -119,8 +119,8 @@ def audit(
 
 def _replay(path: Path, given: dict[str, str], device: str | None, dtype: str) -> None:
     quiet()
-    from adjointdpm.adversarial import chosen, read_findings
-    from adjointdpm.adversarial import replay as draw_again
+    from adjointdpm.tasks.audit.noise_file import chosen, read_findings
+    from adjointdpm.tasks.audit.noise_file import replay as draw_again
 
     found = read_findings(path)
     model, victim = chosen(found, "model", given.get("model")), chosen(found, "victim", given.get("victim"))

@@ -111,8 +111,8 @@ def _flat(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 def _without_flags(command: str) -> dict[str, Any]:
     """By setting, what the command uses if it has no flag for it: the default."""
-    from adjointdpm.settings import Settings
-    from adjointdpm.tasks.audit import AuditConfig
+    from adjointdpm.optimization.settings import Settings
+    from adjointdpm.tasks.audit.task import AuditConfig
     from adjointdpm.tasks.embed import EmbedConfig
     from adjointdpm.tasks.guide import GuideConfig
     from adjointdpm.tasks.stylize import StylizeConfig

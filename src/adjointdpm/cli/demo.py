@@ -24,12 +24,12 @@ def demo(
     quiet()
     from dataclasses import asdict
 
+    from adjointdpm.engine.gradients import resolve
     from adjointdpm.errors import ModelError, OutputError
-    from adjointdpm.files import check_writable, write_bytes
-    from adjointdpm.gradients import resolve
-    from adjointdpm.networks import load_network
-    from adjointdpm.report import write_report
-    from adjointdpm.run_folder import RunFolder
+    from adjointdpm.metrics.networks import load_network
+    from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.report import write_report
+    from adjointdpm.support.files import check_writable, write_bytes
     from adjointdpm.tasks.demo import demo as run
     from adjointdpm.tasks.demo import demo_config
 

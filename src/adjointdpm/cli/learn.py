@@ -60,7 +60,7 @@ def embed(
 ) -> None:
     """Learn a token for an effect, or a thing, that only a metric knows. Loads in stock diffusers."""
     training, unseen = split_prompts(prompts, held_out)
-    from adjointdpm.optimize import Settings
+    from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.embed import EmbedConfig
     from adjointdpm.tasks.embed import embed as run
 
@@ -137,7 +137,7 @@ def stylize(
 ) -> None:
     """Fine-tune towards the style of one reference picture. --metric adds to its Gram distance. Loads in stock diffusers."""
     training, unseen = split_prompts(prompts, held_out)
-    from adjointdpm.optimize import Settings
+    from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.stylize import StylizeConfig
     from adjointdpm.tasks.stylize import stylize as run
 
@@ -219,7 +219,7 @@ def guide(
     batch = pictures if batch is None else batch
     if pictures % batch:
         raise InvalidInputError(f"--batch {batch} does not divide --pictures {pictures}: every iteration moves all of them")
-    from adjointdpm.optimize import Settings
+    from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.guide import GuideConfig
     from adjointdpm.tasks.guide import guide as run
 
@@ -280,10 +280,10 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     quiet()
     from dataclasses import asdict
 
-    from adjointdpm.processes import Processes
-    from adjointdpm.recognition import recogniser_for
-    from adjointdpm.report import write_report
-    from adjointdpm.run_folder import RunFolder
+    from adjointdpm.metrics.subject_recognition import recogniser_for
+    from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.report import write_report
+    from adjointdpm.support.distributed import Processes
 
     metric = settings.resolve_metric()
     task = run.__name__

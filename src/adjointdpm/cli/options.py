@@ -67,8 +67,8 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
     """
     import torch
 
-    from adjointdpm.models import load
-    from adjointdpm.processes import Processes
+    from adjointdpm.pipelines import load
+    from adjointdpm.support.distributed import Processes
 
     if dtype not in _DTYPES:
         raise UnknownNameError(f"--dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")

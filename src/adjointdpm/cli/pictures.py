@@ -33,8 +33,8 @@ def generate(
     quiet()
     import torch
 
-    from adjointdpm.files import check_writable, write_bytes
-    from adjointdpm.run_folder import png
+    from adjointdpm.runs.folder import png
+    from adjointdpm.support.files import check_writable, write_bytes
 
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
@@ -49,8 +49,8 @@ def generate(
 
 def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
     """Write report.html of a run folder again."""
-    from adjointdpm.report import write_report
-    from adjointdpm.run_folder import RunFolder
+    from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.report import write_report
 
     typer.echo(str(write_report(RunFolder(folder))))
 

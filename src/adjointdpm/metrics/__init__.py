@@ -8,15 +8,15 @@ from adjointdpm.errors import InvalidTypeError, MetricError
 from adjointdpm.metrics.base import FunctionMetric, Metric, check_scores, probe
 from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.color import MOODS, ColorStatistics
-from adjointdpm.metrics.gram import GramStyle
-from adjointdpm.metrics.pair import EffectPair
-from adjointdpm.metrics.reference import Reference
-from adjointdpm.metrics.safety import SafetyFilter
-from adjointdpm.metrics.similarity import TextSimilarity
+from adjointdpm.metrics.effect_pair import EffectPair
+from adjointdpm.metrics.gram_style import GramStyle
+from adjointdpm.metrics.picture_distance import Reference
+from adjointdpm.metrics.safety_filter import SafetyFilter
 from adjointdpm.metrics.structure import Structure, structure_distance
-from adjointdpm.metrics.weighted import WeightedSum
-from adjointdpm.named import build_named
-from adjointdpm.user_code import load_function
+from adjointdpm.metrics.text_similarity import TextSimilarity
+from adjointdpm.metrics.weighted_sum import WeightedSum
+from adjointdpm.support.named_options import build_named
+from adjointdpm.support.user_code import load_function
 
 METRICS: dict[str, Callable[..., Metric]] = {
     "color": ColorStatistics,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
-from adjointdpm.named import quoted
-from adjointdpm.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
+from adjointdpm.metrics.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
+from adjointdpm.support.named_options import quoted
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from adjointdpm import gradients, metrics, samplers
+from adjointdpm import metrics
+from adjointdpm.engine import gradients, samplers
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.metrics import Metric
-from adjointdpm.optimize import Settings
+from adjointdpm.optimization.loop import Settings
 from adjointdpm.variables import Example
 
 # Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two sets.

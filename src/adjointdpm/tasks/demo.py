@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.judge import Judge
-from adjointdpm.optimize import Interrupted, Settings
-from adjointdpm.recognition import judge_prompts
-from adjointdpm.report import write_report
-from adjointdpm.run_folder import RunFolder
-from adjointdpm.storyboard import Band, write_storyboard
-from adjointdpm.tasks.audit import AuditConfig, audit
+from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.subject_recognition import judge_prompts
+from adjointdpm.optimization.loop import Interrupted, Settings
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.report import write_report
+from adjointdpm.runs.storyboard import Band, write_storyboard
+from adjointdpm.tasks.audit.task import AuditConfig, audit
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 

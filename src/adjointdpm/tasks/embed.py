@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adjointdpm.optimize import Record
-from adjointdpm.recognition import Recogniser
-from adjointdpm.run_folder import RunFolder
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.loop import Record
+from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import TaskConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import Example, TokenEmbedding

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.intervals import bootstrap_interval, clustered_share_interval
 from adjointdpm.metrics import Metric, WeightedSum, structure_distance
-from adjointdpm.recognition import Recogniser
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.tasks.confidence_intervals import bootstrap_interval, clustered_share_interval
 from adjointdpm.variables import Example
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
-from adjointdpm.gradients import resolve as resolve_gradient
-from adjointdpm.models.inverted import invert
-from adjointdpm.optimize import Record
-from adjointdpm.pictures import read_picture
-from adjointdpm.recognition import Recogniser
-from adjointdpm.rendering import Renderer
-from adjointdpm.run_folder import RunFolder
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.loop import Record
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.inversion import invert
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, check_sampling, number, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from adjointdpm import metrics
-from adjointdpm.gradients import resolve as resolve_gradient
-from adjointdpm.measure import gradient_error, is_exact, peak_memory_bytes, versions
+from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.metrics import Metric
-from adjointdpm.optimize import Record, optimize
-from adjointdpm.processes import Processes
-from adjointdpm.recognition import Recogniser
-from adjointdpm.rendering import Renderer
-from adjointdpm.run_folder import RunFolder
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.gradient_check import gradient_error, is_exact, peak_memory_bytes, versions
+from adjointdpm.optimization.loop import Record, optimize
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sets, TaskConfig
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.variables import Example, Variable

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.files import write_bytes
+from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Variable
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze
 

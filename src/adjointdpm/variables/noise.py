@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError, InvalidInputError, InvalidTypeError, ShapeError, UnknownNameError
-from adjointdpm.files import write_bytes
+from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Example, Inputs, Variable
 
 Within = Literal["free", "shell", "linf", "l2"]

@@ -10,8 +10,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError, PromptError
-from adjointdpm.files import write_bytes
-from adjointdpm.models.model import DiffusionModel
+from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Inputs, Variable
 
 

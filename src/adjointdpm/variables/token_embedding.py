@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
-from adjointdpm.files import write_bytes
+from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Example, Inputs, Variable
 
 _NEUTRAL = ("style", "picture", "image")

@@ -1,0 +1,1 @@
+"""Measurements behind the documentation: each is run as `python -m benchmarks.NAME`."""

@@ -1,1 +1,0 @@
-"""The gradient benchmark: how far every method is from exact, and what each percent costs; run by `adjointdpm bench gradients`."""

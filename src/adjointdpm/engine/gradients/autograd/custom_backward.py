@@ -1,0 +1,174 @@
+"""Methods whose backward pass is their own: sampling without a graph, and one autograd node that stands for the whole solve."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adjointdpm.engine.gradients.autograd.captured_tensors import REMEDY, captured_leaves, check_wanted, unknown_leaves
+from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
+from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
+from adjointdpm.engine.plan import NetworkCall
+from adjointdpm.engine.problem import Problem
+from adjointdpm.errors import CapturedTensorError, UnsupportedError
+
+
+class BackwardSolve(ABC):
+    """One solve: samples forwards, and hands back the gradients of all that went in.
+
+    Attributes:
+        problem: the problem on detached inputs of its own, so that a network graph ends in them.
+        inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then weights and captured tensors.
+        wanted: those of them that do.
+        totals: their gradients so far.
+        draws: random numbers that the network drew in the forward pass.
+        retain_graph: whether the running backward pass may be followed by another one.
+
+    """
+
+    retain_graph = False
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem.detached()
+        self.problem.start.requires_grad_()
+        self.inputs: list[Tensor] = []
+        self.wanted: list[Tensor] = []
+        self.totals: list[Tensor | None] = []
+        self.tensors: list[Tensor] = []  # whose values the backward pass needs
+        self.versions: list[int] = []
+        self.draws = Draws(problem.start.device, problem.denoiser)
+        device = problem.start.device.type
+        self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    @abstractmethod
+    def sample(self, first_output: Tensor) -> Float[Tensor, "batch *shape"]:
+        """Return x_0, without a graph; `first_output` is the network's output at the first call, already known."""
+
+    @abstractmethod
+    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Float[Tensor, "batch *shape"]:
+        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0; without `noise_wanted` any tensor will do.
+
+        On the way `add` what the inputs get, and `problem.report_costate` those of the states in between.
+        """
+
+    def first_call(self) -> Tensor:
+        """The network's output at the first call, with a graph to look for captured tensors in."""
+        call = self.problem.plan.network_calls[0]
+        with self.draws.recorded(call.data):
+            return self.network(self.problem.start, call.time)
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's guided output."""
+        problem = self.problem
+        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
+
+    def value(self, call: NetworkCall, x: Tensor) -> Tensor:
+        """The network's guided output at `call` in the forward pass, without a graph.
+
+        Raises:
+            CapturedTensorError: the network, a function, uses here what it did not use in the first call.
+
+        """
+        with self.draws.recorded(call.data):
+            if isinstance(self.problem.denoiser.network, nn.Module):
+                with torch.no_grad():
+                    return self.network(x, call.time)
+            # What a function captures is known from graphs alone: this one is looked through, and dropped.
+            (output,), found = captured_leaves(lambda: (self.network(x, call.time),), self.inputs)
+        self._refuse(found)
+        assert output is not None
+        return output
+
+    def check_captured(self, output: Tensor, x: Tensor) -> None:
+        """Check that the graph of the network's `output` ends in the state `x` and in `inputs` only.
+
+        Raises:
+            CapturedTensorError: it ends in something that the first call did not use.
+
+        """
+        # Of all parameters, also those that were made to require grad after sampling.
+        self._refuse(unknown_leaves((output,), [x, *self.inputs, *self.problem.denoiser.parameters()]))
+
+    def _refuse(self, found: list[Tensor]) -> None:
+        if found:
+            raise CapturedTensorError(
+                f"the denoiser uses a captured tensor of shape {tuple(found[0].shape)} that requires grad, but not at its first time; "
+                f"this gradient method looks for such tensors in the first call: {REMEDY}"
+            )
+
+    def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(x̂_0, ε) from the network's output."""
+        return self.problem.denoiser.split(output, x, call.alpha, call.sigma)
+
+    def add(self, gradients: Sequence[Tensor | None], weight: float) -> None:
+        """Add `weight` times the gradients of `wanted` to the totals."""
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                total = self.totals[i]
+                self.totals[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+
+    def solve(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> list[Tensor | None]:
+        """Gradients for x_T and every input, None where none is wanted.
+
+        Raises:
+            ChangedTensorError: one of them has been changed in place since.
+
+        """
+        check_unchanged(self.tensors, self.versions, BETWEEN)
+        check_wanted(self.wanted)
+        self.totals = [None] * len(self.wanted)
+        with torch.autocast(self._autocast[0], dtype=self._autocast[1], enabled=self._autocast[2]):
+            gradient = gradient.to(result.dtype)
+            self.problem.report_costate(self.problem.plan.steps - 1, gradient)
+            a = self.costate(result, gradient, noise_wanted)
+        if noise_wanted:
+            self.problem.report_costate(-1, a)
+        found = {id(tensor): total for tensor, total in zip(self.wanted, self.totals, strict=True)}
+        return [a if noise_wanted else None, *(found.get(id(tensor)) for tensor in self.inputs)]
+
+
+def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batch *shape"]:
+    """x_0, attached to the graph of all that requires grad in `problem` through `backward`, made for it.
+
+    Raises:
+        CapturedTensorError: the network uses a tensor computed outside of it that requires grad.
+
+    """
+    if not torch.is_grad_enabled():
+        return problem.run(problem.denoiser.output)
+    parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
+    own = backward.problem.inputs
+    (output,), captured = captured_leaves(lambda: (backward.first_call(),), [backward.problem.start, *own, *parameters])
+    assert output is not None
+    backward.inputs = [*own, *parameters, *captured]
+    backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
+    tensors = [problem.start, *problem.inputs, *parameters, *captured]
+    if not any(tensor.requires_grad for tensor in tensors):
+        return backward.sample(output)
+    frozen = [p for p in problem.denoiser.parameters() if not p.requires_grad]
+    backward.tensors = [*tensors, *frozen]
+    backward.versions = versions(backward.tensors)
+    return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backward: BackwardSolve, first_output: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.backward_solve = backward
+        result = backward.sample(first_output)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise UnsupportedError(
+                "create_graph=True asks for a gradient that can be differentiated again, which this gradient method cannot give; "
+                "use Checkpoint() or Backprop()"
+            )
+        (result,) = ctx.saved_tensors
+        ctx.backward_solve.retain_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
+        return (None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[2]))

@@ -1,0 +1,69 @@
+"""What a sampler is: coefficients on a grid."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.engine.ode import Integrator
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.errors import UnsupportedError
+
+
+class Sampler(ABC):
+    """Builds the plan that takes x_T along a grid to x_0."""
+
+    @abstractmethod
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+        """The linear program on `grid`, N + 1 decreasing times."""
+
+    @abstractmethod
+    def calls(self, steps: int) -> int:
+        """The number of network calls that `steps` steps make."""
+
+    @property
+    def integrator(self) -> Integrator | None:
+        """The ODE rule that this sampler is, if it is one that the continuous adjoint can use too."""
+        return None
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the sampler follows the probability-flow ODE, without noise of its own."""
+        return True
+
+    def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        """The noise number `index` of a stochastic sampler, in the shape, dtype and device of `like`."""
+        raise UnsupportedError(f"{type(self).__name__} is deterministic and draws no noise")
+
+    def for_samples(self, numbers: Sequence[int]) -> Self:
+        """The same with the noise of samples of these numbers, one for each row of the batch; itself if it is deterministic."""
+        return self
+
+
+def standard_normal(like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0) -> Float[Tensor, "batch *shape"]:
+    """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the device or the process.
+
+    Drawn on the CPU in float32, so that every device and dtype sees the same numbers.
+    """
+    generator = torch.Generator("cpu")
+    samples = []
+    for i in range(first, first + len(like)):
+        generator.manual_seed(mix(seed, stream, i))
+        samples.append(torch.randn(like.shape[1:], generator=generator))
+    return torch.stack(samples).to(like.device, like.dtype)
+
+
+def mix(*words: int) -> int:
+    """One 64-bit seed from several integers (the finaliser of SplitMix64, Steele et al. 2014)."""
+    mask = (1 << 64) - 1
+    state = 0
+    for word in words:
+        state = (state + word + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state

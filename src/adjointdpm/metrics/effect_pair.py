@@ -1,0 +1,73 @@
+"""An effect that is shown by a pair of pictures: how much of the change from the first to the second a picture has."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adjointdpm.errors import InvalidInputError
+from adjointdpm.metrics.base import Images, Metric, Scores
+from adjointdpm.metrics.gram_style import GramStyle
+from adjointdpm.metrics.reference_picture import Picture, reference_name
+
+_LEAST = 1e-4  # of a layer's Gram matrix: a smaller change is what saving a picture as JPEG does to it
+
+
+@dataclass(frozen=True, eq=False)
+class EffectPair(Metric):
+    """0 where a picture's textures and colours are as far along as the second picture's, 1 where they are no further than the first's.
+
+    mean over layers of (1 − p)², p = <G(x) − G(before), D> / <D, D>, D = G(after) − G(before), with the Gram matrices G of `GramStyle`.
+    What both pictures show cancels in D, so that it is the effect and not its example that is asked for; a change of G at right angles to D
+    costs nothing. A pair says little about pictures that differ much from it without the effect: choose a plain one of their kind.
+
+    Args:
+        before: a picture without the effect: a file, or a tensor [3, H, W] in [0, 1].
+        after: the same with the effect.
+        network, size: as `GramStyle` takes them.
+
+    Raises:
+        InvalidInputError: a picture that cannot be read, an impossible size, or two pictures that the network cannot tell apart.
+        UnknownNameError, ModelError, MetricError: see `GramStyle`.
+
+    """
+
+    before: Picture
+    after: Picture
+    network: str | nn.Module = "efficientnet-lite0"
+    size: int = 128
+    smallest: int = field(default=8, init=False)
+
+    def __post_init__(self) -> None:
+        sizes = [change.norm() / max(first.norm().item(), 1e-12) for first, change in self._changes]
+        if not all(size > _LEAST for size in sizes):
+            raise InvalidInputError(
+                f"pair metric: {reference_name(self.before)} and {reference_name(self.after)} look the same to {self.network}; the second "
+                "must show the effect"
+            )
+
+    @property
+    def name(self) -> str:
+        """The text that makes this metric, less its network and size."""
+        return f"pair:before={reference_name(self.before)},after={reference_name(self.after)}"
+
+    def __call__(self, images: Images) -> Scores:
+        """How far each picture is from the second, as a share of the way from the first."""
+        scores = []
+        for matrix, (first, change) in zip(self._first.grams(images), self._changes, strict=True):
+            first, change = first.to(matrix), change.to(matrix)
+            share = ((matrix - first) * change).sum((1, 2)) / change.square().sum()
+            scores.append((1 - share).square())
+        return torch.stack(scores).mean(0)
+
+    @cached_property
+    def _first(self) -> GramStyle:
+        return GramStyle(self.before, self.network, self.size)
+
+    @cached_property
+    def _changes(self) -> list[tuple[Float[Tensor, "1 C C"], Float[Tensor, "1 C C"]]]:
+        """Each layer's Gram matrix of the first picture, and its change to the second."""
+        second = GramStyle(self.after, self.network, self.size)
+        return [(a, b - a) for a, b in zip(self._first.targets, second.targets, strict=True)]

@@ -1,0 +1,40 @@
+"""Networks where the pictures are."""
+
+import copy
+from collections.abc import Hashable
+from itertools import chain
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from adjointdpm.engine.inplace_changes import versions
+
+_Place = tuple[torch.device, torch.dtype]
+# By network, as long as it lives: its copies, each with the state of the network that it was made of.
+_copies: WeakKeyDictionary[nn.Module, dict[_Place, tuple[Hashable, nn.Module]]] = WeakKeyDictionary()
+
+
+def placed(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network on the device and in the dtype of `images`: itself if it is there already, or else a copy.
+
+    The copy is kept for the next call, until the network goes or its weights, its buffers or its training mode change.
+
+    It is not moved, since a shared network may be in the middle of someone else's forward and backward pass.
+    """
+    weights = (w for w in chain(network.parameters(), network.buffers()) if w.is_floating_point())
+    first = next(weights, images)
+    place = (images.device, images.dtype)
+    if (first.device, first.dtype) == place:
+        return network
+    copies, state = _copies.setdefault(network, {}), _state(network)
+    if place not in copies or copies[place][0] != state:
+        copies[place] = state, copy.deepcopy(network).to(*place)
+    return copies[place][1]
+
+
+def _state(network: nn.Module) -> Hashable:
+    """Something that differs after every change of a weight or buffer, in place or by another, and of a module's training mode."""
+    tensors = [*network.parameters(), *network.buffers()]
+    where = tuple(tensor.data_ptr() for tensor in tensors)
+    return where, tuple(versions(tensors)), tuple(module.training for module in network.modules())

@@ -1,0 +1,151 @@
+"""`load`: from a name, a folder or a hub id to a model. Only safetensors are read, and no code that comes with a model is run."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from safetensors import SafetensorError
+from torch import nn
+
+from adjointdpm.errors import ModelError
+from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.families import FAMILIES, from_pipeline, unknown_family
+from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
+
+BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
+INDEX = "model_index.json"
+# What a pipeline's parts may be. No pipelines: a pipeline inside one would have an index of its own.
+COMPONENTS = {
+    "diffusers": ("ModelMixin", "SchedulerMixin"),
+    "transformers": ("PreTrainedModel", "PreTrainedTokenizerBase", "FeatureExtractionMixin", "ImageProcessingMixin"),
+}
+# Old pipelines name these so; diffusers knows what is meant.
+FORMER = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["transformers", "CLIPFeatureExtractor"])
+REFUSED = {
+    "use_safetensors": (None, True),
+    "trust_remote_code": (None, False),
+    "custom_pipeline": (None,),
+    "custom_revision": (None,),
+}
+
+
+def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> DiffusionModel:
+    """Load a pipeline and make it differentiable.
+
+    The weights come frozen (`requires_grad=False`), so that a gradient with respect to noise or a prompt pays for nothing else; call
+    `model.pipe.unet.requires_grad_()`, or add an adapter, to train weights. Only safetensors files are read, and code in a model's
+    repository is never run. A bundled name or a folder causes no network access.
+
+    Args:
+        name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id "owner/model", which is looked up only if
+            nothing called "owner" lies in the working directory. A folder that is called like a bundled model is reached as "./tiny".
+        **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`, `variant`, `safety_checker=None`.
+
+    Raises:
+        ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an unknown class, or with parts that are not
+                diffusers' or transformers' own, weights that cannot be read.
+        ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
+
+    Warns:
+        AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
+
+    """
+    for name, allowed in REFUSED.items():
+        if pipeline_kwargs.get(name) not in allowed:
+            raise ModelError(
+                f"load({name}={pipeline_kwargs[name]!r}) is refused: only safetensors are read, and no code that comes with a model is run"
+            )
+    source, local = _locate(name_or_path)
+    kwargs = {**pipeline_kwargs, "use_safetensors": True}
+    if local:
+        kwargs["local_files_only"] = True
+    index = _read_index(source, local, kwargs)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str) or class_name not in FAMILIES:
+        raise unknown_family(class_name if isinstance(class_name, str) else repr(class_name))
+    _check_parts(source, index)
+    try:
+        pipe = getattr(diffusers, class_name).from_pretrained(source, **kwargs)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{source!r} could not be loaded: {error}") from error
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False)
+    return from_pipeline(pipe)
+
+
+def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:
+    """(where to load from, whether that is a folder)."""
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
+        raise ModelError(f"load({name_or_path!r}): {_known()}")
+    if isinstance(name_or_path, str) and name_or_path in BUNDLED:
+        folder = BUNDLED[name_or_path]
+        if not (folder / INDEX).is_file():
+            raise ModelError(f"the bundled model {name_or_path!r} is not in this installation ({folder}); install adjointdpm again")
+        return str(folder), True
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not any(path.iterdir()):
+            raise ModelError(f"the folder {path} is empty; {_known()}")
+        if not (path / INDEX).is_file():
+            raise ModelError(f"the folder {path} has no {INDEX}, so it is no diffusers pipeline; pipe.save_pretrained(folder) writes one")
+        return str(path), True
+    if path.exists():
+        raise ModelError(
+            f"{path} is a file; pass the folder of a diffusers pipeline (diffusers' from_single_file and save_pretrained convert it)"
+        )
+    if isinstance(name_or_path, str) and is_hub_id(name_or_path):
+        return name_or_path, False
+    raise ModelError(f"there is no model {os.fspath(name_or_path)!r}; {why_no_hub_id(os.fspath(name_or_path))}; {_known()}")
+
+
+def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The pipeline's index, before any weights are read."""
+    try:
+        if local:
+            index = json.loads((Path(source) / INDEX).read_text("utf-8"))
+        else:
+            hub = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only")
+            index = diffusers.DiffusionPipeline.load_config(source, **{name: kwargs[name] for name in hub if name in kwargs})
+    except (OSError, ValueError) as error:
+        if local:
+            raise ModelError(f"{Path(source) / INDEX} cannot be read: {error}") from error
+        why = "the hub cannot be reached, and it is not in the cache" if is_unreachable(error) else str(error)
+        raise ModelError(f"{source!r} is no folder, and as a hub id it cannot be read: {why}; {_known()}") from error
+    return index if isinstance(index, dict) else {}
+
+
+def _check_parts(source: str, index: dict[str, Any]) -> None:
+    """Raise ModelError unless all parts are of classes that come with the libraries, whatever diffusers would do about others.
+
+    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or from any module L that can be imported.
+    """
+    for name, value in index.items():
+        if name.startswith("_") or value is None or value == [None, None] or isinstance(value, bool | int | float):
+            continue
+        if value not in FORMER and not _is_known(value):
+            raise ModelError(
+                f"{source!r}: its {INDEX} says that {name} is {json.dumps(value)}, which is no model, scheduler, tokenizer or image "
+                "processor of this installation of diffusers or transformers; code that comes with a model is never run"
+            )
+        code = Path(source) / name / f"{value[0]}.py"
+        if code.exists():
+            raise ModelError(f"{source!r}: {code} would be run in place of the library's own {name}; delete it if you do not need it")
+
+
+def _is_known(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value) or value[0] not in COMPONENTS:
+        return False
+    library = importlib.import_module(value[0])
+    try:
+        found = getattr(library, value[1], None)
+    except (ImportError, RuntimeError):  # of libraries that import their parts when these are asked for
+        return False
+    return isinstance(found, type) and issubclass(found, tuple(getattr(library, base) for base in COMPONENTS[value[0]]))
+
+
+def _known() -> str:
+    return f"known are the bundled {', '.join(map(repr, BUNDLED))}, a folder with a {INDEX}, or a hub id 'owner/model'"

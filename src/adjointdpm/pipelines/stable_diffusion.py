@@ -1,0 +1,119 @@
+"""Stable Diffusion 1.x and 2.x: a text-conditioned UNet in the latent space of a VAE."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adjointdpm.engine.tree import Tree
+from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
+from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.checks import check_layout, check_prompts
+
+
+class UNet(nn.Module):
+    """A diffusers UNet as `network(x, t, cond)`, `cond` its other tensor arguments by name."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Float[Tensor, "batch channel height width"], t: Float[Tensor, " batch"], cond: dict[str, Any]) -> Tensor:
+        """The UNet's output, in its own prediction.
+
+        Raises:
+            InvalidTypeError: `cond` is no dict.
+
+        """
+        if not isinstance(cond, dict):
+            raise InvalidTypeError(
+                f"this network takes its tensors by name, as model.conditioning(...) gives them, but cond is {type(cond).__name__}; an "
+                'embedding alone is {"encoder_hidden_states": embedding}'
+            )
+        return self.unet(x, t, **cond, return_dict=False)[0]
+
+
+class StableDiffusion(DiffusionModel):
+    """`diffusers.StableDiffusionPipeline`."""
+
+    def __init__(self, pipe: Any) -> None:
+        missing = [name for name in ("unet", "vae", "scheduler") if getattr(pipe, name, None) is None]
+        if missing:
+            raise ModelError(f"the pipeline has no {' and no '.join(missing)}; load it with all its components")
+        channels, latent_channels = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+        if channels != latent_channels:
+            raise ModelError(
+                f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or otherwise conditioned UNet, "
+                "which needs more than a prompt"
+            )
+        self._network = UNet(pipe.unet)
+        super().__init__(pipe)
+
+    @property
+    def network(self) -> UNet:
+        """The pipeline's UNet."""
+        if self._network.unet is not self.pipe.unet:
+            self._network = UNet(self.pipe.unet)
+        return self._network
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The UNet's channels and its `sample_size`."""
+        size = self.pipe.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.pipe.unet.config.in_channels, height, width
+
+    @property
+    def embedding_width(self) -> int:
+        """The width of the UNet's cross-attention."""
+        return self.pipe.unet.config.cross_attention_dim
+
+    def encode(self, prompts: str | Sequence[str]) -> Float[Tensor, "batch length width"]:
+        """As `DiffusionModel.encode`; L is the tokenizer's length."""
+        texts = check_prompts(prompts)
+        self._check_text_encoder()
+        return self.pipe.encode_prompt(texts, self.device, 1, False)[0]
+
+    def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
+        """As `DiffusionModel.decode`, from scaled latents as `generate` and `output_type="latent"` have them."""
+        vae = self.pipe.vae
+        check_layout(latents, "latents", ("B", "C", "H", "W"), {"C": vae.config.latent_channels})
+        dtype = latents.dtype if torch.is_autocast_enabled(latents.device.type) else vae.dtype
+        pictures = vae.decode((latents / vae.config.scaling_factor).to(dtype), return_dict=False)[0]
+        return pictures.to(latents.dtype) / 2 + 0.5
+
+    def conditioning(
+        self,
+        embeds: Float[Tensor, "batch length width"],
+        negative: str | list[str] | Tensor | None,
+        guidance_scale: float,
+    ) -> tuple[Tree, Tree, float]:
+        """The UNet's keyword arguments, as the pipeline passes them."""
+        unet = self.pipe.unet
+        if unet.config.encoder_hid_dim_type == "ip_image_proj":
+            raise UnsupportedError(
+                "the pipeline has an IP-Adapter, whose image prompts are not supported; call pipe.unload_ip_adapter() first"
+            )
+        cond: dict[str, Tensor] = {"encoder_hidden_states": embeds}
+        if unet.config.time_cond_proj_dim is not None:
+            # Distilled for guidance: the scale is an input of the network (Meng et al. 2022, arXiv 2210.03142).
+            scales = torch.full((len(embeds),), guidance_scale - 1)
+            cond["timestep_cond"] = self.pipe.get_guidance_scale_embedding(scales, unet.config.time_cond_proj_dim).to(embeds)
+            return cond, None, 1.0
+        if guidance_scale <= 1:
+            return cond, None, 1.0
+        return cond, {"encoder_hidden_states": self._negative_embeds(negative, embeds)}, guidance_scale
+
+    def _negative_embeds(self, negative: str | list[str] | Tensor | None, embeds: Tensor) -> Tensor:
+        if isinstance(negative, Tensor):
+            return negative
+        self._check_text_encoder()
+        texts = negative if isinstance(negative, list) else [negative or ""]
+        # The pipeline pads them to the length of the embeddings that they stand beside.
+        return self.pipe.encode_prompt(None, self.device, 1, True, negative_prompt=texts, prompt_embeds=embeds[: len(texts)])[1]
+
+    def _check_text_encoder(self) -> None:
+        if self.pipe.text_encoder is None or self.pipe.tokenizer is None:
+            raise PromptError("the pipeline has no text encoder or tokenizer; pass prompt_embeds and negative_prompt_embeds")

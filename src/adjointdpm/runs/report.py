@@ -1,0 +1,133 @@
+"""`report.html`: one file without network access, for a reader who was not there; made from what lies in the run folder."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from adjointdpm.errors import OutputError
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.report_curves import optimisation_svg, success_svg
+from adjointdpm.support.files import write_text
+
+_TEMPLATE = Path(__file__).parent / "report.html.jinja"
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write `report.html` from `result.json`, `history.jsonl` and `images/`; returns its path.
+
+    Raises:
+        OutputError: the folder holds no finished run, or the file cannot be written.
+
+    """
+    result = read_result(folder)
+    try:
+        labels = result["story"]["views"]
+        pictures = [row | {view: _data_uri(folder.path / row[view]) for view in labels} for row in result["pictures"]]
+        trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
+        storyboard = _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
+        facts = _facts(result)
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"score": _score, "percent": _percent, "bytes": _bytes, "prose": prose}
+    html = environment.from_string(_TEMPLATE.read_text()).render(
+        result=result,
+        config=result["config"],
+        story=result["story"],
+        held_out=result["held_out"],
+        held_out_is_new=not result["held_out"].get("same_examples", False),
+        several_prompts=_several_prompts(result),
+        success=result.get("success"),
+        parts=result.get("parts", []),
+        labels=labels,
+        facts=facts,
+        pictures=pictures,
+        trajectory=trajectory,
+        storyboard=storyboard,
+        curve=_curve(folder, result),
+    )
+    return write_text(folder.path / "report.html", html)
+
+
+def read_result(folder: RunFolder) -> dict[str, Any]:
+    """`result.json` of a finished run.
+
+    Raises:
+        OutputError: there is none.
+
+    """
+    try:
+        return json.loads((folder.path / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
+
+
+def prose(text: str) -> Markup:
+    """Escaped text; what stands between backticks becomes code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+
+
+def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top."""
+    held_out, facts = result["held_out"], []
+
+    def add(value: str, label: str) -> None:
+        facts.append({"value": value, "label": label})
+
+    if "success" in result:
+        last = result["success"][-1]
+        low, high = map(_percent, last["interval"])
+        add(
+            _percent(last["rate"]),
+            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % interval {low} – {high})",
+        )
+        if last["random_search"] is not None:
+            add(_percent(last["random_search"]), "random search with as many forward passes")
+    else:
+        where = "picture" if held_out.get("same_examples") else "held-out picture"
+        count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
+        add(f"{_score(held_out['before'])} → {_score(held_out['after'])}", f"metric on {count} (lower is better)")
+        if "recognised" in held_out:
+            shares = held_out["recognised"]
+            add(
+                f"{_percent(shares['before'])} → {_percent(shares['after'])}",
+                "pictures in which an independent judge finds the subject (top 5)",
+            )
+        if _several_prompts(result) and "distinctness" in held_out:
+            add(_percent(held_out["distinctness"]), "of the distance between prompts' pictures remains (mean colour taken out)")
+    minutes, seconds = divmod(round(result["seconds"]), 60)
+    add(f"{minutes} min {seconds:02d} s", f"in all, {result['network_calls']} network calls, peak {_bytes(result['peak_memory_bytes'])}")
+    return facts
+
+
+def _several_prompts(result: dict[str, Any]) -> bool:
+    return len({row["prompt"] for row in result["pictures"]}) > 1
+
+
+def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
+    if "success" in result:
+        return success_svg(result["success"])
+    if "optimisation" in result:
+        return optimisation_svg(folder.read_history(), result["optimisation"]["best_iteration"])
+    return None
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

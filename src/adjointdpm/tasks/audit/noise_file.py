@@ -1,0 +1,172 @@
+"""Files of adversarial noise: everything that replays a finding, in one safetensors file."""
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from adjointdpm.errors import CheckpointError, ModelError
+from adjointdpm.metrics.networks import NETWORKS
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.loading import BUNDLED
+from adjointdpm.support.files import write_bytes
+from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
+from adjointdpm.tasks.audit.victims import load_victim
+from adjointdpm.variables import Example, Noise
+
+_FORMAT = "adjointdpm-adversarial-noise"
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """What such a file holds.
+
+    Args:
+        examples: the prompts, with the seeds of the noises that the attack started from.
+        noise, start: `[n, C, H, W]`.
+        facts: `model`, `victim`, `target`, `prompts`, `steps`, `guidance_scale`, `sampler`, and by example `labels` and `verdicts`.
+
+    """
+
+    examples: list[Example]
+    noise: Tensor
+    start: Tensor
+    facts: dict[str, Any]
+
+
+def write_findings(path: Path, examples: Sequence[Example], goal: Goal, found: Findings, noise: Noise, facts: dict[str, Any]) -> Path:
+    """Write the noises of an attack, and what it takes to draw and to judge them again."""
+    names = goal.victim.groups
+    facts |= {
+        "examples": [list(example) for example in examples],
+        "labels": [names[i] for i in goal.labels.tolist()],
+        "verdicts": [names[i] for i in found.verdicts.tolist()],
+        "within": noise.within,
+        "budget": noise.budget,
+    }
+    tensors = {"noise": found.noise.float().cpu().contiguous(), "start": noise.start.float().cpu().contiguous()}
+    return write_bytes(path, save(tensors, metadata={"format": _FORMAT, "facts": json.dumps(facts)}))
+
+
+def read_findings(path: Path) -> Adversarial:
+    """Read what `write_findings` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or something else; or a fact that the replay needs is missing or impossible.
+
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+            facts = json.loads(metadata["facts"])
+            _check_facts(facts)
+            examples = [Example(*example) for example in facts.pop("examples")]
+            found = Adversarial(examples, file.get_tensor("noise"), file.get_tensor("start"), facts)
+        for name, tensor in (("noise", found.noise), ("start", found.start)):
+            if tensor.ndim != 4 or len(tensor) != len(found.examples) or not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise ValueError(f"its {name} must be finite numbers [{len(found.examples)}, C, H, W], not {tuple(tensor.shape)}")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no file of adversarial noise that could be replayed: {error}") from error
+    return found
+
+
+def chosen(found: Adversarial, what: Literal["model", "victim"], given: str | None = None) -> str:
+    """The model or the victim to replay with: what the user gives, or else what the file names if it comes with this package.
+
+    A victim may be code and a model be looked up on the network; neither is for a file to decide that comes from somebody else.
+
+    Raises:
+        ModelError: nothing is given, and the file names something else; the message says what.
+
+    """
+    recorded = found.facts[what]
+    if given is not None:
+        return given
+    if _is_bundled(what, recorded):
+        return recorded
+    raise ModelError(
+        f"the file was made with the {what} {recorded!r}, which does not come with this package: a file may not choose what is run or "
+        f"looked up. If you trust it, name it yourself: --{what} {shlex.quote(recorded or what.upper())}"
+    )
+
+
+@torch.no_grad()
+def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[dict[str, Any]]:
+    """Draw the pictures again and ask the victim again.
+
+    Args:
+        model: what `adjointdpm.load` returns.
+        found: what `read_findings` returns.
+        victim: as `load_victim` takes it; None for the one on file, see `chosen`.
+
+    Returns:
+        A row for each example: `prompt`, `seed`, `label`, `was`, the verdict on file, `now`, and `picture`, `[3, H, W]`.
+
+    Raises:
+        ModelError: the victim on file is not bundled, and none is given.
+
+    """
+    facts = found.facts
+    judge = load_victim(chosen(found, "victim", victim), facts["prompts"])
+    render = Renderer(model, facts["steps"], facts["guidance_scale"], facts["sampler"])
+    noise = Noise(found.examples, found.noise, within="free")
+    pictures = as_saved(render.look(found.examples, noise))
+    now = [judge.groups[i] for i in judge.verdicts(pictures).tolist()]
+    rows = zip(found.examples, facts["labels"], facts["verdicts"], now, pictures, strict=True)
+    return [{"prompt": e.prompt, "seed": e.seed, "label": label, "was": was, "now": is_, "picture": p} for e, label, was, is_, p in rows]
+
+
+def replay_command(path: Path | str, model: str, victim: str) -> str:
+    """The command line that replays a file, with what the file may not choose."""
+    named_again = [("model", model), ("victim", victim)]
+    flags = [word for what, name in named_again if not _is_bundled(what, name) for word in (f"--{what}", name or what.upper())]
+    return shlex.join(["adjointdpm", "audit", "--replay", str(path), *flags])
+
+
+def _is_bundled(what: str, name: str) -> bool:
+    return name in BUNDLED if what == "model" else name.partition(":")[0] in NETWORKS
+
+
+def _check_facts(facts: Any) -> None:
+    """Raise ValueError unless all facts are there and of their kind, one of each list's for each example."""
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    def pairs(value: Any) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int for item in value
+        )
+
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no mapping")
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "model": (lambda value: isinstance(value, str), "a text"),
+        "victim": (lambda value: isinstance(value, str), "a text"),
+        "target": (lambda value: value is None or isinstance(value, str), "a text or null"),
+        "prompts": (texts, "a list of texts"),
+        "steps": (lambda value: type(value) is int and value > 0, "a positive whole number"),
+        "guidance_scale": (lambda value: value is None or number(value), "a number or null"),
+        "sampler": (lambda value: value is None or isinstance(value, str), "a text or null"),
+        "examples": (pairs, "a list of prompts and seeds"),
+        "labels": (texts, "a list of texts"),
+        "verdicts": (texts, "a list of texts"),
+    }
+    for name, (right, kind) in kinds.items():
+        if name not in facts or not right(facts[name]):
+            raise ValueError(f"{name} must be {kind}, not {facts.get(name, 'missing')!r}")
+    if not len(facts["examples"]) == len(facts["labels"]) == len(facts["verdicts"]):
+        raise ValueError("it has not one label and one verdict for each example")

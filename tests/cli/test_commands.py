@@ -1,0 +1,128 @@
+"""The command line: mistakes are one clear line and exit code 2, before anything expensive."""
+
+import os
+import sys
+
+import pytest
+from PIL import Image
+
+from adjointdpm import cli
+from adjointdpm.cli import terminal
+from helpers.tiny_pipelines import tiny_pipeline
+
+
+@pytest.fixture(autouse=True)
+def restored_state():
+    """Commands change settings of the process; a test must not leave them to the next."""
+    import torch
+
+    before = dict(os.environ)
+    yield
+    torch.set_flush_denormal(False)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line."""
+    monkeypatch.setattr(sys, "argv", ["adjointdpm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    code = exit_info.value.code
+    out, err = capsys.readouterr()
+    return code if isinstance(code, int) else 0, out, err
+
+
+def test_help_names_the_commands(monkeypatch, capsys) -> None:
+    code, out, _ = run(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in ("demo", "embed", "stylize", "audit", "guide", "generate", "report"))
+
+
+def test_generate_writes_pictures_and_never_overwrites_unasked(monkeypatch, capsys, tmp_path) -> None:
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
+    arguments = ("generate", "Red fox!", "--model", tmp_path / "model", "--batch", 2, "--steps", 2, "--seed", 3, "--out", tmp_path / "out")
+    code, out, _ = run(monkeypatch, capsys, *arguments)
+    files = sorted((tmp_path / "out").iterdir())
+    assert code == 0
+    assert [file.name for file in files] == ["red-fox-3-0.png", "red-fox-3-1.png"]
+    assert out.split() == [str(file) for file in files]
+    assert Image.open(files[0]).size == Image.open(files[1]).size
+    assert files[0].read_bytes() != files[1].read_bytes()
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "--force" in err
+    first = files[0].read_bytes()
+    files[0].write_bytes(b"")
+    assert run(monkeypatch, capsys, *arguments, "--force")[0] == 0
+    assert files[0].read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "  "), "prompt is empty"),
+        (("generate", "a fox", "--model", "no-such-model"), "no-such-model"),
+        (("demo", "--gradient", "exakt"), "exact"),
+        (("report", "nothing-here"), "no finished run"),
+    ],
+)
+def test_mistakes_are_one_line_on_stderr(monkeypatch, capsys, tmp_path, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_sampler_lists_the_known_ones(monkeypatch, capsys, tmp_path) -> None:
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
+    code, _, err = run(
+        monkeypatch, capsys, "generate", "fox", "--model", tmp_path / "model", "--sampler", "oiler", "--out", tmp_path / "out"
+    )
+    assert code == 2
+    assert "euler" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(monkeypatch, capsys, tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for flags in ((), ("--force",), ("--resume",)):
+        code, _, err = run(monkeypatch, capsys, "demo", "--out", tmp_path, *flags)
+        assert code == 2
+        assert str(tmp_path) in err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_storyboard_that_cannot_be_written_is_refused_before_the_work(monkeypatch, capsys, tmp_path) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the demo was run")
+
+    monkeypatch.setattr("adjointdpm.tasks.demo.demo", work)
+    for path, message in ((tmp_path / "missing" / "story.png", "missing: No such file"), (tmp_path, "is a folder")):
+        code, _, err = run(monkeypatch, capsys, "demo", "--only-embed", "--out", tmp_path / "run", "--storyboard", path)
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
+
+
+def test_the_command_to_repeat_a_run_leaves_out_what_to_do_with_an_earlier_one(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/adjointdpm", "demo", "--force", "--out", "my runs"])
+    assert terminal.command_line() == "adjointdpm demo --out 'my runs'"
+
+
+def test_a_signal_during_a_run_ends_in_its_own_words(monkeypatch, capsys) -> None:
+    from adjointdpm.optimization.loop import Interrupted
+    from adjointdpm.runs import report
+
+    def interrupted(_: object) -> None:
+        raise Interrupted("stopped after iteration 3, saved in x; resume to go on")
+
+    monkeypatch.setattr(report, "write_report", interrupted)  # of a command that is quick to come there
+    code, _, err = run(monkeypatch, capsys, "report", "x")
+    assert code == 130
+    assert err.strip() == "stopped after iteration 3, saved in x; resume to go on"

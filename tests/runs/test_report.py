@@ -1,0 +1,243 @@
+"""The report: one file, everything in it, nothing loaded from elsewhere."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from adjointdpm import errors
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.report import read_result, write_report
+from adjointdpm.runs.storyboard import Band, write_storyboard
+
+VALUES = {"metric": 0.5, "drift": 0.1, "objective": 0.55}
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    """A finished run with made-up figures."""
+    folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
+    views = ("before", "existing_word", "after")
+    pictures = []
+    for i, prompt in enumerate(["a <b>fox</b>", "an owl"]):
+        row = {"prompt": prompt, "seed": 40 + i}
+        for view, path in zip(views, folder.write_images([f"{i}_{view}" for view in views], torch.rand(3, 3, 16, 16)), strict=True):
+            row[view] = str(path.relative_to(folder.path))
+        pictures.append(row)
+    shares = {"before": 0.75, "existing_word": 0.5, "after": 0.7}
+    folder.write_history(
+        [{"iteration": 0, "validation": VALUES}, {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0}]
+    )
+    folder.write_result(
+        {
+            "task": "demo",
+            "metric": {"name": "color:mood=dusk", "before": 0.6, "after": 0.1},
+            "held_out": {
+                "before": 0.6125,
+                "existing_word": 0.3,
+                "after": 0.1234,
+                "change": -0.489,
+                "interval": [-0.5, -0.4],
+                "examples": 2,
+                "structure_distance": 0.2,
+                "structure_distance_unrelated": 0.7,
+                "distinctness": 0.9,
+                "recognised": shares,
+            },
+            "pictures": pictures,
+            "artefact": "learned_embeds.safetensors",
+            "optimisation": {"best_iteration": 1, "iterations": 1, "stopped": "all iterations done"},
+            "gradient": {
+                "method": "adjoint",
+                "class": "Adjoint()",
+                "exact": False,
+                "error": [{"prompt": "a fox", "seed": 1, "cosine": 0.98765, "relative_error": 0.1234}],
+            },
+            "seconds": 125.0,
+            "seconds_optimising": 100.0,
+            "resumed": False,
+            "peak_memory_bytes": 1_234_000_000,
+            "network_calls": 4321,
+            "network_calls_by_purpose": {"optimising": 4000, "evaluating": 321, "checking the gradient": 0},
+            "seed": 0,
+            "command": "adjointdpm demo --gradient adjoint",
+            "versions": {"torch": "2"},
+            "story": {
+                "title": "A word: `<dusk>`",
+                "lead": "Through 50 sampler steps, <i>so to speak</i>.",
+                "views": {"before": "untouched", "existing_word": "existing word", "after": "with <dusk>"},
+                "how": ["It started at `purple`."],
+                "use": "Load it:",
+                "code": ['pipe.load_textual_inversion("learned_embeds.safetensors")'],
+            },
+            "config": {
+                "prompts": ["a swan"],
+                "held_out": ["a <b>fox</b>", "an owl"],
+                "validation": 4,
+                "steps": 50,
+                "guidance_scale": 5.0,
+                "gradient": "adjoint",
+                "optimisation": {"preservation": 0.5, "learning_rate": 0.01, "batch": 2, "accumulate": 1, "max_gradient_norm": 1.0},
+            },
+        }
+    )
+    return folder
+
+
+def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', html)
+    assert len([source for source in sources if source.startswith("data:image/png;base64,")]) == 6
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in html
+    assert "@import" not in html
+
+
+def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    for text in (
+        "0.613 → 0.123",
+        "75% → 70%",
+        "90%",
+        "2 min 05 s",
+        "4321",
+        "1.23 GB",
+        "0.9877",
+        "Through 50 sampler steps",
+        "<code>purple</code>",
+        "adjointdpm demo --gradient adjoint",
+    ):
+        assert text in html, text
+
+
+def change(folder: RunFolder, **values: dict | list) -> None:
+    """Change the result: a dict updates the one that is there."""
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    for key, value in values.items():
+        result[key] = value if isinstance(value, list) else result[key] | value
+    path.write_text(json.dumps(result))
+
+
+def test_an_approximate_gradient_comes_with_its_own_estimate_if_there_is_one(folder: RunFolder) -> None:
+    assert "estimated its own relative error" not in write_report(folder).read_text()
+    change(folder, gradient={"estimate": 0.0321})
+    assert "estimated its own relative error at 0.032" in write_report(folder).read_text()
+
+
+def test_the_parts_of_a_weighted_sum_have_a_row_each(folder: RunFolder) -> None:
+    change(folder, held_out={"parts": {"color": {"before": 0.111, "existing_word": 0.222, "after": 0.333}}})
+    assert "<td>part: color</td><td>0.111</td><td>0.222</td><td>0.333</td>" in write_report(folder).read_text()
+
+
+def test_pictures_of_one_prompt_are_not_called_pictures_of_several(folder: RunFolder) -> None:
+    assert "different prompts" in write_report(folder).read_text()
+    rows = read_result(folder)["pictures"]
+    change(folder, pictures=[row | {"prompt": "an owl"} for row in rows], config={"prompts": ["an owl", "an owl"]})
+    change(folder, optimisation={"validation_examples": 2})
+    html = write_report(folder).read_text()
+    assert "different prompts" not in html
+    assert "distance between prompts" not in html
+    assert "Training prompts: an owl.</p>" in html
+    assert "best on 2 validation" in html
+
+
+def test_an_approximate_gradient_that_nobody_measured_says_so(folder: RunFolder) -> None:
+    change(folder, gradient={"error": []})
+    assert "was not measured in this run" in write_report(folder).read_text()
+
+
+def test_what_users_wrote_is_escaped(folder: RunFolder) -> None:
+    html = write_report(folder).read_text()
+    assert "<b>fox" not in html
+    assert "&lt;b&gt;fox" in html
+    assert "<dusk>" not in html
+    assert "<i>" not in html
+    assert "<code>&lt;dusk&gt;</code>" in html
+
+
+def test_an_exact_gradient_is_called_exact(folder: RunFolder) -> None:
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    result["gradient"] |= {"method": "exact", "exact": True, "error": []}
+    path.write_text(json.dumps(result))
+    html = write_report(folder).read_text()
+    assert "It is exact" in html
+    assert "approximate" not in html
+
+
+def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) -> None:
+    result = read_result(folder)
+    band = Band(folder, result, {"before": "untouched", "after": "with <dusk>"})
+    picture = Image.open(write_storyboard([band], tmp_path / "story.png", columns=2))
+    assert picture.size == (108 + 118 + 112 + 8, 118 + 112 + 16)
+    shown = picture.crop((108, 8 + 118, 108 + 112, 8 + 118 + 112))
+    assert shown.tobytes() == Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB").resize((112, 112), 1).tobytes()
+    (folder.path / result["pictures"][1]["before"]).unlink()
+    with pytest.raises(errors.OutputError, match="cannot be read"):
+        write_storyboard([band], tmp_path / "story.png")
+
+
+def test_an_unfinished_run_has_no_report(tmp_path) -> None:
+    with pytest.raises(errors.OutputError, match="no finished run") as error:
+        write_report(RunFolder.open(tmp_path / "new", {}))
+    assert str(error.value).count("no finished run") == 1
+
+
+def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolder) -> None:
+    path = folder.path / "result.json"
+    result = json.loads(path.read_text())
+    row = {"budget": 0.1, "rate": 0.5, "interval": [0.2, 0.8], "fooled": 0.6, "random_search": None, "transfer": None, "transfer_of": None}
+    row |= {"judge_agrees": 0.9, "iterations": 4.5, "naturalness": {"norm_ratio": 1.01}}
+    result["success"] = [
+        row,
+        row | {"budget": 0.3, "rate": 0.9, "interval": [0.6, 0.98], "random_search": 0.31, "transfer": 0.25, "transfer_of": 4},
+    ]
+    del result["optimisation"]
+    path.write_text(json.dumps(result))
+    html = write_report(folder).read_text()
+    for text in (
+        "Success by budget",
+        "20% – 80%",
+        "on 2 prompts (95 % interval 60% – 98%)",
+        "31%",
+        "25% of 4",
+        "norm ratio",
+        "1.010",
+        "<svg",
+    ):
+        assert text in html, text
+
+
+def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:
+    config = {"task": "embed", "model": "tiny", "seed": 0, "nested": {"steps": 5}}
+    folder = RunFolder.open(tmp_path / "run", config)
+    folder.write_history([{"iteration": 0}])
+    with pytest.raises(errors.OutputError, match="--resume"):
+        RunFolder.open(tmp_path / "run", config)
+    assert RunFolder.open(tmp_path / "run", config, resume=True).read_history() == [{"iteration": 0}]
+    with pytest.raises(errors.CheckpointError, match="seed: 0 then, 1 now"):
+        RunFolder.open(tmp_path / "run", config | {"seed": 1}, resume=True)
+    assert RunFolder.open(tmp_path / "run", config, force=True).read_history() == []
+
+
+def test_force_does_not_delete_what_is_no_run(tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(errors.OutputError, match="no run"):
+        RunFolder.open(tmp_path, {}, force=True)
+    with pytest.raises(errors.OutputError, match="is a file"):
+        RunFolder.open(tmp_path / "thesis.tex", {})
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_resuming_nothing_is_an_error(tmp_path) -> None:
+    with pytest.raises(errors.CheckpointError, match="no run"):
+        RunFolder.open(tmp_path / "none", {}, resume=True)
+
+
+def test_a_history_line_that_was_cut_off_is_left_out(tmp_path) -> None:
+    folder = RunFolder.open(tmp_path / "run", {})
+    (folder.path / "history.jsonl").write_text('{"iteration": 0}\n{"itera')
+    assert folder.read_history() == [{"iteration": 0}]

@@ -1,0 +1,90 @@
+"""guide: the lines in its report draw its pictures, from every start and with every sampler; and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from adjointdpm import errors
+from adjointdpm.optimization.loop import Settings
+from adjointdpm.pipelines import load
+from adjointdpm.pipelines.loading import BUNDLED
+from adjointdpm.runs.folder import RunFolder, png
+from adjointdpm.support.picture_files import read_picture
+from adjointdpm.tasks.guide import GuideConfig, guide
+
+PROMPT = "a noto emoji of a lion"
+SHORT = Settings(iterations=2, batch=1, learning_rate=0.02, preservation=0.1, validate_every=1)
+
+
+def run_lines(folder: Path, lines: list[str], monkeypatch) -> dict:
+    """The names that the lines leave behind, run in the folder with a stock pipeline `pipe`."""
+    pipe = StableDiffusionPipeline.from_pretrained(BUNDLED["tiny"], local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    names: dict = {"pipe": pipe}
+    monkeypatch.chdir(folder)
+    exec("\n".join(lines), names)
+    return names
+
+
+def pixels(image: Image.Image) -> Tensor:
+    return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int)
+
+
+@pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
+def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(tmp_path, monkeypatch, learn: str) -> None:
+    model = load("tiny")
+    with torch.no_grad():
+        picture = model.generate(PROMPT, model.noise(1, 9), steps=10, guidance_scale=1.0)[0].clamp(0, 1)
+    (tmp_path / "mine.png").write_bytes(png(picture))
+    config = GuideConfig(
+        metric=["color:mood=teal"],
+        prompts=[PROMPT],
+        held_out=[PROMPT],
+        learn=learn,
+        picture=str(tmp_path / "mine.png"),
+        steps=10,
+        optimisation=SHORT,
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    result = guide(model, config, folder)
+    *lines, last = result["story"]["code"]
+    drawn = run_lines(folder.path, [*lines, f"drawn = {last}"], monkeypatch)["drawn"]
+    (row,) = result["pictures"]
+    assert (pixels(Image.open(row["after"])) - pixels(drawn.images[0])).abs().max() <= 1
+    saved = load_file(folder.path / "noise.safetensors")
+    assert torch.equal(saved["noise"], saved["start"]) == (learn == "embedding")
+    with torch.no_grad():
+        before = model.generate(PROMPT, saved["start"], steps=10, guidance_scale=1.0)[0].clamp(0, 1)
+    assert (before - read_picture(folder.path / row["before"])).abs().max() <= 0.6 / 255
+
+
+@pytest.mark.parametrize(("learn", "sampler"), [("noise", "heun"), ("both", "ancestral"), ("noise", "reversible_euler")])
+def test_with_another_sampler_the_lines_draw_with_it(tmp_path, monkeypatch, learn: str, sampler: str) -> None:
+    config = GuideConfig(
+        metric=["color:mood=dusk"],
+        prompts=[PROMPT] * 2,
+        held_out=[PROMPT],
+        learn=learn,
+        steps=3,
+        guidance_scale=3.0,
+        sampler=sampler,
+        optimisation=SHORT,
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    result = guide(load("tiny"), config, folder)
+    assert sampler in result["story"]["use"]
+    images = run_lines(folder.path, result["story"]["code"], monkeypatch)["images"]
+    assert len(images) == 2
+    for image, row in zip(images, result["pictures"], strict=True):
+        assert (image.clamp(0, 1) - read_picture(folder.path / row["after"])).abs().max() <= 1.1 / 255
+
+
+@pytest.mark.parametrize("sampler", ["heun", "reversible_euler", "euler"])
+def test_a_picture_is_not_taken_with_a_sampler_that_would_draw_another(sampler: str) -> None:
+    with pytest.raises(errors.UnsupportedError, match=rf"sampler='{sampler}'.*'x\.png'.*leave the sampler out"):
+        GuideConfig(metric=["color:mood=dusk"], prompts=["a"], held_out=["a"], picture="x.png", sampler=sampler)
