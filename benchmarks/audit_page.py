@@ -1,4 +1,6 @@
-"""The tables of docs/audit.md: `python -m benchmarks.audit_page runs/audit runs/audit-targeted --page docs/audit.md`, folders of audits."""
+"""The tables of docs/audit.md: `python -m benchmarks.audit_page runs/audit runs/audit-targeted
+--page docs/audit.md`, folders of audits.
+"""
 
 import json
 from pathlib import Path
@@ -22,28 +24,44 @@ HEAD = [
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of `adjointdpm audit`.")],
-    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Page that the tables are written into.")
+    ] = None,
 ) -> None:
     """Print the tables of run folders, one each."""
-    text = "\n\n".join([*(section(json.loads((folder / "result.json").read_text())) for folder in folders), f"Measured on {machine()}."])
+    text = "\n\n".join(
+        [
+            *(section(json.loads((folder / "result.json").read_text())) for folder in folders),
+            f"Measured on {machine()}.",
+        ]
+    )
     print(text)
     if page is not None:
         fill(page, text)
 
 
 def section(result: dict[str, Any]) -> str:
-    """The table of one `result.json`, with a line above on what it is of and one below on what it cost."""
+    """The table of one `result.json`, with a line above on what it is of and one below on what it
+    cost.
+    """
     config, victim = result["config"], result["victim"]
     goal = "untargeted" if config["target"] is None else f"targeted at “{config['target']}”"
-    above = f"**{victim['name']}, {goal}**, {config['iterations']} steps, gradient `{config['gradient']}`:"
+    above = (
+        f"**{victim['name']}, {goal}**, {config['iterations']} steps, gradient "
+        f"`{config['gradient']}`:"
+    )
     below = (
-        f"Of {len(config['prompts'])} prompts, {result['held_out']['examples']} are attacked; the victim tells {len(victim['groups'])} "
-        f"classes apart. {result['seconds'] / 60:.0f} minutes, {result['network_calls']} network calls."
+        f"Of {len(config['prompts'])} prompts, {result['held_out']['examples']} are attacked; the "
+        f"victim tells {len(victim['groups'])} classes apart. {result['seconds'] / 60:.0f} "
+        f"minutes, {result['network_calls']} network calls."
     )
     tries = {row["random_tries"] for row in result["success"] if row["random_search"] is not None}
     if tries:
         cost = result["success"][0]["forward_equivalents"]
-        below += f" An attack costs at most as much as {cost:.1f} pictures; random search draws {max(tries)}."
+        below += (
+            f" An attack costs at most as much as {cost:.1f} pictures; random search draws "
+            f"{max(tries)}."
+        )
     return f"{above}\n\n{table(HEAD, [_line(row) for row in result['success']])}\n\n{below}"
 
 
@@ -51,7 +69,9 @@ def _line(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['budget']:g}",
         _share(row["rate"], row["interval"]),
-        "–" if row["random_search"] is None else _share(row["random_search"], row["random_interval"]),
+        "–"
+        if row["random_search"] is None
+        else _share(row["random_search"], row["random_interval"]),
         f"{row['fooled']:.0%}",
         "–" if row["judge_agrees"] is None else f"{row['judge_agrees']:.0%}",
         "–" if row["transfer"] is None else f"{row['transfer']:.0%} of {row['transfer_of']}",

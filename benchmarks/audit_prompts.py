@@ -1,7 +1,8 @@
 """The prompts of the audit in docs/audit.md: `python -m benchmarks.audit_prompts > prompts.txt`.
 
-Every familiar concept of the bundled model that is also a class of ImageNet, in every style, with and without a white background. Nothing
-was picked by hand: the audit itself keeps those that its victim gets right.
+Every familiar concept of the bundled model that is also a class of ImageNet, in every style, with
+and without a white background. Nothing was picked by hand: the audit itself keeps those that its
+victim gets right.
 """
 
 import json
@@ -18,7 +19,11 @@ def prompts() -> list[str]:
     """One a concept, style and background."""
     names = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
     known = [name for name in names if named_concept(name, list(IMAGENET))]
-    plain = [f"a {style} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in known for style in STYLES]
+    plain = [
+        f"a {style} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}"
+        for name in known
+        for style in STYLES
+    ]
     return plain + [f"{prompt} on a white background" for prompt in plain]
 
 

@@ -17,10 +17,15 @@ RESULTS = Path(__file__).parent / "results"
 
 def machine() -> str:
     """One line on what was used to measure."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores of which {torch.get_num_threads()} used, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores of which "
+        f"{torch.get_num_threads()} used, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, diffusers {diffusers.__version__}"
     )
 
 

@@ -1,10 +1,14 @@
-"""The classifier that `vocabulary.py` optimises against: other widths, another seed and other batches than the bundled judge's.
+"""The classifier that `vocabulary.py` optimises against: other widths, another seed and other
+batches than the bundled judge's.
 
-`python training/judges.py --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder training/work/critic` trains it.
-As a metric it is `classifier:network=benchmarks/critic.py:load,target=pear`.
+`python training/judges.py --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
+training/work/critic` trains it. As a metric it is
+`classifier:network=benchmarks/critic.py:load,target=pear`.
 
-Limitation: judge and critic are of one family and learned from the same pictures, so they may share mistakes. What the critic is fooled by
-can fool the judge too, more than it would fool a stranger; the judge's verdict is an optimistic one.
+Limitation: judge and critic are of one family and learned from the same pictures, so they may share
+    mistakes. What the critic is fooled by
+can fool the judge too, more than it would fool a stranger; the judge's verdict is an optimistic
+one.
 """
 
 import hashlib
@@ -53,4 +57,7 @@ def fingerprint(folder: Path = FOLDER) -> str:
     try:
         return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise ModelError(f"there is no critic in {folder} ({error}); train it with training/judges.py --folder {folder}") from error
+        raise ModelError(
+            f"there is no critic in {folder} ({error}); train it with training/judges.py --folder "
+            f"{folder}"
+        ) from error

@@ -1,4 +1,5 @@
-"""diffrax's gradients of the same ODE, through a JAX copy of the same network, as methods of the gradient benchmark.
+"""diffrax's gradients of the same ODE, through a JAX copy of the same network, as methods of the
+gradient benchmark.
 
 Needs the dependency group `bench`.
 """
@@ -25,7 +26,8 @@ from adjointdpm.engine.tree import Tree, leaves, replace_leaves
 from adjointdpm.errors import UnsupportedError
 from benchmarks.jax_network import Arrays, array, to_jax
 
-# Counting calls into Python from within a computation; where that runs beside Python instead of in its place, each can wait for the other.
+# Counting calls into Python from within a computation; where that runs beside Python instead of in
+# its place, each can wait for the other.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_default_matmul_precision", "highest")  # float32 is float32, on a GPU too
 
@@ -37,15 +39,17 @@ _compiled: dict[Any, "_Compiled"] = {}
 class DiffraxAdjoint(GradientMethod):
     """`diffrax.diffeqsolve` on the ODE in the noise form, dy/dρ = ε, with the sampler's grid.
 
-    `RecursiveCheckpointAdjoint` differentiates the solver's own steps, which with Euler are the sampler's: exact. `BacksolveAdjoint` solves
-    the adjoint ODE back; with `outputs="ends"` it has the last state alone to start from, with "all" a stored one at every time of the
-    grid. The network is called at the continuous time of each stage.
+    `RecursiveCheckpointAdjoint` differentiates the solver's own steps, which with Euler are the
+    sampler's: exact. `BacksolveAdjoint` solves the adjoint ODE back; with `outputs="ends"` it has
+    the last state alone to start from, with "all" a stored one at every time of the grid. The
+    network is called at the continuous time of each stage.
 
     Args:
         adjoint: which of the two.
         rule: solver, there and back.
         outputs: what the solve returns, and so what `BacksolveAdjoint` has on its way back.
-        checkpoints: states that `RecursiveCheckpointAdjoint` keeps; None is its default, about log N.
+        checkpoints: states that `RecursiveCheckpointAdjoint` keeps; None is its default, about log
+            N.
 
     """
 
@@ -58,22 +62,46 @@ class DiffraxAdjoint(GradientMethod):
         """Solve dy/dρ = ε from ρ_max to ρ_min; compiled at the first solve of a kind.
 
         Raises:
-            UnsupportedError: a guidance scale that is a tensor, or a state or weights that are not float32.
+            UnsupportedError: a guidance scale that is a tensor, or a state or weights that are not
+                float32.
 
         """
         denoiser = problem.denoiser
-        if isinstance(denoiser.guidance_scale, Tensor) or isinstance(problem.guidance_scale, Tensor):
-            raise UnsupportedError("benchmarks/diffrax_adjoints.py takes guidance scales that are numbers")
-        named = [("start", problem.start), *_named("cond", problem.cond), *_named("null", problem.null_cond)]
-        named += [(f"denoiser.{name}", weight) for name, weight in denoiser.named_parameters()]  # as in _Epsilon
+        if isinstance(denoiser.guidance_scale, Tensor) or isinstance(
+            problem.guidance_scale, Tensor
+        ):
+            raise UnsupportedError(
+                "benchmarks/diffrax_adjoints.py takes guidance scales that are numbers"
+            )
+        named = [
+            ("start", problem.start),
+            *_named("cond", problem.cond),
+            *_named("null", problem.null_cond),
+        ]
+        named += [
+            (f"denoiser.{name}", weight) for name, weight in denoiser.named_parameters()
+        ]  # as in _Epsilon
         if wrong := {tensor.dtype for _, tensor in named} - {torch.float32}:
-            raise UnsupportedError(f"benchmarks/diffrax_adjoints.py takes float32, and this problem has {wrong.pop()}")
-        wanted = frozenset(name for name, tensor in named if tensor.requires_grad and torch.is_grad_enabled())
+            raise UnsupportedError(
+                f"benchmarks/diffrax_adjoints.py takes float32, and this problem has {wrong.pop()}"
+            )
+        wanted = frozenset(
+            name for name, tensor in named if tensor.requires_grad and torch.is_grad_enabled()
+        )
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in named)
-        key = (self, id(denoiser.network), denoiser.guidance_scale, shapes, wanted, tuple(problem.plan.grid.tolist()))
+        key = (
+            self,
+            id(denoiser.network),
+            denoiser.guidance_scale,
+            shapes,
+            wanted,
+            tuple(problem.plan.grid.tolist()),
+        )
         if key not in _compiled:
             _compiled[key] = _Compiled(self, problem, wanted)
-        return _Solve.apply(_compiled[key], [name for name, _ in named], *(tensor for _, tensor in named))
+        return _Solve.apply(
+            _compiled[key], [name for name, _ in named], *(tensor for _, tensor in named)
+        )
 
 
 def _named(name: str, tree: Tree) -> list[tuple[str, Tensor]]:
@@ -85,9 +113,16 @@ class _Epsilon(nn.Module):
 
     def __init__(self, denoiser: Denoiser, cond: Tree, null_cond: Tree) -> None:
         super().__init__()
-        self.denoiser, self.cond, self.null_cond, self.count = denoiser, cond, null_cond, len(leaves(cond))
+        self.denoiser, self.cond, self.null_cond, self.count = (
+            denoiser,
+            cond,
+            null_cond,
+            len(leaves(cond)),
+        )
 
-    def forward(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, *conditioning: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, *conditioning: Tensor
+    ) -> Tensor:
         cond = replace_leaves(self.cond, list(conditioning[: self.count]))
         null_cond = replace_leaves(self.null_cond, list(conditioning[self.count :]))
         output = self.denoiser.output(x, t.expand(len(x)), cond, null_cond)
@@ -95,34 +130,60 @@ class _Epsilon(nn.Module):
 
 
 class _Compiled:
-    """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays by name."""
+    """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays
+    by name.
+    """
 
     def __init__(self, method: DiffraxAdjoint, problem: Problem, wanted: frozenset[str]) -> None:
         schedule, start = problem.schedule, problem.start
         alpha = schedule.alpha(problem.plan.grid)
         ends = schedule.rho(problem.plan.grid)
-        rho = torch.cat([ends, (ends[1:] + ends[:-1]) / 2])  # all times at which Euler's and the midpoint rule call the network
+        rho = torch.cat(
+            [ends, (ends[1:] + ends[:-1]) / 2]
+        )  # all times at which Euler's and the midpoint rule call the network
         times = schedule.time(rho)
-        table = [array(values.float()) for values in (rho, times, schedule.alpha(times), schedule.sigma(times))]
+        table = [
+            array(values.float())
+            for values in (rho, times, schedule.alpha(times), schedule.sigma(times))
+        ]
         conditioning = [*leaves(problem.cond), *leaves(problem.null_cond)]
         module = _Epsilon(problem.denoiser, problem.cond, problem.null_cond)
         with _uncounted():
-            epsilon = to_jax(module, (start.detach(), *(torch.ones(()) for _ in range(3)), *(c.detach() for c in conditioning)))
-        inputs = [name for name, _ in (*_named("cond", problem.cond), *_named("null", problem.null_cond))]
+            epsilon = to_jax(
+                module,
+                (
+                    start.detach(),
+                    *(torch.ones(()) for _ in range(3)),
+                    *(c.detach() for c in conditioning),
+                ),
+            )
+        inputs = [
+            name for name, _ in (*_named("cond", problem.cond), *_named("null", problem.null_cond))
+        ]
         first, last = alpha[0].item(), alpha[-1].item()
 
         def solve(some: Arrays, others: Arrays) -> jax.Array:
             def field(r: jax.Array, y: jax.Array, args: tuple[Arrays, Arrays]) -> jax.Array:
-                given = {**args[0], **{name: lax.bitcast_convert_type(value, jnp.float32) for name, value in args[1].items()}}
+                given = {
+                    **args[0],
+                    **{
+                        name: lax.bitcast_convert_type(value, jnp.float32)
+                        for name, value in args[1].items()
+                    },
+                }
                 i = jnp.argmin(jnp.abs(table[0] + r))
                 t, a, s = (values[i] for values in table[1:])
                 return -_counted(epsilon(given, y * a, t, a, s, *(given[name] for name in inputs)))
 
             rest = {name: value for name, value in some.items() if name != "start"}
             y = (some | others)["start"] / first
-            # BacksolveAdjoint differentiates with respect to every floating-point argument, wanted or not, but not to integers.
-            fixed = {name: lax.bitcast_convert_type(value, jnp.int32) for name, value in others.items()}
-            # In −ρ, which runs up: it hands its own keyword arguments on without turning them round where time runs down.
+            # BacksolveAdjoint differentiates with respect to every floating-point argument, wanted
+            # or not, but not to integers.
+            fixed = {
+                name: lax.bitcast_convert_type(value, jnp.int32) for name, value in others.items()
+            }
+            # In −ρ, which runs up: it hands its own keyword arguments on without turning them round
+            # where time runs down.
             return _diffeqsolve(method, field, array(-ends.float()), y, (rest, fixed)) * last
 
         def pull(some: Arrays, others: Arrays) -> Any:
@@ -135,7 +196,13 @@ class _Compiled:
         self.apply = jax.jit(lambda pullback, cotangent: pullback(cotangent)[0])
 
 
-def _diffeqsolve(method: DiffraxAdjoint, field: Callable[..., jax.Array], times: jax.Array, y: jax.Array, args: Any) -> jax.Array:
+def _diffeqsolve(
+    method: DiffraxAdjoint,
+    field: Callable[..., jax.Array],
+    times: jax.Array,
+    y: jax.Array,
+    args: Any,
+) -> jax.Array:
     solver = {"euler": diffrax.Euler, "midpoint": diffrax.Midpoint}[method.rule]()
     steps = len(times) - 1
     if method.adjoint == "checkpoint":
@@ -143,7 +210,9 @@ def _diffeqsolve(method: DiffraxAdjoint, field: Callable[..., jax.Array], times:
     elif method.outputs == "ends":
         adjoint = diffrax.BacksolveAdjoint(stepsize_controller=diffrax.StepTo(times[::-1]))
     else:  # one step from each stored state to the one before: its end cuts a longer one short
-        adjoint = diffrax.BacksolveAdjoint(stepsize_controller=diffrax.ConstantStepSize(), dt0=times[0])
+        adjoint = diffrax.BacksolveAdjoint(
+            stepsize_controller=diffrax.ConstantStepSize(), dt0=times[0]
+        )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver,
@@ -181,7 +250,11 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         found = ctx.compiled.apply(ctx.pullback, array(cotangents[0]))
         jax.effects_barrier()
-        return None, None, *(_tensor(found[name], ctx.device) if name in found else None for name in ctx.names)
+        return (
+            None,
+            None,
+            *(_tensor(found[name], ctx.device) if name in found else None for name in ctx.names),
+        )
 
 
 def _tensor(value: jax.Array, device: torch.device) -> Tensor:

@@ -1,11 +1,14 @@
-"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`, with the extras `training` and `judges`.
+"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`, with the
+extras `training` and `judges`.
 
-The effect is known only to a metric. A token for it is learned with the demo's settings and measured on prompts and seeds that nothing was
-optimised on, against real pictures of the effect: emoji drawings of the same concepts and styles on a background of the mood's own colour,
-which is what an artist would hand in for "a lion on a dusk background". 100 % of the gap is as far from the mood as these are.
+The effect is known only to a metric. A token for it is learned with the demo's settings and
+measured on prompts and seeds that nothing was optimised on, against real pictures of the effect:
+emoji drawings of the same concepts and styles on a background of the mood's own colour, which is
+what an artist would hand in for "a lion on a dusk background". 100 % of the gap is as far from the
+mood as these are.
 
-The intervals are over held-out prompts, each with all its seeds, drawn with one learned token; another optimisation seed may end elsewhere
-(`--seed`).
+The intervals are over held-out prompts, each with all its seeds, drawn with one learned token;
+another optimisation seed may end elsewhere (`--seed`).
 """
 
 import re
@@ -37,7 +40,8 @@ from benchmarks.gap import Triple, gap_interval, gap_share, share_text
 from benchmarks.real_pictures import on_background, training_data
 
 WORK = Path(__file__).parent / "work"
-PATTERN = "pattern"  # an effect like the moods: the texture of the demo's style reference, as a Gram metric sees it
+# an effect like the moods: the texture of the demo's style reference, as a Gram metric sees it
+PATTERN = "pattern"
 SCREENING_STEPS = 20
 
 
@@ -69,21 +73,34 @@ def in_place(config: EmbedConfig, examples: Sequence[Example], word: str) -> lis
 
 def triples(scores: Mapping[str, Sequence[float]], view: str) -> list[Triple]:
     """How far from the effect each held-out example is: plain, in a view, and the real picture."""
-    return [Triple(*values) for values in zip(scores["plain"], scores[view], scores["real"], strict=True)]
+    return [
+        Triple(*values)
+        for values in zip(scores["plain"], scores[view], scores["real"], strict=True)
+    ]
 
 
-def measure(model: Any, name: str, config: EmbedConfig, judge: Judge, screened: Mapping[str, Tensor]) -> dict[str, Any]:
+def measure(
+    model: Any, name: str, config: EmbedConfig, judge: Judge, screened: Mapping[str, Tensor]
+) -> dict[str, Any]:
     """Learn the token of one effect and measure it."""
     text, background = effect_of(name)
     config = replace(config, token=f"<{name}>", metric=[text])
-    folder = RunFolder.open(WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True)
-    recognise, metric, examples = judge_prompts(judge), metrics.resolve(text), config.sets().held_out
+    folder = RunFolder.open(
+        WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+    )
+    recognise, metric, examples = (
+        judge_prompts(judge),
+        metrics.resolve(text),
+        config.sets().held_out,
+    )
     result = embed(
         model,
         config,
         folder,
         recognise=recognise,
-        on_record=lambda record: tell(f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"),
+        on_record=lambda record: tell(
+            f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"
+        ),
     )
     views = {
         view: torch.stack([read_picture(folder.path / row[key]) for row in result["pictures"]])
@@ -95,7 +112,10 @@ def measure(model: Any, name: str, config: EmbedConfig, judge: Judge, screened: 
     with torch.no_grad():
         scores = {view: metric(images).tolist() for view, images in views.items()}
         hits = {view: recognise(images, examples) for view, images in views.items()}
-    fall = [float(before) - float(after) for before, after in zip(hits["plain"], hits["learned"], strict=True)]
+    fall = [
+        float(before) - float(after)
+        for before, after in zip(hits["plain"], hits["learned"], strict=True)
+    ]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
     prompts = [example.prompt for example in examples]
     return {
@@ -133,7 +153,9 @@ def report(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     for row in rows:
         mean = {view: sum(values) / len(values) for view, values in row["scores"].items()}
         top5 = {view: sum(found) / len(found) for view, found in row["hits"].items()}
-        share = {view: share_text(row["share"][view], row["interval"][view]) for view in row["share"]}
+        share = {
+            view: share_text(row["share"][view], row["interval"][view]) for view in row["share"]
+        }
         low, high = row["fall_interval"]
         lines.append(
             [
@@ -157,12 +179,16 @@ def tell(text: str) -> None:
 
 
 def main(
-    effects: Annotated[str, typer.Option(help=f"Moods of {', '.join(MOODS)}, or {PATTERN}, with commas.")] = "dusk,sepia",
+    effects: Annotated[
+        str, typer.Option(help=f"Moods of {', '.join(MOODS)}, or {PATTERN}, with commas.")
+    ] = "dusk,sepia",
     iterations: int = 8,
     steps: int = 50,
     held_out_seeds: int = 2,
     held_out_prompts: int = 12,
-    initial: Annotated[str, typer.Option(help="Where the tokens start; the demo's word if it is left out.")] = "",
+    initial: Annotated[
+        str, typer.Option(help="Where the tokens start; the demo's word if it is left out.")
+    ] = "",
     seed: int = 0,
     name: Annotated[str, typer.Option(help="Name of the file in results/.")] = "effect",
     page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
@@ -172,13 +198,23 @@ def main(
     for effect in chosen:
         if effect not in (*MOODS, PATTERN):
             raise typer.BadParameter(f"effect {effect!r} is none of {', '.join((*MOODS, PATTERN))}")
-    model, judge, demo = load("tiny"), Judge.load(), demo_config(seed=seed, iterations=iterations, steps=steps).embed
-    config = replace(demo, held_out=demo.held_out[:held_out_prompts], held_out_seeds=held_out_seeds, initial=initial or demo.initial)
+    model, judge, demo = (
+        load("tiny"),
+        Judge.load(),
+        demo_config(seed=seed, iterations=iterations, steps=steps).embed,
+    )
+    config = replace(
+        demo,
+        held_out=demo.held_out[:held_out_prompts],
+        held_out_seeds=held_out_seeds,
+        initial=initial or demo.initial,
+    )
     tell("drawing the existing words")
     screened = screen(model, config, list(training_data().BACKGROUNDS))
     settings = (
-        f"model `tiny`, {steps} DDIM steps, guidance {config.guidance_scale:g}, {iterations} iterations with exact gradients; "
-        f"{len(config.held_out)} held-out prompts × {held_out_seeds} seeds; 95 % bootstrap intervals over the prompts"
+        f"model `tiny`, {steps} DDIM steps, guidance {config.guidance_scale:g}, {iterations} "
+        f"iterations with exact gradients; {len(config.held_out)} held-out prompts × "
+        f"{held_out_seeds} seeds; 95 % bootstrap intervals over the prompts"
     )
     rows: list[dict[str, Any]] = []
     for effect in chosen:

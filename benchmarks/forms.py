@@ -1,6 +1,8 @@
-"""A Runge–Kutta method on the probability-flow ODE in any of its three forms, and its continuous adjoint.
+"""A Runge–Kutta method on the probability-flow ODE in any of its three forms, and its continuous
+adjoint.
 
-The library's own samplers and `Adjoint` use the noise form; the other forms exist here to be compared with it.
+The library's own samplers and `Adjoint` use the noise form; the other forms exist here to be
+compared with it.
 """
 
 from dataclasses import dataclass
@@ -33,9 +35,16 @@ class InForm(RungeKutta):
 
 
 def adjoint(
-    denoiser: adj.Denoiser, schedule: adj.NoiseSchedule, sampler: InForm, grid: Tensor, cond: Tree, x: Tensor, gradient: Tensor
+    denoiser: adj.Denoiser,
+    schedule: adj.NoiseSchedule,
+    sampler: InForm,
+    grid: Tensor,
+    cond: Tree,
+    x: Tensor,
+    gradient: Tensor,
 ) -> Tensor:
-    """∂L/∂x_T from x_0 = `x` and ∂L/∂x_0 = `gradient`: state and costate solved back together from the last time of `grid` to its first.
+    """∂L/∂x_T from x_0 = `x` and ∂L/∂x_0 = `gradient`: state and costate solved back together from
+    the last time of `grid` to its first.
 
     With u = x / scale, du/dτ = v(u, τ) and a = ∂L/∂u = scale · ∂L/∂x it is da/dτ = −aᵀ ∂v/∂u.
     """
@@ -60,10 +69,20 @@ def adjoint(
 
 
 def _velocity(
-    denoiser: adj.Denoiser, schedule: adj.NoiseSchedule, form: Form, t: Tensor, u: Tensor, a: Tensor, cond: Tree
+    denoiser: adj.Denoiser,
+    schedule: adj.NoiseSchedule,
+    form: Form,
+    t: Tensor,
+    u: Tensor,
+    a: Tensor,
+    cond: Tree,
 ) -> tuple[Tensor, Tensor]:
     """The velocity v and aᵀ ∂v/∂u."""
-    alpha, sigma, scale = schedule.alpha(t).item(), schedule.sigma(t).item(), form.scale(schedule, t).item()
+    alpha, sigma, scale = (
+        schedule.alpha(t).item(),
+        schedule.sigma(t).item(),
+        form.scale(schedule, t).item(),
+    )
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         x = u * scale

@@ -1,6 +1,8 @@
-"""The gallery: `python -m benchmarks.gallery` runs its commands, then writes docs/gallery.md and its pictures; minutes on one core.
+"""The gallery: `python -m benchmarks.gallery` runs its commands, then writes docs/gallery.md and
+its pictures; minutes on one core.
 
-`--only NAME` runs some of them again, `--page` none; the page always shows what lies in benchmarks/work/gallery.
+`--only NAME` runs some of them again, `--page` none; the page always shows what lies in
+benchmarks/work/gallery.
 """
 
 import json
@@ -27,38 +29,50 @@ from benchmarks.common import machine
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-INPUTS, RUNS = Path("benchmarks/gallery"), Path("benchmarks/work/gallery")  # as the commands name them, from the repository's root
+INPUTS, RUNS = (
+    Path("benchmarks/gallery"),
+    Path("benchmarks/work/gallery"),
+)  # as the commands name them, from the repository's root
 COLUMNS, SIDE = 8, 112
 
-_LEARNING = f"--prompts {INPUTS}/learn.txt --held-out {INPUTS}/held-out.txt --steps 20 --guidance-scale 5 --batch 2 --tracker none"
+_LEARNING = (
+    f"--prompts {INPUTS}/learn.txt --held-out {INPUTS}/held-out.txt --steps 20 --guidance-scale 5 "
+    f"--batch 2 --tracker none"
+)
 _GUIDING = "--steps 20 --tracker none"
 COMMANDS = {
-    "word": f"embed {_LEARNING} --metric color:mood=dusk --token '<dusk>' --initial gray --template '{{prompt}} on a {{token}} background' "
-    "--iterations 12 --validate-every 4",
-    "style": f"stylize {_LEARNING} --style {INPUTS}/style.png --iterations 16 --lr 1e-2 --lr-schedule cosine --preservation 0.2 "
-    "--validate-every 4",
-    "audit": f"audit --prompts {INPUTS}/audit.txt --budget 0.1 --budget 0.2 --clean-seeds 5 --steps 20 --guidance-scale 5 --iterations 8 "
-    "--batch 8 --no-random-search",
-    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=teal --learn both --guidance-scale 5 "
-    "--iterations 20 --lr 0.03",
-    "own": f"guide {_GUIDING} --prompt 'a noto emoji of a red apple' --picture {INPUTS}/apple.png --metric color:mood=golden_hour "
-    "--iterations 14 --lr 0.05",
+    "word": f"embed {_LEARNING} --metric color:mood=dusk --token '<dusk>' --initial gray "
+    f"--template '{{prompt}} on a {{token}} background' --iterations 12 --validate-every 4",
+    "style": f"stylize {_LEARNING} --style {INPUTS}/style.png --iterations 16 --lr 1e-2 "
+    f"--lr-schedule cosine --preservation 0.2 --validate-every 4",
+    "audit": f"audit --prompts {INPUTS}/audit.txt --budget 0.1 --budget 0.2 --clean-seeds 5 "
+    f"--steps 20 --guidance-scale 5 --iterations 8 --batch 8 --no-random-search",
+    "way": f"guide {_GUIDING} --prompt 'a noto emoji of an owl' --metric color:mood=teal --learn "
+    f"both --guidance-scale 5 --iterations 20 --lr 0.03",
+    "own": f"guide {_GUIDING} --prompt 'a noto emoji of a red apple' --picture {INPUTS}/apple.png "
+    f"--metric color:mood=golden_hour --iterations 14 --lr 0.05",
 }
 WORDS = {
-    "word": "A word for a mood of colours. Rows: without the word; with the existing word where it started; with the learned word.",
-    "style": "The style of one picture (left, `benchmarks/gallery/style.png`), by a LoRA. Rows: without it; with it.",
-    "audit": "A nudge of the initial noise, and a classifier misreads the picture. Below each picture is what the victim sees, in red "
-    "where it is not what it saw in the clean one. Rows: clean; by budget. How often that succeeds, and how often random search does, is "
-    "measured in [audit.md](audit.md) on many more prompts.",
-    "way": "One picture on its way: its initial noise, on the Gaussian shell, and the prompt's embedding move. The number is the "
-    "iteration.",
-    "own": "A picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise, which then moves. First the picture "
-    "itself, then the iterations; iteration 0 is what inversion and the bundled autoencoder make of it.",
+    "word": "A word for a mood of colours. Rows: without the word; with the existing word where it "
+    "started; with the learned word.",
+    "style": "The style of one picture (left, `benchmarks/gallery/style.png`), by a LoRA. Rows: "
+    "without it; with it.",
+    "audit": "A nudge of the initial noise, and a classifier misreads the picture. Below each "
+    "picture is what the victim sees, in red where it is not what it saw in the clean one. Rows: "
+    "clean; by budget. How often that succeeds, and how often random search does, is measured in "
+    "[audit.md](audit.md) on many more prompts.",
+    "way": "One picture on its way: its initial noise, on the Gaussian shell, and the prompt's "
+    "embedding move. The number is the iteration.",
+    "own": "A picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise, which "
+    "then moves. First the picture itself, then the iterations; iteration 0 is what inversion and "
+    "the bundled autoencoder make of it.",
 }
 
 
 def main(
-    only: Annotated[list[str], typer.Option(help=f"Run this alone: {', '.join(COMMANDS)}. Repeatable.")] = [],  # noqa: B006 - typer copies it
+    only: Annotated[
+        list[str], typer.Option(help=f"Run this alone: {', '.join(COMMANDS)}. Repeatable.")
+    ] = [],  # noqa: B006 - typer copies it
     page: Annotated[bool, typer.Option("--page", help="Run nothing, write the page.")] = False,
 ) -> None:
     """Run the commands and write the page."""
@@ -69,9 +83,15 @@ def main(
     write_bytes(ROOT / INPUTS / "apple.png", png(apple()))
     for name in [] if page else only or COMMANDS:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "adjointdpm", *arguments(name), "--force"], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "adjointdpm", *arguments(name), "--force"], cwd=ROOT, check=True
+        )
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    folders = {name: RunFolder(ROOT / RUNS / name) for name in COMMANDS if (ROOT / RUNS / name / "result.json").is_file()}
+    folders = {
+        name: RunFolder(ROOT / RUNS / name)
+        for name in COMMANDS
+        if (ROOT / RUNS / name / "result.json").is_file()
+    }
     missing = sorted(COMMANDS.keys() - folders.keys())
     if missing:
         print(f"left out of the page, not run yet: {', '.join(missing)}")
@@ -86,10 +106,11 @@ def arguments(name: str) -> list[str]:
 def text(folders: Mapping[str, RunFolder]) -> str:
     """The page; its pictures are written beside it."""
     head = (
-        "# Gallery\n\nShort runs on the bundled model, made by `python -m benchmarks.gallery`: the commands below, this page and its "
-        "pictures. The word and the style are shown on prompts and seeds that they were not learned from; these are the first ones, not "
-        "the best. "
-        f"Measured claims are in the other pages. Made on {machine()}."
+        "# Gallery\n\nShort runs on the bundled model, made by `python -m benchmarks.gallery`: the "
+        "commands below, this page and its "
+        "pictures. The word and the style are shown on prompts and seeds that they were not "
+        "learned from; these are the first ones, not the best. Measured claims are in the other "
+        f"pages. Made on {machine()}."
     )
     sections = [head]
     for name, folder in folders.items():
@@ -100,10 +121,13 @@ def text(folders: Mapping[str, RunFolder]) -> str:
         else:
             aside = ROOT / INPUTS / "style.png" if name == "style" else None
             views = {view: view.replace("_", " ") for view in result["story"]["views"]}
-            write_storyboard([Band(folder, result, views, aside, verdicts="success" in result)], picture, COLUMNS)
+            write_storyboard(
+                [Band(folder, result, views, aside, verdicts="success" in result)], picture, COLUMNS
+            )
         command = shlex.join(["adjointdpm", *arguments(name)])
         sections.append(
-            f"## {result['task']}: {result['story']['title']}\n\n{WORDS[name]}\n\n![{result['task']}](images/{picture.name})\n\n"
+            f"## {result['task']}: "
+            f"{result['story']['title']}\n\n{WORDS[name]}\n\n![{result['task']}](images/{picture.name})\n\n"
             f"{measured(result)}\n\n```console\n$ {command}\n```"
         )
     return "\n\n".join(sections) + "\n"
@@ -114,26 +138,41 @@ def measured(result: Mapping[str, Any]) -> str:
     held_out = result["held_out"]
     if "success" in result:
         rows = [
-            f"budget {row['budget']:g}: {row['rate']:.0%} [{row['interval'][0]:.0%}, {row['interval'][1]:.0%}]" for row in result["success"]
+            f"budget {row['budget']:g}: {row['rate']:.0%} [{row['interval'][0]:.0%}, "
+            f"{row['interval'][1]:.0%}]"
+            for row in result["success"]
         ]
         what = f"Success on {held_out['examples']} prompts [95 % interval], {'; '.join(rows)}"
     else:
-        where = "this picture" if held_out.get("same_examples") else f"{held_out['examples']} held-out pictures"
+        where = (
+            "this picture"
+            if held_out.get("same_examples")
+            else f"{held_out['examples']} held-out pictures"
+        )
         what = f"`{result['metric']['name']}` on {where}: {held_out['before']:.3f} before"
         if "existing_word" in held_out:
             what += f", {held_out['existing_word']:.3f} with the existing word"
         what += f", {held_out['after']:.3f} after"
         if "recognised" in held_out and not held_out.get("same_examples"):
             shares = held_out["recognised"]
-            what += f"; an independent judge finds the subject in {shares['before']:.0%} before and {shares['after']:.0%} after"
+            what += (
+                f"; an independent judge finds the subject in {shares['before']:.0%} before and "
+                f"{shares['after']:.0%} after"
+            )
     return f"{what}. {result['seconds']:.0f} s, {result['network_calls']} network calls."
 
 
 def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> bytes:
-    """A strip of pictures on the way, evenly spaced, as PNG; before them the user's own picture if it started from one."""
+    """A strip of pictures on the way, evenly spaced, as PNG; before them the user's own picture if
+    it started from one.
+    """
     steps = result["trajectory"]
     shown = COLUMNS - (start is not None)
-    chosen = [round(i * (len(steps) - 1) / (shown - 1)) for i in range(shown)] if len(steps) > shown else range(len(steps))
+    chosen = (
+        [round(i * (len(steps) - 1) / (shown - 1)) for i in range(shown)]
+        if len(steps) > shown
+        else range(len(steps))
+    )
     tiles = [(str(i), folder.path / steps[i]) for i in chosen]
     if start is not None:
         tiles.insert(0, ("own picture", ROOT / start))
@@ -142,7 +181,9 @@ def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> byte
     for column, (label, path) in enumerate(tiles):
         left = column * (SIDE + 6)
         with Image.open(path) as image:
-            canvas.paste(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, 0))
+            canvas.paste(
+                image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, 0)
+            )
         draw.text((left + SIDE // 2, SIDE + 3), label, fill="#1f2430", font=font, anchor="ma")
     buffer = BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
@@ -150,14 +191,25 @@ def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> byte
 
 
 def apple(side: int = 64) -> Float[Tensor, "3 side side"]:
-    """A red apple with a leaf on white, drawn by a formula, so that it is nobody's picture; in [0, 1]."""
+    """A red apple with a leaf on white, drawn by a formula, so that it is nobody's picture; in [0,
+    1].
+    """
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
 
     def inside(distance: Tensor) -> Tensor:
         return torch.sigmoid(-distance * side)
 
-    body = torch.minimum((x - 0.22).square() + (y - 0.18).square(), (x + 0.22).square() + (y - 0.18).square()).sqrt() - 0.48
-    leaf = ((x - 0.25) * 0.8 + (y + 0.55) * 0.6).square() / 0.06 + ((y + 0.55) * 0.8 - (x - 0.25) * 0.6).square() / 0.015 - 1
+    body = (
+        torch.minimum(
+            (x - 0.22).square() + (y - 0.18).square(), (x + 0.22).square() + (y - 0.18).square()
+        ).sqrt()
+        - 0.48
+    )
+    leaf = (
+        ((x - 0.25) * 0.8 + (y + 0.55) * 0.6).square() / 0.06
+        + ((y + 0.55) * 0.8 - (x - 0.25) * 0.6).square() / 0.015
+        - 1
+    )
     stem = torch.maximum((x - 0.02 + 0.1 * y).abs() - 0.04, (y + 0.5).abs() - 0.25)
     shine = ((x + 0.32).square() / 0.02 + (y + 0.02).square() / 0.05).sqrt() - 1
     picture = torch.ones(3, side, side)
@@ -167,7 +219,9 @@ def apple(side: int = 64) -> Float[Tensor, "3 side side"]:
         (stem, (0.45, 0.28, 0.15)),
         (leaf / 4, (0.35, 0.66, 0.25)),
     ):
-        picture = torch.lerp(picture, torch.tensor(color).view(3, 1, 1).expand_as(picture), inside(shape))
+        picture = torch.lerp(
+            picture, torch.tensor(color).view(3, 1, 1).expand_as(picture), inside(shape)
+        )
     return picture
 
 

@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 class Triple(NamedTuple):
-    """One quantity of one held-out example, lower is better: at the start, where learning led, and at the goal."""
+    """One quantity of one held-out example, lower is better: at the start, where learning led, and
+    at the goal.
+    """
 
     start: float
     reached: float
@@ -19,19 +21,25 @@ class Triple(NamedTuple):
 
 
 def gap_share(triples: Sequence[Triple]) -> float | None:
-    """(start − reached) / (start − goal) of the means; None if the goal is no better than the start, so that there is no gap."""
+    """(start − reached) / (start − goal) of the means; None if the goal is no better than the
+    start, so that there is no gap.
+    """
     start, reached, goal = (sum(values) / len(triples) for values in zip(*triples, strict=True))
     return (start - reached) / (start - goal) if goal < start else None
 
 
 def gap_interval(
-    groups: Sequence[Sequence[Triple]], rounds: int = 2000, of: Sequence[Sequence[Hashable]] | None = None
+    groups: Sequence[Sequence[Triple]],
+    rounds: int = 2000,
+    of: Sequence[Sequence[Hashable]] | None = None,
 ) -> list[float] | None:
     """95 % bootstrap interval of `gap_share`, always with the same draws.
 
-    Groups are drawn first, then examples within each: concepts differ more than the pictures of one concept. With one group only examples
-    are drawn. `of` says what each example of each group belongs to, such as its prompt: what belongs together is drawn together. None if
-    there is no gap in more than 2.5 % of the draws: then the data do not bound the share.
+    Groups are drawn first, then examples within each: concepts differ more than the pictures of one
+        concept. With one group only examples
+    are drawn. `of` says what each example of each group belongs to, such as its prompt: what
+    belongs together is drawn together. None if there is no gap in more than 2.5 % of the draws:
+    then the data do not bound the share.
     """
     draw, found = random.Random(0), []
     within = [clusters(group, None if of is None else of[i]) for i, group in enumerate(groups)]
@@ -53,4 +61,8 @@ def share_text(share: float | None, interval: list[float] | None) -> str:
     """A share and its interval for a table."""
     if share is None:
         return "no gap"
-    return f"{share:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else f"{share:.0%} [unbounded]"
+    return (
+        f"{share:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]"
+        if interval
+        else f"{share:.0%} [unbounded]"
+    )

@@ -1,4 +1,6 @@
-"""A clock around a network: the seconds that pass inside of it, forwards and backwards, whoever calls it."""
+"""A clock around a network: the seconds that pass inside of it, forwards and backwards, whoever
+calls it.
+"""
 
 import time
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from adjointdpm.engine.tree import leaves, tree_map
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds from an arbitrary start: processor time of this process on a CPU, where others may share a core; else when all is done."""
+    """Seconds from an arbitrary start: processor time of this process on a CPU, where others may
+    share a core; else when all is done.
+    """
     if device.type == "cpu":
         return time.process_time
 
@@ -25,8 +29,9 @@ def clock(device: torch.device) -> Callable[[], float]:
 class Inside(nn.Module):
     """The network, and how long it ran.
 
-    A forward pass counts from call to return. A backward pass counts from the gradient of the output to the last gradient of an input; if
-    the forward pass is run again in between, from the start of that, so that what leads to it counts as outside.
+    A forward pass counts from call to return. A backward pass counts from the gradient of the
+    output to the last gradient of an input; if the forward pass is run again in between, from the
+    start of that, so that what leads to it counts as outside.
 
     Attributes:
         seconds: total of all passes so far.
@@ -39,7 +44,9 @@ class Inside(nn.Module):
         super().__init__()
         self.network = network
         self._now = now
-        self._since: float | None = None  # in a backward pass: up to where its seconds are counted is this
+        self._since: float | None = (
+            None  # in a backward pass: up to where its seconds are counted is this
+        )
         self._waiting = 0  # gradients of inputs that this backward pass still owes
         self.seconds, self.calls, self.vjps = 0.0, 0, 0
 

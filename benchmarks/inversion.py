@@ -1,6 +1,8 @@
-"""Picture -> noise -> picture, and gradients without stored states: `python -m benchmarks.inversion --page docs/inversion.md`.
+"""Picture -> noise -> picture, and gradients without stored states: `python -m benchmarks.inversion
+--page docs/inversion.md`.
 
-On the bundled model in float32: stock DDIM inversion, the implicit inversion of Euler's steps, and the reversible sampler; how exact
+On the bundled model in float32: stock DDIM inversion, the implicit inversion of Euler's steps, and
+    the reversible sampler; how exact
 `Reversible` gradients are; and where the reversible sampler's way back is refused.
 """
 
@@ -50,26 +52,44 @@ class Case:
     def problem(self, sampler: Any, grid: Tensor) -> Problem:
         """The sampling problem that ends in the latents."""
         null = self.denoiser.null_cond
-        return Problem(self.denoiser, self.schedule, sampler, sampler.plan(self.schedule, grid), self.latents, self.cond, null)
+        return Problem(
+            self.denoiser,
+            self.schedule,
+            sampler,
+            sampler.plan(self.schedule, grid),
+            self.latents,
+            self.cond,
+            null,
+        )
 
     def run(self, scheduler: Any, x: Tensor) -> Tensor:
         """`x` through the steps of a diffusers scheduler."""
         call = lambda x, t: self.denoiser.output(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
-        return schedulers.run(schedulers.start(scheduler, self.steps, self.pipeline.device), call, x, {})
+        return schedulers.run(
+            schedulers.start(scheduler, self.steps, self.pipeline.device), call, x, {}
+        )
 
     def first(self, count: int) -> "Case":
         """The same with the first samples only."""
-        return replace(self, cond={key: value[:count] for key, value in self.cond.items()}, latents=self.latents[:count])
+        return replace(
+            self,
+            cond={key: value[:count] for key, value in self.cond.items()},
+            latents=self.latents[:count],
+        )
 
 
-RoundTrip = tuple[Callable[[Case], Any], Callable[[Case, Any], Tensor]]  # latents -> noise, noise -> latents
+RoundTrip = tuple[
+    Callable[[Case], Any], Callable[[Case, Any], Tensor]
+]  # latents -> noise, noise -> latents
 
 
 def stock() -> RoundTrip:
     """The DDIMInverseScheduler of diffusers, and its DDIMScheduler back."""
 
     def there(case: Case) -> Tensor:
-        return case.run(DDIMInverseScheduler.from_config(case.pipeline.pipe.scheduler.config), case.latents)
+        return case.run(
+            DDIMInverseScheduler.from_config(case.pipeline.pipe.scheduler.config), case.latents
+        )
 
     return there, lambda case, noise: case.run(case.pipeline.pipe.scheduler, noise)
 
@@ -87,12 +107,19 @@ def reversible(coupling: float, dtype: torch.dtype | None) -> RoundTrip:
     """`invert_reversible` and `sample` back, with states in `dtype`."""
 
     def there(case: Case) -> Any:
-        return invert_reversible(case.problem(adj.ReversibleEuler(coupling), adj.grids.log_snr(case.schedule, case.steps)), dtype=dtype)
+        return invert_reversible(
+            case.problem(
+                adj.ReversibleEuler(coupling), adj.grids.log_snr(case.schedule, case.steps)
+            ),
+            dtype=dtype,
+        )
 
     def back(case: Case, found: Any) -> Tensor:
         noise, sampler = found
         grid = adj.grids.log_snr(case.schedule, case.steps)
-        return adj.sample(case.denoiser, noise, schedule=case.schedule, cond=case.cond, grid=grid, sampler=sampler)
+        return adj.sample(
+            case.denoiser, noise, schedule=case.schedule, cond=case.cond, grid=grid, sampler=sampler
+        )
 
     return there, back
 
@@ -112,10 +139,19 @@ def make_case(pipeline: Any, guidance: float, steps: int, samples: int) -> dict[
     prompts = [prompt for prompt, _ in STARTS[:samples]]
     cond, null, scale = pipeline.conditioning(pipeline.encode(prompts), None, guidance)
     noise = torch.cat([pipeline.noise(1, seed) for _, seed in STARTS[:samples]])
-    case = Case(pipeline, steps, adj.Denoiser(pipeline.network, guidance_scale=scale, null_cond=null), cond, noise)
+    case = Case(
+        pipeline,
+        steps,
+        adj.Denoiser(pipeline.network, guidance_scale=scale, null_cond=null),
+        cond,
+        noise,
+    )
     drawn = case.run(pipeline.pipe.scheduler, noise)
     vae = pipeline.pipe.vae
-    encoded = vae.encode(2 * pipeline.decode(drawn).clamp(0, 1) - 1).latent_dist.mode() * vae.config.scaling_factor
+    encoded = (
+        vae.encode(2 * pipeline.decode(drawn).clamp(0, 1) - 1).latent_dist.mode()
+        * vae.config.scaling_factor
+    )
     return {"drawn": replace(case, latents=drawn), "encoded": replace(case, latents=encoded)}
 
 
@@ -128,10 +164,16 @@ def round_trip(case: Case, method: RoundTrip) -> dict[str, Any]:
         try:
             found = there(case)
         except ReversalError as error:
-            return {"refused": str(error), "calls": counts.network_calls, "seconds": time.perf_counter() - started}
+            return {
+                "refused": str(error),
+                "calls": counts.network_calls,
+                "seconds": time.perf_counter() - started,
+            }
         calls, seconds = counts.network_calls, time.perf_counter() - started
         again = back(case, found)
-    noise, gap = (found[0], found[1].gap) if isinstance(found, tuple) else (found, torch.zeros_like(found))
+    noise, gap = (
+        (found[0], found[1].gap) if isinstance(found, tuple) else (found, torch.zeros_like(found))
+    )
     pictures = [case.pipeline.decode(x.float()) for x in (again, case.latents)]
     return {
         "latents": relative(again, case.latents),
@@ -146,7 +188,9 @@ def round_trip(case: Case, method: RoundTrip) -> dict[str, Any]:
 
 
 def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖²; or that it was refused."""
+    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖²; or
+    that it was refused.
+    """
     grid, noise = (
         adj.grids.log_snr(case.schedule, steps),
         torch.cat([case.pipeline.noise(1, seed) for _, seed in STARTS[: len(case.latents)]]),
@@ -157,7 +201,15 @@ def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> di
         x = noise.to(dtype, copy=True).requires_grad_()
         cond = {key: value.clone().requires_grad_() for key, value in case.cond.items()}
         sampler = adj.ReversibleEuler(coupling)
-        end = adj.sample(case.denoiser, x, schedule=case.schedule, cond=cond, grid=grid, sampler=sampler, gradient=method)
+        end = adj.sample(
+            case.denoiser,
+            x,
+            schedule=case.schedule,
+            cond=cond,
+            grid=grid,
+            sampler=sampler,
+            gradient=method,
+        )
         found = torch.autograd.grad(0.5 * end.square().sum(), [x, *cond.values()])
         return list(found), time.perf_counter() - started
 
@@ -167,19 +219,29 @@ def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> di
         ours, spent = solve(adj.Reversible())
     except ReversalError as error:
         return row | {"refused": str(error)}
-    return row | {"noise": relative(ours[0], exact[0]), "embedding": relative(ours[1], exact[1]), "time": spent / seconds}
+    return row | {
+        "noise": relative(ours[0], exact[0]),
+        "embedding": relative(ours[1], exact[1]),
+        "time": spent / seconds,
+    }
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
     """‖value − reference‖ / ‖reference‖ of the worst sample."""
-    return ((value - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).max().item()
+    return (
+        ((value - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).max().item()
+    )
 
 
 def main(
     model: str = "tiny",
     steps: int = 50,
-    samples: Annotated[int, typer.Option(min=1, max=len(STARTS), help="Prompts, each with a seed of its own.")] = 2,
-    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, max=len(STARTS), help="Prompts, each with a seed of its own.")
+    ] = 2,
+    page: Annotated[
+        Path | None, typer.Option(help="Page that the tables are written into.")
+    ] = None,
 ) -> None:
     """Measure, print the tables, and write `results/inversion.json`."""
     torch.set_num_threads(1)
@@ -190,13 +252,19 @@ def main(
     for guidance in GUIDANCE:
         cases = make_case(pipeline, guidance, steps, samples)
         for kind, case in cases.items():
-            trips += [{"guidance": guidance, "start": kind, "method": n} | round_trip(case, m) for n, m in METHODS.items()]
+            trips += [
+                {"guidance": guidance, "start": kind, "method": n} | round_trip(case, m)
+                for n, m in METHODS.items()
+            ]
             print(trips[-len(METHODS) :], f"{time.perf_counter() - started:.0f} s", flush=True)
         one = cases["encoded"].first(1)
         for dtype in (torch.float32, torch.float64):
             exactness.append({"guidance": guidance} | gradients(one, DEFAULT, steps, dtype))
         for count in STEPS[:2]:
-            exactness += [{"guidance": guidance} | gradients(one, coupling, count, torch.float32) for coupling in (0.5, 0.8, DEFAULT)]
+            exactness += [
+                {"guidance": guidance} | gradients(one, coupling, count, torch.float32)
+                for coupling in (0.5, 0.8, DEFAULT)
+            ]
         print(exactness, f"{time.perf_counter() - started:.0f} s", flush=True)
         for count in STEPS:
             for coupling in COUPLINGS:
@@ -217,26 +285,56 @@ def report(content: dict[str, Any]) -> str:
     """The three tables."""
     return "\n\n".join(
         [
-            f"{content['settings']}; {content['machine']}; {content['seconds'] / 60:.1f} minutes in all.",
+            f"{content['settings']}; {content['machine']}; {content['seconds'] / 60:.1f} minutes "
+            f"in all.",
             "## Round trips",
-            "Errors are those of the worst sample: of latents relative, of pictures the largest absolute one in [0, 1]. Calls and seconds: "
-            "to the noise + back.",
+            "Errors are those of the worst sample: of latents relative, of pictures the largest "
+            "absolute one in [0, 1]. Calls and seconds: to the noise + back.",
             table(
-                ["guidance", "latents", "method", "error of latents", "of pictures", "std of the noise", "of the gap", "calls", "seconds"],
-                [[f"{row['guidance']:g}", row["start"], row["method"], *_trip(row)] for row in content["round_trips"]],
+                [
+                    "guidance",
+                    "latents",
+                    "method",
+                    "error of latents",
+                    "of pictures",
+                    "std of the noise",
+                    "of the gap",
+                    "calls",
+                    "seconds",
+                ],
+                [
+                    [f"{row['guidance']:g}", row["start"], row["method"], *_trip(row)]
+                    for row in content["round_trips"]
+                ],
             ),
             "## Gradients",
-            "`Reversible()` against `Checkpoint()` on the same steps, relative error; one sample. Time: `Reversible()` / `Checkpoint()`.",
+            "`Reversible()` against `Checkpoint()` on the same steps, relative error; one sample. "
+            "Time: `Reversible()` / `Checkpoint()`.",
             table(
-                ["guidance", "steps", "coupling", "dtype of the noise", "noise", "embedding", "time"],
                 [
-                    [f"{row['guidance']:g}", str(row["steps"]), f"{row['coupling']:g}", row["noise_dtype"], *_gradient(row)]
+                    "guidance",
+                    "steps",
+                    "coupling",
+                    "dtype of the noise",
+                    "noise",
+                    "embedding",
+                    "time",
+                ],
+                [
+                    [
+                        f"{row['guidance']:g}",
+                        str(row["steps"]),
+                        f"{row['coupling']:g}",
+                        row["noise_dtype"],
+                        *_gradient(row),
+                    ]
                     for row in content["gradients"]
                 ],
             ),
             "## Where the way back is stable",
-            "`invert_reversible` of one encoded picture, states in float32: relative error of the latents drawn again by `sample` (std "
-            "of the noise, of the gap), or that it raised `ReversalError`.",
+            "`invert_reversible` of one encoded picture, states in float32: relative error of the "
+            "latents drawn again by `sample` (std of the noise, of the gap), or that it raised "
+            "`ReversalError`.",
             *(_stability(content["stability"], guidance) for guidance in GUIDANCE),
         ]
     )
@@ -247,22 +345,41 @@ def _trip(row: dict[str, Any]) -> list[str]:
         return ["`ReversalError`", "–", "–", "–", str(row["calls"]), f"{row['seconds']:.1f}"]
     errors = [f"{row[name]:.1e}" for name in ("latents", "picture")]
     spread = [f"{row['std']:.2f}", f"{row['gap']:.2g}" if row["gap"] else "–"]
-    return [*errors, *spread, f"{row['calls']} + {row['calls_back']}", f"{row['seconds']:.1f} + {row['seconds_back']:.1f}"]
+    return [
+        *errors,
+        *spread,
+        f"{row['calls']} + {row['calls_back']}",
+        f"{row['seconds']:.1f} + {row['seconds_back']:.1f}",
+    ]
 
 
 def _gradient(row: dict[str, Any]) -> list[str]:
-    return ["`ReversalError`", "–", "–"] if "refused" in row else [f"{row['noise']:.1e}", f"{row['embedding']:.1e}", f"{row['time']:.2f}"]
+    return (
+        ["`ReversalError`", "–", "–"]
+        if "refused" in row
+        else [f"{row['noise']:.1e}", f"{row['embedding']:.1e}", f"{row['time']:.2f}"]
+    )
 
 
 def _stability(rows: list[dict[str, Any]], guidance: float) -> str:
     def cell(row: dict[str, Any]) -> str:
-        return "`ReversalError`" if "refused" in row else f"{row['latents']:.1e} ({row['std']:.2g}, {row['gap']:.2g})"
+        return (
+            "`ReversalError`"
+            if "refused" in row
+            else f"{row['latents']:.1e} ({row['std']:.2g}, {row['gap']:.2g})"
+        )
 
     lines = []
     for steps in STEPS:
-        found = {row["coupling"]: cell(row) for row in rows if (row["guidance"], row["steps"]) == (guidance, steps)}
+        found = {
+            row["coupling"]: cell(row)
+            for row in rows
+            if (row["guidance"], row["steps"]) == (guidance, steps)
+        }
         lines.append([str(steps), *(found[coupling] for coupling in COUPLINGS)])
-    return f"Guidance {guidance:g}\n\n" + table(["steps", *(f"coupling {coupling:g}" for coupling in COUPLINGS)], lines)
+    return f"Guidance {guidance:g}\n\n" + table(
+        ["steps", *(f"coupling {coupling:g}" for coupling in COUPLINGS)], lines
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""A PyTorch module as a JAX function: its exported graph, with every ATen operation taken over by its JAX counterpart.
+"""A PyTorch module as a JAX function: its exported graph, with every ATen operation taken over by
+its JAX counterpart.
 
-`torch.export` writes a module down as a list of a few dozen elementary operations with the weights as inputs. Running that list on JAX
-arrays gives the same function of the same weights, equal to rounding, which `jax.jit` compiles and `jax.vjp` differentiates. An operation
-that is not in the table below is an error that names it.
+`torch.export` writes a module down as a list of a few dozen elementary operations with the weights
+as inputs. Running that list on JAX arrays gives the same function of the same weights, equal to
+rounding, which `jax.jit` compiles and `jax.vjp` differentiates. An operation that is not in the
+table below is an error that names it.
 """
 
 import operator
@@ -21,20 +23,29 @@ Arrays = dict[str, jax.Array]  # by name
 
 
 def to_jax(module: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., jax.Array]:
-    """`f(weights, *inputs)` on JAX arrays; `weights` by parameter name, as `arrays(module.named_parameters())`.
+    """`f(weights, *inputs)` on JAX arrays; `weights` by parameter name, as
+    `arrays(module.named_parameters())`.
 
     Args:
         module: takes tensors and returns one.
-        example: inputs of the shapes and dtypes that it will get; others need an export of their own.
+        example: inputs of the shapes and dtypes that it will get; others need an export of their
+            own.
 
     Raises:
         UnsupportedError: the module uses an operation that is not known here.
 
     """
     program = torch.export.export(module, example).run_decompositions()
-    unknown = {str(n.target) for n in program.graph.nodes if n.op == "call_function" and n.target not in OPERATIONS}
+    unknown = {
+        str(n.target)
+        for n in program.graph.nodes
+        if n.op == "call_function" and n.target not in OPERATIONS
+    }
     if unknown:
-        raise UnsupportedError(f"these operations have no JAX counterpart in benchmarks/jax_network.py: {', '.join(sorted(unknown))}")
+        raise UnsupportedError(
+            "these operations have no JAX counterpart in benchmarks/jax_network.py: "
+            f"{', '.join(sorted(unknown))}"
+        )
     constants = {**program.state_dict, **program.constants}
     specs = program.graph_signature.input_specs
     interpreter = _Interpreter(program.graph_module)
@@ -87,14 +98,26 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> jax.Array:
-    """As one matrix product with the patches: XLA's own is an order of magnitude slower within a loop on a CPU, as in solvers."""
+    """As one matrix product with the patches: XLA's own is an order of magnitude slower within a
+    loop on a CPU, as in solvers.
+    """
     if transposed or groups != 1 or set(dilation) != {1}:
-        raise UnsupportedError("convolutions that are transposed, grouped or dilated have no JAX counterpart in benchmarks/jax_network.py")
+        raise UnsupportedError(
+            "convolutions that are transposed, grouped or dilated have no JAX counterpart in "
+            "benchmarks/jax_network.py"
+        )
     x = jnp.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding))).transpose(0, 2, 3, 1)
     channels, _, rows, columns = weight.shape
-    height, width = ((size - kernel) // step + 1 for size, kernel, step in zip(x.shape[1:3], (rows, columns), stride, strict=True))
+    height, width = (
+        (size - kernel) // step + 1
+        for size, kernel, step in zip(x.shape[1:3], (rows, columns), stride, strict=True)
+    )
     ends = (stride[0] * (height - 1) + 1, stride[1] * (width - 1) + 1)
-    shifted = [x[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]] for i in range(rows) for j in range(columns)]
+    shifted = [
+        x[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]]
+        for i in range(rows)
+        for j in range(columns)
+    ]
     patches = jnp.concatenate(shifted, 3)
     y = patches.reshape(-1, patches.shape[3]) @ weight.transpose(2, 3, 1, 0).reshape(-1, channels)
     y = y if bias is None else y + bias
@@ -107,14 +130,23 @@ def _normalise(x: jax.Array, axes: Sequence[int], eps: float) -> jax.Array:
 
 
 def _group_norm(
-    x: jax.Array, weight: jax.Array, bias: jax.Array, batch: int, channels: int, size: int, groups: int, eps: float
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array,
+    batch: int,
+    channels: int,
+    size: int,
+    groups: int,
+    eps: float,
 ) -> tuple[jax.Array]:
     y = _normalise(x.reshape(batch, groups, -1), (2,), eps).reshape(x.shape)
     shape = (channels, *[1] * (x.ndim - 2))
     return (y * weight.reshape(shape) + bias.reshape(shape),)
 
 
-def _layer_norm(x: jax.Array, shape: Sequence[int], weight: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array]:
+def _layer_norm(
+    x: jax.Array, shape: Sequence[int], weight: jax.Array, bias: jax.Array, eps: float
+) -> tuple[jax.Array]:
     return (_normalise(x, tuple(range(-len(shape), 0)), eps) * weight + bias,)
 
 
@@ -123,7 +155,9 @@ def _expand(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     return jnp.broadcast_to(x, [a if b == -1 else b for a, b in zip(own, shape, strict=True)])
 
 
-def _slice(x: jax.Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> jax.Array:
+def _slice(
+    x: jax.Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> jax.Array:
     size = x.shape[axis]
     return jax.lax.slice_in_dim(x, *slice(start, end, step).indices(size)[:2], step, axis)
 
@@ -133,8 +167,14 @@ def _split(x: jax.Array, sizes: Sequence[int], axis: int = 0) -> list[jax.Array]
     return jnp.split(x, ends, axis)
 
 
-def _upsample_nearest(x: jax.Array, size: Sequence[int] | None, scales: Sequence[float] | None) -> jax.Array:
-    factors = [int(s) for s in scales] if scales is not None else [a // b for a, b in zip(size or (), x.shape[2:], strict=True)]
+def _upsample_nearest(
+    x: jax.Array, size: Sequence[int] | None, scales: Sequence[float] | None
+) -> jax.Array:
+    factors = (
+        [int(s) for s in scales]
+        if scales is not None
+        else [a // b for a, b in zip(size or (), x.shape[2:], strict=True)]
+    )
     return jnp.repeat(jnp.repeat(x, factors[0], 2), factors[1], 3)
 
 
@@ -159,8 +199,12 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     _aten.eq.Scalar: lambda a, b: a == b,
     _aten.exp.default: jnp.exp,
     _aten.expand.default: lambda x, shape, **_: _expand(x, shape),
-    _aten.full.default: lambda shape, value, dtype=None, **_: jnp.full(shape, value, _dtype(dtype, jnp.zeros(0))),
-    _aten.full_like.default: lambda x, value, dtype=None, **_: jnp.full(x.shape, value, _dtype(dtype, x)),
+    _aten.full.default: lambda shape, value, dtype=None, **_: jnp.full(
+        shape, value, _dtype(dtype, jnp.zeros(0))
+    ),
+    _aten.full_like.default: lambda x, value, dtype=None, **_: jnp.full(
+        x.shape, value, _dtype(dtype, x)
+    ),
     _aten.gelu.default: lambda x, approximate="none": jax.nn.gelu(x, approximate == "tanh"),
     _aten.logical_not.default: jnp.logical_not,
     _aten.mm.default: jnp.matmul,

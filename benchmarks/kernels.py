@@ -12,7 +12,8 @@ PRODUCTS = re.compile("gemm|conv|cutlass|xmma|nvjet|wgrad|dgrad|fprop|cudnn", re
 
 
 def kernel_seconds(action: Callable[[], object]) -> dict[str, float]:
-    """Seconds of GPU time in matrix products (convolutions among them), attention and the rest, by the kernels' names; and their number.
+    """Seconds of GPU time in matrix products (convolutions among them), attention and the rest, by
+    the kernels' names; and their number.
 
     Copies and conversions of memory count as the rest, those that prepare a convolution too.
     """

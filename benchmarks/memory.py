@@ -1,7 +1,9 @@
-"""Memory of each gradient method against the number of sampler steps: `python -m benchmarks.memory --page docs/memory.md`.
+"""Memory of each gradient method against the number of sampler steps: `python -m benchmarks.memory
+--page docs/memory.md`.
 
-Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive for a backward pass, at their peak
-over forward and backward pass, recomputation included; the weights are not counted, and the latents of the N steps are counted apart.
+Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive
+for a backward pass, at their peak over forward and backward pass, recomputation included; the
+weights are not counted, and the latents of the N steps are counted apart.
 """
 
 import multiprocessing
@@ -59,7 +61,9 @@ METHODS: dict[str, Callable[[Case], GradientMethod]] = {
     'Adjoint("stored")': lambda _: adj.Adjoint("stored"),
     "Interpolated(vjps=5)": lambda _: adj.Interpolated(5),
     "Backprop()": lambda _: adj.Backprop(),
-    "Checkpoint(memory_budget)": lambda case: adj.Checkpoint(memory_budget=(case.budget or 0) * MIB),
+    "Checkpoint(memory_budget)": lambda case: adj.Checkpoint(
+        memory_budget=(case.budget or 0) * MIB
+    ),
 }
 
 
@@ -71,7 +75,11 @@ def measure(case: Case, name: str) -> dict[str, Any]:
         cond, null_cond, scale = model.conditioning(model.encode(PROMPT), None, GUIDANCE)
     noise = model.noise(1, seed=0).requires_grad_()
     cond = {key: value.clone().requires_grad_() for key, value in cond.items()}
-    network, latents, latent_bytes = Watched(model.network), adj.Stats(), noise.untyped_storage().nbytes()
+    network, latents, latent_bytes = (
+        Watched(model.network),
+        adj.Stats(),
+        noise.untyped_storage().nbytes(),
+    )
     denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=null_cond)
     schedule = adj.NoiseSchedule.from_scheduler(model.pipe.scheduler)
     with torch.no_grad():  # what the libraries allocate once
@@ -82,10 +90,19 @@ def measure(case: Case, name: str) -> dict[str, Any]:
     def pack(tensor: Tensor) -> Tensor:
         if not network.running and tensor.untyped_storage().nbytes() == latent_bytes:
             latents.hold(tensor)
-        return tensor.detach()  # the tensor itself could make a reference cycle that keeps the graph alive
+        return (
+            tensor.detach()
+        )  # the tensor itself could make a reference cycle that keeps the graph alive
 
     with adj.stats() as counts, saved_tensors_hooks(pack, lambda tensor: tensor):
-        x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, steps=case.steps, gradient=METHODS[case.method](case))
+        x = adj.sample(
+            denoiser,
+            noise,
+            schedule=schedule,
+            cond=cond,
+            steps=case.steps,
+            gradient=METHODS[case.method](case),
+        )
         (0.5 * x.square().sum()).backward()
     seconds = time.perf_counter() - started
     assert noise.grad is not None
@@ -100,14 +117,22 @@ def measure(case: Case, name: str) -> dict[str, Any]:
 
 
 def restart_peak_resident() -> int:
-    """Forget the peak of loading, and return the resident bytes of now (Linux: `man 5 proc`, clear_refs)."""
+    """Forget the peak of loading, and return the resident bytes of now (Linux: `man 5 proc`,
+    clear_refs).
+    """
     Path("/proc/self/clear_refs").write_text("5")
     return psutil.Process().memory_info().rss
 
 
 def peak_resident() -> int:
-    """The most bytes that were resident since; getrusage's ru_maxrss would still hold the peak of loading."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    """The most bytes that were resident since; getrusage's ru_maxrss would still hold the peak of
+    loading.
+    """
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -115,38 +140,77 @@ def report(results: list[dict[str, Any]], model: str) -> str:
     """The tables, and the claim that they test."""
     plain = [r for r in results if r["budget"] is None]
     budgeted = [r for r in results if r["budget"] is not None]
-    lines = [f"Measured with `python -m benchmarks.memory` on {machine()}; model `{model}`, batch 1, guidance {GUIDANCE:g}, Euler.", ""]
-    head = ["method", "N", "held by autograd, MiB", "latents, MiB", "growth of peak RSS, MiB", "network calls", "seconds"]
+    lines = [
+        f"Measured with `python -m benchmarks.memory` on {machine()}; model `{model}`, batch 1, "
+        f"guidance {GUIDANCE:g}, Euler.",
+        "",
+    ]
+    head = [
+        "method",
+        "N",
+        "held by autograd, MiB",
+        "latents, MiB",
+        "growth of peak RSS, MiB",
+        "network calls",
+        "seconds",
+    ]
     lines.append(table(head, [[f"`{r['method']}`", str(r["steps"]), *_columns(r)] for r in plain]))
     lines.append("")
     for method in dict.fromkeys(r["method"] for r in plain):
         several = [r for r in plain if r["method"] == method]
         few, many = several[0], several[-1]
         ratio = many["graph_bytes"] / few["graph_bytes"]
-        lines.append(f"- `{method}` holds {ratio:.3f} times as much at N = {many['steps']} as at N = {few['steps']}.")
+        lines.append(
+            f"- `{method}` holds {ratio:.3f} times as much at N = {many['steps']} as at N = "
+            f"{few['steps']}."
+        )
     lines.append("")
     head = ["memory_budget, MiB", "N", "held / budget", *head[2:]]
-    rows = [[str(r["budget"]), str(r["steps"]), f"{r['graph_bytes'] / MIB / r['budget']:.2f}", *_columns(r)] for r in budgeted]
+    rows = [
+        [
+            str(r["budget"]),
+            str(r["steps"]),
+            f"{r['graph_bytes'] / MIB / r['budget']:.2f}",
+            *_columns(r),
+        ]
+        for r in budgeted
+    ]
     return "\n".join([*lines, "`Checkpoint` with a budget:", "", table(head, rows)])
 
 
 def _columns(r: dict[str, Any]) -> list[str]:
-    sizes = [f"{r['graph_bytes'] / MIB:.2f}", f"{r['latent_bytes'] / MIB:.3f}", f"{r['resident_bytes'] / MIB:.0f}"]
+    sizes = [
+        f"{r['graph_bytes'] / MIB:.2f}",
+        f"{r['latent_bytes'] / MIB:.3f}",
+        f"{r['resident_bytes'] / MIB:.0f}",
+    ]
     return [*sizes, str(r["calls"]), f"{r['seconds']:.1f}"]
 
 
 def main(
     model: Annotated[str, typer.Option(help="A bundled model's name, or a folder.")] = "tiny",
-    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[:5],
+    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[
+        :5
+    ],
     steps: Annotated[list[int], typer.Option(help="Values of N.")] = [5, 20, 50, 200],  # noqa: B006
     affordable: Annotated[int, typer.Option(help="The largest N for full backpropagation.")] = 50,
     budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [40, 80, 160],  # noqa: B006
-    resume: Annotated[bool, typer.Option(help="Keep what results/memory.json holds already, and measure the rest.")] = False,
-    page: Annotated[Path | None, typer.Option(help="Page that the tables are written into.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Keep what results/memory.json holds already, and measure the rest."),
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Page that the tables are written into.")
+    ] = None,
 ) -> None:
     """Measure, print the tables, and write `results/memory.json`, which grows line by line."""
     torch.set_num_threads(1)
-    cases = [Case(method, n) for method in methods for n in steps if method != "Backprop()" or n <= affordable]
+    cases = [
+        Case(method, n)
+        for method in methods
+        for n in steps
+        if method != "Backprop()" or n <= affordable
+    ]
     cases += [Case("Checkpoint(memory_budget)", 20, budget) for budget in budgets]
     results = read_json("memory")["results"] if resume else []
     for case in cases:
@@ -155,7 +219,10 @@ def main(
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             results.append(fresh.submit(measure, case, model).result())
         print(results[-1], file=sys.stderr)
-        write_json("memory", {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results})
+        write_json(
+            "memory",
+            {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results},
+        )
     order = list(METHODS)
     results.sort(key=lambda r: (order.index(r["method"]), r["steps"], r["budget"] or 0))
     text = report(results, model)

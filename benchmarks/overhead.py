@@ -1,7 +1,8 @@
-"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python -m benchmarks.overhead --page docs/overhead.md`.
+"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python -m
+benchmarks.overhead --page docs/overhead.md`.
 
-Four parts, each with lines of its own in `results/overhead.json`; a line that is measured again replaces the old one, others stay, so
-that one page can hold several machines.
+Four parts, each with lines of its own in `results/overhead.json`; a line that is measured again
+replaces the old one, others stay, so that one page can hold several machines.
 """
 
 import gc
@@ -26,7 +27,16 @@ from benchmarks.inside import Inside, clock
 from benchmarks.kernels import kernel_seconds
 from benchmarks.memory import peak_resident, restart_peak_resident
 from benchmarks.overhead_page import page_text
-from benchmarks.sd15 import PLAIN, SIZES, Size, Variant, Workload, make_workload, product_rate, products
+from benchmarks.sd15 import (
+    PLAIN,
+    SIZES,
+    Size,
+    Variant,
+    Workload,
+    make_workload,
+    product_rate,
+    products,
+)
 
 Line = dict[str, Any]
 KEYS = ("part", "size", "device", "dtype", "compile", "batch", "channels_last", "method", "steps")
@@ -73,7 +83,9 @@ class Direct:
 
     def forward(self) -> None:
         """One call without a graph."""
-        with torch.no_grad():  # detached, as a sampler's states are: a compiled network would be compiled again
+        with (
+            torch.no_grad()
+        ):  # detached, as a sampler's states are: a compiled network would be compiled again
             self._call(self._x.detach(), self._text.detach())
 
     def pull(self) -> None:
@@ -85,19 +97,27 @@ class Direct:
 
 
 class Free(nn.Module):
-    """In a network's place: next to no work, but every input takes part and gets its gradient; its weight has the dtype of a real one's."""
+    """In a network's place: next to no work, but every input takes part and gets its gradient; its
+    weight has the dtype of a real one's.
+    """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.1, dtype=dtype, device=device), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.tensor(0.1, dtype=dtype, device=device), requires_grad=False
+        )
 
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         return self.weight * x + cond["encoder_hidden_states"].mean((1, 2))[:, None, None, None]
 
 
-def solve(work: Workload, denoiser: adj.Denoiser, method: GradientMethod, steps: int) -> list[Tensor]:
+def solve(
+    work: Workload, denoiser: adj.Denoiser, method: GradientMethod, steps: int
+) -> list[Tensor]:
     """Sample, and the gradients of ½‖x_0‖² for noise and text."""
-    x = adj.sample(denoiser, work.noise, schedule=work.schedule, cond=work.cond, steps=steps, gradient=method)
+    x = adj.sample(
+        denoiser, work.noise, schedule=work.schedule, cond=work.cond, steps=steps, gradient=method
+    )
     return list(torch.autograd.grad(0.5 * x.square().sum(), [work.noise, work.text]))
 
 
@@ -110,10 +130,11 @@ def measure_pairs(
     limit: float = math.inf,
     keep: Callable[[Line], None] = lambda line: None,
 ) -> Line:
-    """`sample` and its gradient beside the same network calls made by hand, one after the other, the first of the two in turn.
+    """`sample` and its gradient beside the same network calls made by hand, one after the other,
+    the first of the two in turn.
 
-    At most `rounds` pairs, and no pair that would end later than `limit` seconds from now, but one always; `keep` sees what there is after
-    each of them.
+    At most `rounds` pairs, and no pair that would end later than `limit` seconds from now, but one
+    always; `keep` sees what there is after each of them.
     """
     now, began = clock(device), time.perf_counter()
     direct, inside = Direct(work), Inside(work.network, now)
@@ -145,12 +166,18 @@ def measure_pairs(
         for action in (ours, by_hand) if done % 2 == 0 else (by_hand, ours):
             action()
         longest = max(longest, time.perf_counter() - started)
-        line |= {"rounds": done + 1, "calls": inside.calls // (done + 1), "vjps": inside.vjps // (done + 1)}
+        line |= {
+            "rounds": done + 1,
+            "calls": inside.calls // (done + 1),
+            "vjps": inside.vjps // (done + 1),
+        }
         keep(line)
     return line
 
 
-def measure_arithmetic(work: Workload, device: torch.device, case: Case, steps: int, rounds: int) -> Line:
+def measure_arithmetic(
+    work: Workload, device: torch.device, case: Case, steps: int, rounds: int
+) -> Line:
     """Seconds of a whole solve outside of a network that does next to nothing."""
     now = clock(device)
     inside = Inside(Free(work.dtype, device), now)
@@ -165,9 +192,17 @@ def measure_arithmetic(work: Workload, device: torch.device, case: Case, steps: 
 
 
 def measure_run(work: Workload, device: torch.device, case: Case, steps: int, rounds: int) -> Line:
-    """Whole solves: seconds, the most memory, and the network's own seconds between them; or that memory was not enough."""
+    """Whole solves: seconds, the most memory, and the network's own seconds between them; or that
+    memory was not enough.
+    """
     now, direct, denoiser = clock(device), Direct(work), work.denoiser()
-    line: Line = {"seconds": [], "forwards": [], "pulls": [], "forward_calls": case.forwards, "pull_calls": case.pulls}
+    line: Line = {
+        "seconds": [],
+        "forwards": [],
+        "pulls": [],
+        "forward_calls": case.forwards,
+        "pull_calls": case.pulls,
+    }
     failed = False
     try:
         for _ in range(2):  # compile and choose kernels, with and without a graph
@@ -176,7 +211,10 @@ def measure_run(work: Workload, device: torch.device, case: Case, steps: int, ro
         solve(work, denoiser, case.method, 2)
         line["peak_bytes"] = peak_bytes(lambda: solve(work, denoiser, case.method, steps), device)
         if device.type == "cuda":
-            line["kernels"] = {"forward": kernel_seconds(direct.forward), "pull": kernel_seconds(direct.pull)}
+            line["kernels"] = {
+                "forward": kernel_seconds(direct.forward),
+                "pull": kernel_seconds(direct.pull),
+            }
         for _ in range(rounds):
             line["forwards"].append(spent(direct.forward, now)[0])
             line["pulls"].append(spent(direct.pull, now)[0])
@@ -215,12 +253,19 @@ class Lines:
     """What is measured so far, in `results/overhead.json`."""
 
     def __init__(self) -> None:
-        found: list[Line] = read_json("overhead") if (common.RESULTS / "overhead.json").exists() else []
+        found: list[Line] = (
+            read_json("overhead") if (common.RESULTS / "overhead.json").exists() else []
+        )
         self.all = [PLAIN_LINE | line for line in found]
 
     def add(self, line: Line) -> None:
-        """Put a line in the place of the one that was measured in the same way, or at the end, and write the file."""
-        print({key: value for key, value in line.items() if not isinstance(value, list)}, file=sys.stderr)
+        """Put a line in the place of the one that was measured in the same way, or at the end, and
+        write the file.
+        """
+        print(
+            {key: value for key, value in line.items() if not isinstance(value, list)},
+            file=sys.stderr,
+        )
         same = [i for i, old in enumerate(self.all) if all(old[key] == line[key] for key in KEYS)]
         if same:
             self.all[same[0]] = line
@@ -251,13 +296,17 @@ class Bench:
             def keep(measured: Line, n: int = n, case: Case = case) -> None:
                 self._add("step", case, n, measured | floor | {"peak_resident": peak_resident()})
 
-            measure_pairs(work, self.device, case, n, self.rounds, 60 * self.minutes / len(steps), keep)
+            measure_pairs(
+                work, self.device, case, n, self.rounds, 60 * self.minutes / len(steps), keep
+            )
 
     def layers(self, steps: int) -> None:
         """Pairs with as many operations, each of them cheap, so that what is around them shows."""
         work = self._workload(SIZES["thin"])
         for case in cases(steps):
-            self._add("layers", case, steps, measure_pairs(work, self.device, case, steps, self.rounds))
+            self._add(
+                "layers", case, steps, measure_pairs(work, self.device, case, steps, self.rounds)
+            )
 
     def arithmetic(self, steps: int) -> None:
         """Whole solves outside of the network."""
@@ -265,27 +314,52 @@ class Bench:
         work = make_workload(SIZES[self.size], self.device, DTYPES[self.dtype], network=free)
         for case in cases(steps):
             measured = measure_arithmetic(work, self.device, case, steps, ARITHMETIC_ROUNDS)
-            self._add("arithmetic", case, steps, measured | {"forward_calls": case.forwards, "pull_calls": case.pulls})
+            self._add(
+                "arithmetic",
+                case,
+                steps,
+                measured | {"forward_calls": case.forwards, "pull_calls": case.pulls},
+            )
 
     def runs(self, steps: int, variant: Variant) -> None:
         """Whole solves with the network."""
         work = make_workload(SIZES[self.size], self.device, DTYPES[self.dtype], variant=variant)
         floor = self._products(work)
         for case in cases(steps):
-            self._add("runs", case, steps, measure_run(work, self.device, case, steps, self.rounds) | floor, variant)
+            self._add(
+                "runs",
+                case,
+                steps,
+                measure_run(work, self.device, case, steps, self.rounds) | floor,
+                variant,
+            )
 
     def _products(self, work: Workload) -> Line:
         """Matrix products of one guided network call, and how fast the device makes them."""
         forward, backward = (len(work.noise) * count for count in products(SIZES[self.size]))
-        return {"forward_products": forward, "backward_products": backward, "product_rate": product_rate(self.device, work.dtype)}
+        return {
+            "forward_products": forward,
+            "backward_products": backward,
+            "product_rate": product_rate(self.device, work.dtype),
+        }
 
     def _workload(self, size: Size) -> Workload:
         return make_workload(size, self.device, DTYPES[self.dtype])
 
-    def _add(self, part: str, case: Case, steps: int, measured: Line, variant: Variant = PLAIN) -> None:
+    def _add(
+        self, part: str, case: Case, steps: int, measured: Line, variant: Variant = PLAIN
+    ) -> None:
         cuda = self.device.type == "cuda"
-        where = {"size": self.size, "device": torch.cuda.get_device_name(self.device) if cuda else "cpu", "dtype": self.dtype}
-        how = {"compile": variant.mode, "batch": variant.batch, "channels_last": variant.channels_last}
+        where = {
+            "size": self.size,
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "dtype": self.dtype,
+        }
+        how = {
+            "compile": variant.mode,
+            "batch": variant.batch,
+            "channels_last": variant.channels_last,
+        }
         key = {"part": part, **where, **how, "method": case.name, "steps": steps}
         self.lines.add(key | {"machine": machine(), "rounds": self.rounds} | measured)
 
@@ -293,23 +367,46 @@ class Bench:
 def main(
     size: Annotated[str, typer.Option(help=f"One of {', '.join(SIZES)}.")] = "sd15",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of the network: float32 or bfloat16. The state is in float32.")] = "bfloat16",
-    parts: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; all but runs on a CPU, and all on a GPU.")] = None,
-    steps: Annotated[list[int], typer.Option(help="Sampler steps of the pairs at full size.")] = [1, 2],  # noqa: B006
-    layer_steps: Annotated[int, typer.Option(help="Sampler steps of the pairs with cheap layers.")] = 10,
+    dtype: Annotated[
+        str, typer.Option(help="Of the network: float32 or bfloat16. The state is in float32.")
+    ] = "bfloat16",
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of {', '.join(PARTS)}; all but runs on a CPU, and all on a GPU."),
+    ] = None,
+    steps: Annotated[list[int], typer.Option(help="Sampler steps of the pairs at full size.")] = [
+        1,
+        2,
+    ],
+    layer_steps: Annotated[
+        int, typer.Option(help="Sampler steps of the pairs with cheap layers.")
+    ] = 10,
     run_steps: Annotated[int, typer.Option(help="N of whole solves.")] = 50,
-    compile: Annotated[list[str], typer.Option(help="Of whole solves: none, or torch.compile's modes, such as default.")] = ["none"],  # noqa: B006
+    compile: Annotated[
+        list[str],
+        typer.Option(help="Of whole solves: none, or torch.compile's modes, such as default."),
+    ] = ["none"],  # noqa: B006
     batch: Annotated[int, typer.Option(help="Pictures in a whole solve.")] = 1,
-    channels_last: Annotated[bool, typer.Option(help="Whole solves with channels last in the network's memory.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option(help="Whole solves with channels last in the network's memory.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="Pairs, of which the median is taken.")] = 5,
-    minutes: Annotated[float, typer.Option(help="Fewer pairs at full size, if they would take longer.")] = math.inf,
-    page: Annotated[Path | None, typer.Option(help="Page that the tables of all results are written into.")] = None,
-    measure: Annotated[bool, typer.Option(help="Measure; without, only the page is written.")] = True,
+    minutes: Annotated[
+        float, typer.Option(help="Fewer pairs at full size, if they would take longer.")
+    ] = math.inf,
+    page: Annotated[
+        Path | None, typer.Option(help="Page that the tables of all results are written into.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure; without, only the page is written.")
+    ] = True,
 ) -> None:
     """Measure, print the tables, and write `results/overhead.json`, which grows line by line."""
     chosen = parts or [part for part in PARTS if device != "cpu" or part != "runs"]
     if unknown := set(chosen) - set(PARTS):
-        raise typer.BadParameter(f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        raise typer.BadParameter(
+            f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
+        )
     bench = Bench(size, torch.device(device), dtype, rounds, minutes, Lines())
     if measure:
         if "arithmetic" in chosen:

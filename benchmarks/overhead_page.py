@@ -12,9 +12,15 @@ Line = dict[str, Any]
 def page_text(lines: Sequence[Line]) -> str:
     """All tables, one set for each machine, size and dtype."""
     texts: list[str] = []
-    places = dict.fromkeys((line["machine"], line["device"], line["size"], line["dtype"]) for line in lines)
+    places = dict.fromkeys(
+        (line["machine"], line["device"], line["size"], line["dtype"]) for line in lines
+    )
     for place in places:
-        mine = [line for line in lines if (line["machine"], line["device"], line["size"], line["dtype"]) == place]
+        mine = [
+            line
+            for line in lines
+            if (line["machine"], line["device"], line["size"], line["dtype"]) == place
+        ]
         texts.append(_place(place, mine))
     return "\n\n".join(texts)
 
@@ -22,9 +28,21 @@ def page_text(lines: Sequence[Line]) -> str:
 def _place(place: tuple[str, str, str, str], lines: Sequence[Line]) -> str:
     machine, device, size, dtype = place
     on = "" if device == "cpu" else f" with {device}"
-    clock = "processor time of the process" if device == "cpu" else "wall time, all work on the GPU done"
-    texts = [f"Measured with `python -m benchmarks.overhead` on {machine}{on}; size `{size}`, network in {dtype}; seconds are {clock}."]
-    parts: dict[str, Callable[[list[Line], list[Line]], str]] = {"step": _step, "arithmetic": _arithmetic, "layers": _layers, "runs": _runs}
+    clock = (
+        "processor time of the process"
+        if device == "cpu"
+        else "wall time, all work on the GPU done"
+    )
+    texts = [
+        f"Measured with `python -m benchmarks.overhead` on {machine}{on}; size `{size}`, network "
+        f"in {dtype}; seconds are {clock}."
+    ]
+    parts: dict[str, Callable[[list[Line], list[Line]], str]] = {
+        "step": _step,
+        "arithmetic": _arithmetic,
+        "layers": _layers,
+        "runs": _runs,
+    }
     steps = [line for line in lines if line["part"] == "step"]
     for part, text in parts.items():
         if mine := [line for line in lines if line["part"] == part]:
@@ -65,13 +83,21 @@ def _step(lines: list[Line], _: list[Line]) -> str:
     note = ""
     if network := _network(lines):
         forward, both = network
-        work = last["forward_products"] / forward / last["product_rate"], _work(last, 0, 1) / both / last["product_rate"]
-        note = (
-            f"\n\nOne guided network call takes F = {forward:.3g} s, with VJP F + B = {both:.3g} s. The matrix products in them would take "
-            f"{100 * work[0]:.0f} % and {100 * work[1]:.0f} % of that at the rate of one large product, "
-            f"{last['product_rate'] / 1e12:.3g} TFLOP/s. Resident memory at its peak: {last['peak_resident'] / 1e9:.1f} GB."
+        work = (
+            last["forward_products"] / forward / last["product_rate"],
+            _work(last, 0, 1) / both / last["product_rate"],
         )
-    text = "**Few guided steps**, `Checkpoint()`, beside the same network calls made by hand; medians, in brackets least and most:"
+        note = (
+            f"\n\nOne guided network call takes F = {forward:.3g} s, with VJP F + B = {both:.3g} "
+            f"s. The matrix products in them would take "
+            f"{100 * work[0]:.0f} % and {100 * work[1]:.0f} % of that at the rate of one large "
+            f"product, {last['product_rate'] / 1e12:.3g} TFLOP/s. Resident memory at its peak: "
+            f"{last['peak_resident'] / 1e9:.1f} GB."
+        )
+    text = (
+        "**Few guided steps**, `Checkpoint()`, beside the same network calls made by hand; "
+        "medians, in brackets least and most:"
+    )
     return f"{text}\n\n{table(head, rows)}{note}"
 
 
@@ -80,14 +106,22 @@ def _arithmetic(lines: list[Line], steps: list[Line]) -> str:
     rows: list[list[str]] = []
     for line in lines:
         outside = median(line["outside"])
-        row = [f"`{line['method']}`", str(line["steps"]), f"{1e3 * outside:.0f}", f"{1e3 * outside / line['steps']:.2f}"]
+        row = [
+            f"`{line['method']}`",
+            str(line["steps"]),
+            f"{1e3 * outside:.0f}",
+            f"{1e3 * outside / line['steps']:.2f}",
+        ]
         if network:
             floor = line["forward_calls"] * network[0] + line["pull_calls"] * network[1]
             row += [f"{floor:.3g}", f"{100 * outside / floor:.2g} %"]
         rows.append(row)
     head = ["method", "N", "outside of the network, ms", "per step, ms"]
     head += ["network alone, s", "share"] if network else []
-    text = "**Whole solves, outside of the network**: N steps at the size of the latent with a network that does next to nothing"
+    text = (
+        "**Whole solves, outside of the network**: N steps at the size of the latent with a "
+        "network that does next to nothing"
+    )
     return f"{text}{', and what it is of the time that the real network needs' if network else ''}:\n\n{table(head, rows)}"
 
 
@@ -95,30 +129,60 @@ def _layers(lines: list[Line], steps: list[Line]) -> str:
     network = _network(steps)
     rows: list[list[str]] = []
     for line in lines:
-        more = [(ours - direct) / line["steps"] for ours, direct in zip(line["ours"], line["direct"], strict=True)]
+        more = [
+            (ours - direct) / line["steps"]
+            for ours, direct in zip(line["ours"], line["direct"], strict=True)
+        ]
         row = [f"`{line['method']}`", str(line["steps"]), str(line["rounds"])]
         row += [f"{1e3 * median(line['ours']):.0f}", f"{1e3 * median(line['direct']):.0f}"]
         row.append(f"{1e3 * median(more):.1f} ({1e3 * min(more):.1f} … {1e3 * max(more):.1f})")
         if network:
-            forwards, pulls = (len(line[name]) / line["rounds"] / line["steps"] for name in ("forwards", "pulls"))
+            forwards, pulls = (
+                len(line[name]) / line["rounds"] / line["steps"] for name in ("forwards", "pulls")
+            )
             floor = forwards * network[0] + pulls * network[1]
             row += [f"{1e3 * floor:.0f}", f"{100 * median(more) / floor:.2f} %"]
         rows.append(row)
-    head = ["method", "N", "pairs", "`sample` and VJP, ms", "network alone, ms", "difference per step, ms"]
+    head = [
+        "method",
+        "N",
+        "pairs",
+        "`sample` and VJP, ms",
+        "network alone, ms",
+        "difference per step, ms",
+    ]
     head += ["network alone at full size, ms a step", "share"] if network else []
-    text = "**As many operations, each of them cheap**: all that is done around them, in the network too"
+    text = (
+        "**As many operations, each of them cheap**: all that is done around them, in the network "
+        "too"
+    )
     return f"{text}:\n\n{table(head, rows)}"
 
 
 def _runs(lines: list[Line], _: list[Line]) -> str:
     rows: list[list[str]] = []
     work: dict[tuple[str, ...], list[str]] = {}
-    for line in sorted(lines, key=lambda line: (line["batch"], line["compile"] != "none", line["compile"])):
-        variant = [str(line["batch"]), line["compile"], "last" if line["channels_last"] else "first"]
+    for line in sorted(
+        lines, key=lambda line: (line["batch"], line["compile"] != "none", line["compile"])
+    ):
+        variant = [
+            str(line["batch"]),
+            line["compile"],
+            "last" if line["channels_last"] else "first",
+        ]
         first = [*variant, f"`{line['method']}`", str(line["steps"])]
         if "failed" in line:
             need = line["graph_bytes"] * line["steps"] / 1e9
-            rows.append([*first, f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB", "", "", "", ""])
+            rows.append(
+                [
+                    *first,
+                    f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB",
+                    "",
+                    "",
+                    "",
+                    "",
+                ]
+            )
             continue
         seconds = median(line["seconds"])
         forward, pull = median(line["forwards"]), median(line["pulls"])
@@ -131,17 +195,36 @@ def _runs(lines: list[Line], _: list[Line]) -> str:
             products = [_work(line, *calls) / line["product_rate"] for calls in ((1, 0), (0, 1))]
             kernels = [line["kernels"][name] for name in ("forward", "pull")]
             cells = [f"{1e3 * value:.1f}" for value in products]
-            cells += [f"{1e3 * k[kind]:.1f}" for kind in ("products", "attention", "rest") for k in kernels]
+            cells += [
+                f"{1e3 * k[kind]:.1f}"
+                for kind in ("products", "attention", "rest")
+                for k in kernels
+            ]
             work[tuple(variant)] = cells
-    head = ["pictures", "torch.compile", "channels", "method", "N", "seconds", "F and F + B alone, ms", "peak, GB"]
+    head = [
+        "pictures",
+        "torch.compile",
+        "channels",
+        "method",
+        "N",
+        "seconds",
+        "F and F + B alone, ms",
+        "peak, GB",
+    ]
     head += ["times the network alone", "times its matrix products"]
-    text = f"**Whole solves with the network**, medians, in brackets least and most:\n\n{table(head, rows)}"
+    text = (
+        "**Whole solves with the network**, medians, in brackets least and "
+        f"most:\n\n{table(head, rows)}"
+    )
     if work:
         head = ["pictures", "torch.compile", "channels"]
         kinds = ("products at the rate of a large one", "products", "attention", "the rest")
         head += [f"{kind}, {call}" for kind in kinds for call in ("F", "F + B")]
         shown = table(head, [[*variant, *cells] for variant, cells in work.items()])
-        text += f"\n\n**What the GPU does in one guided network call**, milliseconds of its time by the kernels' names:\n\n{shown}"
+        text += (
+            "\n\n**What the GPU does in one guided network call**, milliseconds of its time by "
+            f"the kernels' names:\n\n{shown}"
+        )
     return text
 
 
@@ -151,7 +234,9 @@ def _spread(ours: Sequence[float], direct: Sequence[float]) -> str:
 
 
 def _network(steps: Sequence[Line]) -> tuple[float, float] | None:
-    """Seconds of one network call without a graph, and with its VJP; None if they were not measured."""
+    """Seconds of one network call without a graph, and with its VJP; None if they were not
+    measured.
+    """
     forwards = [value for line in steps for value in line["forwards"] + line["forward_once"]]
     pulls = [value for line in steps for value in line["pulls"]]
     return (median(forwards), median(pulls)) if forwards and pulls else None
@@ -159,4 +244,6 @@ def _network(steps: Sequence[Line]) -> tuple[float, float] | None:
 
 def _work(line: Line, forwards: int, pulls: int) -> float:
     """Floating-point operations of so many network calls without and with VJP."""
-    return forwards * line["forward_products"] + pulls * (line["forward_products"] + line["backward_products"])
+    return forwards * line["forward_products"] + pulls * (
+        line["forward_products"] + line["backward_products"]
+    )

@@ -1,4 +1,6 @@
-"""The architecture of Stable Diffusion 1.5 with random weights: nothing to download, and the time does not depend on their values."""
+"""The architecture of Stable Diffusion 1.5 with random weights: nothing to download, and the time
+does not depend on their values.
+"""
 
 import statistics
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the networks: channels of each level, layers a level, width of the text, side of the latent."""
+    """What differs between the networks: channels of each level, layers a level, width of the text,
+    side of the latent.
+    """
 
     channels: tuple[int, ...]
     layers: int
@@ -30,14 +34,18 @@ class Size:
 
 SIZES = {
     "sd15": Size((320, 640, 1280, 1280), 2, 768, 64),  # 860 million weights, a picture of 512×512
-    "thin": Size((32, 64, 128, 128), 2, 64, 8),  # the same layers in the same order, so as many operations, each of them cheap
+    "thin": Size(
+        (32, 64, 128, 128), 2, 64, 8
+    ),  # the same layers in the same order, so as many operations, each of them cheap
     "small": Size((32, 64), 1, 32, 8),  # for tests
 }
 
 
 @dataclass
 class Workload:
-    """A guided sampling problem in float32 around a frozen network in a dtype of its own; noise and text want gradients."""
+    """A guided sampling problem in float32 around a frozen network in a dtype of its own; noise and
+    text want gradients.
+    """
 
     network: nn.Module
     noise: Float[Tensor, "batch 4 side side"]
@@ -54,9 +62,17 @@ class Workload:
     def denoiser(self, network: nn.Module | None = None) -> adj.Denoiser:
         """The guided denoiser around `network`, or the workload's own."""
         null = {"encoder_hidden_states": self.null}
-        return adj.Denoiser(self.network if network is None else network, guidance_scale=GUIDANCE, null_cond=null)
+        return adj.Denoiser(
+            self.network if network is None else network, guidance_scale=GUIDANCE, null_cond=null
+        )
 
-    def inputs(self) -> tuple[Float[Tensor, "rows 4 side side"], Float[Tensor, " rows"], Float[Tensor, "rows tokens width"]]:
+    def inputs(
+        self,
+    ) -> tuple[
+        Float[Tensor, "rows 4 side side"],
+        Float[Tensor, " rows"],
+        Float[Tensor, "rows tokens width"],
+    ]:
         """What the network gets in one guided call, detached, in its dtype: states, times, texts."""
         x, both = torch.cat([self.noise, self.noise]), torch.cat([self.null, self.text])
         times = torch.full((len(x),), 500.0, device=x.device)
@@ -106,13 +122,19 @@ PLAIN = Variant()
 
 
 def make_workload(
-    size: Size, device: torch.device, dtype: torch.dtype, network: nn.Module | None = None, variant: Variant = PLAIN
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    network: nn.Module | None = None,
+    variant: Variant = PLAIN,
 ) -> Workload:
     """Build the workload with its network, or around a given one."""
     torch.manual_seed(0)
     if network is None:
         unet = build_unet(size, device, dtype)
-        network = UNet(unet.to(memory_format=torch.channels_last) if variant.channels_last else unet)  # pyright: ignore[reportCallIssue]
+        network = UNet(
+            unet.to(memory_format=torch.channels_last) if variant.channels_last else unet
+        )  # pyright: ignore[reportCallIssue]
         mode = variant.mode
         if mode != "none":
             network = torch.compile(network, mode=mode)  # pyright: ignore[reportAssignmentType]
@@ -120,12 +142,20 @@ def make_workload(
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     noise = torch.randn(variant.batch, 4, size.side, size.side, device=device).requires_grad_()
     text, null = torch.randn(2, variant.batch, TOKENS, size.text_width, device=device)
-    return Workload(network, noise, text.clone().requires_grad_(), null, dtype, adj.NoiseSchedule.from_scheduler(scheduler))
+    return Workload(
+        network,
+        noise,
+        text.clone().requires_grad_(),
+        null,
+        dtype,
+        adj.NoiseSchedule.from_scheduler(scheduler),
+    )
 
 
 @cache
 def products(size: Size) -> tuple[float, float]:
-    """Floating-point operations in the matrix products of one guided call for one picture, forwards, and backwards to state and text.
+    """Floating-point operations in the matrix products of one guided call for one picture,
+    forwards, and backwards to state and text.
 
     Nothing is run.
     """

@@ -1,8 +1,8 @@
-"""Which form of the probability-flow ODE to solve: error of samples and gradients against network calls.
+"""Which form of the probability-flow ODE to solve: error of samples and gradients against network
+calls.
 
-`python -m benchmarks.stability mixture`, then `… model`, each measures one problem and writes its results; `… report
---page docs/stability.md` makes
-tables and figure of them.
+`python -m benchmarks.stability mixture`, then `… model`, each measures one problem and writes its
+results; `… report --page docs/stability.md` makes tables and figure of them.
 """
 
 import time
@@ -28,7 +28,11 @@ from benchmarks.forms import InForm, adjoint
 FORMS = {"noise": NOISE, "data": DATA, "time": TIME}
 SOLVERS = {"Euler": EULER, "Heun": HEUN, "RK4": RUNGE_KUTTA_4}
 GRIDS = {"uniform in t": adj.grids.linspace, "Karras": adj.grids.karras}
-QUANTITIES = {"sample": "sample", "exact": "exact gradient of the solver's steps", "adjoint": "continuous adjoint, states solved back"}
+QUANTITIES = {
+    "sample": "sample",
+    "exact": "exact gradient of the solver's steps",
+    "adjoint": "continuous adjoint, states solved back",
+}
 MIXTURE_CALLS = (8, 16, 32, 64, 128)
 
 app = typer.Typer(help=__doc__, add_completion=False)
@@ -36,7 +40,9 @@ app = typer.Typer(help=__doc__, add_completion=False)
 
 @dataclass(frozen=True)
 class Problem:
-    """What is solved; the loss is ½‖x_0‖² of each sample, and gradients are those with respect to its noise."""
+    """What is solved; the loss is ½‖x_0‖² of each sample, and gradients are those with respect to
+    its noise.
+    """
 
     denoiser: adj.Denoiser
     schedule: adj.NoiseSchedule
@@ -46,7 +52,15 @@ class Problem:
     def solve(self, sampler: InForm, grid: Tensor) -> tuple[Tensor, Tensor]:
         """x_0 and its exact gradient."""
         noise = self.noise.clone().requires_grad_()
-        x = adj.sample(self.denoiser, noise, schedule=self.schedule, cond=self.cond, grid=grid, sampler=sampler, gradient=adj.Backprop())
+        x = adj.sample(
+            self.denoiser,
+            noise,
+            schedule=self.schedule,
+            cond=self.cond,
+            grid=grid,
+            sampler=sampler,
+            gradient=adj.Backprop(),
+        )
         (gradient,) = torch.autograd.grad(0.5 * x.square().sum(), noise)
         return x.detach(), gradient
 
@@ -61,33 +75,61 @@ def errors(value: Tensor, reference: Tensor) -> list[float]:
     return [float(f"{error:.4g}") for error in relative.nan_to_num(nan=torch.inf).tolist()]
 
 
-def measure(name: str, title: str, problem: Problem, calls: tuple[int, ...], reference_steps: int) -> None:
+def measure(
+    name: str, title: str, problem: Problem, calls: tuple[int, ...], reference_steps: int
+) -> None:
     """Measure every form, solver and grid of one problem, and write `results/stability-name.json`."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     reference = problem.reference(reference_steps)
     coarser = problem.reference(reference_steps // 2)
-    doubt = {quantity: errors(c, r) for quantity, c, r in zip(("sample", "exact"), coarser, reference, strict=True)}
+    doubt = {
+        quantity: errors(c, r)
+        for quantity, c, r in zip(("sample", "exact"), coarser, reference, strict=True)
+    }
     rows = []
     for grid_name, make_grid in GRIDS.items():
         for solver, tableau in SOLVERS.items():
             for form_name, form in FORMS.items():
                 for count in calls:
-                    sampler, grid = InForm(tableau, form), make_grid(problem.schedule, count // len(tableau.c))
+                    sampler, grid = (
+                        InForm(tableau, form),
+                        make_grid(problem.schedule, count // len(tableau.c)),
+                    )
                     x, exact = problem.solve(sampler, grid)
-                    solved = adjoint(problem.denoiser, problem.schedule, sampler, grid, problem.cond, x, x)
+                    solved = adjoint(
+                        problem.denoiser, problem.schedule, sampler, grid, problem.cond, x, x
+                    )
                     found = {
                         "sample": errors(x, reference[0]),
                         "exact": errors(exact, reference[1]),
                         "adjoint": errors(solved, reference[1]),
                     }
-                    rows.append({"grid": grid_name, "solver": solver, "form": form_name, "calls": count, **found})
+                    rows.append(
+                        {
+                            "grid": grid_name,
+                            "solver": solver,
+                            "form": form_name,
+                            "calls": count,
+                            **found,
+                        }
+                    )
         print(f"{name}, {grid_name}: {time.perf_counter() - started:.0f} s", flush=True)
-    content = {"title": title, "machine": machine(), "samples": len(problem.noise), "reference_steps": reference_steps}
-    write_json(f"stability-{name}", content | {"doubt": doubt, "seconds": time.perf_counter() - started, "rows": rows})
+    content = {
+        "title": title,
+        "machine": machine(),
+        "samples": len(problem.noise),
+        "reference_steps": reference_steps,
+    }
+    write_json(
+        f"stability-{name}",
+        content | {"doubt": doubt, "seconds": time.perf_counter() - started, "rows": rows},
+    )
 
 
-def mixture_epsilon(schedule: adj.NoiseSchedule, means: Float[Tensor, "components dim"], std: float) -> Callable[..., Tensor]:
+def mixture_epsilon(
+    schedule: adj.NoiseSchedule, means: Float[Tensor, "components dim"], std: float
+) -> Callable[..., Tensor]:
     """E[ε | x_t = x] for equally likely isotropic Gaussians."""
 
     def epsilon(x: Tensor, t: Tensor, cond: Tree) -> Tensor:
@@ -101,15 +143,24 @@ def mixture_epsilon(schedule: adj.NoiseSchedule, means: Float[Tensor, "component
 
 
 @app.command()
-def mixture(samples: int = 64, dim: int = 12, components: int = 4, std: float = 0.4, reference_steps: int = 2000) -> None:
-    """A Gaussian mixture with separated modes, closed-form score, float64, linear variance-preserving schedule."""
+def mixture(
+    samples: int = 64,
+    dim: int = 12,
+    components: int = 4,
+    std: float = 0.4,
+    reference_steps: int = 2000,
+) -> None:
+    """A Gaussian mixture with separated modes, closed-form score, float64, linear
+    variance-preserving schedule.
+    """
     generator = torch.Generator().manual_seed(0)
     means = 1.5 * torch.randn(components, dim, dtype=torch.float64, generator=generator)
     noise = torch.randn(samples, dim, dtype=torch.float64, generator=generator)
     schedule = adj.NoiseSchedule.linear()
     title = (
-        f"Gaussian mixture: {components} components of standard deviation {std} in {dim} dimensions, closed-form ε, float64, "
-        f"`NoiseSchedule.linear()` from t = {schedule.t_max:g} to {schedule.t_min:g}"
+        f"Gaussian mixture: {components} components of standard deviation {std} in {dim} "
+        f"dimensions, closed-form ε, float64, `NoiseSchedule.linear()` from t = {schedule.t_max:g} "
+        f"to {schedule.t_min:g}"
     )
     problem = Problem(adj.Denoiser(mixture_epsilon(schedule, means, std)), schedule, noise, None)
     check_against_library(problem)
@@ -119,7 +170,11 @@ def mixture(samples: int = 64, dim: int = 12, components: int = 4, std: float = 
 def check_against_library(problem: Problem) -> None:
     """In the noise form this file's adjoint must be `adj.Adjoint("solved")`."""
     grid = adj.grids.karras(problem.schedule, 9)
-    for tableau, sampler in ((EULER, adj.Euler()), (HEUN, adj.Heun()), (RUNGE_KUTTA_4, adj.RungeKutta4())):
+    for tableau, sampler in (
+        (EULER, adj.Euler()),
+        (HEUN, adj.Heun()),
+        (RUNGE_KUTTA_4, adj.RungeKutta4()),
+    ):
         noise = problem.noise.clone().requires_grad_()
         x = adj.sample(
             problem.denoiser,
@@ -131,7 +186,15 @@ def check_against_library(problem: Problem) -> None:
             gradient=adj.Adjoint("solved"),
         )
         (expected,) = torch.autograd.grad(0.5 * x.square().sum(), noise)
-        mine = adjoint(problem.denoiser, problem.schedule, InForm(tableau, NOISE), grid, problem.cond, x.detach(), x.detach())
+        mine = adjoint(
+            problem.denoiser,
+            problem.schedule,
+            InForm(tableau, NOISE),
+            grid,
+            problem.cond,
+            x.detach(),
+            x.detach(),
+        )
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -139,7 +202,10 @@ def check_against_library(problem: Problem) -> None:
 def model(
     name: str = "tiny",
     guidance: float = 5.0,
-    prompts: Annotated[list[str], typer.Option()] = ["a noto emoji of a red apple", "a twemoji emoji of a fox"],  # noqa: B006
+    prompts: Annotated[list[str], typer.Option()] = [
+        "a noto emoji of a red apple",
+        "a twemoji emoji of a fox",
+    ],
     seeds: int = 2,
     calls: Annotated[list[int], typer.Option()] = [8, 16, 32],  # noqa: B006
     reference_steps: int = 64,
@@ -152,7 +218,10 @@ def model(
     noise = pipeline.noise(seeds, seed=0).repeat(len(prompts), 1, 1, 1)
     denoiser = adj.Denoiser(pipeline.network, guidance_scale=scale, null_cond=null_cond)
     schedule = adj.NoiseSchedule.from_scheduler(pipeline.pipe.scheduler)
-    title = f"Model `{name}`: {len(prompts)} prompts with {seeds} seeds each, guidance {guidance:g}, float32, its own table of ᾱ"
+    title = (
+        f"Model `{name}`: {len(prompts)} prompts with {seeds} seeds each, guidance {guidance:g}, "
+        f"float32, its own table of ᾱ"
+    )
     measure("model", title, Problem(denoiser, schedule, noise, cond), tuple(calls), reference_steps)
 
 
@@ -173,11 +242,14 @@ def report(page: Path | None = None, figure: Path = Path("docs/images/stability.
 
 def section(problem: dict[str, Any]) -> str:
     """The tables of one problem: median and 95th percentile over samples."""
-    doubt = ", ".join(f"{QUANTITIES[name]} {_cell(values)}" for name, values in problem["doubt"].items())
+    doubt = ", ".join(
+        f"{QUANTITIES[name]} {_cell(values)}" for name, values in problem["doubt"].items()
+    )
     parts = [
         f"## {problem['title']}",
-        f"{problem['samples']} samples; {problem['seconds'] / 60:.0f} minutes on {problem['machine']}. Reference: RK4 in the noise form, "
-        f"{problem['reference_steps']} steps on a Karras grid; with half as many steps it differs by: {doubt}.",
+        f"{problem['samples']} samples; {problem['seconds'] / 60:.0f} minutes on "
+        f"{problem['machine']}. Reference: RK4 in the noise form, {problem['reference_steps']} "
+        f"steps on a Karras grid; with half as many steps it differs by: {doubt}.",
     ]
     calls = sorted({row["calls"] for row in problem["rows"]})
     for grid in GRIDS:
@@ -185,15 +257,26 @@ def section(problem: dict[str, Any]) -> str:
             rows = []
             for solver in SOLVERS:
                 for form in FORMS:
-                    line = {r["calls"]: r[quantity] for r in problem["rows"] if (r["grid"], r["solver"], r["form"]) == (grid, solver, form)}
+                    line = {
+                        r["calls"]: r[quantity]
+                        for r in problem["rows"]
+                        if (r["grid"], r["solver"], r["form"]) == (grid, solver, form)
+                    }
                     rows.append([solver, form, *(_cell(line[count]) for count in calls)])
             head = ["solver", "form", *(f"{count} calls" for count in calls)]
-            parts += [f"Relative error of the {meaning}, grid {grid}: median (95th percentile)", table(head, rows)]
+            parts += [
+                f"Relative error of the {meaning}, grid {grid}: median (95th percentile)",
+                table(head, rows),
+            ]
     return "\n\n".join(parts)
 
 
 def _cell(values: list[float]) -> str:
-    median, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+    median, high = (
+        torch.tensor(values, dtype=torch.float64)
+        .quantile(torch.tensor([0.5, 0.95], dtype=torch.float64))
+        .tolist()
+    )
     return f"{median:.2g} ({high:.2g})"
 
 
@@ -201,20 +284,37 @@ def draw(problems: list[dict[str, Any]], path: Path) -> None:
     """Median error against network calls, one panel a problem, grid and quantity."""
     matplotlib.use("Agg")
     columns = [(problem, grid) for problem in problems for grid in GRIDS]
-    figure, panels = pyplot.subplots(3, len(columns), figsize=(3.2 * len(columns), 8), sharex="col", sharey="row", squeeze=False)
+    figure, panels = pyplot.subplots(
+        3, len(columns), figsize=(3.2 * len(columns), 8), sharex="col", sharey="row", squeeze=False
+    )
     for column, (problem, grid) in enumerate(columns):
         for line, quantity in enumerate(QUANTITIES):
             panel = panels[line][column]
             for solver, style in zip(SOLVERS, ("-", "--", ":"), strict=True):
                 for form, colour in zip(FORMS, ("tab:blue", "tab:green", "tab:red"), strict=True):
-                    points = [r for r in problem["rows"] if (r["grid"], r["solver"], r["form"]) == (grid, solver, form)]
+                    points = [
+                        r
+                        for r in problem["rows"]
+                        if (r["grid"], r["solver"], r["form"]) == (grid, solver, form)
+                    ]
                     medians = [torch.tensor(r[quantity]).median().item() for r in points]
-                    panel.loglog([r["calls"] for r in points], medians, style, color=colour, marker=".", label=f"{solver}, {form} form")
+                    panel.loglog(
+                        [r["calls"] for r in points],
+                        medians,
+                        style,
+                        color=colour,
+                        marker=".",
+                        label=f"{solver}, {form} form",
+                    )
             panel.grid(alpha=0.3)
             panel.set_ylim(1e-6, 30)
-        panels[0][column].set_title(f"{problem['title'].split(':')[0].replace('`', '')}, {grid}", fontsize=9)
+        panels[0][column].set_title(
+            f"{problem['title'].split(':')[0].replace('`', '')}, {grid}", fontsize=9
+        )
         panels[-1][column].set_xlabel("network calls")
-    for line, label in enumerate(("error of the sample", "error of the exact gradient", "error of the adjoint")):
+    for line, label in enumerate(
+        ("error of the sample", "error of the exact gradient", "error of the adjoint")
+    ):
         panels[line][0].set_ylabel(label)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="lower center", fontsize=8)

@@ -1,9 +1,12 @@
-"""What a minute buys: the same style learned by several gradient methods: `python -m benchmarks.stylize --page docs/stylize.md`.
+"""What a minute buys: the same style learned by several gradient methods: `python -m
+benchmarks.stylize --page docs/stylize.md`.
 
-Every arm makes as many optimiser steps from the same start, on the same examples in the same order: prompts of all familiar concepts but
-the held-out ones. The figures are of prompts and seeds that no arm was trained on, drawn once at the end; the curve is of the validation
-pictures, against the time that the optimisation took. `--tuning` is how settings were chosen: it trains on two thirds of the training
-concepts with another seed, and measures on the other third.
+Every arm makes as many optimiser steps from the same start, on the same examples in the same order:
+    prompts of all familiar concepts but
+the held-out ones. The figures are of prompts and seeds that no arm was trained on, drawn once at
+the end; the curve is of the validation pictures, against the time that the optimisation took.
+`--tuning` is how settings were chosen: it trains on two thirds of the training concepts with
+another seed, and measures on the other third.
 """
 
 import json
@@ -27,7 +30,8 @@ from benchmarks.common import RESULTS, fill, machine, table, write_json
 
 ARMS = ("exact", "adjoint", "truncated:last=5", "truncated:last=1")
 STEPS = 20
-# Textures are drawn by convolutions: with attention alone, half the distance costs most of the subjects.
+# Textures are drawn by convolutions: with attention alone, half the distance costs most of the
+# subjects.
 LAYERS = [*ATTENTION, "conv1", "conv2", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 
 
@@ -81,7 +85,11 @@ def concepts(tuning: bool) -> tuple[list[str], list[str]]:
     """Those to learn from and those to measure on."""
     known = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
     training = [name for name in known if name not in HELD_OUT]
-    return ([n for i, n in enumerate(training) if i % 3 < 2], training[2::3]) if tuning else (training, list(HELD_OUT))
+    return (
+        ([n for i, n in enumerate(training) if i % 3 < 2], training[2::3])
+        if tuning
+        else (training, list(HELD_OUT))
+    )
 
 
 def _learn(config: StylizeConfig, folder: Path) -> dict[str, Any]:
@@ -108,7 +116,8 @@ def rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
                 f"{held_out['distinctness']:.2f}",
                 f"{seconds(arm['history']) / 60:.1f}",
                 f"{-held_out['change'] / held_out['before'] / (seconds(arm['history']) / 60):.1%}",
-                f"{result['optimisation']['best_iteration']} of {result['optimisation']['iterations']}",
+                f"{result['optimisation']['best_iteration']} of "
+                f"{result['optimisation']['iterations']}",
             ]
         )
     return lines
@@ -149,9 +158,12 @@ def main(
     page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Where the curves are drawn.")] = None,
 ) -> None:
-    """Run every arm that `results/NAME.json` does not hold yet, print the table, and write that file."""
+    """Run every arm that `results/NAME.json` does not hold yet, print the table, and write that
+    file.
+    """
     learning = Learning(iterations, rate, preservation, rank, held_out_seeds, tuning)
-    # How intervals are made is part of it: those of results from before they were over prompts were too narrow.
+    # How intervals are made is part of it: those of results from before they were over prompts were
+    # too narrow.
     stored, setting = RESULTS / f"{name}.json", asdict(learning) | {"intervals": "over prompts"}
     former = json.loads(stored.read_text()) if stored.exists() else {}
     found = former["arms"] if former.get("setting") == setting else {}
@@ -161,9 +173,19 @@ def main(
         for gradient in arm:
             if gradient not in found:
                 typer.echo(f"{gradient} …", err=True)
-                found[gradient] = learning.run(gradient, style, Path(scratch) / gradient.replace(":", "-"))
+                found[gradient] = learning.run(
+                    gradient, style, Path(scratch) / gradient.replace(":", "-")
+                )
                 write_json(name, {"setting": setting, "machine": machine(), "arms": found})
-    head = ["gradient", "Gram distance", "change, 95 % interval", "judge finds the subject", "distinctness", "minutes", "fall per minute"]
+    head = [
+        "gradient",
+        "Gram distance",
+        "change, 95 % interval",
+        "judge finds the subject",
+        "distinctness",
+        "minutes",
+        "fall per minute",
+    ]
     what = f"a LoRA of rank {rank}" if rank else "all weights"
     text = (
         table([*head, "kept iteration"], rows(found))

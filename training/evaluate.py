@@ -19,9 +19,20 @@ from judges import HELD_OUT, accuracies, pictures
 GRID = HERE.parent / "docs" / "images" / "tiny-samples.png"
 
 
-def generate(pipe: StableDiffusionPipeline, captions: list[str], noise: Tensor, steps: int, guidance: float) -> Tensor:
-    """Images [B, 3, 64, 64] in [0, 1]; the scheduler is DDIM without added noise, so that the picture is a function of `noise`."""
-    output = pipe(captions, num_inference_steps=steps, guidance_scale=guidance, latents=noise, output_type="pt", return_dict=False)
+def generate(
+    pipe: StableDiffusionPipeline, captions: list[str], noise: Tensor, steps: int, guidance: float
+) -> Tensor:
+    """Images [B, 3, 64, 64] in [0, 1]; the scheduler is DDIM without added noise, so that the
+    picture is a function of `noise`.
+    """
+    output = pipe(
+        captions,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        latents=noise,
+        output_type="pt",
+        return_dict=False,
+    )
     return output[0].float()
 
 
@@ -36,7 +47,9 @@ def spread(images: Tensor) -> float:
     return distances.mean().item()
 
 
-def recognised(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seed: int) -> dict[str, float]:
+def recognised(
+    pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seed: int
+) -> dict[str, float]:
     """The judge's verdicts on one picture of every familiar concept in every style."""
     names = [c.name for c in load_concepts() if c.familiar]
     pairs = [(n, s) for n in names for s in STYLES]
@@ -54,8 +67,11 @@ def recognised(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance
     }
 
 
-def through_the_autoencoder(pipe: StableDiffusionPipeline, judge: Judge, count: int, seed: int) -> dict[str, float]:
-    """The judge's accuracy on real pictures after the autoencoder: what a generator with perfect latents would get.
+def through_the_autoencoder(
+    pipe: StableDiffusionPipeline, judge: Judge, count: int, seed: int
+) -> dict[str, float]:
+    """The judge's accuracy on real pictures after the autoencoder: what a generator with perfect
+    latents would get.
 
     The pictures are placements of familiar concepts that the judge was not trained on.
     """
@@ -66,29 +82,46 @@ def through_the_autoencoder(pipe: StableDiffusionPipeline, judge: Judge, count: 
     rows = np.random.default_rng(seed).permutation(rows)[:count]
     labels[rows, 0] = [judge.concepts.index(concepts[c].name) for c in labels[rows, 0]]
     labels[rows, 1] = [judge.styles.index(list(STYLES)[s]) for s in labels[rows, 1]]
-    decoded = pipe.vae.decode(pipe.vae.encode(2 * pictures(images[rows]) - 1).latent_dist.mean).sample
+    decoded = pipe.vae.decode(
+        pipe.vae.encode(2 * pictures(images[rows]) - 1).latent_dist.mean
+    ).sample
     back = (decoded.div(2).add(0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return accuracies(judge, back, labels[rows])
 
 
-def best_drawn(pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seeds: list[int]) -> dict[str, float]:
-    """Mean probability that the judge gives to the concept asked for, over styles and seeds; best first."""
+def best_drawn(
+    pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seeds: list[int]
+) -> dict[str, float]:
+    """Mean probability that the judge gives to the concept asked for, over styles and seeds; best
+    first.
+    """
     names = [c.name for c in load_concepts() if c.familiar]
     captions = [f"a {s} emoji of {with_article(n)}" for n in names for s in STYLES]
     truth = torch.tensor([judge.concepts.index(n) for n in names for _ in STYLES])
     found = []
     for seed in seeds:
         images = generate(pipe, captions, noise(len(captions), seed), steps, guidance)
-        found.append(judge.concept_logits(images).softmax(1).gather(1, truth[:, None]).view(len(names), len(STYLES)).mean(1))
+        found.append(
+            judge.concept_logits(images)
+            .softmax(1)
+            .gather(1, truth[:, None])
+            .view(len(names), len(STYLES))
+            .mean(1)
+        )
     scores = torch.stack(found).mean(0).tolist()
     return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
 
 
-def diversity(pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: int, guidance: float, seed: int) -> dict[str, float]:
-    """Spread over seeds against the spread of real pictures of the same caption, and the distance to the nearest training picture."""
+def diversity(
+    pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: int, guidance: float, seed: int
+) -> dict[str, float]:
+    """Spread over seeds against the spread of real pictures of the same caption, and the distance
+    to the nearest training picture.
+    """
     concepts, pool = load_concepts(), np.load(WORK / "pool.npz")
     labels, images = pool["labels"], pool["images"]
-    # A caption without a background was trained on a mixture of backgrounds, in the share in which it occurs.
+    # A caption without a background was trained on a mixture of backgrounds, in the share in which
+    # it occurs.
     ratios, nearest, real_nearest = [], [], []
     chosen = random.Random(seed).sample([i for i, c in enumerate(concepts) if c.familiar], captions)
     for k, c in enumerate(chosen):
@@ -98,7 +131,9 @@ def diversity(pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: i
         made = generate(pipe, [text] * seeds, noise(seeds, seed + k), steps, guidance)
         ratios.append(spread(made) / spread(real))
         scale = real[0].numel() ** 0.5
-        nearest.append(torch.cdist(made.flatten(1), real.flatten(1)).div(scale).min(1).values.mean().item())
+        nearest.append(
+            torch.cdist(made.flatten(1), real.flatten(1)).div(scale).min(1).values.mean().item()
+        )
         among = torch.cdist(real.flatten(1), real.flatten(1)).div(scale).fill_diagonal_(torch.inf)
         real_nearest.append(among.min(1).values.mean().item())
     return {
@@ -111,7 +146,14 @@ def diversity(pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: i
     }
 
 
-def sensitivity(pipe: StableDiffusionPipeline, seeds: int, steps: int, guidance: float, seed: int, size: float = 0.05) -> dict[str, float]:
+def sensitivity(
+    pipe: StableDiffusionPipeline,
+    seeds: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    size: float = 0.05,
+) -> dict[str, float]:
     """‖Δx₀‖ / ‖Δnoise‖ (latents to pixels) for a small step in a random direction, over seeds."""
     text = ["a noto emoji of a red apple"] * seeds
     start, direction = noise(seeds, seed), noise(seeds, seed + 1)
@@ -130,7 +172,9 @@ def sensitivity(pipe: StableDiffusionPipeline, seeds: int, steps: int, guidance:
 
 
 def grid(pipe: StableDiffusionPipeline, path: Path, steps: int, guidance: float, seed: int) -> None:
-    """Sixteen familiar concepts, one column each; the three styles, a caption without a style, and one with a background."""
+    """Sixteen familiar concepts, one column each; the three styles, a caption without a style, and
+    one with a background.
+    """
     rng = random.Random(seed)
     names = [with_article(c.name) for c in load_concepts() if c.familiar]
     names = names[:: max(1, len(names) // 16)][:16]
@@ -139,13 +183,23 @@ def grid(pipe: StableDiffusionPipeline, path: Path, steps: int, guidance: float,
     rows.append([f"{n} on a {rng.choice(list(BACKGROUNDS))} background" for n in names])
     captions = [text for row in rows for text in row]
     images = generate(pipe, captions, noise(len(captions), seed), steps, guidance)
-    sheet = images.view(len(rows), len(names), 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(len(rows) * 64, len(names) * 64, 3)
+    sheet = (
+        images.view(len(rows), len(names), 3, 64, 64)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(len(rows) * 64, len(names) * 64, 3)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((sheet * 255).round().byte().numpy()).save(path, optimize=True)
 
 
 def main(
-    steps: int = 50, guidance: float = 5.0, seed: int = 0, captions: int = 9, seeds: int = 6, only_grid: bool = False, path: Path = GRID
+    steps: int = 50,
+    guidance: float = 5.0,
+    seed: int = 0,
+    captions: int = 9,
+    seeds: int = 6,
+    only_grid: bool = False,
+    path: Path = GRID,
 ) -> None:
     """Measure the folder as it is shipped, with the stock pipeline."""
     torch.set_grad_enabled(False)

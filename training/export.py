@@ -1,6 +1,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Write the bundled pipeline as an ordinary diffusers folder in half precision: `python training/export.py`."""
+"""Write the bundled pipeline as an ordinary diffusers folder in half precision: `python
+training/export.py`.
+"""
 
 import json
 import shutil
@@ -22,16 +24,26 @@ LIMIT = 25_000_000  # bytes, of everything in the folder
 
 
 def pipeline(untrained: bool = False, folder: Path = WORK) -> StableDiffusionPipeline:
-    """The pipeline with the averaged weights in `folder`, or with fresh ones for what has not been trained."""
+    """The pipeline with the averaged weights in `folder`, or with fresh ones for what has not been
+    trained.
+    """
     if (WORK / "tokenizer").exists() and not untrained:
         tokenizer = load_tokenizer(WORK / "tokenizer")
     else:
-        tokenizer = build_tokenizer([c for c in load_concepts() if not c.withheld], WORK / "tokenizer")
+        tokenizer = build_tokenizer(
+            [c for c in load_concepts() if not c.withheld], WORK / "tokenizer"
+        )
     text_encoder, unet = build_text_encoder(tokenizer), build_unet()
     if not untrained:
         weights = load_file(folder / "average.safetensors")
         for name, module in {"text_encoder": text_encoder, "unet": unet}.items():
-            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+            module.load_state_dict(
+                {
+                    k.removeprefix(f"{name}."): v
+                    for k, v in weights.items()
+                    if k.startswith(f"{name}.")
+                }
+            )
     vae = AutoencoderKL.from_pretrained(WORK / "vae") if (WORK / "vae").exists() else build()
     return StableDiffusionPipeline(
         vae=vae,
@@ -48,19 +60,35 @@ def pipeline(untrained: bool = False, folder: Path = WORK) -> StableDiffusionPip
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer from its vocabulary and merges."""
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS
+    )
 
 
 def main(untrained: bool = False, folder: Path = WORK) -> None:
-    """Write to a temporary folder, move each part into place, and refuse a folder that is too large."""
+    """Write to a temporary folder, move each part into place, and refuse a folder that is too
+    large.
+    """
     logging.set_verbosity_error()
     temporary = WORK / "tiny.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    pipeline(untrained, folder).to(torch.float16).save_pretrained(temporary, safe_serialization=True)
-    config = temporary / "text_encoder" / "config.json"  # transformers loads in the dtype named here, diffusers in float32
+    pipeline(untrained, folder).to(torch.float16).save_pretrained(
+        temporary, safe_serialization=True
+    )
+    config = (
+        temporary / "text_encoder" / "config.json"
+    )  # transformers loads in the dtype named here, diffusers in float32
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    config = temporary / "vae" / "config.json"  # diffusers writes the folder that it was loaded from
-    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}, indent=2) + "\n")
+    config = (
+        temporary / "vae" / "config.json"
+    )  # diffusers writes the folder that it was loaded from
+    config.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"},
+            indent=2,
+        )
+        + "\n"
+    )
     for name in ("vocab.json", "merges.txt"):  # for readers without `tokenizers`
         shutil.copy(WORK / "tokenizer" / name, temporary / "tokenizer" / name)
     for source in sorted(temporary.rglob("*")):

@@ -1,6 +1,8 @@
-"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE` to test it on a style it never saw.
+"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE`
+to test it on a style it never saw.
 
-`--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against while the bundled one judges.
+`--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against
+while the bundled one judges.
 """
 
 import json
@@ -23,14 +25,22 @@ HELD_OUT = 3  # of the variants of each picture are never trained on
 
 
 def augment(images: Tensor) -> Tensor:
-    """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not count pixels; images in [0, 1]."""
+    """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not
+    count pixels; images in [0, 1].
+    """
     n = len(images)
     for size in (2, 4):  # an autoencoder smooths both the finest and the next detail
-        small = F.interpolate(F.avg_pool2d(images, size), scale_factor=size, mode="bilinear", align_corners=False)
+        small = F.interpolate(
+            F.avg_pool2d(images, size), scale_factor=size, mode="bilinear", align_corners=False
+        )
         images = torch.lerp(images, small, 2 / size * torch.rand(n, 1, 1, 1))
-    images = (images - 0.5) * (0.8 + 0.4 * torch.rand(n, 1, 1, 1)) + 0.5 + 0.1 * torch.randn(n, 3, 1, 1)
+    images = (
+        (images - 0.5) * (0.8 + 0.4 * torch.rand(n, 1, 1, 1)) + 0.5 + 0.1 * torch.randn(n, 3, 1, 1)
+    )
     shift = torch.randint(-3, 4, (2,)).tolist()
-    return torch.roll(images + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(images), shift, (2, 3)).clamp(0, 1)
+    return torch.roll(
+        images + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(images), shift, (2, 3)
+    ).clamp(0, 1)
 
 
 def pictures(images: np.ndarray) -> Tensor:
@@ -41,7 +51,10 @@ def pictures(images: np.ndarray) -> Tensor:
 def accuracies(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Concept top-1 and top-5, and style accuracy."""
     with torch.no_grad():
-        batches = [(judge.concept_logits(x), judge.style_logits(x)) for x in map(pictures, np.array_split(images, len(images) // 256 + 1))]
+        batches = [
+            (judge.concept_logits(x), judge.style_logits(x))
+            for x in map(pictures, np.array_split(images, len(images) // 256 + 1))
+        ]
     concept, style = (torch.cat(logits) for logits in zip(*batches, strict=True))
     truth = torch.from_numpy(labels.astype(np.int64))
     top5 = (concept.topk(5).indices == truth[:, :1]).any(1)
@@ -59,8 +72,14 @@ def save(judge: Judge, folder: Path) -> None:
     weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
-    widths = [layer.out_channels for layer in judge.network.trunk if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
-    (folder / "config.json").write_text(json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": widths}) + "\n")
+    widths = [
+        layer.out_channels
+        for layer in judge.network.trunk
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
+    ]
+    (folder / "config.json").write_text(
+        json.dumps({"concepts": judge.concepts, "styles": judge.styles, "widths": widths}) + "\n"
+    )
 
 
 def main(
@@ -73,10 +92,12 @@ def main(
     widths: str = ",".join(map(str, WIDTHS)),
     placements: int = 0,
 ) -> None:
-    """Train by the clock on the familiar concepts and the generator's withheld ones, and print accuracies on unseen augmentations as JSON.
+    """Train by the clock on the familiar concepts and the generator's withheld ones, and print
+    accuracies on unseen augmentations as JSON.
 
-    With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths` are four channel counts, divisible by 8.
-    `--placements` draws so many more of each picture to train on; the pool's, the same for every judge, are what it is tested on.
+    With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths`
+    are four channel counts, divisible by 8. `--placements` draws so many more of each picture to
+    train on; the pool's, the same for every judge, are what it is tested on.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -85,7 +106,11 @@ def main(
     kept = [i for i, c in enumerate(load_concepts()) if c.familiar or c.withheld]
     concepts, styles = [load_concepts()[i].name for i in kept], list(STYLES)
     rows = np.isin(pool["labels"][:, 0], kept)
-    images, labels, variant = pool["images"][rows], pool["labels"][rows], np.arange(len(rows))[rows] % VARIANTS
+    images, labels, variant = (
+        pool["images"][rows],
+        pool["labels"][rows],
+        np.arange(len(rows))[rows] % VARIANTS,
+    )
     labels[:, 0] = np.searchsorted(kept, labels[:, 0])
     if left_out:
         known = labels[:, 1] != styles.index(left_out)
@@ -99,8 +124,15 @@ def main(
         more, labelled = draw(kept, placements, seed + 1)
         labelled[:, 0] = np.searchsorted(kept, labelled[:, 0])
         known = labelled[:, 1] != styles.index(left_out) if left_out else np.full(len(more), True)
-        images, labels = np.concatenate([images, more[known]]), np.concatenate([labels, labelled[known]])
-    judge = Judge(JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))), concepts, styles)
+        images, labels = (
+            np.concatenate([images, more[known]]),
+            np.concatenate([labels, labelled[known]]),
+        )
+    judge = Judge(
+        JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))),
+        concepts,
+        styles,
+    )
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)
         rng = np.random.default_rng(seed + 1)
@@ -113,7 +145,9 @@ def main(
         picks = rng.integers(len(images), size=batch)
         features = network(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
-        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(network.style(features), truth[:, 1])
+        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(
+            network.style(features), truth[:, 1]
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -122,12 +156,19 @@ def main(
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
     network.requires_grad_(False)
-    facts = {"left_out": left_out or None, "minutes": minutes, "steps": step, "trained_on": len(images)}
+    facts = {
+        "left_out": left_out or None,
+        "minutes": minutes,
+        "steps": step,
+        "trained_on": len(images),
+    }
     result = {**facts, **accuracies(judge, test_images, test_labels)}
     print(json.dumps(result))
     if not left_out:
         save(judge, folder)
-        (WORK / "judge.json" if folder == FOLDER else folder / "accuracies.json").write_text(json.dumps(result) + "\n")
+        (WORK / "judge.json" if folder == FOLDER else folder / "accuracies.json").write_text(
+            json.dumps(result) + "\n"
+        )
     else:
         (WORK / f"judge-{left_out}.json").write_text(json.dumps(result) + "\n")
 

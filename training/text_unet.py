@@ -1,6 +1,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Train the text encoder and the UNet of the bundled model: `python training/text_unet.py --minutes 60`."""
+"""Train the text encoder and the UNet of the bundled model: `python training/text_unet.py --minutes
+60`.
+"""
 
 import json
 import math
@@ -61,12 +63,21 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_tokenizer(concepts: list[Concept], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair encoding is learned from the captions; withheld names stay spellable by their pieces."""
+    """A CLIP tokenizer whose byte-pair encoding is learned from the captions; withheld names stay
+    spellable by their pieces.
+    """
     styles = [*STYLES, None]
-    texts = [caption(c.name, s, b, random.Random(i)) for c in concepts for s in styles for i, b in enumerate(BACKGROUNDS)]
+    texts = [
+        caption(c.name, s, b, random.Random(i))
+        for c in concepts
+        for s in styles
+        for i, b in enumerate(BACKGROUNDS)
+    ]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.BPEDecoder(suffix="</w>")
     trainer = trainers.BpeTrainer(
         vocab_size=900,
@@ -77,7 +88,9 @@ def build_tokenizer(concepts: list[Concept], folder: Path) -> CLIPTokenizer:
     bpe.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS
+    )
     return tokenizer
 
 
@@ -103,22 +116,43 @@ def encode_pool(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
     """Latent means of all pictures, float32 [n, 4, 16, 16]."""
     with torch.no_grad():
         batches = torch.from_numpy(images).split(128)
-        return torch.cat([vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean for b in batches])
+        return torch.cat(
+            [
+                vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+                for b in batches
+            ]
+        )
 
 
 class Captions:
     """Token ids of every phrasing, made once."""
 
-    def __init__(self, concepts: list[Concept], tokenizer: CLIPTokenizer, phrasings: int = 3) -> None:
+    def __init__(
+        self, concepts: list[Concept], tokenizer: CLIPTokenizer, phrasings: int = 3
+    ) -> None:
         styles, colours = [*STYLES, None], [*BACKGROUNDS, None]
         rng = random.Random(0)
-        texts = [caption(c.name, s, b, rng) for c in concepts for s in styles for b in colours for _ in range(phrasings)]
-        ids = tokenizer([*texts, ""], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+        texts = [
+            caption(c.name, s, b, rng)
+            for c in concepts
+            for s in styles
+            for b in colours
+            for _ in range(phrasings)
+        ]
+        ids = tokenizer(
+            [*texts, ""],
+            padding="max_length",
+            max_length=MAX_TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
         self.empty = ids[-1]
         self.ids = ids[:-1].view(len(concepts), len(styles), len(colours), phrasings, MAX_TOKENS)
 
     def sample(self, labels: np.ndarray, rng: np.random.Generator, dropped: float = 0.1) -> Tensor:
-        """One caption for each row of (concept, style, background); some leave out the style, the background, or everything."""
+        """One caption for each row of (concept, style, background); some leave out the style, the
+        background, or everything.
+        """
         n = len(labels)
         style = np.where(rng.random(n) < SHOWN_STYLE, labels[:, 1], len(STYLES))
         named = (labels[:, 2] > 0) & (rng.random(n) < SHOWN_BACKGROUND) | (rng.random(n) < 0.1)
@@ -142,10 +176,12 @@ def main(
     folder: Path = WORK,
     start: Path | None = None,
 ) -> None:
-    """Train by the clock; the averaged weights go to `folder` every two minutes, with all that a run resumed from there (`source`) needs.
+    """Train by the clock; the averaged weights go to `folder` every two minutes, with all that a
+    run resumed from there (`source`) needs.
 
-    `--familiar` finishes on the few concepts that everyone knows: clear pictures of those are worth more than blurred ones of all.
-    `--start` takes weights, tokenizer and autoencoder from an exported pipeline, such as the bundled one, with a fresh optimiser.
+    `--familiar` finishes on the few concepts that everyone knows: clear pictures of those are worth
+    more than blurred ones of all. `--start` takes weights, tokenizer and autoencoder from an
+    exported pipeline, such as the bundled one, with a fresh optimiser.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -155,26 +191,40 @@ def main(
     chosen = [c.familiar if familiar else not c.withheld for c in concepts]
     trained = np.array([chosen[c] for c in pool["labels"][:, 0]])
     labels = pool["labels"][trained].astype(np.int64)
-    latents = encode_pool(AutoencoderKL.from_pretrained(start / "vae" if start else WORK / "vae"), pool["images"][trained])
+    latents = encode_pool(
+        AutoencoderKL.from_pretrained(start / "vae" if start else WORK / "vae"),
+        pool["images"][trained],
+    )
     if start:
         tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     else:
         tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
     captions = Captions(concepts, tokenizer)
-    model = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
+    model = torch.nn.ModuleDict(
+        {"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()}
+    )
     if start:
-        model["text_encoder"].load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict())
-        model["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).state_dict())
+        model["text_encoder"].load_state_dict(
+            CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict()
+        )
+        model["unet"].load_state_dict(
+            UNet2DConditionModel.from_pretrained(
+                start / "unet", torch_dtype=torch.float32
+            ).state_dict()
+        )
     model["unet"].to(memory_format=torch.channels_last)
     print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures, {len(tokenizer)} tokens", flush=True
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(latents)} "
+        f"pictures, {len(tokenizer)} tokens",
+        flush=True,
     )
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99))
     alphas = build_scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
-    # The weight of the x0 loss is min(snr + 1, 5): the "truncated SNR + 1" of Salimans & Ho 2022 (arXiv 2202.00512) bounded as in min-SNR
-    # (Hang et al. 2023, arXiv 2303.09556). Against plain min-SNR it weighs the noisy steps more, where the shape of the whole is decided.
+    # The weight of the x0 loss is min(snr + 1, 5): the "truncated SNR + 1" of Salimans & Ho 2022
+    # (arXiv 2202.00512) bounded as in min-SNR (Hang et al. 2023, arXiv 2303.09556). Against plain
+    # min-SNR it weighs the noisy steps more, where the shape of the whole is decided.
     weights = ((snr + 1).clamp(max=5) / snr).clamp(max=10)
     spent, step = 0.0, 0
     if resume:
@@ -183,14 +233,24 @@ def main(
         moments = load_file(source / "optimizer.safetensors")
         for i, p in enumerate(model.parameters()):
             if f"{i}.exp_avg" in moments:
-                optimizer.state[p] = {k: moments[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                optimizer.state[p] = {
+                    k: moments[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")
+                }
         spent, step = json.loads((source / "progress.json").read_text()).values()
 
     folder.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
-        state = {f"{i}.{k}": v for i, p in enumerate(model.parameters()) for k, v in optimizer.state[p].items()}
-        for name, tensors in {"model": model.state_dict(), "average": average, "optimizer": state}.items():
+        state = {
+            f"{i}.{k}": v
+            for i, p in enumerate(model.parameters())
+            for k, v in optimizer.state[p].items()
+        }
+        for name, tensors in {
+            "model": model.state_dict(),
+            "average": average,
+            "optimizer": state,
+        }.items():
             save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.tmp")
             shutil.move(folder / f"{name}.tmp", folder / f"{name}.safetensors")
         (folder / "progress.json").write_text(json.dumps({"spent": spent, "step": step}))
@@ -202,11 +262,17 @@ def main(
             group["lr"] = rate * (1 - progress) * min(1.0, (step + 1) / 200)
         picks = rng.integers(len(latents), size=batch)
         x = latents[picks]
-        t = torch.from_numpy(1000 * (np.arange(batch) + rng.random(batch)) / batch).long()  # one of every stretch
+        t = torch.from_numpy(
+            1000 * (np.arange(batch) + rng.random(batch)) / batch
+        ).long()  # one of every stretch
         noise = torch.randn_like(x)
         a = alphas[t][:, None, None, None]
-        # torch 2.13's fused attention takes 40 % of a step in bfloat16 on a CPU; plain products use the matrix units.
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH if bf16 else ALL_KERNELS):
+        # torch 2.13's fused attention takes 40 % of a step in bfloat16 on a CPU; plain products use
+        # the matrix units.
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+            sdpa_kernel(SDPBackend.MATH if bf16 else ALL_KERNELS),
+        ):
             states = model["text_encoder"](captions.sample(labels[picks], rng)).last_hidden_state
             output = model["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, t, states).sample
         error = F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
@@ -221,7 +287,11 @@ def main(
         step += 1
         running += (error.mean().item() - running) / min(step - first, 200)
         if step % 100 == 0:
-            print(f"{progress:6.1%} step {step} epsilon mse {running:.4f} ({(time.time() - began) / step:.3f} s a step)", flush=True)
+            print(
+                f"{progress:6.1%} step {step} epsilon mse {running:.4f} "
+                f"({(time.time() - began) / step:.3f} s a step)",
+                flush=True,
+            )
         if time.time() - saved > 120:
             saved = time.time()
             save()

@@ -40,7 +40,9 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
-    """Scale the latents to zero mean and unit variance per channel inside quant_conv and post_quant_conv, so that `scaling_factor` is 1."""
+    """Scale the latents to zero mean and unit variance per channel inside quant_conv and
+    post_quant_conv, so that `scaling_factor` is 1.
+    """
     with torch.no_grad():
         means = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(64)])
         mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
@@ -57,7 +59,9 @@ def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed: int = 0) -> None:
-    """Train by the clock (the learning rate falls linearly to zero) and save the averaged weights to `work/vae`."""
+    """Train by the clock (the learning rate falls linearly to zero) and save the averaged weights
+    to `work/vae`.
+    """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     rng = np.random.default_rng(seed)
@@ -71,7 +75,12 @@ def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed
             group["lr"] = 2e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
         picks = rng.integers(len(images), size=batch)
         corners = 4 * rng.integers((64 - CROP) // 4 + 1, size=(batch, 2))
-        crops = np.stack([images[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(picks, corners, strict=True)])
+        crops = np.stack(
+            [
+                images[i, y : y + CROP, x : x + CROP]
+                for i, (y, x) in zip(picks, corners, strict=True)
+            ]
+        )
         x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
@@ -88,12 +97,21 @@ def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed
             print(f"{progress:5.1%} step {step} loss {loss.item():.4f}", flush=True)
     vae.load_state_dict(average)
     vae.eval()
-    whole = torch.from_numpy(images[rng.permutation(len(images))[:1024]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    whole = (
+        torch.from_numpy(images[rng.permutation(len(images))[:1024]]).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )
     fold_statistics(vae, whole[:512])
     with torch.no_grad():
         latents = vae.encode(whole[512:]).latent_dist.mean
-        print(f"{step} steps; reconstruction L1 in [-1, 1]: {F.l1_loss(vae.decode(latents).sample, whole[512:]).item():.4f}")
-        print(f"latent mean {latents.mean((0, 2, 3)).tolist()}, std {latents.std((0, 2, 3)).tolist()}")
+        print(
+            f"{step} steps; reconstruction L1 in [-1, 1]: "
+            f"{F.l1_loss(vae.decode(latents).sample, whole[512:]).item():.4f}"
+        )
+        print(
+            f"latent mean {latents.mean((0, 2, 3)).tolist()}, std {latents.std((0, 2, 3)).tolist()}"
+        )
     vae.save_pretrained(WORK / "vae")
 
 

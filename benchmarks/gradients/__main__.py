@@ -16,36 +16,68 @@ app = typer.Typer(help="Measure what the documentation claims.")
 @app.command()
 def gradients(
     models: Annotated[list[str], typer.Option(help="tiny or fashion. Repeatable.")] = ["tiny"],  # noqa: B006 - typer copies it
-    guidance: Annotated[list[float], typer.Option(help="Guidance scales; without it, all registered ones. Repeatable.")] = [],  # noqa: B006
-    steps: Annotated[list[int], typer.Option(help="N, network calls; without it, all registered ones. Repeatable.")] = [],  # noqa: B006
-    samplers: Annotated[list[str], typer.Option(help="Registered samplers; without it, all. Repeatable.")] = [],  # noqa: B006
-    methods: Annotated[list[str], typer.Option(help="Only methods with this in their names. Repeatable.")] = [],  # noqa: B006
-    pairs: Annotated[int | None, typer.Option(min=1, help="How many of the registered pairs, from the first.")] = None,
-    parts: Annotated[list[str], typer.Option(help="inputs (noise, embedding) or weights (LoRA, weights too). Repeatable.")] = ["inputs"],  # noqa: B006
+    guidance: Annotated[
+        list[float],
+        typer.Option(help="Guidance scales; without it, all registered ones. Repeatable."),
+    ] = [],  # noqa: B006
+    steps: Annotated[
+        list[int],
+        typer.Option(help="N, network calls; without it, all registered ones. Repeatable."),
+    ] = [],  # noqa: B006
+    samplers: Annotated[
+        list[str], typer.Option(help="Registered samplers; without it, all. Repeatable.")
+    ] = [],  # noqa: B006
+    methods: Annotated[
+        list[str], typer.Option(help="Only methods with this in their names. Repeatable.")
+    ] = [],  # noqa: B006
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="How many of the registered pairs, from the first.")
+    ] = None,
+    parts: Annotated[
+        list[str],
+        typer.Option(help="inputs (noise, embedding) or weights (LoRA, weights too). Repeatable."),
+    ] = ["inputs"],  # noqa: B006
     errors: Annotated[bool, typer.Option(help="Measure errors.")] = True,
-    ode: Annotated[bool, typer.Option(help="Also against the converged ODE, which takes long.")] = True,
+    ode: Annotated[
+        bool, typer.Option(help="Also against the converged ODE, which takes long.")
+    ] = True,
     costs: Annotated[bool, typer.Option(help="Measure costs; for an idle machine.")] = True,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time; 0 only writes the tables again.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop after this time; 0 only writes the tables again."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one pass.")] = 4,
     competitors: Annotated[
-        Path | None, typer.Option(help="benchmarks/competitors.py: other libraries' methods, those that are installed.")
+        Path | None,
+        typer.Option(
+            help="benchmarks/competitors.py: other libraries' methods, those that are installed."
+        ),
     ] = None,
-    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path("training/work/fashion"),
+    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path(
+        "training/work/fashion"
+    ),
     registration: Annotated[Path | None, typer.Option(help="Another registration file.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for measurements, tables and figure.")] = Path("runs/bench-gradients"),
+    out: Annotated[Path, typer.Option(help="Folder for measurements, tables and figure.")] = Path(
+        "runs/bench-gradients"
+    ),
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Page that the figures are written into, such as docs/gradients.md; the tables of each setting go into a folder beside it."
+            help="Page that the figures are written into, such as docs/gradients.md; the tables of "
+            "each setting go into a folder beside it."
         ),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw the figure here, an SVG or PNG.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the figure here, an SVG or PNG.")
+    ] = None,
     resume: options.Resume = False,
     force: options.Force = False,
 ) -> None:
-    """Error of every gradient method against exact and against the converged ODE, and what each costs; as registered beforehand."""
+    """Error of every gradient method against exact and against the converged ODE, and what each
+    costs; as registered beforehand.
+    """
     quiet()
     import torch
 
@@ -63,7 +95,9 @@ def gradients(
     if figure is not None:
         check_figure(figure)
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 is float32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        False  # float32 is float32
+    )
     registered = Registration(registration or REGISTERED)
     known: dict[str, tuple[list[Any], list[Any]]] = {
         "--models": (models, registered.models),
@@ -75,7 +109,9 @@ def gradients(
     for flag, (given, allowed) in known.items():
         for value in given:
             if value not in allowed:
-                raise UnknownNameError(f"{flag} {value} is not registered; choose of {', '.join(map(str, allowed))}")
+                raise UnknownNameError(
+                    f"{flag} {value} is not registered; choose of {', '.join(map(str, allowed))}"
+                )
     selection = Selection(
         guidance=guidance or None,
         calls=steps or None,
@@ -87,14 +123,26 @@ def gradients(
         ode=ode,
         extra=None if competitors is None else _competitors(competitors),
     )
-    names = {m.name for s in registered.settings() for m in [*registered_methods(registered.content, s), *(selection.extra or _none)(s)]}
+    names = {
+        m.name
+        for s in registered.settings()
+        for m in [*registered_methods(registered.content, s), *(selection.extra or _none)(s)]
+    }
     for text in methods:
         if not any(text in name for name in names):
-            raise UnknownNameError(f"--methods {text!r} is in the name of no method; there are: {', '.join(sorted(names))}")
+            raise UnknownNameError(
+                f"--methods {text!r} is in the name of no method; there are: "
+                f"{', '.join(sorted(names))}"
+            )
     results = Results(out / "measurements.jsonl", resume=resume, force=force)
-    complete = _measure(models, registered, selection, results, minutes, device, fashion, errors, costs)
+    complete = _measure(
+        models, registered, selection, results, minutes, device, fashion, errors, costs
+    )
     _write(registered, results, out, page, figure)
-    tell(f"Measurements: {results.path}\nTables: {out / 'gradients.md'}" + ("" if complete else "\nTime is up; go on with --resume"))
+    tell(
+        f"Measurements: {results.path}\nTables: {out / 'gradients.md'}"
+        + ("" if complete else "\nTime is up; go on with --resume")
+    )
 
 
 def _measure(
@@ -120,9 +168,13 @@ def _measure(
     for name in models:
         workload = _workload(name, registered.metrics(name), device, fashion)
         check_weights(workload, registered, results)
-        if costs and not measure_costs(workload, registered, selection, results, clock, report=console.print):
+        if costs and not measure_costs(
+            workload, registered, selection, results, clock, report=console.print
+        ):
             return False
-        if errors and not measure_errors(workload, registered, selection, results, clock, report=console.print):
+        if errors and not measure_errors(
+            workload, registered, selection, results, clock, report=console.print
+        ):
             return False
     return True
 
@@ -148,7 +200,9 @@ def _competitors(path: Path) -> Any:
     return load_function(path, "competitors", "competitors", InvalidInputError)
 
 
-def _write(registered: Any, results: Any, out: Path, page: Path | None, figure: Path | None) -> None:
+def _write(
+    registered: Any, results: Any, out: Path, page: Path | None, figure: Path | None
+) -> None:
     import json
 
     from adjointdpm.support.files import write_text

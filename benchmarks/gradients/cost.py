@@ -1,4 +1,6 @@
-"""What methods cost: seconds beside full backpropagation in the same run, network calls, VJPs and bytes held."""
+"""What methods cost: seconds beside full backpropagation in the same run, network calls, VJPs and
+bytes held.
+"""
 
 import random
 import statistics
@@ -37,11 +39,15 @@ def measure_costs(
 ) -> bool:
     """Measure what is selected and not yet in `results`; whether all of it is there now.
 
-    The first registered picture alone, loss ½‖x_0‖², at the registered guidance; one round of all methods after the other, in a new order
-    each time.
+    The first registered picture alone, loss ½‖x_0‖², at the registered guidance; one round of all
+    methods after the other, in a new order each time.
     """
     timing = registration.content["timing"]
-    chosen = [s for s in registration.settings() if selection.takes(s) and s.guidance == timing["guidance"]]
+    chosen = [
+        s
+        for s in registration.settings()
+        if selection.takes(s) and s.guidance == timing["guidance"]
+    ]
     for number in range(timing["rounds"]):
         for what in learned:
             for setting in chosen:
@@ -50,13 +56,17 @@ def measure_costs(
                     continue
                 with context as tensors:
                     bench = _Bench(workload, registration, setting, what, tensors)
-                    if not bench.round(number, selection.methods_of(registration, setting), results, clock, report):
+                    if not bench.round(
+                        number, selection.methods_of(registration, setting), results, clock, report
+                    ):
                         return False
     return True
 
 
 def _learning(workload: Workload, what: str) -> AbstractContextManager[list[Tensor]] | None:
-    """A context in which the tensors to learn, besides noise and embedding, are there and require grad."""
+    """A context in which the tensors to learn, besides noise and embedding, are there and require
+    grad.
+    """
     return {"inputs": _nothing, "lora": workload.adapter, "weights": workload.trainable}[what]()
 
 
@@ -66,10 +76,24 @@ def _nothing() -> Iterator[list[Tensor]]:
 
 
 class _Bench:
-    """One setting and one set of learned tensors: noise and embedding for "inputs", else a LoRA or all weights and nothing else."""
+    """One setting and one set of learned tensors: noise and embedding for "inputs", else a LoRA or
+    all weights and nothing else.
+    """
 
-    def __init__(self, workload: Workload, registration: Registration, setting: Setting, what: str, weights: list[Tensor]) -> None:
-        self.workload, self.registration, self.setting, self.what = workload, registration, setting, what
+    def __init__(
+        self,
+        workload: Workload,
+        registration: Registration,
+        setting: Setting,
+        what: str,
+        weights: list[Tensor],
+    ) -> None:
+        self.workload, self.registration, self.setting, self.what = (
+            workload,
+            registration,
+            setting,
+            what,
+        )
         pair = registration.pairs(workload.name)[:1]
         inputs = what == "inputs"
         with torch.no_grad():
@@ -80,7 +104,14 @@ class _Bench:
         self.wanted = [self.noise, *leaves(self.cond)] if inputs else weights
         self.grid = setting.grid(workload.schedule)
 
-    def round(self, number: int, methods: Sequence[Method], results: Results, clock: Clock, report: Callable[[str], None]) -> bool:
+    def round(
+        self,
+        number: int,
+        methods: Sequence[Method],
+        results: Results,
+        clock: Clock,
+        report: Callable[[str], None],
+    ) -> bool:
         """Whether time was enough."""
         todo = [method for method in methods if results.get(self._identity(method, number)) is None]
         random.Random(number).shuffle(todo)
@@ -89,7 +120,10 @@ class _Bench:
         for i, method in enumerate(todo):
             if clock.over:
                 return False
-            where = f"{self.workload.name}, {self.setting.sampler}, N = {self.setting.calls}, {self.what}"
+            where = (
+                f"{self.workload.name}, {self.setting.sampler}, N = {self.setting.calls}, "
+                f"{self.what}"
+            )
             report(f"{where}, costs, round {number + 1}: {method.name}")
             made = method.make(size)
             counts: Line = {}
@@ -107,10 +141,16 @@ class _Bench:
                     self.solve(made)
                 if i % BESIDE == 0:
                     beside = self.beside()
-                seconds: Line = {"seconds": self._seconds(lambda made=made: self.solve(made)), **beside}
+                seconds: Line = {
+                    "seconds": self._seconds(lambda made=made: self.solve(made)),
+                    **beside,
+                }
             except AdjointDPMError as error:
                 seconds = {"failed": f"{type(error).__name__}: {error}"}
-            results.add(self._identity(method, number), {"family": method.family, "exact": method.exact, **counts, **seconds})
+            results.add(
+                self._identity(method, number),
+                {"family": method.family, "exact": method.exact, **counts, **seconds},
+            )
         return True
 
     def solve(self, method: GradientMethod) -> None:
@@ -128,7 +168,9 @@ class _Bench:
         torch.autograd.grad(0.5 * x.square().sum(), self.wanted, allow_unused=True)
 
     def beside(self) -> Line:
-        """Seconds of full backpropagation, of a forward call, of a forward and backward call, and of adding up two of its gradients."""
+        """Seconds of full backpropagation, of a forward call, of a forward and backward call, and
+        of adding up two of its gradients.
+        """
         x = self.noise.detach()
         t = self.grid[len(self.grid) // 2].to(x.device, torch.float32).expand(len(x))
 
@@ -146,7 +188,10 @@ class _Bench:
             for total, gradient in zip(totals, gradients, strict=True):
                 total.add_(gradient)
 
-        totals, gradients = ([torch.ones_like(tensor, requires_grad=False) for tensor in self.wanted] for _ in range(2))
+        totals, gradients = (
+            [torch.ones_like(tensor, requires_grad=False) for tensor in self.wanted]
+            for _ in range(2)
+        )
         return {
             "forward": statistics.median(self._seconds(forward) for _ in range(CALLS)),
             "forward_backward": statistics.median(self._seconds(both) for _ in range(CALLS)),
@@ -160,7 +205,13 @@ class _Bench:
         return graph_bytes(self.denoiser.output, self.noise, t, self.cond, self.denoiser.null_cond)
 
     def _identity(self, method: Method, number: int) -> Line:
-        where = {"model": self.workload.name, **self.setting.key, "part": self.what, "method": method.name, "round": number}
+        where = {
+            "model": self.workload.name,
+            **self.setting.key,
+            "part": self.what,
+            "method": method.name,
+            "round": number,
+        }
         return {"kind": "cost", "registration": self.registration.digest, **where}
 
     def _seconds(self, action: Callable[[], None]) -> float:

@@ -1,4 +1,6 @@
-"""The second model, which nothing is tuned on: clothes from Fashion-MNIST, in pixels, by class; made by `training/fashion.py`."""
+"""The second model, which nothing is tuned on: clothes from Fashion-MNIST, in pixels, by class;
+made by `training/fashion.py`.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,19 +25,33 @@ from benchmarks.gradients.registration import Pair
 from benchmarks.gradients.workload import Workload
 
 SIDE = 32  # 28 pixels, padded by 2
-CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 BRIGHTNESS = 0.5  # the mean that the smooth metric aims at; a class's own are about 0.15 to 0.4
 
 
 class FashionNetwork(nn.Module):
-    """ε of pictures `[B, 1, 32, 32]` in [−1, 1], given a class embedding: a small UNet on 2×2 blocks of pixels.
+    """ε of pictures `[B, 1, 32, 32]` in [−1, 1], given a class embedding: a small UNet on 2×2
+    blocks of pixels.
 
     The number after the last class's is no class, for guidance.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.classes = nn.Embedding(len(CLASSES) + 1, 4 * 32)  # the width of the UNet's own embedding of time
+        self.classes = nn.Embedding(
+            len(CLASSES) + 1, 4 * 32
+        )  # the width of the UNet's own embedding of time
         self.unet = UNet2DModel(
             sample_size=SIDE // 2,
             in_channels=4,
@@ -50,7 +66,10 @@ class FashionNetwork(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "batch 1 height width"], t: Float[Tensor, " batch"], cond: Float[Tensor, "batch width"]
+        self,
+        x: Float[Tensor, "batch 1 height width"],
+        t: Float[Tensor, " batch"],
+        cond: Float[Tensor, "batch width"],
     ) -> Float[Tensor, "batch 1 height width"]:
         """Predicted noise."""
         blocks = self.unet(F.pixel_unshuffle(x, 2), t, class_labels=cond, return_dict=False)[0]
@@ -58,12 +77,17 @@ class FashionNetwork(nn.Module):
 
 
 class FashionClassifier(nn.Module):
-    """A small convolutional classifier of pictures in [−1, 1]; its feature maps are also those of the style metric."""
+    """A small convolutional classifier of pictures in [−1, 1]; its feature maps are also those of
+    the style metric.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         widths = (1, 24, 48, 96)
-        self.levels = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()) for a, b in pairwise(widths))
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU())
+            for a, b in pairwise(widths)
+        )
         self.head = nn.Linear(widths[-1], len(CLASSES))
 
     def features(self, x: Float[Tensor, "B 1 H W"]) -> list[Float[Tensor, "B C h w"]]:
@@ -81,7 +105,9 @@ class FashionClassifier(nn.Module):
 
 def fashion_schedule() -> NoiseSchedule:
     """DDPM's: β linear from 1e-4 to 0.02 in 1000 entries (Ho et al. 2020, arXiv 2006.11239)."""
-    return NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0))
+    return NoiseSchedule.from_alphas_cumprod(
+        torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    )
 
 
 class FashionWorkload(Workload):
@@ -89,7 +115,9 @@ class FashionWorkload(Workload):
 
     name = "fashion"
 
-    def __init__(self, network: FashionNetwork, classifier: FashionClassifier, metrics: Mapping[str, str]) -> None:
+    def __init__(
+        self, network: FashionNetwork, classifier: FashionClassifier, metrics: Mapping[str, str]
+    ) -> None:
         self.network: nn.Module = network.eval().requires_grad_(False)
         self._table = network.classes.weight.detach()
         self.classifier = classifier.eval().requires_grad_(False)
@@ -110,11 +138,16 @@ class FashionWorkload(Workload):
             case "brightness":
                 return ((x / 2 + 0.5).mean((1, 2, 3)) - BRIGHTNESS).square()
             case "classifier":
-                targets = torch.tensor([CLASSES.index(pair.target) for pair in pairs], device=x.device)
+                targets = torch.tensor(
+                    [CLASSES.index(pair.target) for pair in pairs], device=x.device
+                )
                 return F.cross_entropy(self.classifier(x), targets, reduction="none")
             case "gram":
                 return sum(
-                    ((g - r).square().sum((1, 2)) / r.square().sum() for g, r in zip(self._grams(x), self._reference, strict=True)),
+                    (
+                        (g - r).square().sum((1, 2)) / r.square().sum()
+                        for g, r in zip(self._grams(x), self._reference, strict=True)
+                    ),
                     start=x.new_zeros(len(x)),
                 )
             case other:
@@ -122,8 +155,14 @@ class FashionWorkload(Workload):
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The UNet's; the class table is the embedding's source, and not part of the network's call."""
-        return {name: weight for name, weight in self.network.named_parameters() if name.startswith("unet.")}
+        """The UNet's; the class table is the embedding's source, and not part of the network's
+        call.
+        """
+        return {
+            name: weight
+            for name, weight in self.network.named_parameters()
+            if name.startswith("unet.")
+        }
 
     @cached_property
     def _reference(self) -> list[Tensor]:
@@ -147,7 +186,10 @@ def load_fashion(folder: Path, metrics: Mapping[str, str], device: str = "cpu") 
         for module, name in ((network, "network"), (classifier, "classifier")):
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"no Fashion-MNIST model in {folder} ({error}); python training/fashion.py makes it in ten minutes") from error
+        raise ModelError(
+            f"no Fashion-MNIST model in {folder} ({error}); python training/fashion.py makes it in "
+            f"ten minutes"
+        ) from error
     return FashionWorkload(network.to(device), classifier.to(device), metrics)
 
 

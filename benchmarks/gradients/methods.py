@@ -4,7 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adjointdpm.engine.gradients import Adjoint, Backprop, Checkpoint, GradientMethod, Interpolated, Reversible, Truncated
+from adjointdpm.engine.gradients import (
+    Adjoint,
+    Backprop,
+    Checkpoint,
+    GradientMethod,
+    Interpolated,
+    Reversible,
+    Truncated,
+)
 from adjointdpm.engine.samplers import Euler, Heun, Midpoint
 from benchmarks.gradients.coarse import CoarseSampler
 from benchmarks.gradients.flowgrad import FlowGrad
@@ -21,9 +29,12 @@ class Method:
         name: in tables and results.
         family: what it is drawn as.
         make: builds it, given the bytes that one network graph holds.
-        exact: equal to the exact gradient but for rounding, so that a few pictures are enough to check that.
-        alone: it chooses something from the pictures of a batch, or one of them may fail it: it gets one at a time.
-        compiled: its first solve of a process takes long for a reason that is no cost of a gradient: one is made before seconds are taken.
+        exact: equal to the exact gradient but for rounding, so that a few pictures are enough to
+            check that.
+        alone: it chooses something from the pictures of a batch, or one of them may fail it: it
+            gets one at a time.
+        compiled: its first solve of a process takes long for a reason that is no cost of a
+            gradient: one is made before seconds are taken.
 
     """
 
@@ -41,9 +52,14 @@ class Method:
 
 
 def registered(content: dict[str, Any], setting: Setting) -> list[Method]:
-    """The registered methods for a setting, by the file's `methods`: shares are of N, whole numbers are numbers of steps."""
+    """The registered methods for a setting, by the file's `methods`: shares are of N, whole numbers
+    are numbers of steps.
+    """
     chosen, n, steps = content["methods"], setting.calls, setting.steps
-    found = [_plain("Backprop()", "exact", Backprop, exact=True), _plain(EXACT, "exact", Checkpoint, exact=True)]
+    found = [
+        _plain("Backprop()", "exact", Backprop, exact=True),
+        _plain(EXACT, "exact", Checkpoint, exact=True),
+    ]
     found += [_budget(share, n) for share in chosen["memory_budgets"]]
     if setting.sampler == "reversible":
         return [*found, _plain("Reversible()", "reversible", Reversible, exact=True, alone=True)]
@@ -57,11 +73,20 @@ def registered(content: dict[str, Any], setting: Setting) -> list[Method]:
         found += [
             _plain(f"Interpolated(vjps={count})", "interpolated", lambda m=count: Interpolated(m)),
             _adjoint("stored", Euler(), count),
-            _plain(f"CoarseSampler(steps={count})", "coarse sampler", lambda m=count: CoarseSampler(m)),
+            _plain(
+                f"CoarseSampler(steps={count})", "coarse sampler", lambda m=count: CoarseSampler(m)
+            ),
             _plain(f"FlowGrad(vjps={count})", "FlowGrad", lambda m=count: FlowGrad(m), alone=True),
         ]
-    found += [_adjoint(states, Heun(), count) for states in ("solved", "stored") for count in _counts(chosen["heun_steps"], steps)]
-    return found + [_plain(f"Truncated(last={k})", "truncated", lambda k=k: Truncated(k)) for k in _counts(chosen["truncated"], steps)]
+    found += [
+        _adjoint(states, Heun(), count)
+        for states in ("solved", "stored")
+        for count in _counts(chosen["heun_steps"], steps)
+    ]
+    return found + [
+        _plain(f"Truncated(last={k})", "truncated", lambda k=k: Truncated(k))
+        for k in _counts(chosen["truncated"], steps)
+    ]
 
 
 def _counts(shares: Sequence[float | int], steps: int) -> list[int]:
@@ -69,7 +94,13 @@ def _counts(shares: Sequence[float | int], steps: int) -> list[int]:
     return sorted({count for count in counts if count <= steps})
 
 
-def _plain(name: str, family: str, make: Callable[[], GradientMethod], exact: bool = False, alone: bool = False) -> Method:
+def _plain(
+    name: str,
+    family: str,
+    make: Callable[[], GradientMethod],
+    exact: bool = False,
+    alone: bool = False,
+) -> Method:
     return Method(name, family, lambda _: make(), exact, alone)
 
 
@@ -77,7 +108,10 @@ def _budget(share: float, calls: int) -> Method:
     graphs = max(1, round(share * calls))
     # Half a graph to spare, so that rounding in the measured size does not lose a whole one.
     return Method(
-        f"Checkpoint(memory_budget={graphs} graphs)", "exact", lambda size: Checkpoint(memory_budget=int((graphs + 0.5) * size)), exact=True
+        f"Checkpoint(memory_budget={graphs} graphs)",
+        "exact",
+        lambda size: Checkpoint(memory_budget=int((graphs + 0.5) * size)),
+        exact=True,
     )
 
 

@@ -10,7 +10,9 @@ from benchmarks.gradients.tables import table
 COMPARED = {
     "`Interpolated`, N/5": lambda s: f"Interpolated(vjps={s(0.2)})",
     "`Interpolated`, 2N/5": lambda s: f"Interpolated(vjps={s(0.4)})",
-    "adjoint on stored states, Euler, 2N/5 steps": lambda s: f'Adjoint("stored", Euler(), steps={s(0.4)})',
+    "adjoint on stored states, Euler, 2N/5 steps": lambda s: (
+        f'Adjoint("stored", Euler(), steps={s(0.4)})'
+    ),
     "FlowGrad, 2N/5": lambda s: f"FlowGrad(vjps={s(0.4)})",
     "`Truncated`, N/2": lambda s: f"Truncated(last={s(0.5)})",
     "the paper's adjoint, states solved back, Heun": lambda s: 'Adjoint("solved", Heun())',
@@ -20,7 +22,8 @@ OF_THE_ODE = "exact against the ODE"
 
 
 def overview(groups: Sequence[Group], registration: Registration, part: str = "inputs") -> str:
-    """The table: median errors for noise / embedding, or for LoRA / weights; N and shares count network calls.
+    """The table: median errors for noise / embedding, or for LoRA / weights; N and shares count
+    network calls.
 
     Settings without these methods are left out. It is empty if that leaves none.
 
@@ -36,7 +39,9 @@ def overview(groups: Sequence[Group], registration: Registration, part: str = "i
     for group in groups:
         found = {row.method: row for row in group.rows}
         named = _names(settings[group.sampler, group.calls, group.guidance])
-        cells = [_errors(found.get(name), "exact", tensors) for name in named] + [_errors(found.get("Checkpoint()"), "ode", tensors)]
+        cells = [_errors(found.get(name), "exact", tensors) for name in named] + [
+            _errors(found.get("Checkpoint()"), "ode", tensors)
+        ]
         if any(cells):
             where = [group.model, group.sampler, str(group.calls), f"{group.guidance:g}"]
             rows.append([*where, _pairs(group, part), *cells])
@@ -56,16 +61,22 @@ def _names(setting: Setting) -> list[str]:
 
 
 def _errors(row: Row | None, reference: str, tensors: Sequence[str]) -> str:
-    found: list[Figures | None] = [None if row is None else row.relative.get((t, reference, "all")) for t in tensors]
+    found: list[Figures | None] = [
+        None if row is None else row.relative.get((t, reference, "all")) for t in tensors
+    ]
     if not any(found):
         return ""
     return " / ".join("–" if figures is None else f"{figures[0]:.2g}" for figures in found)
 
 
 def _pairs(group: Group, part: str) -> str:
-    """How many pictures approximate methods were measured on; of a sampler that has none, all methods."""
+    """How many pictures approximate methods were measured on; of a sampler that has none, all
+    methods.
+    """
     approximate = [row for row in group.rows if not row.exact]
-    counts = [row.pairs.get(part, 0) for row in approximate or group.rows if any(row.pairs.values())]
+    counts = [
+        row.pairs.get(part, 0) for row in approximate or group.rows if any(row.pairs.values())
+    ]
     if not counts:
         return ""
     fewest, most = min(counts), max(counts)

@@ -22,7 +22,9 @@ REGISTERED = Path(__file__).parent / "preregistration.yaml"
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture: a prompt, what it names (a class of the model's classifier), and the seed of its noise."""
+    """One picture: a prompt, what it names (a class of the model's classifier), and the seed of its
+    noise.
+    """
 
     index: int
     prompt: str
@@ -67,7 +69,8 @@ class Registration:
 
     Attributes:
         content: what the YAML holds.
-        digest: the first 12 hexadecimal digits of the file's SHA-256, stated in every result, so that a later edit shows.
+        digest: the first 12 hexadecimal digits of the file's SHA-256, stated in every result, so
+            that a later edit shows.
 
     Raises:
         InvalidInputError: the file cannot be read.
@@ -98,39 +101,63 @@ class Registration:
     def settings(self) -> list[Setting]:
         """All of them, those that decide first."""
         return [
-            Setting(name, samplers.resolve(entry["rule"]), entry["grid"], entry["calls_per_step"], float(guidance), calls)
+            Setting(
+                name,
+                samplers.resolve(entry["rule"]),
+                entry["grid"],
+                entry["calls_per_step"],
+                float(guidance),
+                calls,
+            )
             for calls in self.content["calls"]
             for guidance in self.content["guidance"]
             for name, entry in self.content["samplers"].items()
         ]
 
 
-def choose_prompts(concepts: Sequence[str], styles: Sequence[str], count: int, seed: int) -> list[tuple[str, str, int]]:
+def choose_prompts(
+    concepts: Sequence[str], styles: Sequence[str], count: int, seed: int
+) -> list[tuple[str, str, int]]:
     """The registered rule: (prompt, concept, noise seed) of `count` pairs of the bundled model.
 
-    All concepts in alphabetical order, each in all styles, shuffled by `random.Random(seed)`; the first `count`; the noise seed of
-    number i is seed + i. Articles as in the captions that the model was trained on.
+    All concepts in alphabetical order, each in all styles, shuffled by `random.Random(seed)`; the
+    first `count`; the noise seed of number i is seed + i. Articles as in the captions that the
+    model was trained on.
     """
     every = [(style, concept) for concept in sorted(concepts) for style in styles]
     random.Random(seed).shuffle(every)
-    return [(f"a {style} emoji of {_with_article(concept)}", concept, seed + i) for i, (style, concept) in enumerate(every[:count])]
+    return [
+        (f"a {style} emoji of {_with_article(concept)}", concept, seed + i)
+        for i, (style, concept) in enumerate(every[:count])
+    ]
 
 
 def choose_classes(classes: Sequence[str], count: int, seed: int) -> list[tuple[str, str, int]]:
-    """The registered rule for a class-conditional model: the classes in turn, the noise seed of number i is seed + i."""
+    """The registered rule for a class-conditional model: the classes in turn, the noise seed of
+    number i is seed + i.
+    """
     return [(classes[i % len(classes)], classes[i % len(classes)], seed + i) for i in range(count)]
 
 
-def between(schedule: NoiseSchedule, start: float, end: float, steps: int, exponent: float = 7.0) -> Tensor:
-    """A Karras grid of `steps` intervals from time `start` to time `end`, for the converged solution of the same ODE."""
+def between(
+    schedule: NoiseSchedule, start: float, end: float, steps: int, exponent: float = 7.0
+) -> Tensor:
+    """A Karras grid of `steps` intervals from time `start` to time `end`, for the converged
+    solution of the same ODE.
+    """
     noisy, clean = schedule.rho(torch.tensor([start, end], dtype=torch.float64)).tolist()
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    times = schedule.time((noisy ** (1 / exponent) + ramp * (clean ** (1 / exponent) - noisy ** (1 / exponent))) ** exponent)
+    times = schedule.time(
+        (noisy ** (1 / exponent) + ramp * (clean ** (1 / exponent) - noisy ** (1 / exponent)))
+        ** exponent
+    )
     times[0], times[-1] = start, end
     return times
 
 
 def _with_article(concept: str) -> str:
-    if concept in ("broccoli", "ice cream") or (concept.endswith("s") and not concept.endswith(("ss", "us", "os"))):
+    if concept in ("broccoli", "ice cream") or (
+        concept.endswith("s") and not concept.endswith(("ss", "us", "os"))
+    ):
         return concept
     return f"{'an' if concept[0] in 'aeio' else 'a'} {concept}"

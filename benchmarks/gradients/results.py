@@ -1,4 +1,6 @@
-"""Measurements as they come, one JSON line each, so that a run can be interrupted, resumed and divided."""
+"""Measurements as they come, one JSON line each, so that a run can be interrupted, resumed and
+divided.
+"""
 
 import json
 import os
@@ -12,7 +14,8 @@ Line = dict[str, Any]
 
 
 class Results:
-    """An append-only file; a later line with the same identity replaces an earlier one, and a line broken off at the end is dropped.
+    """An append-only file; a later line with the same identity replaces an earlier one, and a line
+    broken off at the end is dropped.
 
     Args:
         path: the file.
@@ -27,7 +30,10 @@ class Results:
     def __init__(self, path: Path, *, resume: bool = False, force: bool = False) -> None:
         self.path = path
         if path.exists() and not (resume or force):
-            raise OutputError(f"{path} holds measurements already; go on with --resume, or start again with --force")
+            raise OutputError(
+                f"{path} holds measurements already; go on with --resume, or start again with "
+                f"--force"
+            )
         self._lines: dict[str, Line] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +71,9 @@ class Results:
                 line = json.loads(row)
                 self._lines[_key({name: line[name] for name in line["identity"]})] = line
             except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(f"{self.path}, line {number} is no measurement: {error}") from error
+                raise OutputError(
+                    f"{self.path}, line {number} is no measurement: {error}"
+                ) from error
 
 
 def _key(identity: Line) -> str:

@@ -1,4 +1,6 @@
-"""The measurement of errors: every method at every registered picture, in an order that makes any part of it useful."""
+"""The measurement of errors: every method at every registered picture, in an order that makes any
+part of it useful.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -47,13 +49,23 @@ class Selection:
 
     def takes(self, setting: Setting) -> bool:
         """Whether a setting is part of it."""
-        wanted = ((self.guidance, setting.guidance), (self.calls, setting.calls), (self.samplers, setting.sampler))
+        wanted = (
+            (self.guidance, setting.guidance),
+            (self.calls, setting.calls),
+            (self.samplers, setting.sampler),
+        )
         return all(values is None or value in values for values, value in wanted)
 
     def methods_of(self, registration: Registration, setting: Setting) -> list[Method]:
         """The methods to measure in a setting."""
-        found = registered(registration.content, setting) + (self.extra(setting) if self.extra is not None else [])
-        return [method for method in found if self.methods is None or any(text in method.name for text in self.methods)]
+        found = registered(registration.content, setting) + (
+            self.extra(setting) if self.extra is not None else []
+        )
+        return [
+            method
+            for method in found
+            if self.methods is None or any(text in method.name for text in self.methods)
+        ]
 
 
 @dataclass
@@ -78,7 +90,8 @@ def check_weights(workload: Workload, registration: Registration, results: Resul
     """Note which weights are measured.
 
     Raises:
-        OutputError: `results` holds measurements of the same model with other weights, which would be mixed with these.
+        OutputError: `results` holds measurements of the same model with other weights, which would
+            be mixed with these.
 
     """
     identity = {"kind": "model", "registration": registration.digest, "model": workload.name}
@@ -87,8 +100,9 @@ def check_weights(workload: Workload, registration: Registration, results: Resul
         results.add(identity, {"weights": digest})
     elif known["weights"] != digest:
         raise OutputError(
-            f"{results.path} holds measurements of the model {workload.name} with weights {known['weights']}, and these are {digest}; "
-            "measure them into another folder with --out"
+            f"{results.path} holds measurements of the model {workload.name} with weights "
+            f"{known['weights']}, and these are {digest}; measure them into another folder with "
+            f"--out"
         )
 
 
@@ -109,11 +123,14 @@ def measure_errors(
     for start in range(0, len(pairs), selection.batch):
         for part in selection.parts:
             for setting in settings:
-                # Those with gradients for all weights hold several copies of them: one picture at a time.
+                # Those with gradients for all weights hold several copies of them: one picture at a
+                # time.
                 size = selection.batch if part == "inputs" else 1
                 some = pairs[start : start + selection.batch]
                 for first in range(0, len(some), size):
-                    job = _Job(workload, registration, selection, setting, part, results, clock, report)
+                    job = _Job(
+                        workload, registration, selection, setting, part, results, clock, report
+                    )
                     if not job.run(some[first : first + size]):
                         return False
     return True
@@ -135,7 +152,9 @@ class _Job:
     def run(self, pairs: Sequence[Pair]) -> bool:
         """Whether time was enough."""
         methods = self.selection.methods_of(self.registration, self.setting)
-        todo = [(method, missing) for method in methods if (missing := self._missing(method, pairs))]
+        todo = [
+            (method, missing) for method in methods if (missing := self._missing(method, pairs))
+        ]
         if not todo:
             return True
         if self.clock.over:
@@ -151,7 +170,11 @@ class _Job:
             for group in [[pair] for pair in missing] if method.alone else [missing]:
                 chosen = [rows[pair.index] for pair in group]
                 references = {"exact": exact} | ({} if ode is None else {"ode": ode})
-                self._measure(method, group, {name: _rows(values, chosen) for name, values in references.items()})
+                self._measure(
+                    method,
+                    group,
+                    {name: _rows(values, chosen) for name, values in references.items()},
+                )
         return True
 
     @property
@@ -160,54 +183,107 @@ class _Job:
         return list(self.registration.metrics(self.workload.name))
 
     def _identity(self, kind: str, pair: Pair) -> Line:
-        where = {"model": self.workload.name, **self.setting.key, "part": self.part, "pair": pair.index}
+        where = {
+            "model": self.workload.name,
+            **self.setting.key,
+            "part": self.part,
+            "pair": pair.index,
+        }
         return {"kind": kind, "registration": self.registration.digest, **where}
 
     def _missing(self, method: Method, pairs: Sequence[Pair]) -> list[Pair]:
         if method.budgeted:
             return []
         checked = self.registration.content["references"]["check_pairs"]
-        few = [pair for pair in pairs if method.name == EXACT or not method.exact or pair.index < checked]
-        lines = [(pair, self.results.get(self._identity("errors", pair) | {"method": method.name})) for pair in few]
-        return [pair for pair, line in lines if line is None or (self.selection.ode and not (line["ode"] or "failed" in line))]
+        few = [
+            pair
+            for pair in pairs
+            if method.name == EXACT or not method.exact or pair.index < checked
+        ]
+        lines = [
+            (pair, self.results.get(self._identity("errors", pair) | {"method": method.name}))
+            for pair in few
+        ]
+        return [
+            pair
+            for pair, line in lines
+            if line is None or (self.selection.ode and not (line["ode"] or "failed" in line))
+        ]
 
-    def _measure(self, method: Method, pairs: Sequence[Pair], references: dict[str, Gradients]) -> None:
+    def _measure(
+        self, method: Method, pairs: Sequence[Pair], references: dict[str, Gradients]
+    ) -> None:
         counts: Line = {}
         content: list[Line]
         try:
             with stats(memory=False) as counted:
-                value = references["exact"] if method.name == EXACT else self._gradients(method, pairs)
+                value = (
+                    references["exact"] if method.name == EXACT else self._gradients(method, pairs)
+                )
         except AdjointDPMError as error:
             content = [{"failed": f"{type(error).__name__}: {error}", "errors": {}} for _ in pairs]
         else:
             content = [{"errors": rows} for rows in _compare(value, references, len(pairs))]
-            for line, row in zip(content, _estimates(counted, self.metrics, len(pairs)), strict=False):
+            for line, row in zip(
+                content, _estimates(counted, self.metrics, len(pairs)), strict=False
+            ):
                 line["estimates"] = row
-            if pairs[0].index == 0 and method.name != EXACT:  # the same counts come out for every picture
+            if (
+                pairs[0].index == 0 and method.name != EXACT
+            ):  # the same counts come out for every picture
                 solves = 1 if self.part == "inputs" else len(pairs) * len(self.metrics)
-                counts = {"network_calls": counted.network_calls / solves, "vjps": counted.vjps / solves}
+                counts = {
+                    "network_calls": counted.network_calls / solves,
+                    "vjps": counted.vjps / solves,
+                }
         for pair, line in zip(pairs, content, strict=True):
-            facts = {"ode": "ode" in references, "family": method.family, "exact": method.exact, **counts}
+            facts = {
+                "ode": "ode" in references,
+                "family": method.family,
+                "exact": method.exact,
+                **counts,
+            }
             self.results.add(self._identity("errors", pair) | {"method": method.name}, facts | line)
 
     def _gradients(self, method: Method, pairs: Sequence[Pair]) -> Gradients:
-        return gradients(self.workload, self.setting, method.make(0), pairs, self.metrics, self.part)
+        return gradients(
+            self.workload, self.setting, method.make(0), pairs, self.metrics, self.part
+        )
 
     def _ode(self, pairs: Sequence[Pair]) -> Gradients:
         registered = self.registration.content["references"]
-        steps, folder = registered["ode_steps"], Path(f"{self.results.path}.references") / self.registration.digest
-        found = ode_gradients(self.workload, self.setting, pairs, self.metrics, self.part, steps, folder)
-        doubted = [p for p in pairs if p.index < registered["check_pairs"] and self.results.get(self._identity("doubt", p)) is None]
+        steps, folder = (
+            registered["ode_steps"],
+            Path(f"{self.results.path}.references") / self.registration.digest,
+        )
+        found = ode_gradients(
+            self.workload, self.setting, pairs, self.metrics, self.part, steps, folder
+        )
+        doubted = [
+            p
+            for p in pairs
+            if p.index < registered["check_pairs"]
+            and self.results.get(self._identity("doubt", p)) is None
+        ]
         if doubted:
-            half = ode_gradients(self.workload, self.setting, doubted, self.metrics, self.part, steps // 2, folder)
+            half = ode_gradients(
+                self.workload, self.setting, doubted, self.metrics, self.part, steps // 2, folder
+            )
             chosen = _rows(found, [i for i, pair in enumerate(pairs) if pair in doubted])
-            for pair, line in zip(doubted, _compare(half, {"ode": chosen}, len(doubted)), strict=True):
+            for pair, line in zip(
+                doubted, _compare(half, {"ode": chosen}, len(doubted)), strict=True
+            ):
                 self.results.add(self._identity("doubt", pair), {"errors": line})
         return found
 
     def _say(self, what: str, pairs: Sequence[Pair]) -> None:
-        numbers = f"{pairs[0].index}" if len(pairs) == 1 else f"{pairs[0].index} to {pairs[-1].index}"
-        where = f"{self.workload.name}, {self.setting.sampler}, N = {self.setting.calls}, guidance {self.setting.guidance:g}"
+        numbers = (
+            f"{pairs[0].index}" if len(pairs) == 1 else f"{pairs[0].index} to {pairs[-1].index}"
+        )
+        where = (
+            f"{self.workload.name}, {self.setting.sampler}, N = {self.setting.calls}, guidance "
+            f"{self.setting.guidance:g}"
+        )
         self.report(f"{where}, {self.part}, pairs {numbers}: {what}")
 
 
@@ -216,13 +292,18 @@ def _rows(values: Gradients, chosen: Sequence[int]) -> Gradients:
 
 
 def _estimates(counted: Stats, metrics: Sequence[str], pairs: int) -> list[Line]:
-    """By pair: metric -> the relative error that the method estimated; empty if it does not estimate all of them."""
+    """By pair: metric -> the relative error that the method estimated; empty if it does not
+    estimate all of them.
+    """
     found = torch.cat(counted.error_estimates) if counted.error_estimates else torch.zeros(0)
     if len(found) != len(metrics) * pairs:
         return []
     by_metric = found.view(len(metrics), pairs).tolist()
     return [
-        {metric: float(f"{row[i]:.4g}") if isfinite(row[i]) else None for metric, row in zip(metrics, by_metric, strict=True)}
+        {
+            metric: float(f"{row[i]:.4g}") if isfinite(row[i]) else None
+            for metric, row in zip(metrics, by_metric, strict=True)
+        }
         for i in range(pairs)
     ]
 

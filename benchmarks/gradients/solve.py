@@ -13,9 +13,13 @@ from adjointdpm.engine.tree import leaves, tree_map
 from benchmarks.gradients.registration import Pair, Setting
 from benchmarks.gradients.workload import Workload, lora_matrices
 
-# "inputs": noise and embedding, for many pictures in one pass. "weights": also all weights and, from those, a LoRA; one picture a pass.
+# "inputs": noise and embedding, for many pictures in one pass. "weights": also all weights and,
+# from those, a LoRA; one picture a pass.
 Part = Literal["inputs", "weights"]
-TENSORS: dict[str, tuple[str, ...]] = {"inputs": ("noise", "embedding"), "weights": ("noise", "embedding", "lora", "weights")}
+TENSORS: dict[str, tuple[str, ...]] = {
+    "inputs": ("noise", "embedding"),
+    "weights": ("noise", "embedding", "lora", "weights"),
+}
 
 # By tensor and metric: one gradient a pair, flattened, [pairs, numbers].
 Gradients = dict[str, dict[str, Tensor]]
@@ -51,7 +55,9 @@ def gradients(
         for metric in metrics:
             rows: dict[str, list[Tensor]] = {name: [] for name in TENSORS[part]}
             for pair in pairs:
-                one = _batch(workload, setting.guidance, method, [pair], [metric], grid, sampler, weights)
+                one = _batch(
+                    workload, setting.guidance, method, [pair], [metric], grid, sampler, weights
+                )
                 flat = one["weights"][metric]
                 by_name = dict(zip(names, flat[0].split([w.numel() for w in weights]), strict=True))
                 rows["noise"].append(one["noise"][metric])
@@ -64,12 +70,16 @@ def gradients(
 
 
 def lora_gradient(weights: dict[str, Tensor], projections: dict[str, Tensor]) -> Tensor:
-    """∂L/∂B = (∂L/∂W) Aᵀ of a LoRA at its start, flattened, [1, numbers]: the adapted weight is W + B A with B = 0.
+    """∂L/∂B = (∂L/∂W) Aᵀ of a LoRA at its start, flattened, [1, numbers]: the adapted weight is W +
+    B A with B = 0.
 
-    Methods add up the network's own vector-Jacobian products, so this is what they return for an adapter in place, to rounding; but for
-    `Interpolated`, which guesses the length of products between its nodes from those of what is learned.
+    Methods add up the network's own vector-Jacobian products, so this is what they return for an
+    adapter in place, to rounding; but for `Interpolated`, which guesses the length of products
+    between its nodes from those of what is learned.
     """
-    parts = [(weights[name].view(-1, a.shape[1]) @ a.T).flatten() for name, a in projections.items()]
+    parts = [
+        (weights[name].view(-1, a.shape[1]) @ a.T).flatten() for name, a in projections.items()
+    ]
     return torch.cat(parts)[None] if parts else torch.zeros(1, 0)
 
 
@@ -90,11 +100,27 @@ def _batch(
         noise = workload.noise(rows)
     noise.requires_grad_()
     cond = tree_map(lambda tensor: tensor.detach().clone().requires_grad_(), cond)
-    x = sample(denoiser, noise, schedule=workload.schedule, cond=cond, grid=grid, sampler=sampler, gradient=method)
-    losses = [workload.losses(metric, part, pairs) for metric, part in zip(metrics, x.chunk(len(metrics)), strict=True)]
+    x = sample(
+        denoiser,
+        noise,
+        schedule=workload.schedule,
+        cond=cond,
+        grid=grid,
+        sampler=sampler,
+        gradient=method,
+    )
+    losses = [
+        workload.losses(metric, part, pairs)
+        for metric, part in zip(metrics, x.chunk(len(metrics)), strict=True)
+    ]
     (embedding,) = leaves(cond)
-    found = torch.autograd.grad(torch.cat(losses).sum(), [noise, embedding, *weights], allow_unused=True)
-    values = [torch.zeros_like(t) if g is None else g for g, t in zip(found, [noise, embedding, *weights], strict=True)]
+    found = torch.autograd.grad(
+        torch.cat(losses).sum(), [noise, embedding, *weights], allow_unused=True
+    )
+    values = [
+        torch.zeros_like(t) if g is None else g
+        for g, t in zip(found, [noise, embedding, *weights], strict=True)
+    ]
 
     def by_metric(value: Tensor) -> dict[str, Tensor]:
         return dict(zip(metrics, value.flatten(1).chunk(len(metrics)), strict=True))
@@ -106,7 +132,9 @@ def _batch(
 
 
 def errors(value: Tensor, reference: Tensor) -> list[tuple[float, float]]:
-    """(‖value − reference‖ / ‖reference‖, cosine) of each row, computed in float64; not finite where the value is not."""
+    """(‖value − reference‖ / ‖reference‖, cosine) of each row, computed in float64; not finite
+    where the value is not.
+    """
     value, reference = value.double(), reference.double()
     length = reference.norm(dim=1)
     relative = (value - reference).norm(dim=1) / length

@@ -19,14 +19,16 @@ class Row:
     """One method in one setting.
 
     Attributes:
-        relative: by (tensor, reference, metric or "all"), the relative errors' median and 95th percentile.
+        relative: by (tensor, reference, metric or "all"), the relative errors' median and 95th
+            percentile.
         cosine: likewise; median and 5th percentile.
         pairs: by part, how many registered pairs it was measured on.
         ode_pairs: likewise, on how many of these beside the converged ODE.
         failed: on how many it raised an error.
         message: what the first of them said.
         costs: by learned tensors ("inputs", "lora", "weights").
-        estimates: for every picture and metric, the relative error that the method itself estimated, and by tensor the true one.
+        estimates: for every picture and metric, the relative error that the method itself
+            estimated, and by tensor the true one.
 
     """
 
@@ -52,7 +54,8 @@ class Cost:
     Attributes:
         to_backprop: seconds over those of full backpropagation beside it.
         to_forward: seconds over those of one network forward.
-        to_floor: seconds over those of its network calls and VJPs, measured alone: cF + vB, (N − 1)(2F + B) + F + B for checkpointing.
+        to_floor: seconds over those of its network calls and VJPs, measured alone: cF + vB, (N −
+            1)(2F + B) + F + B for checkpointing.
         with_sums: the same with the v − 1 sums of two gradients added to the floor.
         calls, vjps: network calls and vector-Jacobian products.
         bytes_held: the peak of what network graphs hold.
@@ -94,17 +97,28 @@ def summarise(lines: Iterable[Line], registration: Registration) -> list[Group]:
             groups.setdefault(setting, {}).setdefault(line["method"], []).append(line)
     order = {name: i for i, name in enumerate(registration.content["samplers"])}
     ordered = sorted(groups, key=lambda g: (g[0] != "tiny", g[0], order.get(g[1], 99), -g[3], g[2]))
-    return [Group(*setting, rows=[_row(name, found) for name, found in groups[setting].items()]) for setting in ordered]
+    return [
+        Group(*setting, rows=[_row(name, found) for name, found in groups[setting].items()])
+        for setting in ordered
+    ]
 
 
 def judged(group: Group, registration: Registration) -> bool:
     """Whether it is the setting in which the goals are judged."""
     where = registration.content["goals"]["judged_at"]
-    return (group.sampler, group.calls, group.guidance) == (where["sampler"], where["calls"], where["guidance"])
+    return (group.sampler, group.calls, group.guidance) == (
+        where["sampler"],
+        where["calls"],
+        where["guidance"],
+    )
 
 
-def doubts(lines: Iterable[Line], registration: Registration) -> dict[tuple[str, float, int, str], Figures]:
-    """By (model, guidance, N, tensor): how far half as many steps of the converged solution are from all of them."""
+def doubts(
+    lines: Iterable[Line], registration: Registration
+) -> dict[tuple[str, float, int, str], Figures]:
+    """By (model, guidance, N, tensor): how far half as many steps of the converged solution are
+    from all of them.
+    """
     values: dict[tuple[str, float, int, str], list[float]] = {}
     for line in lines:
         if line["kind"] == "doubt" and line["registration"] == registration.digest:
@@ -141,7 +155,15 @@ def _row(name: str, lines: Sequence[Line]) -> Row:
         for metric, by_tensor in line["errors"].items():
             estimate = line.get("estimates", {}).get(metric) if line["part"] == "inputs" else None
             if estimate is not None:
-                row.estimates.append((estimate, {tensor: by_reference["exact"][0] for tensor, by_reference in by_tensor.items()}))
+                row.estimates.append(
+                    (
+                        estimate,
+                        {
+                            tensor: by_reference["exact"][0]
+                            for tensor, by_reference in by_tensor.items()
+                        },
+                    )
+                )
             for tensor, by_reference in by_tensor.items():
                 if tensor in ("noise", "embedding") and line["part"] != "inputs":
                     continue  # measured with the inputs, on more pictures
@@ -187,5 +209,7 @@ def _figures(values: Sequence[float], other: float) -> Figures:
     worst = float("inf") if other > 0.5 else -1.0
     found = torch.tensor(values, dtype=torch.float64).nan_to_num(nan=worst, posinf=worst)
     if bool(found.isinf().any()):  # interpolation between infinities is not a number
-        return tuple(found.sort().values[[round(q * (len(found) - 1)) for q in (0.5, other)]].tolist())  # pyright: ignore[reportReturnType]
+        return tuple(
+            found.sort().values[[round(q * (len(found) - 1)) for q in (0.5, other)]].tolist()
+        )  # pyright: ignore[reportReturnType]
     return found.quantile(0.5).item(), found.quantile(other).item()

@@ -10,24 +10,34 @@ MIB = 2**20
 
 
 def setting_tables(group: Group, registration: Registration, level: str = "##") -> str:
-    """Errors against exact and against the converged ODE, by metric, and costs, under a heading of `level`."""
+    """Errors against exact and against the converged ODE, by metric, and costs, under a heading of
+    `level`.
+    """
     rows = sorted(group.rows, key=lambda row: (not row.exact, row.family, _number(row)))
-    parts = [f"{level} {group.model}, {group.sampler}, N = {group.calls}, guidance {group.guidance:g}"]
+    parts = [
+        f"{level} {group.model}, {group.sampler}, N = {group.calls}, guidance {group.guidance:g}"
+    ]
     measured = [row for row in rows if row.relative]
     if measured:
         parts += _errors(measured, list(registration.metrics(group.model)))
     estimates = estimate_rows(rows)
     if estimates:
         title = (
-            "What the method itself estimated its relative error to be, median; the true error over the estimate, median (5th to 95th "
-            "percentile); rank correlation of the two over pictures and losses."
+            "What the method itself estimated its relative error to be, median; the true error "
+            "over the estimate, median (5th to 95th percentile); rank correlation of the two over "
+            "pictures and losses."
         )
         parts += [title, table(HEAD, estimates)]
     for part in ("inputs", "lora", "weights"):
         costly = [row for row in rows if part in row.costs]
         if costly:
-            parts += [_cost_title(part), table(_COST_HEAD, [_cost_line(row, part) for row in costly])]
-    failures = [f"- `{row.method}` failed {row.failed} times: {row.message}" for row in rows if row.failed]
+            parts += [
+                _cost_title(part),
+                table(_COST_HEAD, [_cost_line(row, part) for row in costly]),
+            ]
+    failures = [
+        f"- `{row.method}` failed {row.failed} times: {row.message}" for row in rows if row.failed
+    ]
     return "\n\n".join([*parts, *(["\n".join(failures)] if failures else [])])
 
 
@@ -42,20 +52,49 @@ def cell(figures: Figures | None) -> str:
 
 
 def _errors(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
-    shown = [tensor for tensor in TENSORS if any(key[0] == tensor for row in rows for key in row.relative)]
-    head = ["method", "pairs", *(f"{tensor}{what}" for tensor in shown for what in ("", ", cosine"))]
+    shown = [
+        tensor
+        for tensor in TENSORS
+        if any(key[0] == tensor for row in rows for key in row.relative)
+    ]
+    head = [
+        "method",
+        "pairs",
+        *(f"{tensor}{what}" for tensor in shown for what in ("", ", cosine")),
+    ]
     parts = [
-        "Relative error per picture and metric against the exact gradient of the same steps, median (95th percentile); cosine, median.",
-        table(head, [[f"`{row.method}`", _pairs(row.pairs), *_against(row, shown, "exact")] for row in rows]),
+        "Relative error per picture and metric against the exact gradient of the same steps, "
+        "median (95th percentile); cosine, median.",
+        table(
+            head,
+            [
+                [f"`{row.method}`", _pairs(row.pairs), *_against(row, shown, "exact")]
+                for row in rows
+            ],
+        ),
     ]
     by_ode = [row for row in rows if any(key[1] == "ode" for key in row.relative)]
     if by_ode:
         parts += [
-            "The same against the gradient of the converged ODE; `Checkpoint()` is the exact gradient of the steps: the mark.",
-            table(head, [[f"`{row.method}`", _pairs(row.ode_pairs), *_against(row, shown, "ode")] for row in by_ode]),
+            "The same against the gradient of the converged ODE; `Checkpoint()` is the exact "
+            "gradient of the steps: the mark.",
+            table(
+                head,
+                [
+                    [f"`{row.method}`", _pairs(row.ode_pairs), *_against(row, shown, "ode")]
+                    for row in by_ode
+                ],
+            ),
         ]
     by_metric = [
-        [f"`{row.method}`", *(cell(row.relative.get((tensor, "exact", metric))) for tensor in shown for metric in metrics)]
+        [
+            f"`{row.method}`",
+            *(
+                cell(row.relative.get((tensor, "exact", metric)))
+                for tensor in shown
+                for metric in metrics
+            ),
+        ]
         for row in rows
         if not row.exact
     ]
@@ -69,7 +108,10 @@ def _against(row: Row, tensors: Sequence[str], reference: str) -> list[str]:
     cells = []
     for tensor in tensors:
         cosine = row.cosine.get((tensor, reference, "all"))
-        cells += [cell(row.relative.get((tensor, reference, "all"))), "" if cosine is None else f"{cosine[0]:.4f}"]
+        cells += [
+            cell(row.relative.get((tensor, reference, "all"))),
+            "" if cosine is None else f"{cosine[0]:.4f}",
+        ]
     return cells
 
 
@@ -92,17 +134,24 @@ _COST_HEAD = [
 
 def _cost_title(part: str) -> str:
     names = {"inputs": "noise and embedding", "lora": "a LoRA", "weights": "all weights"}
-    text = f"Cost of the gradient for {names[part]}; one picture, loss ½‖x_0‖², medians over rounds, each beside full backpropagation."
+    text = (
+        f"Cost of the gradient for {names[part]}; one picture, loss ½‖x_0‖², medians over rounds, "
+        f"each beside full backpropagation."
+    )
     return (
-        f"{text} The floor is what the method's own c network calls and v VJPs take by themselves, cF + vB with F and B measured alone: "
-        "(N − 1)(2F + B) + F + B for `Checkpoint()`."
+        f"{text} The floor is what the method's own c network calls and v VJPs take by themselves, "
+        f"cF + vB with F and B measured alone: (N − 1)(2F + B) + F + B for `Checkpoint()`."
     )
 
 
 def _cost_line(row: Row, part: str) -> list[str]:
     cost = row.costs[part]
     # Whoever keeps no graph of PyTorch's holds something that was not counted.
-    size = [f"{cost.bytes_held / MIB:.1f}", f"{cost.bytes_held / max(1, cost.graph_bytes):.1f}"] if cost.bytes_held else ["", ""]
+    size = (
+        [f"{cost.bytes_held / MIB:.1f}", f"{cost.bytes_held / max(1, cost.graph_bytes):.1f}"]
+        if cost.bytes_held
+        else ["", ""]
+    )
     ratios = [f"{cost.to_backprop:.2f}", f"{cost.to_forward:.0f}", f"{cost.to_floor:.3f}"]
     return [f"`{row.method}`", str(cost.calls), str(cost.vjps), *ratios, *size, str(cost.rounds)]
 

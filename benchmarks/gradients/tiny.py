@@ -24,8 +24,9 @@ class PipelineWorkload(Workload):
 
     Args:
         model: the pipeline.
-        metrics: by name, what `metrics.resolve` takes; "judge" for the bundled judge's cross-entropy to the pair's target; "gram" for the
-            distance to the style of `reference_pattern`.
+        metrics: by name, what `metrics.resolve` takes; "judge" for the bundled judge's
+            cross-entropy to the pair's target; "gram" for the distance to the style of
+            `reference_pattern`.
         name: in results.
 
     """
@@ -42,14 +43,20 @@ class PipelineWorkload(Workload):
     def conditioning(self, pairs: Sequence[Pair], guidance: float) -> tuple[Tree, Tree, float]:
         for prompt in {pair.prompt for pair in pairs} - self._known.keys():
             self._known[prompt] = self.model.encode(prompt)
-        return self.model.conditioning(torch.cat([self._known[pair.prompt] for pair in pairs]), None, guidance)
+        return self.model.conditioning(
+            torch.cat([self._known[pair.prompt] for pair in pairs]), None, guidance
+        )
 
     def losses(self, metric: str, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
         pictures = self.model.decode(x)
         match self.metrics[metric]:
             case "judge":
-                targets = torch.tensor([self._judge.concepts.index(pair.target) for pair in pairs], device=x.device)
-                return torch.nn.functional.cross_entropy(self._judge.concept_logits(pictures), targets, reduction="none")
+                targets = torch.tensor(
+                    [self._judge.concepts.index(pair.target) for pair in pairs], device=x.device
+                )
+                return torch.nn.functional.cross_entropy(
+                    self._judge.concept_logits(pictures), targets, reduction="none"
+                )
             case "gram":
                 return self._gram(pictures)
             case other:

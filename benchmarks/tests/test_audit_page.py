@@ -29,7 +29,12 @@ ROW = {
 def result(target: str | None, **changes: object) -> dict:
     return {
         "success": [ROW | changes],
-        "config": {"target": target, "iterations": 12, "gradient": "exact", "prompts": ["a", "b", "c"]},
+        "config": {
+            "target": target,
+            "iterations": 12,
+            "gradient": "exact",
+            "prompts": ["a", "b", "c"],
+        },
         "victim": {"name": "somebody", "groups": ["x", "y"]},
         "held_out": {"examples": 2},
         "seconds": 90.0,
@@ -40,7 +45,10 @@ def result(target: str | None, **changes: object) -> dict:
 @pytest.fixture
 def runs(tmp_path) -> list[Path]:
     folders = []
-    for name, content in (("plain", result(None)), ("targeted", result("dog", random_search=None, judge_agrees=None, transfer=None))):
+    for name, content in (
+        ("plain", result(None)),
+        ("targeted", result("dog", random_search=None, judge_agrees=None, transfer=None)),
+    ):
         folders.append(tmp_path / name)
         folders[-1].mkdir()
         (folders[-1] / "result.json").write_text(json.dumps(content))

@@ -1,4 +1,6 @@
-"""Other libraries' methods, which the gradient benchmark compares with, solve the problem that ours solve."""
+"""Other libraries' methods, which the gradient benchmark compares with, solve the problem that ours
+solve.
+"""
 
 import math
 
@@ -21,21 +23,35 @@ def competitors():
 
 def test_they_agree_with_what_they_are_compared_with(competitors):
     content = Registration().content
-    table = adj.NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0))
+    table = adj.NoiseSchedule.from_alphas_cumprod(
+        torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    )
     where = next(s for s in Registration().settings() if s.sampler == "ddim" and s.calls == 20)
-    assert {m.name for m in registered(content, where)}.isdisjoint(m.name for m in competitors.competitors(where))
+    assert {m.name for m in registered(content, where)}.isdisjoint(
+        m.name for m in competitors.competitors(where)
+    )
     torch.manual_seed(0)
     network = Mixture(table, dim=3).requires_grad_(False)
     noise = torch.randn(2, 3, dtype=torch.float64)
 
     def gradient(method):
-        x, cond = noise.clone().requires_grad_(), torch.full((2, 3), 0.2, dtype=torch.float64, requires_grad=True)
-        y = adj.sample(network, x, schedule=table, cond=cond, grid=where.grid(table), gradient=method)
+        x, cond = (
+            noise.clone().requires_grad_(),
+            torch.full((2, 3), 0.2, dtype=torch.float64, requires_grad=True),
+        )
+        y = adj.sample(
+            network, x, schedule=table, cond=cond, grid=where.grid(table), gradient=method
+        )
         return torch.cat([g.flatten() for g in torch.autograd.grad(y.square().sum(), [x, cond])])
 
-    torch.testing.assert_close(gradient(competitors.CheckpointedLoop()), gradient(adj.Checkpoint()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        gradient(competitors.CheckpointedLoop()), gradient(adj.Checkpoint()), rtol=1e-4, atol=1e-5
+    )
     pytest.importorskip("torchdiffeq")
-    theirs, ours = gradient(competitors.TorchdiffeqAdjoint("euler", "ends")), gradient(adj.Adjoint("solved", adj.Euler()))
+    theirs, ours = (
+        gradient(competitors.TorchdiffeqAdjoint("euler", "ends")),
+        gradient(adj.Adjoint("solved", adj.Euler())),
+    )
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
     assert math.isfinite(gradient(competitors.TorchdiffeqAdjoint("midpoint", "all")).norm().item())
 
@@ -54,7 +70,14 @@ def test_diffrax_solves_the_same_ode_of_the_same_network(competitors):
     def gradient(method):
         x, cond = noise.clone().requires_grad_(), table[:2].clone().requires_grad_()
         with adj.stats(memory=False) as counts:
-            y = adj.sample(denoiser, x, schedule=schedule, cond=cond, grid=where.grid(schedule), gradient=method)
+            y = adj.sample(
+                denoiser,
+                x,
+                schedule=schedule,
+                cond=cond,
+                grid=where.grid(schedule),
+                gradient=method,
+            )
             found = torch.autograd.grad(y.square().mean(), [x, cond, weight])
         return found, (counts.network_calls, counts.vjps)
 
@@ -84,26 +107,36 @@ def test_what_jax_does_not_know_is_named(competitors):
         to_jax(Odd(), (torch.ones(2),))
 
 
-@pytest.mark.parametrize("method", [adj.Backprop(), adj.Checkpoint(), adj.Interpolated(8)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Backprop(), adj.Checkpoint(), adj.Interpolated(8)], ids=repr
+)
 def test_our_own_methods_around_a_compiled_network_give_the_same(competitors, method):
     torch.manual_seed(0)
 
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+            self.layers = torch.nn.Sequential(
+                torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+            )
 
         def forward(self, x, t, cond):
             return self.layers(torch.cat([x, t[:, None] / 1000], 1)) + cond
 
     network, schedule = Network().double(), adj.NoiseSchedule.linear()
     noise, cond = torch.randn(2, 2, 3, dtype=torch.float64)
-    denoiser = adj.Denoiser(network, guidance_scale=3.0, null_cond=torch.zeros(1, 3, dtype=torch.float64))
+    denoiser = adj.Denoiser(
+        network, guidance_scale=3.0, null_cond=torch.zeros(1, 3, dtype=torch.float64)
+    )
 
     def gradient(chosen):
         inputs = noise.clone().requires_grad_(), cond.clone().requires_grad_()
-        x = adj.sample(denoiser, inputs[0], schedule=schedule, cond=inputs[1], steps=20, gradient=chosen)
+        x = adj.sample(
+            denoiser, inputs[0], schedule=schedule, cond=inputs[1], steps=20, gradient=chosen
+        )
         return torch.autograd.grad(x.square().sum(), [*inputs, *network.parameters()])
 
-    for a, b in zip(gradient(competitors.Compiled(method, "aot_eager")), gradient(method), strict=True):
+    for a, b in zip(
+        gradient(competitors.Compiled(method, "aot_eager")), gradient(method), strict=True
+    ):
         torch.testing.assert_close(a, b)

@@ -1,4 +1,6 @@
-"""The gallery: its commands are ones that the command line takes, and its page shows what the runs left."""
+"""The gallery: its commands are ones that the command line takes, and its page shows what the runs
+left.
+"""
 
 import json
 from pathlib import Path
@@ -31,15 +33,23 @@ def test_the_page_shows_every_run(folder: RunFolder, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(gallery, "DOCS", tmp_path)
     monkeypatch.setattr(gallery, "ROOT", folder.path)
     page = gallery.text({"word": folder})
-    assert "`color:mood=dusk` on 2 held-out pictures: 0.613 before, 0.300 with the existing word, 0.123 after" in page
-    assert "independent judge finds the subject in 75% before and 70% after. 125 s, 4321 network calls" in page
+    assert (
+        "`color:mood=dusk` on 2 held-out pictures: 0.613 before, 0.300 with the existing word, "
+        "0.123 after" in page
+    )
+    assert (
+        "independent judge finds the subject in 75% before and 70% after. 125 s, 4321 network calls"
+        in page
+    )
     assert "--token '<dusk>'" in page
     assert "images/gallery-word.png" in page
     assert Image.open(tmp_path / "images" / "gallery-word.png").height > 3 * gallery.SIDE
 
 
 @pytest.mark.parametrize("own", [None, "images/0_before.png"])
-def test_the_way_of_a_picture_starts_and_ends_where_the_run_did(folder: RunFolder, tmp_path, monkeypatch, own: str | None) -> None:  # noqa: F811
+def test_the_way_of_a_picture_starts_and_ends_where_the_run_did(
+    folder: RunFolder, tmp_path, monkeypatch, own: str | None
+) -> None:
     monkeypatch.setattr(gallery, "ROOT", folder.path)
     steps = []
     for i in range(21):
@@ -48,7 +58,9 @@ def test_the_way_of_a_picture_starts_and_ends_where_the_run_did(folder: RunFolde
         steps.append(f"images/{path.name}")
     Path(tmp_path / "way.png").write_bytes(gallery.way(folder, {"trajectory": steps}, own))
     strip = Image.open(tmp_path / "way.png")
-    reds = [strip.getpixel((column * (gallery.SIDE + 6) + 5, 5))[0] for column in range(gallery.COLUMNS)]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+    reds = [
+        strip.getpixel((column * (gallery.SIDE + 6) + 5, 5))[0] for column in range(gallery.COLUMNS)
+    ]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
     way = reds if own is None else reds[1:]
     assert (way[0], way[-1]) == (0, 200)
     assert way == sorted(way)
@@ -57,4 +69,6 @@ def test_the_way_of_a_picture_starts_and_ends_where_the_run_did(folder: RunFolde
 def test_an_audit_is_told_by_its_success(folder: RunFolder) -> None:  # noqa: F811
     result = json.loads((folder.path / "result.json").read_text())
     result["success"] = [{"budget": 0.1, "rate": 0.5, "interval": [0.2, 0.8]}]
-    assert "Success on 2 prompts [95 % interval], budget 0.1: 50% [20%, 80%]." in gallery.measured(result)
+    assert "Success on 2 prompts [95 % interval], budget 0.1: 50% [20%, 80%]." in gallery.measured(
+        result
+    )

@@ -1,4 +1,6 @@
-"""The benchmark of overheads: what its clock counts, what it compares with, and its lines and page, at a tiny size."""
+"""The benchmark of overheads: what its clock counts, what it compares with, and its lines and page,
+at a tiny size.
+"""
 
 from types import SimpleNamespace
 
@@ -49,7 +51,12 @@ class TickingNetwork(nn.Module):
 
 @pytest.mark.parametrize(
     ("method", "forwards", "backwards"),
-    [(adj.Backprop(), 4, 4), (adj.Checkpoint(), 7, 4), (adj.Interpolated(2), 5, 2), (adj.Truncated(1), 4, 1)],
+    [
+        (adj.Backprop(), 4, 4),
+        (adj.Checkpoint(), 7, 4),
+        (adj.Interpolated(2), 5, 2),
+        (adj.Truncated(1), 4, 1),
+    ],
     ids=repr,
 )
 def test_the_clock_counts_the_network_and_nothing_else(method, forwards, backwards):
@@ -60,7 +67,15 @@ def test_the_clock_counts_the_network_and_nothing_else(method, forwards, backwar
     def outside(step, t, x, denoised):
         clock.seconds += 1000
 
-    x = adj.sample(work.denoiser(inside), work.noise, schedule=work.schedule, cond=work.cond, steps=4, gradient=method, callback=outside)
+    x = adj.sample(
+        work.denoiser(inside),
+        work.noise,
+        schedule=work.schedule,
+        cond=work.cond,
+        steps=4,
+        gradient=method,
+        callback=outside,
+    )
     torch.autograd.grad(x.sum(), [work.noise, work.text], allow_unused=True)
     assert (inside.calls, inside.vjps) == (forwards, backwards)
     assert inside.seconds == 3 * forwards + 7 * backwards
@@ -69,7 +84,10 @@ def test_the_clock_counts_the_network_and_nothing_else(method, forwards, backwar
 
 def test_the_clock_changes_no_gradient(work):
     inside = Inside(work.network, lambda: 0.0)
-    for ours, expected in zip(*(overhead.solve(work, work.denoiser(n), adj.Checkpoint(), 3) for n in (inside, None)), strict=True):
+    for ours, expected in zip(
+        *(overhead.solve(work, work.denoiser(n), adj.Checkpoint(), 3) for n in (inside, None)),
+        strict=True,
+    ):
         assert relative_error(ours, expected) < 1e-6
 
 
@@ -83,14 +101,20 @@ def test_what_is_made_by_hand_is_what_the_method_calls(case, work):
 
 def test_cheap_layers_are_as_many_as_real_ones():
     meta = torch.device("meta")
-    real, thin = (sd15.build_unet(sd15.SIZES[name], meta, torch.bfloat16) for name in ("sd15", "thin"))
+    real, thin = (
+        sd15.build_unet(sd15.SIZES[name], meta, torch.bfloat16) for name in ("sd15", "thin")
+    )
     assert [type(m) for m in real.modules()] == [type(m) for m in thin.modules()]
-    assert sum(p.numel() for p in real.parameters()) == 859_520_964  # what the published weights hold
+    assert (
+        sum(p.numel() for p in real.parameters()) == 859_520_964
+    )  # what the published weights hold
 
 
 def test_operations_are_counted_without_running():
     forward, backward = sd15.products(SMALL)
-    assert 0 < forward < backward < 2 * forward  # frozen weights: about one product back for each forwards, two in attention
+    assert (
+        0 < forward < backward < 2 * forward
+    )  # frozen weights: about one product back for each forwards, two in attention
 
 
 @pytest.fixture
@@ -99,7 +123,15 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setitem(sd15.SIZES, "thin", SMALL)  # seconds less
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\n<!-- measured: end -->\nafter\n")
-    settings = {"size": "small", "device": "cpu", "steps": [1, 2], "layer_steps": 2, "run_steps": 3, "compile": ["none"], "rounds": 2}
+    settings = {
+        "size": "small",
+        "device": "cpu",
+        "steps": [1, 2],
+        "layer_steps": 2,
+        "run_steps": 3,
+        "compile": ["none"],
+        "rounds": 2,
+    }
 
     def run(**options):
         overhead.main(**{**settings, "dtype": "bfloat16", "measure": True, **options}, page=page)
@@ -110,14 +142,22 @@ def run(tmp_path, monkeypatch):
 
 def test_every_part_writes_its_lines_and_the_page_is_made_of_them(run):
     lines, page = run(parts=["step", "arithmetic", "layers", "runs"])
-    assert [line["part"] for line in lines] == ["arithmetic"] * 3 + ["layers"] * 3 + ["step"] * 2 + ["runs"] * 3
+    assert [line["part"] for line in lines] == ["arithmetic"] * 3 + ["layers"] * 3 + [
+        "step"
+    ] * 2 + ["runs"] * 3
     steps = [line for line in lines if line["part"] == "step"]
     assert [(line["calls"], line["vjps"]) for line in steps] == [(1, 1), (3, 2)]
     for line in steps:
-        assert all(0 < inside < ours for inside, ours in zip(line["inside"], line["ours"], strict=True))
+        assert all(
+            0 < inside < ours for inside, ours in zip(line["inside"], line["ours"], strict=True)
+        )
         assert len(line["direct"]) == line["rounds"] == 2
     assert all(min(line["outside"]) > 0 for line in lines if line["part"] == "arithmetic")
-    assert all(line["peak_bytes"] > 0 and min(line["seconds"]) > 0 for line in lines if line["part"] == "runs")
+    assert all(
+        line["peak_bytes"] > 0 and min(line["seconds"]) > 0
+        for line in lines
+        if line["part"] == "runs"
+    )
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert page.count("\n| --- |") == 4
@@ -155,11 +195,15 @@ def test_a_run_that_does_not_fit_is_said(run, monkeypatch):
 def test_time_limits_the_pairs_and_one_is_always_made(work):
     line = overhead.measure_pairs(work, CPU, overhead.cases(2)[0], 2, rounds=50, limit=0.0)
     assert (line["rounds"], line["calls"], line["vjps"]) == (1, 3, 2)
-    assert len(line["ours"]) == len(line["direct"]) == len(line["forwards"]) == 1  # forwards: N − 1 of them
+    assert (
+        len(line["ours"]) == len(line["direct"]) == len(line["forwards"]) == 1
+    )  # forwards: N − 1 of them
 
 
 def test_a_compiled_network_has_lines_of_its_own(run):
-    with torch.compiler.set_stance("force_eager"):  # all that is ours around a compiled module, without minutes of compiling it
+    with torch.compiler.set_stance(
+        "force_eager"
+    ):  # all that is ours around a compiled module, without minutes of compiling it
         lines, page = run(parts=["runs"], compile=["default"], rounds=1)
     assert [line["compile"] for line in lines] == ["default"] * 3
     assert not any("failed" in line for line in lines)
@@ -175,7 +219,10 @@ def test_an_unknown_part_is_refused(run):
     ("name", "expected"),
     [
         ("nvjet_sm90_tst_128x128_64x4_2x1_v_bz_TNT", "products"),
-        ("sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64", "products"),
+        (
+            "sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64",
+            "products",
+        ),
         ("void flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 64, 4>>", "attention"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob", "attention"),
         ("void cudnn::engines_precompiled::nchwToNhwcKernel<__nv_bfloat16>", "rest"),

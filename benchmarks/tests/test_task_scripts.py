@@ -1,4 +1,6 @@
-"""The benchmarks of the task `embed`: their arithmetic, controls, textual inversion and tables, without the training data."""
+"""The benchmarks of the task `embed`: their arithmetic, controls, textual inversion and tables,
+without the training data.
+"""
 
 import json
 import math
@@ -41,7 +43,9 @@ def tiny():
 
 
 def test_the_share_is_that_of_the_means():
-    assert gap_share([Triple(1.0, 0.5, 0.0), Triple(3.0, 1.5, 1.0)]) == pytest.approx((2 - 1) / (2 - 0.5))
+    assert gap_share([Triple(1.0, 0.5, 0.0), Triple(3.0, 1.5, 1.0)]) == pytest.approx(
+        (2 - 1) / (2 - 0.5)
+    )
     assert gap_share([Triple(1.0, -0.5, 0.0)]) == 1.5  # further than the goal
     assert gap_share([Triple(1.0, 2.0, 0.0)]) == -1  # the other way
 
@@ -56,7 +60,10 @@ def test_without_a_gap_there_is_no_share():
 def test_the_interval_covers_the_true_share_about_as_often_as_it_says():
     draw, covered = random.Random(1), 0
     for _ in range(60):
-        group = [Triple(1 + draw.gauss(0, 0.2), 0.4 + draw.gauss(0, 0.2), draw.gauss(0, 0.2)) for _ in range(24)]
+        group = [
+            Triple(1 + draw.gauss(0, 0.2), 0.4 + draw.gauss(0, 0.2), draw.gauss(0, 0.2))
+            for _ in range(24)
+        ]
         low, high = gap_interval([group], rounds=300) or (math.nan, math.nan)
         covered += low <= 0.6 <= high
     assert 52 <= covered <= 60
@@ -91,8 +98,18 @@ def test_a_gap_that_some_draws_turn_round_bounds_nothing():
 
 
 def test_the_share_of_subjects_that_survive_a_style_has_an_interval_over_prompts():
-    held_out = {"before": 0.9, "after": 0.45, "change": -0.45, "interval": [-0.5, -0.4], "examples": 24, "distinctness": 1.0}
-    held_out |= {"recognised": {"before": 1.0, "after": 0.75}, "recognised_interval": {"before": [0.8, 1.0], "after": [0.41, 0.93]}}
+    held_out = {
+        "before": 0.9,
+        "after": 0.45,
+        "change": -0.45,
+        "interval": [-0.5, -0.4],
+        "examples": 24,
+        "distinctness": 1.0,
+    }
+    held_out |= {
+        "recognised": {"before": 1.0, "after": 0.75},
+        "recognised_interval": {"before": [0.8, 1.0], "after": [0.41, 0.93]},
+    }
     arm = {
         "result": {"held_out": held_out, "optimisation": {"best_iteration": 3, "iterations": 5}},
         "history": [{"iteration": 0}, {"iteration": 1, "seconds": 60.0}],
@@ -111,12 +128,17 @@ def test_a_drawing_is_put_on_any_background():
     background = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     opaque = torch.from_numpy(alpha).permute(2, 0, 1).float()
     expected = opaque * torch.tensor([200, 40, 90]).view(3, 1, 1) / 255 + (1 - opaque) * background
-    torch.testing.assert_close(real_pictures.composed(black, white, background), expected, rtol=0, atol=4e-3)
+    torch.testing.assert_close(
+        real_pictures.composed(black, white, background), expected, rtol=0, atol=4e-3
+    )
 
 
 def test_what_a_prompt_shows_is_read_off_it():
     concepts, styles = ["apple", "green apple", "lion"], ["noto", "fluent"]
-    assert real_pictures.subject("a noto emoji of a green apple", concepts, styles) == ("green apple", "noto")
+    assert real_pictures.subject("a noto emoji of a green apple", concepts, styles) == (
+        "green apple",
+        "noto",
+    )
     with pytest.raises(PromptError, match="must name a concept and a style"):
         real_pictures.subject("a lion", concepts, styles)
 
@@ -129,7 +151,9 @@ def write_judge(folder: Path, widths: tuple[int, ...] = (8, 8, 8, 16)) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_file(JudgeNetwork(3, 2, widths).state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"concepts": ["a", "pig nose", "c"], "styles": ["x", "y"], "widths": widths}))
+    (folder / "config.json").write_text(
+        json.dumps({"concepts": ["a", "pig nose", "c"], "styles": ["x", "y"], "widths": widths})
+    )
 
 
 def test_the_critic_is_a_classifier_with_gradients_and_names(tmp_path):
@@ -152,7 +176,10 @@ def test_two_critics_have_two_fingerprints(tmp_path):
 
 
 def test_the_metric_names_a_function_of_the_critics_file():
-    assert critic.metric("pear") == f"classifier:network={Path(critic.__file__).resolve()}:load,target=pear"
+    assert (
+        critic.metric("pear")
+        == f"classifier:network={Path(critic.__file__).resolve()}:load,target=pear"
+    )
 
 
 # Textual inversion.
@@ -166,11 +193,15 @@ def test_the_denoising_loss_reaches_the_vectors_and_equals_finite_differences(mo
     token = TokenEmbedding(model.pipe, "<new>", "fox")
     token.vectors = token.vectors.detach().double().requires_grad_()  # finite differences need it
     generator = torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    latents, noise = (
+        torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     direction = torch.randn(token.vectors.shape, generator=generator, dtype=torch.float64)
 
     def loss():
-        return denoising_loss(model, ["red <new>", "<new>"], latents, torch.tensor([100, 700]), noise)
+        return denoising_loss(
+            model, ["red <new>", "<new>"], latents, torch.tensor([100, 700]), noise
+        )
 
     with token:
         (gradient,) = torch.autograd.grad(loss(), [token.vectors])
@@ -189,7 +220,10 @@ def test_the_loss_is_the_training_loss_of_the_scheduler(model):
     alpha = model.pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     output = model.pipe.unet(noisy, t, model.encode(["red fox", "fox"])).sample
-    torch.testing.assert_close(denoising_loss(model, ["red fox", "fox"], latents, t, noise), (output - noise).square().mean())
+    torch.testing.assert_close(
+        denoising_loss(model, ["red fox", "fox"], latents, t, noise),
+        (output - noise).square().mean(),
+    )
 
 
 def test_learning_from_pictures_stays_within_the_bound_and_leaves_the_model(model):
@@ -198,7 +232,16 @@ def test_learning_from_pictures_stays_within_the_bound_and_leaves_the_model(mode
     token = TokenEmbedding(model.pipe, "<new>", "fox", max_norm=0.9)
     start = token.vectors.detach().clone()
     with token:
-        done = learn_from_pictures(model, token, ["red <new>"] * 4, torch.randn(4, 4, 8, 8), seconds=math.inf, steps=5, batch=4, rate=0.1)
+        done = learn_from_pictures(
+            model,
+            token,
+            ["red <new>"] * 4,
+            torch.randn(4, 4, 8, 8),
+            seconds=math.inf,
+            steps=5,
+            batch=4,
+            rate=0.1,
+        )
     assert done.steps == len(done.losses) == 5
     assert not torch.equal(token.vectors, start)
     assert token.vectors.norm() <= 0.9 * token.longest_word * (1 + 1e-6)
@@ -210,14 +253,18 @@ def test_learning_from_pictures_stays_within_the_bound_and_leaves_the_model(mode
 def test_learning_from_pictures_lowers_the_loss(tiny):
     prompt = "a noto emoji of a {} on a red background"
     with torch.no_grad():
-        pictures = tiny.generate([prompt.format("lemon")] * 4, tiny.noise(4, seed=0), steps=5, guidance_scale=5.0).clamp(0, 1)
+        pictures = tiny.generate(
+            [prompt.format("lemon")] * 4, tiny.noise(4, seed=0), steps=5, guidance_scale=5.0
+        ).clamp(0, 1)
     latents, t = encode_pictures(tiny, pictures), torch.tensor([300, 500, 700, 900])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with TokenEmbedding(tiny.pipe, "<new>", "cat") as token:
         captions = [prompt.format("<new>")] * 4
         with torch.no_grad():
             before = denoising_loss(tiny, captions, latents, t, noise).item()
-        learn_from_pictures(tiny, token, captions, latents, seconds=math.inf, steps=15, batch=4, rate=0.03)
+        learn_from_pictures(
+            tiny, token, captions, latents, seconds=math.inf, steps=15, batch=4, rate=0.03
+        )
         with torch.no_grad():
             after = denoising_loss(tiny, captions, latents, t, noise).item()
             named = denoising_loss(tiny, [prompt.format("lemon")] * 4, latents, t, noise).item()
@@ -229,7 +276,9 @@ def test_learning_from_pictures_is_repeatable_and_stops_by_the_clock(model):
     latents, found = torch.randn(4, 4, 8, 8), []
     for _ in range(2):
         with TokenEmbedding(model.pipe, "<new>", "fox") as token:
-            learn_from_pictures(model, token, ["<new>"] * 4, latents, seconds=math.inf, steps=3, batch=2)
+            learn_from_pictures(
+                model, token, ["<new>"] * 4, latents, seconds=math.inf, steps=3, batch=2
+            )
         found.append(token.vectors.detach().clone())
     assert torch.equal(*found)
     with TokenEmbedding(model.pipe, "<new>", "fox") as token:
@@ -241,7 +290,10 @@ def test_learning_from_pictures_is_repeatable_and_stops_by_the_clock(model):
 def test_pictures_become_scaled_latents(model):
     images = torch.rand(18, 3, 16, 16)
     latents = encode_pictures(model, images)
-    alone = model.pipe.vae.encode(2 * images[17:] - 1).latent_dist.mean * model.pipe.vae.config.scaling_factor
+    alone = (
+        model.pipe.vae.encode(2 * images[17:] - 1).latent_dist.mean
+        * model.pipe.vae.config.scaling_factor
+    )
     torch.testing.assert_close(latents[17:], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -250,7 +302,12 @@ def test_pictures_become_scaled_latents(model):
 
 def test_the_best_word_is_the_one_that_the_metric_likes_best():
     darkness = FunctionMetric(lambda images: images.mean((1, 2, 3)), "brightness")
-    assert effect.best_word(darkness, {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)}) == "black"
+    assert (
+        effect.best_word(
+            darkness, {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)}
+        )
+        == "black"
+    )
 
 
 def test_an_effects_pictures_stand_on_its_own_colour():
@@ -262,7 +319,11 @@ def test_an_effects_pictures_stand_on_its_own_colour():
 
 def test_an_effect_is_measured_against_real_pictures(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(effect, "WORK", tmp_path)
-    monkeypatch.setattr(effect, "on_background", lambda examples, background, concepts: background.expand(len(examples), 3, 64, 64))
+    monkeypatch.setattr(
+        effect,
+        "on_background",
+        lambda examples, background, concepts: background.expand(len(examples), 3, 64, 64),
+    )
     demo = demo_config(iterations=1, steps=2).embed
     config = replace(demo, held_out=demo.held_out[:2], prompts=demo.prompts[:2], validation=1)
     screened = effect.screen(tiny, config, ["red", "black"])
@@ -275,7 +336,9 @@ def test_an_effect_is_measured_against_real_pictures(tiny, tmp_path, monkeypatch
     plain, learned, real = (sum(row["scores"][view]) for view in ("plain", "learned", "real"))
     assert row["share"]["learned"] == pytest.approx((plain - learned) / (plain - real))
     result = json.loads((tmp_path / "effect-dusk" / "result.json").read_text())
-    assert result["held_out"]["before"] == pytest.approx(plain / 2, abs=2e-3)  # scores are of the saved pictures, in 8 bits
+    assert result["held_out"]["before"] == pytest.approx(
+        plain / 2, abs=2e-3
+    )  # scores are of the saved pictures, in 8 bits
     assert row["distinctness"] == result["held_out"]["distinctness"]
     text = effect.report([row], "title")
     assert text.startswith("title\n\n| effect |")
@@ -287,11 +350,17 @@ def test_an_effect_is_measured_against_real_pictures(tiny, tmp_path, monkeypatch
 
 
 def test_a_token_starts_at_a_word_of_one_token(tmp_path):
-    assert vocabulary.one_token_words(tiny_tokenizer(tmp_path), ["red", "owl", "fox", "red fox"]) == ["red", "fox"]
+    assert vocabulary.one_token_words(
+        tiny_tokenizer(tmp_path), ["red", "owl", "fox", "red fox"]
+    ) == ["red", "fox"]
 
 
 def test_the_nearest_word_comes_nearest_to_the_concept():
-    nearness = {"lemon": {"pear": 0.2, "snake": 0.0}, "green apple": {"pear": 0.3, "snake": 0.0}, "eel": {"pear": 0.0, "snake": 0.4}}
+    nearness = {
+        "lemon": {"pear": 0.2, "snake": 0.0},
+        "green apple": {"pear": 0.3, "snake": 0.0},
+        "eel": {"pear": 0.0, "snake": 0.4},
+    }
     assert vocabulary.nearest_word(nearness, "pear") == "green apple"
     assert vocabulary.nearest_word(nearness, "pear", ["lemon", "eel"]) == "lemon"
     assert vocabulary.nearest_word(nearness, "snake") == "eel"
@@ -318,16 +387,22 @@ def test_results_are_taken_over_only_from_the_same_settings():
 def test_the_gap_goes_from_the_nearest_word_to_textual_inversion():
     count = len(vocabulary.HELD_OUT)
     certain = {"nearest": 0.1, "own_name": 0.0, "learned": 0.5, "inverted": 0.9, "real": 1.0}
-    arms = {arm: {"judge": [p] * count, "top5": [p > 0.3] * count, "critic": [0.7] * count} for arm, p in certain.items()}
+    arms = {
+        arm: {"judge": [p] * count, "top5": [p > 0.3] * count, "critic": [0.7] * count}
+        for arm, p in certain.items()
+    }
     row = {"initial": "lemon", "nearest": "green apple", "arms": arms, "seconds": 90.0}
     assert gap_share(vocabulary.triples(row)) == pytest.approx(0.5)
     assert gap_share(vocabulary.triples(row, goal="real")) == pytest.approx(0.4 / 0.9)
     assert len(vocabulary.triples(row, [0, 2])) == 2
     text = vocabulary.report({"pear": row}, "title")
-    assert vocabulary._sentences({"arms": {"learned": {"judge": [0.5] * 2 * count}}}) == [*range(count)] * 2
     assert (
-        "| pear (from lemon) | green apple: 0.10 (0%) | 0.00 (0%) | 0.50 (100%) | 0.90 (100%) | 1.00 (100%) | 0.70 | 50% [50%, 50%] |"
-        in text
+        vocabulary._sentences({"arms": {"learned": {"judge": [0.5] * 2 * count}}})
+        == [*range(count)] * 2
+    )
+    assert (
+        "| pear (from lemon) | green apple: 0.10 (0%) | 0.00 (0%) | 0.50 (100%) | 0.90 (100%) | "
+        "1.00 (100%) | 0.70 | 50% [50%, 50%] |" in text
     )
     assert text.count("50% [50%, 50%]") == 4  # the concept, all concepts, both kinds of styles
 
@@ -335,10 +410,16 @@ def test_the_gap_goes_from_the_nearest_word_to_textual_inversion():
 def test_a_concept_is_learned_in_both_ways_and_judged(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(vocabulary, "WORK", tmp_path)
     monkeypatch.setattr(vocabulary, "HELD_OUT", vocabulary.HELD_OUT[:2])
-    monkeypatch.setattr(vocabulary, "training_data", lambda: SimpleNamespace(with_article=lambda word: f"a {word}", STYLES={"noto": ""}))
+    monkeypatch.setattr(
+        vocabulary,
+        "training_data",
+        lambda: SimpleNamespace(with_article=lambda word: f"a {word}", STYLES={"noto": ""}),
+    )
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     labels = [("noto", "white"), ("noto", "red"), ("twemoji", "blue")]
-    monkeypatch.setattr(vocabulary, "from_pool", lambda concept, styles, variants=slice(None): (pictures, labels))
+    monkeypatch.setattr(
+        vocabulary, "from_pool", lambda concept, styles, variants=slice(None): (pictures, labels)
+    )
     config = EmbedConfig(
         token="<pear>",
         initial="lemon",
@@ -353,7 +434,9 @@ def test_a_concept_is_learned_in_both_ways_and_judged(tiny, tmp_path, monkeypatc
     )
     judges = {"judge": Judge.load(), "critic": Judge.load()}
     row = vocabulary.measure(tiny, "pear", config, "green apple", judges, seeds=1, minutes=0.005)
-    assert {arm: len(values["judge"]) for arm, values in row["arms"].items()} == dict(nearest=2, own_name=2, learned=2, inverted=2, real=3)
+    assert {arm: len(values["judge"]) for arm, values in row["arms"].items()} == dict(
+        nearest=2, own_name=2, learned=2, inverted=2, real=3
+    )
     assert row["inversion"]["steps"] >= 1
     assert row["arms"]["learned"]["judge"] != row["arms"]["nearest"]["judge"]
     assert json.dumps(row)

@@ -3,9 +3,26 @@
 from adjointdpm import errors
 from adjointdpm.engine import grids
 from adjointdpm.engine.denoiser import Denoiser
-from adjointdpm.engine.gradients import Adjoint, Auto, Backprop, Checkpoint, Interpolated, Reversible, Truncated
+from adjointdpm.engine.gradients import (
+    Adjoint,
+    Auto,
+    Backprop,
+    Checkpoint,
+    Interpolated,
+    Reversible,
+    Truncated,
+)
 from adjointdpm.engine.problem import SamplingObserver
-from adjointdpm.engine.samplers import AdamsBashforth, Ancestral, DPMSolverPP, Euler, Heun, Midpoint, ReversibleEuler, RungeKutta4
+from adjointdpm.engine.samplers import (
+    AdamsBashforth,
+    Ancestral,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    Midpoint,
+    ReversibleEuler,
+    RungeKutta4,
+)
 from adjointdpm.engine.sampling import sample
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.stats import Stats, stats

@@ -1,4 +1,6 @@
-"""One exception class per kind of mistake; every message says what was wrong, with which value, and what to do."""
+"""One exception class per kind of mistake; every message says what was wrong, with which value, and
+what to do.
+"""
 
 
 class AdjointDPMError(Exception):
@@ -34,7 +36,9 @@ class NetworkOutputError(InvalidInputError):
 
 
 class UnsupportedError(InvalidInputError):
-    """Two choices that do not go together, such as a gradient method and a sampler that it cannot differentiate."""
+    """Two choices that do not go together, such as a gradient method and a sampler that it cannot
+    differentiate.
+    """
 
 
 class ReversalError(AdjointDPMError, RuntimeError):
@@ -46,7 +50,9 @@ class CapturedTensorError(UnsupportedError):
 
 
 class ChangedTensorError(AdjointDPMError, RuntimeError):
-    """A tensor was changed in place while the solve, or its backward pass, still needed what it held before."""
+    """A tensor was changed in place while the solve, or its backward pass, still needed what it
+    held before.
+    """
 
 
 class UnknownNameError(InvalidInputError):
@@ -74,4 +80,6 @@ class CheckpointError(AdjointDPMError, ValueError):
 
 
 class AdjointDPMWarning(UserWarning):
-    """Something works, but probably not as intended (for example a pipeline that clips its samples)."""
+    """Something works, but probably not as intended (for example a pipeline that clips its
+    samples).
+    """

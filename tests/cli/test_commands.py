@@ -36,12 +36,30 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 def test_help_names_the_commands(monkeypatch, capsys) -> None:
     code, out, _ = run(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(command in out for command in ("demo", "embed", "stylize", "audit", "guide", "generate", "report"))
+    assert all(
+        command in out
+        for command in ("demo", "embed", "stylize", "audit", "guide", "generate", "report")
+    )
 
 
-def test_generate_writes_pictures_and_never_overwrites_unasked(monkeypatch, capsys, tmp_path) -> None:
+def test_generate_writes_pictures_and_never_overwrites_unasked(
+    monkeypatch, capsys, tmp_path
+) -> None:
     tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
-    arguments = ("generate", "Red fox!", "--model", tmp_path / "model", "--batch", 2, "--steps", 2, "--seed", 3, "--out", tmp_path / "out")
+    arguments = (
+        "generate",
+        "Red fox!",
+        "--model",
+        tmp_path / "model",
+        "--batch",
+        2,
+        "--steps",
+        2,
+        "--seed",
+        3,
+        "--out",
+        tmp_path / "out",
+    )
     code, out, _ = run(monkeypatch, capsys, *arguments)
     files = sorted((tmp_path / "out").iterdir())
     assert code == 0
@@ -67,7 +85,9 @@ def test_generate_writes_pictures_and_never_overwrites_unasked(monkeypatch, caps
         (("report", "nothing-here"), "no finished run"),
     ],
 )
-def test_mistakes_are_one_line_on_stderr(monkeypatch, capsys, tmp_path, arguments, message: str) -> None:
+def test_mistakes_are_one_line_on_stderr(
+    monkeypatch, capsys, tmp_path, arguments, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run(monkeypatch, capsys, *arguments)
     assert code == 2
@@ -82,14 +102,25 @@ def test_mistakes_are_one_line_on_stderr(monkeypatch, capsys, tmp_path, argument
 def test_an_unknown_sampler_lists_the_known_ones(monkeypatch, capsys, tmp_path) -> None:
     tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
     code, _, err = run(
-        monkeypatch, capsys, "generate", "fox", "--model", tmp_path / "model", "--sampler", "oiler", "--out", tmp_path / "out"
+        monkeypatch,
+        capsys,
+        "generate",
+        "fox",
+        "--model",
+        tmp_path / "model",
+        "--sampler",
+        "oiler",
+        "--out",
+        tmp_path / "out",
     )
     assert code == 2
     assert "euler" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(monkeypatch, capsys, tmp_path) -> None:
+def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(
+    monkeypatch, capsys, tmp_path
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for flags in ((), ("--force",), ("--resume",)):
         code, _, err = run(monkeypatch, capsys, "demo", "--out", tmp_path, *flags)
@@ -98,13 +129,27 @@ def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(monkeypat
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_storyboard_that_cannot_be_written_is_refused_before_the_work(monkeypatch, capsys, tmp_path) -> None:
+def test_a_storyboard_that_cannot_be_written_is_refused_before_the_work(
+    monkeypatch, capsys, tmp_path
+) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("the demo was run")
 
     monkeypatch.setattr("adjointdpm.tasks.demo.demo", work)
-    for path, message in ((tmp_path / "missing" / "story.png", "missing: No such file"), (tmp_path, "is a folder")):
-        code, _, err = run(monkeypatch, capsys, "demo", "--only-embed", "--out", tmp_path / "run", "--storyboard", path)
+    for path, message in (
+        (tmp_path / "missing" / "story.png", "missing: No such file"),
+        (tmp_path, "is a folder"),
+    ):
+        code, _, err = run(
+            monkeypatch,
+            capsys,
+            "demo",
+            "--only-embed",
+            "--out",
+            tmp_path / "run",
+            "--storyboard",
+            path,
+        )
         assert code == 2
         assert message in err
         assert len(err.splitlines()) == 1
@@ -122,7 +167,9 @@ def test_a_signal_during_a_run_ends_in_its_own_words(monkeypatch, capsys) -> Non
     def interrupted(_: object) -> None:
         raise Interrupted("stopped after iteration 3, saved in x; resume to go on")
 
-    monkeypatch.setattr(report, "write_report", interrupted)  # of a command that is quick to come there
+    monkeypatch.setattr(
+        report, "write_report", interrupted
+    )  # of a command that is quick to come there
     code, _, err = run(monkeypatch, capsys, "report", "x")
     assert code == 130
     assert err.strip() == "stopped after iteration 3, saved in x; resume to go on"

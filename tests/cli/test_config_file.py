@@ -24,30 +24,38 @@ def build():
 """
 METRIC = ("--metric", "metric.py:score")
 COMMON = "--model model --device cpu --steps 2 --guidance-scale 2.5 --sampler euler --seed 3"
-LOOP = f"{COMMON} --iterations 2 --lr 0.01 --clip 0.7 --preservation 0.3 --ema 0.5 --distance 0.1 --checkpoint-every 1 --patience 1"
-SETS = f"{LOOP} --lr-schedule cosine --accumulate 2 --batch 1 --validate-every 1 --prompts prompts.txt"
+LOOP = (
+    f"{COMMON} --iterations 2 --lr 0.01 --clip 0.7 --preservation 0.3 --ema 0.5 --distance 0.1 "
+    f"--checkpoint-every 1 --patience 1"
+)
+SETS = (
+    f"{LOOP} --lr-schedule cosine --accumulate 2 --batch 1 --validate-every 1 --prompts prompts.txt"
+)
 
-# What each command learns, and flags: every one that decides the result differs from its default in at least one of them.
+# What each command learns, and flags: every one that decides the result differs from its default in
+# at least one of them.
 RUNS = {
     "embed": (
         "learned_embeds.safetensors",
-        f"{SETS} --metric metric.py:score --metric metric.py:score --weight 1 --weight 0.5 --token <t> --initial fox --vectors 2 "
-        "--template '{token} {prompt}' --max-norm 0.9 --tracker none --gradient truncated:last=1 --dtype float64",
+        f"{SETS} --metric metric.py:score --metric metric.py:score --weight 1 --weight 0.5 --token "
+        f"<t> --initial fox --vectors 2 --template '{{token}} {{prompt}}' --max-norm 0.9 --tracker "
+        f"none --gradient truncated:last=1 --dtype float64",
     ),
     "stylize": (
         "pytorch_lora_weights.safetensors",
-        f"{SETS} --style style.png --rank 2 --alpha 3 --target-module conv1 --target-module to_q --metric metric.py:score --weight 1 "
-        "--weight 0.5",
+        f"{SETS} --style style.png --rank 2 --alpha 3 --target-module conv1 --target-module to_q "
+        f"--metric metric.py:score --weight 1 --weight 0.5",
     ),
     "guide": (
         "noise.safetensors",
-        f"{LOOP} --metric metric.py:score --weight 2 --prompt 'red fox' --likelihood 0.1 --learn both --within l2 --budget 0.5 "
-        "--pictures 4 --batch 2",
+        f"{LOOP} --metric metric.py:score --weight 2 --prompt 'red fox' --likelihood 0.1 --learn "
+        f"both --within l2 --budget 0.5 --pictures 4 --batch 2",
     ),
     "audit": (
         "adversarial_0.4.safetensors",
-        f"{COMMON} --prompts foxes.txt --victim victim.py:build --transfer victim.py:build --target red --budget 0.4 --budget 0.2 "
-        "--within linf --clean-seeds 2 --least-right 0.4 --iterations 1 --batch 1 --preservation 0.1 --no-random-search",
+        f"{COMMON} --prompts foxes.txt --victim victim.py:build --transfer victim.py:build "
+        "--target red --budget 0.4 --budget 0.2 --within linf --clean-seeds 2 --least-right 0.4 "
+        f"--iterations 1 --batch 1 --preservation 0.1 --no-random-search",
     ),
 }
 
@@ -71,7 +79,9 @@ def config_of(name: str) -> dict:
 
 
 @pytest.mark.parametrize("command", RUNS)
-def test_the_config_of_a_run_repeats_it_bit_for_bit(folder, monkeypatch, capsys, command: str) -> None:
+def test_the_config_of_a_run_repeats_it_bit_for_bit(
+    folder, monkeypatch, capsys, command: str
+) -> None:
     if command == "stylize":
         pytest.importorskip("efficientnet_lite_pytorch")
     artefact, flags = RUNS[command]
@@ -79,7 +89,17 @@ def test_the_config_of_a_run_repeats_it_bit_for_bit(folder, monkeypatch, capsys,
     assert code == 0, err
     for name in ("prompts.txt", "foxes.txt"):
         Path(name).unlink()  # a run's config holds the prompts themselves
-    code, _, err = run(monkeypatch, capsys, command, "--config", "first/config.yaml", "--out", "again", "--device", "cpu")
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        command,
+        "--config",
+        "first/config.yaml",
+        "--out",
+        "again",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     assert Path("again/config.yaml").read_text() == Path("first/config.yaml").read_text()
     first, again = content(Path("first", artefact)), content(Path("again", artefact))
@@ -88,37 +108,119 @@ def test_the_config_of_a_run_repeats_it_bit_for_bit(folder, monkeypatch, capsys,
 
 
 def test_a_flag_overrides_the_config_of_a_run(folder, monkeypatch, capsys) -> None:
-    small = ("--model", "model", "--device", "cpu", "--steps", 2, "--iterations", 1, "--tracker", "none", *METRIC)
-    assert run(monkeypatch, capsys, "guide", *small, "--prompt", "red fox", "--pictures", 2, "--out", "first")[0] == 0
+    small = (
+        "--model",
+        "model",
+        "--device",
+        "cpu",
+        "--steps",
+        2,
+        "--iterations",
+        1,
+        "--tracker",
+        "none",
+        *METRIC,
+    )
+    assert (
+        run(
+            monkeypatch,
+            capsys,
+            "guide",
+            *small,
+            "--prompt",
+            "red fox",
+            "--pictures",
+            2,
+            "--out",
+            "first",
+        )[0]
+        == 0
+    )
     Path("one.txt").write_text("fox\n")
-    for name, flags, prompt in (("text", ("--prompt", "fo"), "fo"), ("file", ("--prompts", "one.txt"), "fox")):
+    for name, flags, prompt in (
+        ("text", ("--prompt", "fo"), "fo"),
+        ("file", ("--prompts", "one.txt"), "fox"),
+    ):
         more = ("--iterations", 3, "--pictures", 3, "--tracker", "tensorboard", "--out", name)
-        code, _, err = run(monkeypatch, capsys, "guide", "--config", "first/config.yaml", "--device", "cpu", *flags, *more)
+        code, _, err = run(
+            monkeypatch,
+            capsys,
+            "guide",
+            "--config",
+            "first/config.yaml",
+            "--device",
+            "cpu",
+            *flags,
+            *more,
+        )
         assert code == 0, err
         config = config_of(name)
         assert config["prompts"] == [prompt] * 3
         assert config["held_out"] == [prompt]
         assert config["trackers"] == ["tensorboard"]
-        # What the first run had not been given follows the flags: all pictures in a batch, and no early stop.
+        # What the first run had not been given follows the flags: all pictures in a batch, and no
+        # early stop.
         chosen = {"iterations": 3, "patience": 3, "batch": 3, "accumulate": 1}
         assert chosen.items() <= config["optimisation"].items()
         assert config["steps"] == 2
 
 
-def test_prompts_of_the_config_and_of_flags_mix_without_a_new_split(folder, monkeypatch, capsys) -> None:
-    flags = ("--model", "model", "--device", "cpu", *METRIC, "--token", "<t>", "--initial", "fox", "--steps", 1, "--iterations", 1)
-    Path("listed.yaml").write_text(yaml.safe_dump({"prompts": ["red fox", "fox", "red", "fo re"], "tracker": "none"}))
-    code, _, err = run(monkeypatch, capsys, "embed", *flags, "--config", "listed.yaml", "--out", "first")
+def test_prompts_of_the_config_and_of_flags_mix_without_a_new_split(
+    folder, monkeypatch, capsys
+) -> None:
+    flags = (
+        "--model",
+        "model",
+        "--device",
+        "cpu",
+        *METRIC,
+        "--token",
+        "<t>",
+        "--initial",
+        "fox",
+        "--steps",
+        1,
+        "--iterations",
+        1,
+    )
+    Path("listed.yaml").write_text(
+        yaml.safe_dump({"prompts": ["red fox", "fox", "red", "fo re"], "tracker": "none"})
+    )
+    code, _, err = run(
+        monkeypatch, capsys, "embed", *flags, "--config", "listed.yaml", "--out", "first"
+    )
     assert code == 0, err
-    assert (config_of("first")["prompts"], config_of("first")["held_out"]) == (["red fox", "red", "fo re"], ["fox"])
+    assert (config_of("first")["prompts"], config_of("first")["held_out"]) == (
+        ["red fox", "red", "fo re"],
+        ["fox"],
+    )
     Path("other.txt").write_text("fo\nre\nred re\n")
-    given = ("--config", "first/config.yaml", "--device", "cpu", "--prompts", "other.txt", "--out", "second")
+    given = (
+        "--config",
+        "first/config.yaml",
+        "--device",
+        "cpu",
+        "--prompts",
+        "other.txt",
+        "--out",
+        "second",
+    )
     code, _, err = run(monkeypatch, capsys, "embed", *given)
     assert code == 0, err
-    assert (config_of("second")["prompts"], config_of("second")["held_out"]) == (["fo", "re", "red re"], ["fox"])
+    assert (config_of("second")["prompts"], config_of("second")["held_out"]) == (
+        ["fo", "re", "red re"],
+        ["fox"],
+    )
 
 
-RUN = {"task": "embed", "model": "model", "metric": ["metric.py:score"], "token": "<t>", "prompts": ["fox", "red"], "held_out": ["fo"]}
+RUN = {
+    "task": "embed",
+    "model": "model",
+    "metric": ["metric.py:score"],
+    "token": "<t>",
+    "prompts": ["fox", "red"],
+    "held_out": ["fo"],
+}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +242,12 @@ RUN = {"task": "embed", "model": "model", "metric": ["metric.py:score"], "token"
         ("guide", {"task": "guide", "prompts": ["fox"]}, ("held_out", "['fo']")),
         (
             "guide",
-            {"task": "guide", "prompts": ["fox"] * 2, "held_out": ["fox"], "optimisation": {"batch": 2, "accumulate": 3}},
+            {
+                "task": "guide",
+                "prompts": ["fox"] * 2,
+                "held_out": ["fox"],
+                "optimisation": {"batch": 2, "accumulate": 3},
+            },
             ("uses 1",),
         ),
     ],

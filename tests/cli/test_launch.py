@@ -1,4 +1,6 @@
-"""The command under `accelerate launch`: two real processes on the CPU leave the run folder that one leaves."""
+"""The command under `accelerate launch`: two real processes on the CPU leave the run folder that
+one leaves.
+"""
 
 import json
 import socket
@@ -12,7 +14,17 @@ from adjointdpm.runs.trackers import flatten
 from cli.test_commands import restored_state, run  # noqa: F401 - a fixture
 from cli.test_tasks import EMBED, SMALL, files  # noqa: F401 - a fixture
 
-LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+LAUNCH = (
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)
 LEARN = (*EMBED, *SMALL, "--batch", 3, "--ema", 0.5, "--distance", 0.1)
 
 
@@ -28,8 +40,21 @@ def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, c
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [accelerate, "launch", *LAUNCH, "--main_process_port", port, "-m", "adjointdpm", *LEARN, "--out", "both"]
-    both = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    command = [
+        accelerate,
+        "launch",
+        *LAUNCH,
+        "--main_process_port",
+        port,
+        "-m",
+        "adjointdpm",
+        *LEARN,
+        "--out",
+        "both",
+    ]
+    both = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=300
+    )
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("Report:") == 1
     code, _, err = run(monkeypatch, capsys, *LEARN, "--out", "alone")
@@ -38,4 +63,6 @@ def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, c
     assert [result["processes"] for result in results] == [2, 1]
     for values, wanted in zip(history("both"), history("alone"), strict=True):
         assert values == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-    assert results[0]["held_out"]["after"] == pytest.approx(results[1]["held_out"]["after"], rel=1e-4)
+    assert results[0]["held_out"]["after"] == pytest.approx(
+        results[1]["held_out"]["after"], rel=1e-4
+    )

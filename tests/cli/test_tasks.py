@@ -23,15 +23,39 @@ def files(tmp_path, monkeypatch) -> Path:
     Path("prompts.txt").write_text("# colours\nred fox\n\nfox\nred\nfo re\n")
     Path("empty.txt").write_text("\n# nothing\n\n")
     Path("metric.py").write_text(
-        "def score(images):\n    return images[:, 0].mean((1, 2))\n\ndef wrong(images):\n    return images.mean()\n\n"
+        "def score(images):\n    return images[:, 0].mean((1, 2))\n\ndef wrong(images):\n    "
+        "return images.mean()\n\n"
         "def blocked(images):\n    return images.detach().mean((1, 2, 3))\n"
     )
     Path("text.png").write_text("no picture")
     return tmp_path
 
 
-EMBED = ("embed", "--model", "model", "--prompts", "prompts.txt", "--metric", "metric.py:score", "--token", "<t>", "--initial", "fox")
-SMALL = ("--steps", 2, "--iterations", 2, "--guidance-scale", 2, "--tracker", "none", "--device", "cpu")
+EMBED = (
+    "embed",
+    "--model",
+    "model",
+    "--prompts",
+    "prompts.txt",
+    "--metric",
+    "metric.py:score",
+    "--token",
+    "<t>",
+    "--initial",
+    "fox",
+)
+SMALL = (
+    "--steps",
+    2,
+    "--iterations",
+    2,
+    "--guidance-scale",
+    2,
+    "--tracker",
+    "none",
+    "--device",
+    "cpu",
+)
 
 
 def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
@@ -50,14 +74,35 @@ def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) ->
     assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run", "--resume")[0] == 0
 
 
-def test_a_configuration_file_gives_defaults_that_flags_override(files, monkeypatch, capsys) -> None:
-    values = {"model": "model", "prompts": "prompts.txt", "metric": "metric.py:score", "token": "<t>", "initial": "fox", "steps": 3}
-    values |= {"iterations": 1, "guidance-scale": 2.0, "tracker": "none", "device": "cpu", "gradient": "truncated:last=1"}
+def test_a_configuration_file_gives_defaults_that_flags_override(
+    files, monkeypatch, capsys
+) -> None:
+    values = {
+        "model": "model",
+        "prompts": "prompts.txt",
+        "metric": "metric.py:score",
+        "token": "<t>",
+        "initial": "fox",
+        "steps": 3,
+    }
+    values |= {
+        "iterations": 1,
+        "guidance-scale": 2.0,
+        "tracker": "none",
+        "device": "cpu",
+        "gradient": "truncated:last=1",
+    }
     Path("run.yaml").write_text(yaml.safe_dump(values))
-    code, _, err = run(monkeypatch, capsys, "embed", "--config", "run.yaml", "--steps", 2, "--out", "run")
+    code, _, err = run(
+        monkeypatch, capsys, "embed", "--config", "run.yaml", "--steps", 2, "--out", "run"
+    )
     assert code == 0, err
     config = json.loads(Path("run/result.json").read_text())["config"]
-    assert (config["steps"], config["guidance_scale"], config["gradient"]) == (2, 2.0, "truncated:last=1")
+    assert (config["steps"], config["guidance_scale"], config["gradient"]) == (
+        2,
+        2.0,
+        "truncated:last=1",
+    )
     Path("run.yaml").write_text("stepz: 3\n")
     code, _, err = run(monkeypatch, capsys, "embed", "--config", "run.yaml")
     assert code == 2
@@ -66,46 +111,97 @@ def test_a_configuration_file_gives_defaults_that_flags_override(files, monkeypa
 
 
 def test_what_holds_the_loop_back_can_be_set(files, monkeypatch, capsys) -> None:
-    flags = {"distance": 0.1, "clip": 0.5, "checkpoint-every": 1, "ema": 0.5, "lr": 0.01, "preservation": 0.3, "patience": 1}
+    flags = {
+        "distance": 0.1,
+        "clip": 0.5,
+        "checkpoint-every": 1,
+        "ema": 0.5,
+        "lr": 0.01,
+        "preservation": 0.3,
+        "patience": 1,
+    }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, *words, "--validate-every", 1, "--lr-schedule", "cosine", "--out", "run")
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        *EMBED,
+        *SMALL,
+        *words,
+        "--validate-every",
+        1,
+        "--lr-schedule",
+        "cosine",
+        "--out",
+        "run",
+    )
     assert code == 0, err
     optimisation = json.loads(Path("run/result.json").read_text())["config"]["optimisation"]
-    names = {"clip": "max_gradient_norm", "checkpoint-every": "checkpoint_every", "lr": "learning_rate"}
-    wanted = {names.get(name, name): value for name, value in flags.items()} | {"validate_every": 1, "schedule": "cosine"}
+    names = {
+        "clip": "max_gradient_norm",
+        "checkpoint-every": "checkpoint_every",
+        "lr": "learning_rate",
+    }
+    wanted = {names.get(name, name): value for name, value in flags.items()} | {
+        "validate_every": 1,
+        "schedule": "cosine",
+    }
     assert wanted.items() <= optimisation.items()
-    assert "distance" in json.loads(Path("run/history.jsonl").read_text().splitlines()[1])["training"]
+    assert (
+        "distance" in json.loads(Path("run/history.jsonl").read_text().splitlines()[1])["training"]
+    )
     guide = ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", *SMALL)
-    code, _, err = run(monkeypatch, capsys, *guide, "--likelihood", 0.2, "--distance", 0.1, "--out", "noise")
+    code, _, err = run(
+        monkeypatch, capsys, *guide, "--likelihood", 0.2, "--distance", 0.1, "--out", "noise"
+    )
     assert code == 0, err
-    assert "likelihood" in json.loads(Path("noise/history.jsonl").read_text().splitlines()[1])["training"]
-    code, _, err = run(monkeypatch, capsys, *guide, "--likelihood", 0.2, "--learn", "embedding", "--out", "words")
+    assert (
+        "likelihood"
+        in json.loads(Path("noise/history.jsonl").read_text().splitlines()[1])["training"]
+    )
+    code, _, err = run(
+        monkeypatch, capsys, *guide, "--likelihood", 0.2, "--learn", "embedding", "--out", "words"
+    )
     assert code == 2
     assert "likelihood" in err
 
 
-def test_without_an_initial_word_the_token_starts_at_a_general_one(files, monkeypatch, capsys) -> None:
-    code, _, err = run(monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run")  # the last two are --initial fox
+def test_without_an_initial_word_the_token_starts_at_a_general_one(
+    files, monkeypatch, capsys
+) -> None:
+    code, _, err = run(
+        monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run"
+    )  # the last two are --initial fox
     assert code == 0, err
     result = json.loads(Path("run/result.json").read_text())
-    assert result["config"]["initial"] == "fox"  # this tokenizer knows no general word; of "red" and "fox" the first of the alphabet
+    assert (
+        result["config"]["initial"] == "fox"
+    )  # this tokenizer knows no general word; of "red" and "fox" the first of the alphabet
     assert run(monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run", "--resume")[0] == 0
 
 
-def test_guide_takes_its_prompt_from_a_file_and_its_pictures_in_batches(files, monkeypatch, capsys) -> None:
+def test_guide_takes_its_prompt_from_a_file_and_its_pictures_in_batches(
+    files, monkeypatch, capsys
+) -> None:
     Path("one.txt").write_text("# one\nred fox\n")
     flags = ("guide", "--model", "model", "--metric", "metric.py:score", *SMALL, "--pictures", 4)
     histories = []
-    for name, more in (("file", ("--prompts", "one.txt", "--batch", 2)), ("text", ("--prompt", "red fox"))):
+    for name, more in (
+        ("file", ("--prompts", "one.txt", "--batch", 2)),
+        ("text", ("--prompt", "red fox")),
+    ):
         code, _, err = run(monkeypatch, capsys, *flags, *more, "--out", name)
         assert code == 0, err
-        histories.append([json.loads(line) for line in Path(name, "history.jsonl").read_text().splitlines()])
+        histories.append(
+            [json.loads(line) for line in Path(name, "history.jsonl").read_text().splitlines()]
+        )
     assert len(histories[0]) == 3
     for one, other in zip(*histories, strict=True):
         assert one["validation"]["metric"] == pytest.approx(other["validation"]["metric"], rel=1e-4)
 
 
-def test_a_command_that_was_refused_can_be_put_right_without_further_flags(files, monkeypatch, capsys) -> None:
+def test_a_command_that_was_refused_can_be_put_right_without_further_flags(
+    files, monkeypatch, capsys
+) -> None:
     code, _, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--token", "red", "--out", "run")
     assert code == 2
     assert "exists" in err
@@ -124,52 +220,132 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("mistake", "message"), REFUSED)
-def test_force_keeps_the_old_run_when_the_new_one_is_refused(files, monkeypatch, capsys, mistake, message: str) -> None:
+def test_force_keeps_the_old_run_when_the_new_one_is_refused(
+    files, monkeypatch, capsys, mistake, message: str
+) -> None:
     Image.new("RGB", (32, 32), "teal").save("style.png")
     commands = {
         "--metric": ("guide", "--model", "model", "--prompt", "fox"),
-        "--likelihood": ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", "--learn", "embedding"),
-        "--picture": ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score"),
-        "--target-module": ("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "style.png"),
+        "--likelihood": (
+            "guide",
+            "--model",
+            "model",
+            "--prompt",
+            "fox",
+            "--metric",
+            "metric.py:score",
+            "--learn",
+            "embedding",
+        ),
+        "--picture": (
+            "guide",
+            "--model",
+            "model",
+            "--prompt",
+            "fox",
+            "--metric",
+            "metric.py:score",
+        ),
+        "--target-module": (
+            "stylize",
+            "--model",
+            "model",
+            "--prompts",
+            "prompts.txt",
+            "--style",
+            "style.png",
+        ),
     }
-    assert run(monkeypatch, capsys, *EMBED, *SMALL, "--tracker", "tensorboard", "--out", "run")[0] == 0
+    assert (
+        run(monkeypatch, capsys, *EMBED, *SMALL, "--tracker", "tensorboard", "--out", "run")[0] == 0
+    )
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    command = (*commands.get(mistake[0], EMBED), *SMALL, "--tracker", "tensorboard", "--out", "run", "--force", *mistake)
+    command = (
+        *commands.get(mistake[0], EMBED),
+        *SMALL,
+        "--tracker",
+        "tensorboard",
+        "--out",
+        "run",
+        "--force",
+        *mistake,
+    )
     code, _, err = run(monkeypatch, capsys, *command)
     assert code == 2, err
     assert message in err
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("what", "asked"), [("model", "somebody/model"), ("victim", "victim.py:build")])
-def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(files, monkeypatch, capsys, what: str, asked: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "asked"), [("model", "somebody/model"), ("victim", "victim.py:build")]
+)
+def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(
+    files, monkeypatch, capsys, what: str, asked: str
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("network access")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    head = "import torch\nopen('ran', 'w')\nclass Net(torch.nn.Module):\n    classes = ['red', 'fox']\n"
-    Path("victim.py").write_text(head + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\ndef build():\n    return Net()\n")
-    facts = FACTS | {"examples": [["red fox", 0]], "labels": ["red"], "verdicts": ["fox"], "steps": 1, what: asked}
+    head = (
+        "import torch\nopen('ran', 'w')\nclass Net(torch.nn.Module):\n    classes = ['red', "
+        "'fox']\n"
+    )
+    Path("victim.py").write_text(
+        head
+        + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\ndef build():\n    return Net()\n"
+    )
+    facts = FACTS | {
+        "examples": [["red fox", 0]],
+        "labels": ["red"],
+        "verdicts": ["fox"],
+        "steps": 1,
+        what: asked,
+    }
     noise = {"noise": torch.zeros(1, 4, 8, 8), "start": torch.zeros(1, 4, 8, 8)}
-    save_file(noise, "found.safetensors", {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)})
+    save_file(
+        noise,
+        "found.safetensors",
+        {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)},
+    )
     code, _, err = run(monkeypatch, capsys, "audit", "--replay", "metric.py")
     assert code == 2
     assert "metric.py" in err
-    code, _, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors", "--target", "dog")
+    code, _, err = run(
+        monkeypatch, capsys, "audit", "--replay", "found.safetensors", "--target", "dog"
+    )
     assert code == 2
     assert "no --target" in err
     code, _, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors")
     assert code == 2
     assert f"--{what} {asked}" in err
     assert not Path("ran").exists()
-    code, out, err = run(monkeypatch, capsys, "audit", "--replay", "found.safetensors", "--victim", "victim.py:build", "--model", "model")
+    code, out, err = run(
+        monkeypatch,
+        capsys,
+        "audit",
+        "--replay",
+        "found.safetensors",
+        "--victim",
+        "victim.py:build",
+        "--model",
+        "model",
+    )
     assert code == 0, err
     assert "red fox (seed 0)" in out
 
 
 def test_force_replaces_a_run(files, monkeypatch, capsys) -> None:
     assert run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")[0] == 0
-    flags = ("--prompt", "fox", "--metric", "metric.py:score", "--out", "run", "--tracker", "tensorboard")
+    flags = (
+        "--prompt",
+        "fox",
+        "--metric",
+        "metric.py:score",
+        "--out",
+        "run",
+        "--tracker",
+        "tensorboard",
+    )
     code, _, err = run(monkeypatch, capsys, "guide", "--model", "model", *SMALL, *flags, "--force")
     assert code == 0, err
     assert json.loads(Path("run/result.json").read_text())["task"] == "guide"
@@ -180,9 +356,24 @@ def test_force_replaces_a_run(files, monkeypatch, capsys) -> None:
     assert code == 0, err
 
 
-@pytest.mark.parametrize(("metric", "judged"), [("color:mood=dusk", True), ("similarity:text=an owl", False)])
-def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, capsys, metric: str, judged: bool) -> None:
-    flags = ("--prompt", "a noto emoji of an owl", "--metric", metric, "--iterations", 1, "--steps", 1, "--tracker", "none")
+@pytest.mark.parametrize(
+    ("metric", "judged"), [("color:mood=dusk", True), ("similarity:text=an owl", False)]
+)
+def test_the_judge_does_not_judge_what_was_optimised_for_it(
+    files, monkeypatch, capsys, metric: str, judged: bool
+) -> None:
+    flags = (
+        "--prompt",
+        "a noto emoji of an owl",
+        "--metric",
+        metric,
+        "--iterations",
+        1,
+        "--steps",
+        1,
+        "--tracker",
+        "none",
+    )
     code, out, err = run(monkeypatch, capsys, "guide", *flags, "--device", "cpu", "--out", "run")
     assert code == 0, err
     assert ("recognised" in json.loads(Path("run/result.json").read_text())["held_out"]) == judged
@@ -202,21 +393,71 @@ def test_the_judge_does_not_judge_what_was_optimised_for_it(files, monkeypatch, 
         ((*EMBED, "--gradient", "truncated"), "last="),
         ((*EMBED, "--device", "quantum"), "quantum"),
         ((*EMBED, "--dtype", "int3"), "int3"),
-        (("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "text.png"), "text.png"),
-        (("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "none.png"), "none.png"),
+        (
+            ("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "text.png"),
+            "text.png",
+        ),
+        (
+            ("stylize", "--model", "model", "--prompts", "prompts.txt", "--style", "none.png"),
+            "none.png",
+        ),
         (("audit", "--model", "model"), "--prompts"),
         (("audit", "--model", "model", "--prompts", "prompts.txt", "--victim", "nobody"), "nobody"),
         (("audit", "--model", "model", "--prompts", "prompts.txt", "--budget", 0), "budget of 0"),
         (("audit", "--replay", "metric.py", "--target", "dog"), "no --out"),
-        (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:blocked"), "blocks gradients"),
+        (
+            ("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:blocked"),
+            "blocks gradients",
+        ),
         (("guide", "--model", "model", "--metric", "metric.py:score"), "--prompts FILE"),
-        (("guide", "--model", "model", "--metric", "metric.py:score", "--prompts", "prompts.txt"), "one prompt"),
-        (("guide", "--model", "model", "--metric", "metric.py:score", "--prompt", "fox", "--pictures", 3, "--batch", 2), "divide"),
+        (
+            (
+                "guide",
+                "--model",
+                "model",
+                "--metric",
+                "metric.py:score",
+                "--prompts",
+                "prompts.txt",
+            ),
+            "one prompt",
+        ),
+        (
+            (
+                "guide",
+                "--model",
+                "model",
+                "--metric",
+                "metric.py:score",
+                "--prompt",
+                "fox",
+                "--pictures",
+                3,
+                "--batch",
+                2,
+            ),
+            "divide",
+        ),
         (("guide", "--model", "model", "--prompt", " ", "--metric", "metric.py:score"), "blank"),
-        (("guide", "--model", "model", "--prompt", "fox", "--metric", "metric.py:score", "--within", "l2"), "budget"),
+        (
+            (
+                "guide",
+                "--model",
+                "model",
+                "--prompt",
+                "fox",
+                "--metric",
+                "metric.py:score",
+                "--within",
+                "l2",
+            ),
+            "budget",
+        ),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing_behind(files, monkeypatch, capsys, arguments, message: str) -> None:
+def test_mistakes_are_one_line_and_leave_nothing_behind(
+    files, monkeypatch, capsys, arguments, message: str
+) -> None:
     before = sorted(files.iterdir())
     command, *flags = arguments
     small = () if command == "audit" else SMALL
@@ -231,6 +472,16 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(files, monkeypatch, caps
 
 
 def test_missing_flags_are_named(files, monkeypatch, capsys) -> None:
-    code, _, err = run(monkeypatch, capsys, "embed", "--model", "model", "--prompts", "prompts.txt", "--metric", "metric.py:score")
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        "embed",
+        "--model",
+        "model",
+        "--prompts",
+        "prompts.txt",
+        "--metric",
+        "metric.py:score",
+    )
     assert code == 2
     assert "--token" in err

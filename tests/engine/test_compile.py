@@ -1,4 +1,6 @@
-"""A network that `torch.compile` made: the same gradients, one graph, and no recompilation from step to step."""
+"""A network that `torch.compile` made: the same gradients, one graph, and no recompilation from
+step to step.
+"""
 
 import pytest
 import torch
@@ -10,14 +12,18 @@ from helpers.tiny_pipelines import tiny_pipeline
 
 dynamo = pytest.importorskip("torch._dynamo")
 testing = pytest.importorskip("torch._dynamo.testing")
-pytestmark = pytest.mark.skipif(not dynamo.is_dynamo_supported(), reason="torch.compile does not run on this platform")
+pytestmark = pytest.mark.skipif(
+    not dynamo.is_dynamo_supported(), reason="torch.compile does not run on this platform"
+)
 SCHEDULE = adj.NoiseSchedule.linear()
 
 
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1)
+        )
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         y = self.layers(x) + 0.1 * torch.sin(t)[:, None, None, None]
@@ -26,14 +32,21 @@ class Network(nn.Module):
 
 @pytest.fixture
 def counter():
-    """A backend that traces forward and backward pass but needs no compiler, counting the graphs that it is given."""
+    """A backend that traces forward and backward pass but needs no compiler, counting the graphs
+    that it is given.
+    """
     dynamo.reset()
     yield testing.CompileCounterWithBackend("aot_eager")
     dynamo.reset()
 
 
-def gradients(network: nn.Module, module: nn.Module, method, steps: int, guidance: float) -> tuple[Tensor, ...]:
-    noise, cond = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 1, 6).view(2, 3)
+def gradients(
+    network: nn.Module, module: nn.Module, method, steps: int, guidance: float
+) -> tuple[Tensor, ...]:
+    noise, cond = (
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.linspace(-1, 1, 6).view(2, 3),
+    )
     leaves = [noise.requires_grad_(), cond.requires_grad_(), *module.parameters()]
     denoiser = adj.Denoiser(network, guidance_scale=guidance, null_cond=torch.zeros(1, 3))
     x = adj.sample(denoiser, noise, schedule=SCHEDULE, cond=cond, steps=steps, gradient=method)
@@ -44,7 +57,13 @@ def gradients(network: nn.Module, module: nn.Module, method, steps: int, guidanc
 @pytest.mark.parametrize(
     ("method", "graphs"),
     # Methods that sample without a graph need one for each of the two modes.
-    [(adj.Checkpoint(), 1), (adj.Backprop(), 1), (adj.Adjoint("solved"), 2), (adj.Adjoint("stored"), 2), (adj.Interpolated(3), 2)],
+    [
+        (adj.Checkpoint(), 1),
+        (adj.Backprop(), 1),
+        (adj.Adjoint("solved"), 2),
+        (adj.Adjoint("stored"), 2),
+        (adj.Interpolated(3), 2),
+    ],
     ids=repr,
 )
 def test_gradients_are_the_same_and_steps_do_not_recompile(method, graphs, guidance, counter):
@@ -89,4 +108,9 @@ def test_a_pipeline_with_a_compiled_network(counter, tmp_path):
 def test_what_is_compiled_is_the_network_and_not_the_denoiser():
     denoiser = adj.Denoiser(Network(), "v_prediction")
     with pytest.raises(adj.errors.InvalidTypeError, match="compile what it holds"):
-        adj.sample(torch.compile(denoiser, backend="eager"), torch.randn(1, 3, 8, 8), schedule=SCHEDULE, steps=2)
+        adj.sample(
+            torch.compile(denoiser, backend="eager"),
+            torch.randn(1, 3, 8, 8),
+            schedule=SCHEDULE,
+            steps=2,
+        )

@@ -1,4 +1,6 @@
-"""On a GPU: the same gradients as on the processor, in its memory, without waiting for it at every step; skipped where there is none."""
+"""On a GPU: the same gradients as on the processor, in its memory, without waiting for it at every
+step; skipped where there is none.
+"""
 
 import warnings
 
@@ -40,7 +42,11 @@ class Network(nn.Module):
     def __init__(self, width: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(width, width, 3, padding=1), nn.SiLU()
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
         )
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -50,14 +56,34 @@ class Network(nn.Module):
 
 
 def gradients(
-    network: nn.Module, method: GradientMethod, device: str, dtype: torch.dtype, sampler=None, guidance=3.0, steps=8, seed=0
+    network: nn.Module,
+    method: GradientMethod,
+    device: str,
+    dtype: torch.dtype,
+    sampler=None,
+    guidance=3.0,
+    steps=8,
+    seed=0,
 ) -> list[Tensor]:
     """x_0 and the gradients for noise, conditioning and weights, in float64 on the processor."""
     generator = torch.Generator().manual_seed(seed)
-    noise, cond = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 3, generator=generator)
+    noise, cond = (
+        torch.randn(2, 3, 8, 8, generator=generator),
+        torch.randn(2, 3, generator=generator),
+    )
     noise, cond = (tensor.to(device, dtype).requires_grad_() for tensor in (noise, cond))
-    denoiser = adj.Denoiser(network, guidance_scale=guidance, null_cond=torch.zeros(1, 3, device=device, dtype=dtype))
-    x = adj.sample(denoiser, noise, schedule=SCHEDULE, cond=cond, steps=steps, sampler=sampler or adj.DPMSolverPP(), gradient=method)
+    denoiser = adj.Denoiser(
+        network, guidance_scale=guidance, null_cond=torch.zeros(1, 3, device=device, dtype=dtype)
+    )
+    x = adj.sample(
+        denoiser,
+        noise,
+        schedule=SCHEDULE,
+        cond=cond,
+        steps=steps,
+        sampler=sampler or adj.DPMSolverPP(),
+        gradient=method,
+    )
     loss = 1e-4 * x.square().sum()  # float16 holds 65504 at most
     found = torch.autograd.grad(loss, [noise, cond, *network.parameters()])
     return [tensor.detach().cpu().double() for tensor in (x, *found)]
@@ -97,10 +123,15 @@ def test_a_network_in_half_precision(method, dtype):
     here.to(dtype)
     expected = gradients(there, method, "cpu", torch.float64)
     found = gradients(here, method, "cuda", torch.float32)
-    assert all(relative_error(a, b) < (0.1 if dtype == torch.bfloat16 else 0.02) for a, b in zip(found, expected, strict=True))
+    assert all(
+        relative_error(a, b) < (0.1 if dtype == torch.bfloat16 else 0.02)
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Interpolated(8), adj.Adjoint("stored")], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Checkpoint(), adj.Interpolated(8), adj.Adjoint("stored")], ids=repr
+)
 def test_autocast(method):
     _, here = networks()
     expected = gradients(here, method, "cuda", torch.float32, adj.Euler())
@@ -109,7 +140,9 @@ def test_autocast(method):
     assert all(relative_error(a, b) < 0.1 for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Interpolated(8), adj.Adjoint("stored", adj.Euler())], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Checkpoint(), adj.Interpolated(8), adj.Adjoint("stored", adj.Euler())], ids=repr
+)
 def test_dropout_is_drawn_again(method):
     _, here = networks(dropout=0.3)
     here.train()
@@ -123,7 +156,9 @@ def test_dropout_is_drawn_again(method):
 
 
 def peak(method: GradientMethod, steps: int, width: int = 64) -> tuple[int, int]:
-    """Bytes that sampling and the gradient for noise take at most beyond what is there, and what a graph of one network call holds."""
+    """Bytes that sampling and the gradient for noise take at most beyond what is there, and what a
+    graph of one network call holds.
+    """
     torch.manual_seed(0)
     network = Network(width).cuda().requires_grad_(False)
     noise = torch.randn(8, 3, 64, 64, device="cuda", requires_grad=True)
@@ -161,20 +196,28 @@ def test_a_memory_budget_is_kept(graphs):
     assert abs(some - one - (graphs - 1) * graph) < 0.1 * graphs * graph
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != adj.Checkpoint(memory_budget="auto")], ids=repr)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m != adj.Checkpoint(memory_budget="auto")], ids=repr
+)
 def test_no_step_waits_for_the_gpu(method):
-    """A step that waits lets the GPU run dry: what waits is counted, and must not grow with their number."""
+    """A step that waits lets the GPU run dry: what waits is counted, and must not grow with their
+    number.
+    """
     _, here = networks()
 
     def waits(steps: int) -> int:
         noise = torch.randn(2, 3, 8, 8, device="cuda", requires_grad=True)
         cond = torch.zeros(2, 3, device="cuda", requires_grad=True)
-        denoiser = adj.Denoiser(here, guidance_scale=3.0, null_cond=torch.zeros(1, 3, device="cuda"))
+        denoiser = adj.Denoiser(
+            here, guidance_scale=3.0, null_cond=torch.zeros(1, 3, device="cuda")
+        )
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                x = adj.sample(denoiser, noise, schedule=SCHEDULE, cond=cond, steps=steps, gradient=method)
+                x = adj.sample(
+                    denoiser, noise, schedule=SCHEDULE, cond=cond, steps=steps, gradient=method
+                )
                 torch.autograd.grad(x.square().sum(), [noise, cond, *here.parameters()])
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -201,7 +244,9 @@ def test_no_step_waits_for_the_gpu(method):
     ids=repr,
 )
 def test_a_compiled_network(method, sampler, mode, guidance):
-    """CUDA graphs ("reduce-overhead") write what a network returns, and its gradients, over those of the call before."""
+    """CUDA graphs ("reduce-overhead") write what a network returns, and its gradients, over those
+    of the call before.
+    """
     torch._dynamo.reset()
     _, here = networks()
     compiled = torch.compile(here, mode=mode, fullgraph=True)
@@ -220,5 +265,7 @@ def test_the_bundled_model_gives_the_gradients_of_the_processor():
         noise = model.noise(1, seed=5).requires_grad_()
         pictures = model.generate("a noto emoji of a fox", noise, steps=6, guidance_scale=5.0)
         loss = resolve("color:mood=dusk")(pictures).sum()
-        found.append([tensor.detach().cpu() for tensor in (pictures, *torch.autograd.grad(loss, noise))])
+        found.append(
+            [tensor.detach().cpu() for tensor in (pictures, *torch.autograd.grad(loss, noise))]
+        )
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(*found, strict=True))

@@ -1,4 +1,6 @@
-"""Uses of the engine that are rare and legitimate: the gradient is that of full backpropagation, or a clear error says what to do."""
+"""Uses of the engine that are rare and legitimate: the gradient is that of full backpropagation, or
+a clear error says what to do.
+"""
 
 import copy
 import gc
@@ -19,7 +21,13 @@ from adjointdpm.engine.samplers import Sampler
 from helpers.mixtures import SCHEDULES, relative_error
 
 SCHEDULE = adj.NoiseSchedule.linear()
-RECOMPUTING = [adj.Checkpoint(), adj.Interpolated(3), adj.Interpolated(1000), adj.Adjoint("solved"), adj.Adjoint("stored")]
+RECOMPUTING = [
+    adj.Checkpoint(),
+    adj.Interpolated(3),
+    adj.Interpolated(1000),
+    adj.Adjoint("solved"),
+    adj.Adjoint("stored"),
+]
 
 
 class Network(nn.Module):
@@ -29,7 +37,9 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return self.outer(self.dropout(torch.tanh(self.inner(torch.cat([x, cond, t[:, None].to(x)], 1)))))
+        return self.outer(
+            self.dropout(torch.tanh(self.inner(torch.cat([x, cond, t[:, None].to(x)], 1))))
+        )
 
 
 @pytest.fixture(params=range(2))
@@ -39,11 +49,15 @@ def seed(request):
 
 
 def solve(network, method, noise, cond, steps=6, **options) -> Tensor:
-    return adj.sample(network, noise, schedule=SCHEDULE, cond=cond, steps=steps, gradient=method, **options)
+    return adj.sample(
+        network, noise, schedule=SCHEDULE, cond=cond, steps=steps, gradient=method, **options
+    )
 
 
 def inputs(batch: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    return torch.randn(batch, 4, dtype=dtype, requires_grad=True), torch.randn(batch, 3, dtype=dtype, requires_grad=True)
+    return torch.randn(batch, 4, dtype=dtype, requires_grad=True), torch.randn(
+        batch, 3, dtype=dtype, requires_grad=True
+    )
 
 
 # What Interpolated guesses lengths from.
@@ -59,7 +73,9 @@ def test_a_conditioning_that_is_used_at_some_times_only_gets_finite_gradients(se
         return 0.5 * x.tanh() + c.tanh() * (t > 0.3).to(x)[:, None]
 
     for scale in (1, 100):
-        (found,) = torch.autograd.grad((scale * solve(network, adj.Interpolated(vjps), noise, cond, steps=20)).sum(), cond)
+        (found,) = torch.autograd.grad(
+            (scale * solve(network, adj.Interpolated(vjps), noise, cond, steps=20)).sum(), cond
+        )
         assert found.isfinite().all()
 
 
@@ -67,7 +83,10 @@ def test_a_conditioning_that_is_used_at_some_times_only_gets_finite_gradients(se
 def test_in_float16_terms_that_underflow_do_not_spoil_the_others(seed, vjps):
     network = Network().half()
     noise, cond = inputs(dtype=torch.float16)
-    found = torch.autograd.grad(solve(network, adj.Interpolated(vjps), noise, cond, steps=20).sum(), [noise, cond, *network.parameters()])
+    found = torch.autograd.grad(
+        solve(network, adj.Interpolated(vjps), noise, cond, steps=20).sum(),
+        [noise, cond, *network.parameters()],
+    )
     assert all(gradient.isfinite().all() for gradient in found)
 
 
@@ -76,11 +95,17 @@ def test_the_size_of_the_loss_does_not_matter(seed):
     noise, cond = inputs(dtype=torch.float32)
 
     def gradients(scale: float) -> tuple[Tensor, ...]:
-        return torch.autograd.grad((scale * solve(network, adj.Interpolated(8), noise, cond, steps=20)).sum(), [noise, cond])
+        return torch.autograd.grad(
+            (scale * solve(network, adj.Interpolated(8), noise, cond, steps=20)).sum(),
+            [noise, cond],
+        )
 
     plain = gradients(1.0)
     for scale in (1e-30, 1e-20, 1e-10, 1e20):
-        assert all(relative_error(a / scale, b) < 1e-4 for a, b in zip(gradients(scale), plain, strict=True))
+        assert all(
+            relative_error(a / scale, b) < 1e-4
+            for a, b in zip(gradients(scale), plain, strict=True)
+        )
 
 
 def test_a_sample_with_a_vanishing_loss_does_not_spoil_what_it_shares_with_others(seed):
@@ -99,8 +124,15 @@ def test_an_output_that_depends_on_nothing_has_no_gradient():
     noise = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     for prediction in ("epsilon", "v_prediction"):
         found = []
-        for method in (adj.Backprop(), adj.Interpolated(1000), adj.Checkpoint(), adj.Adjoint("stored")):
-            x = solve(adj.Denoiser(lambda x, t, c: torch.zeros_like(x), prediction), method, noise, None)
+        for method in (
+            adj.Backprop(),
+            adj.Interpolated(1000),
+            adj.Checkpoint(),
+            adj.Adjoint("stored"),
+        ):
+            x = solve(
+                adj.Denoiser(lambda x, t, c: torch.zeros_like(x), prediction), method, noise, None
+            )
             found.append(torch.autograd.grad(x.sum(), noise)[0])
         assert all(relative_error(gradient, found[0]) < 1e-12 for gradient in found[1:])
 
@@ -140,24 +172,34 @@ def test_steps_may_differ_in_their_number_of_calls(seed, heun_first):
     sampler, network = Warm(heun_first), Network()
     noise, cond = inputs()
     leaves = [noise, cond, *network.parameters()]
-    exact = torch.autograd.grad(solve(network, adj.Backprop(), noise, cond, sampler=sampler).sum(), leaves)
+    exact = torch.autograd.grad(
+        solve(network, adj.Backprop(), noise, cond, sampler=sampler).sum(), leaves
+    )
     for vjps in (1, 4, 8):
         with adj.stats() as counted:
-            found = torch.autograd.grad(solve(network, adj.Interpolated(vjps), noise, cond, sampler=sampler).sum(), leaves)
+            found = torch.autograd.grad(
+                solve(network, adj.Interpolated(vjps), noise, cond, sampler=sampler).sum(), leaves
+            )
         assert all(gradient.isfinite().all() for gradient in found)
         assert counted.vjps <= max(vjps, 2)
-    found = torch.autograd.grad(solve(network, adj.Interpolated(100), noise, cond, sampler=sampler).sum(), leaves)
+    found = torch.autograd.grad(
+        solve(network, adj.Interpolated(100), noise, cond, sampler=sampler).sum(), leaves
+    )
     assert all(relative_error(a, b) < 1e-12 for a, b in zip(found, exact, strict=True))
 
 
 # What changes between sampling and the backward pass.
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Interpolated(3), adj.Adjoint("stored")], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Checkpoint(), adj.Interpolated(3), adj.Adjoint("stored")], ids=repr
+)
 def test_a_captured_weight_that_was_trained_in_between_is_an_error(seed, method):
     network, table = Network().requires_grad_(False), nn.Embedding(5, 3, dtype=torch.float64)
     noise, labels = torch.randn(2, 4, dtype=torch.float64), torch.tensor([1, 2])
-    pictures = [solve(lambda x, t, c: network(x, t, table(c)), method, noise, labels) for _ in range(2)]
+    pictures = [
+        solve(lambda x, t, c: network(x, t, table(c)), method, noise, labels) for _ in range(2)
+    ]
     optimiser = torch.optim.SGD(table.parameters(), 0.1)
     pictures[0].sum().backward()
     optimiser.step()
@@ -182,7 +224,9 @@ def test_weights_that_were_switched_on_in_between_get_nothing(seed, method):
     x, y = (solve(network, method, noise, cond) for _ in range(2))
     network.requires_grad_(True)
     (found,) = torch.autograd.grad(x.sum(), noise)
-    assert torch.equal(found, torch.autograd.grad(solve(network, method, noise, cond).sum(), noise)[0])
+    assert torch.equal(
+        found, torch.autograd.grad(solve(network, method, noise, cond).sum(), noise)[0]
+    )
     y.sum().backward()
     assert all(p.grad is None for p in network.parameters())
 
@@ -197,7 +241,9 @@ def test_weights_that_were_switched_off_in_between_are_an_error(seed, method):
         x.sum().backward()
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Interpolated(1000), adj.Adjoint("stored")], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Checkpoint(), adj.Interpolated(1000), adj.Adjoint("stored")], ids=repr
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_forward_pass_holds_in_the_backward_pass(seed, method, training):
     network = Network(dropout=0.5).train(training)
@@ -216,7 +262,9 @@ def test_the_mode_of_the_forward_pass_holds_in_the_backward_pass(seed, method, t
 
 
 @pytest.mark.parametrize(
-    ("method", "sampler"), [(m, adj.Euler()) for m in RECOMPUTING] + [(adj.Reversible(), adj.ReversibleEuler())], ids=repr
+    ("method", "sampler"),
+    [(m, adj.Euler()) for m in RECOMPUTING] + [(adj.Reversible(), adj.ReversibleEuler())],
+    ids=repr,
 )
 def test_nothing_is_left_of_a_solve_once_its_result_is_gone(method, sampler):
     gc.collect()
@@ -248,7 +296,16 @@ def test_nothing_is_left_of_a_solve_once_its_result_is_gone(method, sampler):
 # Where a method may be used.
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Checkpoint(10**6), adj.Auto(0.1), adj.Interpolated(3), adj.Adjoint("stored")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        adj.Checkpoint(),
+        adj.Checkpoint(10**6),
+        adj.Auto(0.1),
+        adj.Interpolated(3),
+        adj.Adjoint("stored"),
+    ],
+)
 def test_methods_can_be_pickled_copied_and_used_as_keys(seed, method):
     network = Network()
     solve(network, method, *inputs()).sum().backward()
@@ -266,7 +323,9 @@ def test_inside_of_function_transforms_full_backpropagation_is_asked_for(method)
     with pytest.raises(adj.errors.UnsupportedError, match="Backprop"):
         torch.func.grad(lambda x: solve(network, method, x, cond).sum())(noise)
     ours = torch.func.grad(lambda x: solve(network, adj.Backprop(), x, cond).sum())(noise)
-    exact = torch.autograd.grad(solve(network, adj.Checkpoint(), noise.requires_grad_(), cond).sum(), noise)[0]
+    exact = torch.autograd.grad(
+        solve(network, adj.Checkpoint(), noise.requires_grad_(), cond).sum(), noise
+    )[0]
     assert relative_error(ours, exact) < 1e-12
 
 
@@ -275,8 +334,12 @@ def test_noise_of_inference_mode_can_be_used(seed, method):
     network = Network()
     with torch.inference_mode():
         noise, cond = torch.randn(2, 4, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
-    found = torch.autograd.grad(solve(network, method, noise, cond).sum(), list(network.parameters()))
-    expected = torch.autograd.grad(solve(network, method, noise.clone(), cond.clone()).sum(), list(network.parameters()))
+    found = torch.autograd.grad(
+        solve(network, method, noise, cond).sum(), list(network.parameters())
+    )
+    expected = torch.autograd.grad(
+        solve(network, method, noise.clone(), cond.clone()).sum(), list(network.parameters())
+    )
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -291,7 +354,12 @@ def test_a_captured_result_is_found_in_a_thread_of_its_own(seed, method):
 
     def run() -> None:
         try:
-            x = solve(lambda x, t, c: (x * captured).tanh(), method, torch.ones(2, 4, dtype=torch.float64), None)
+            x = solve(
+                lambda x, t, c: (x * captured).tanh(),
+                method,
+                torch.ones(2, 4, dtype=torch.float64),
+                None,
+            )
             outcome.append(torch.autograd.grad(x.sum(), leaf, retain_graph=True)[0])
         except adj.errors.CapturedTensorError as error:
             outcome.append(error)
@@ -300,7 +368,12 @@ def test_a_captured_result_is_found_in_a_thread_of_its_own(seed, method):
     thread.start()
     thread.join()
     if isinstance(method, adj.Checkpoint):
-        x = solve(lambda x, t, c: (x * captured).tanh(), adj.Backprop(), torch.ones(2, 4, dtype=torch.float64), None)
+        x = solve(
+            lambda x, t, c: (x * captured).tanh(),
+            adj.Backprop(),
+            torch.ones(2, 4, dtype=torch.float64),
+            None,
+        )
         assert isinstance(outcome[0], Tensor)
         assert relative_error(outcome[0], torch.autograd.grad(x.sum(), leaf)[0]) < 1e-12
     else:
@@ -314,7 +387,11 @@ def test_no_step_goes_from_no_signal_to_no_noise():
     for sampler in (adj.Heun(), adj.Midpoint(), adj.RungeKutta4()):
         with pytest.raises(adj.errors.ScheduleError, match="more steps"):
             adj.sample(denoiser, noise, schedule=schedule, steps=1, sampler=sampler)
-    for method, steps in ((adj.Adjoint(), 1), (adj.Adjoint(steps=1), 30), (adj.Adjoint("stored", steps=1), 30)):
+    for method, steps in (
+        (adj.Adjoint(), 1),
+        (adj.Adjoint(steps=1), 30),
+        (adj.Adjoint("stored", steps=1), 30),
+    ):
         with pytest.raises(adj.errors.ScheduleError, match="more steps"):
             adj.sample(denoiser, noise, schedule=schedule, steps=steps, gradient=method)
     assert adj.sample(denoiser, noise, schedule=schedule, steps=1).isfinite().all()
@@ -323,5 +400,12 @@ def test_no_step_goes_from_no_signal_to_no_noise():
 def test_no_noise_at_all_can_be_reversed():
     noise = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
     grid = adj.grids.log_snr(SCHEDULE, 20)
-    x = solve(lambda x, t, c: x.tanh(), adj.Reversible(), noise, None, grid=grid, sampler=adj.ReversibleEuler())
+    x = solve(
+        lambda x, t, c: x.tanh(),
+        adj.Reversible(),
+        noise,
+        None,
+        grid=grid,
+        sampler=adj.ReversibleEuler(),
+    )
     assert math.isfinite(torch.autograd.grad(x.sum(), noise)[0].sum().item())

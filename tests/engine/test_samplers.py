@@ -1,4 +1,6 @@
-"""Samplers against diffusers' schedulers, closed forms, and the convergence orders that theory promises."""
+"""Samplers against diffusers' schedulers, closed forms, and the convergence orders that theory
+promises.
+"""
 
 import math
 
@@ -10,12 +12,19 @@ import adjointdpm as adj
 from adjointdpm.engine.samplers import SAMPLERS, Sampler, resolve
 from helpers.mixtures import SCHEDULES, Mixture, relative_error
 
-STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+STABLE_DIFFUSION = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 
 
 def graded(schedule: adj.NoiseSchedule, steps: int, order: int) -> torch.Tensor:
-    """Uniform in log ρ, with intervals at both ends (the adjoint starts at the clean one) that shrink with the number of steps,
-    so that the lower-order steps of a start-up have errors of the method's order."""
+    """Uniform in log ρ, with intervals at both ends (the adjoint starts at the clean one) that
+    shrink with the number of steps, so that the lower-order steps of a start-up have errors of the
+    method's order.
+    """
     ends = schedule.rho(torch.tensor([0.6, 0.05], dtype=torch.float64)).log()
     length = (ends[1] - ends[0]).item()
     start = [0.0]
@@ -27,15 +36,26 @@ def graded(schedule: adj.NoiseSchedule, steps: int, order: int) -> torch.Tensor:
     return schedule.time((ends[0] + torch.cat([first, middle, (length - first).flip(0)])).exp())
 
 
-def errors_of(sampler: Sampler, gradient: adj.Adjoint | adj.Checkpoint, sizes: list[int]) -> tuple[list[float], list[float]]:
+def errors_of(
+    sampler: Sampler, gradient: adj.Adjoint | adj.Checkpoint, sizes: list[int]
+) -> tuple[list[float], list[float]]:
     torch.manual_seed(0)
     schedule = SCHEDULES["linear"]()
     network = Mixture(schedule, std=1.0)
     noise = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     order = sampler.order if isinstance(sampler, adj.AdamsBashforth) else 1
 
-    def solve(steps: int, sampler: Sampler, gradient: adj.Adjoint | adj.Checkpoint, order: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x = adj.sample(network, noise, schedule=schedule, grid=graded(schedule, steps, order), sampler=sampler, gradient=gradient)
+    def solve(
+        steps: int, sampler: Sampler, gradient: adj.Adjoint | adj.Checkpoint, order: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x = adj.sample(
+            network,
+            noise,
+            schedule=schedule,
+            grid=graded(schedule, steps, order),
+            sampler=sampler,
+            gradient=gradient,
+        )
         return x.detach(), torch.autograd.grad(x.sin().sum(), noise)[0]
 
     reference = solve(256, adj.RungeKutta4(), adj.Checkpoint(), 1)
@@ -58,7 +78,9 @@ def errors_of(sampler: Sampler, gradient: adj.Adjoint | adj.Checkpoint, sizes: l
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("gradient", [adj.Checkpoint(), adj.Adjoint("solved"), adj.Adjoint("stored")], ids=repr)
+@pytest.mark.parametrize(
+    "gradient", [adj.Checkpoint(), adj.Adjoint("solved"), adj.Adjoint("stored")], ids=repr
+)
 def test_sample_and_gradient_converge_with_the_order_of_the_method(sampler, order, sizes, gradient):
     if isinstance(gradient, adj.Adjoint) and sampler.integrator is None:
         gradient = adj.Adjoint(gradient.states, sampler=adj.Heun())
@@ -67,7 +89,9 @@ def test_sample_and_gradient_converge_with_the_order_of_the_method(sampler, orde
         assert order - 0.35 < observed < order + 1.2, (errors, observed)
 
 
-@pytest.mark.parametrize("sampler", [factory() for factory in SAMPLERS.values()] + [adj.AdamsBashforth(4)], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [factory() for factory in SAMPLERS.values()] + [adj.AdamsBashforth(4)], ids=repr
+)
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_network_calls_are_as_announced(sampler, steps):
     schedule = SCHEDULES["table"]()
@@ -85,7 +109,9 @@ def epsilon_model(seed: int = 0):
     weight = torch.randn(4, 4, generator=generator, dtype=torch.float64) / 2
 
     def model(x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
-        return torch.tanh(torch.einsum("ij,bjhw->bihw", weight.to(x.dtype), x)) * (1 + t.to(x.dtype)[:, None, None, None] / 1000)
+        return torch.tanh(torch.einsum("ij,bjhw->bihw", weight.to(x.dtype), x)) * (
+            1 + t.to(x.dtype)[:, None, None, None] / 1000
+        )
 
     return model
 
@@ -104,7 +130,9 @@ def run_scheduler(scheduler, model, noise: torch.Tensor, steps: int) -> torch.Te
 def trajectory(denoiser, noise: torch.Tensor, **options) -> torch.Tensor:
     """The states after every step of `sample`, stacked."""
     states: list[torch.Tensor] = []
-    x = adj.sample(denoiser, noise, callback=lambda step, t, x, denoised: states.append(x), **options)
+    x = adj.sample(
+        denoiser, noise, callback=lambda step, t, x, denoised: states.append(x), **options
+    )
     assert states[-1] is x
     return torch.stack(states)
 
@@ -115,26 +143,39 @@ def assert_same_trajectory(ours: torch.Tensor, theirs: torch.Tensor, tolerance: 
         assert relative_error(a, b) < tolerance
 
 
-# With "linspace" DDIM steps from t to t - T/N and goes on from another time: no trajectory for a grid to reproduce.
+# With "linspace" DDIM steps from t to t - T/N and goes on from another time: no trajectory for a
+# grid to reproduce.
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("steps", [1, 10, 50])
 def test_euler_equals_ddim(spacing, prediction, steps):
     noise = torch.randn(2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scheduler = diffusers.DDIMScheduler(
-        **STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False, timestep_spacing=spacing, prediction_type=prediction
+        **STABLE_DIFFUSION,
+        set_alpha_to_one=False,
+        clip_sample=False,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
     )
     model = epsilon_model()
     expected = run_scheduler(scheduler, model, noise, steps)
     grid = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    assert_same_trajectory(trajectory(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid), expected, 1e-5)
+    assert_same_trajectory(
+        trajectory(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid),
+        expected,
+        1e-5,
+    )
 
 
-@pytest.mark.parametrize(("spacing", "make"), [("leading", adj.grids.leading), ("trailing", adj.grids.trailing)])
+@pytest.mark.parametrize(
+    ("spacing", "make"), [("leading", adj.grids.leading), ("trailing", adj.grids.trailing)]
+)
 @pytest.mark.parametrize("steps", [1, 5, 30, 50])
 def test_named_grids_are_those_of_ddim(spacing, make, steps):
-    scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION, set_alpha_to_one=False, timestep_spacing=spacing)
+    scheduler = diffusers.DDIMScheduler(
+        **STABLE_DIFFUSION, set_alpha_to_one=False, timestep_spacing=spacing
+    )
     scheduler.set_timesteps(steps)
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
     assert make(schedule, steps).tolist() == [*scheduler.timesteps.tolist(), 0]
@@ -146,13 +187,22 @@ def test_named_grids_are_those_of_ddim(spacing, make, steps):
 def test_dpm_solver_pp_equals_diffusers(spacing, prediction, steps):
     noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        **STABLE_DIFFUSION, timestep_spacing=spacing, prediction_type=prediction, final_sigmas_type="sigma_min"
+        **STABLE_DIFFUSION,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
+        final_sigmas_type="sigma_min",
     )
     model = epsilon_model()
     expected = run_scheduler(scheduler, model, noise, steps)
     grid = torch.cat([scheduler.timesteps.double(), torch.zeros(1, dtype=torch.float64)])
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    ours = trajectory(adj.Denoiser(model, prediction), noise, schedule=schedule, grid=grid, sampler=adj.DPMSolverPP())
+    ours = trajectory(
+        adj.Denoiser(model, prediction),
+        noise,
+        schedule=schedule,
+        grid=grid,
+        sampler=adj.DPMSolverPP(),
+    )
     # Its sigmas are float32, and it steps in float32.
     assert_same_trajectory(ours, expected, 2e-4)
     if spacing == "linspace":
@@ -167,7 +217,9 @@ def test_euler_on_flow_matching_equals_diffusers(shift, steps):
     model = epsilon_model()
     expected = run_scheduler(scheduler, lambda x, t, c: model(x, t / 1000), noise, steps)
     schedule = adj.NoiseSchedule.from_scheduler(scheduler)
-    ours = trajectory(adj.Denoiser(model, "flow"), noise, schedule=schedule, grid=scheduler.sigmas.double())
+    ours = trajectory(
+        adj.Denoiser(model, "flow"), noise, schedule=schedule, grid=scheduler.sigmas.double()
+    )
     assert_same_trajectory(ours, expected, 1e-4)
 
 
@@ -184,13 +236,23 @@ def test_euler_equals_diffusers_euler_in_the_variance_exploding_state():
 
 def test_ancestral_at_full_eta_equals_stochastic_ddim():
     noise = torch.randn(2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False)
+    scheduler = diffusers.DDIMScheduler(
+        **STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False
+    )
     scheduler.set_timesteps(10)
-    schedule, model, sampler = adj.NoiseSchedule.from_scheduler(scheduler), epsilon_model(), adj.Ancestral(eta=0.7, seed=5)
+    schedule, model, sampler = (
+        adj.NoiseSchedule.from_scheduler(scheduler),
+        epsilon_model(),
+        adj.Ancestral(eta=0.7, seed=5),
+    )
     x = noise
     for k, t in enumerate(scheduler.timesteps):
-        x = scheduler.step(model(x, t.expand(2)), t, x, eta=0.7, variance_noise=sampler.draw(k, noise)).prev_sample
-    ours = adj.sample(model, noise, schedule=schedule, grid=adj.grids.leading(schedule, 10), sampler=sampler)
+        x = scheduler.step(
+            model(x, t.expand(2)), t, x, eta=0.7, variance_noise=sampler.draw(k, noise)
+        ).prev_sample
+    ours = adj.sample(
+        model, noise, schedule=schedule, grid=adj.grids.leading(schedule, 10), sampler=sampler
+    )
     assert relative_error(ours, x) < 1e-5
 
 
@@ -216,15 +278,32 @@ def test_ancestral_noise_belongs_to_the_sample_s_number():
 
 
 def test_zero_terminal_snr_and_flow_matching_start_at_no_signal():
-    scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    scheduler = diffusers.DDIMScheduler(
+        **STABLE_DIFFUSION, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
     zero_terminal = adj.NoiseSchedule.from_scheduler(scheduler)
-    for schedule, prediction in ((zero_terminal, "v_prediction"), (adj.NoiseSchedule.flow_matching(), "flow")):
+    for schedule, prediction in (
+        (zero_terminal, "v_prediction"),
+        (adj.NoiseSchedule.flow_matching(), "flow"),
+    ):
         torch.manual_seed(0)
         network = Mixture(schedule, std=1.0, prediction=prediction)
         noise = torch.randn(3, 3, dtype=torch.float64)
-        reference = adj.sample(adj.Denoiser(network, prediction), noise, schedule=schedule, steps=150, sampler=adj.Heun())
+        reference = adj.sample(
+            adj.Denoiser(network, prediction),
+            noise,
+            schedule=schedule,
+            steps=150,
+            sampler=adj.Heun(),
+        )
         for sampler in (adj.Heun(), adj.Midpoint(), adj.RungeKutta4(), adj.DPMSolverPP()):
-            ours = adj.sample(adj.Denoiser(network, prediction), noise, schedule=schedule, steps=60, sampler=sampler)
+            ours = adj.sample(
+                adj.Denoiser(network, prediction),
+                noise,
+                schedule=schedule,
+                steps=60,
+                sampler=sampler,
+            )
             assert relative_error(ours, reference) < 0.02
 
 

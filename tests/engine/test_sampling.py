@@ -17,7 +17,11 @@ class Convolutions(torch.nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, width, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(width, 3, 3, padding=1))
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, width, 3, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(width, 3, 3, padding=1),
+        )
         self.calls = 0
 
     def forward(self, x, t, cond):
@@ -40,7 +44,9 @@ def test_no_grad_is_plain_sampling():
             assert network.calls == 5
 
 
-@pytest.mark.parametrize("method", ["exact", "backprop", "adjoint", adj.Adjoint("stored"), adj.Truncated(2)])
+@pytest.mark.parametrize(
+    "method", ["exact", "backprop", "adjoint", adj.Adjoint("stored"), adj.Truncated(2)]
+)
 def test_all_methods_make_the_same_picture_in_the_noises_dtype_and_shape(method):
     network, noise = Convolutions(), images().requires_grad_()
     expected = adj.sample(network, noise, schedule=LINEAR, steps=5, gradient="backprop")
@@ -64,7 +70,10 @@ def test_what_needs_no_gradient_costs_none(method):
 def test_only_the_conditionings_gradient_stops_before_the_noise():
     network, noise = Convolutions().requires_grad_(False), images()
     cond = torch.zeros(2, 3, requires_grad=True)
-    x, y = (adj.sample(network, noise, schedule=LINEAR, cond=cond, steps=6, gradient=g) for g in (adj.Backprop(), adj.Adjoint("stored")))
+    x, y = (
+        adj.sample(network, noise, schedule=LINEAR, cond=cond, steps=6, gradient=g)
+        for g in (adj.Backprop(), adj.Adjoint("stored"))
+    )
     expected, ours = (torch.autograd.grad(z.square().sum(), cond)[0] for z in (x, y))
     assert relative_error(ours, expected) < 1e-5
     assert noise.grad is None
@@ -83,7 +92,11 @@ def test_callback_sees_every_step():
     seen = []
     grid = adj.grids.karras(LINEAR, 4)
     x = adj.sample(
-        Convolutions(), images(), schedule=LINEAR, grid=grid, callback=lambda step, t, x, denoised: seen.append((step, t, x, denoised))
+        Convolutions(),
+        images(),
+        schedule=LINEAR,
+        grid=grid,
+        callback=lambda step, t, x, denoised: seen.append((step, t, x, denoised)),
     )
     assert [s[0] for s in seen] == [0, 1, 2, 3]
     assert [s[1] for s in seen] == grid[1:].tolist()
@@ -106,7 +119,9 @@ def test_time_reaches_the_network_as_a_float_batch_in_the_schedules_unit():
         return torch.zeros_like(x)
 
     schedule = SCHEDULES["table"]()
-    adj.sample(network, images(dtype=torch.bfloat16), schedule=schedule, grid=torch.tensor([999, 500, 0]))
+    adj.sample(
+        network, images(dtype=torch.bfloat16), schedule=schedule, grid=torch.tensor([999, 500, 0])
+    )
     assert [t.tolist() for t in seen] == [[999.0, 999.0], [500.0, 500.0]]
     assert all(t.dtype == torch.float32 for t in seen)
 
@@ -119,7 +134,9 @@ def test_guidance_is_one_batched_call_and_the_usual_formula():
     t = torch.full((4,), 300.0, dtype=torch.float64)
     expected = network(x, t, null) + 5 * (network(x, t, cond) - network(x, t, null))
     network.calls = 0
-    assert torch.allclose(adj.Denoiser(network, guidance_scale=5.0, null_cond=null)(x, t, cond), expected)
+    assert torch.allclose(
+        adj.Denoiser(network, guidance_scale=5.0, null_cond=null)(x, t, cond), expected
+    )
     assert network.calls == 1
 
 
@@ -143,7 +160,11 @@ def test_the_bytes_of_a_graph_are_those_of_what_its_nodes_save():
 
     def network(x, t, cond):
         for _ in range(layers):
-            x = torch.sigmoid(x)  # saves its output, as attention's softmax does: what a hook hands back must not keep the graph alive
+            x = torch.sigmoid(
+                x
+                # saves its output, as attention's softmax does: what a hook hands back must not keep
+                # the graph alive
+            )
         return x
 
     x = images(16)
@@ -152,7 +173,13 @@ def test_the_bytes_of_a_graph_are_those_of_what_its_nodes_save():
 
 @pytest.mark.parametrize(
     ("method", "most"),
-    [(adj.Backprop(), 7), (adj.Checkpoint(), 1), (adj.Adjoint("solved"), 1), (adj.Adjoint("stored"), 1), (adj.Truncated(3), 1)],
+    [
+        (adj.Backprop(), 7),
+        (adj.Checkpoint(), 1),
+        (adj.Adjoint("solved"), 1),
+        (adj.Adjoint("stored"), 1),
+        (adj.Truncated(3), 1),
+    ],
     ids=repr,
 )
 def test_one_network_graph_is_alive_at_a_time(method, most):
@@ -170,11 +197,21 @@ def test_one_network_graph_is_alive_at_a_time(method, most):
             alive.append(sum(not activation.expired() for activation in activations))
             return self.layers[2](self.layers[1](inner))
 
-    adj.sample(Network(), images().requires_grad_(), schedule=LINEAR, steps=7, gradient=method).sum().backward()
+    adj.sample(
+        Network(), images().requires_grad_(), schedule=LINEAR, steps=7, gradient=method
+    ).sum().backward()
     assert max(alive) == most
 
 
-@pytest.mark.parametrize("bad", [dict(memory_budget=0), dict(memory_budget="much"), dict(memory_budget=1.5), dict(memory_budget=True)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(memory_budget=0),
+        dict(memory_budget="much"),
+        dict(memory_budget=1.5),
+        dict(memory_budget=True),
+    ],
+)
 def test_impossible_budgets_are_refused(bad):
     with pytest.raises(adj.errors.AdjointDPMError):
         adj.Checkpoint(**bad)
@@ -190,7 +227,10 @@ def test_impossible_budgets_are_refused(bad):
         (dict(noise=torch.full((2, 3, 8, 8), float("nan"))), ValueError),
         (dict(noise=torch.full((2, 3, 8, 8), float("inf"))), ValueError),
         (dict(noise=torch.zeros(2, 3, 8, 8, device="meta")), adj.errors.DeviceError),
-        (dict(noise=torch.zeros(2, 3, 8, 8, device="meta"), denoiser=lambda x, t, c: x), adj.errors.DeviceError),
+        (
+            dict(noise=torch.zeros(2, 3, 8, 8, device="meta"), denoiser=lambda x, t, c: x),
+            adj.errors.DeviceError,
+        ),
         (dict(noise=torch.zeros(2, 3, 8, 8).to_sparse()), TypeError),
         (dict(callback=3), TypeError),
         (dict(cond=torch.zeros(3, 3)), adj.errors.ShapeError),
@@ -229,7 +269,9 @@ def test_bad_input_is_refused_before_the_network_is_called(changes, error):
 def test_zero_terminal_snr_with_epsilon_is_refused():
     import diffusers
 
-    schedule = adj.NoiseSchedule.from_scheduler(diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
+    schedule = adj.NoiseSchedule.from_scheduler(
+        diffusers.DDIMScheduler(rescale_betas_zero_snr=True)
+    )
     with pytest.raises(adj.errors.ScheduleError, match="zero terminal SNR"):
         adj.sample(Convolutions(), images(), schedule=schedule)
 
@@ -240,12 +282,19 @@ def test_a_predicted_sample_at_no_noise_is_refused(sampler):
     with pytest.raises(adj.errors.ScheduleError, match="no noise left"):
         adj.sample(network, images(), schedule=adj.NoiseSchedule.flow_matching(), sampler=sampler)
     with pytest.raises(adj.errors.ScheduleError, match="no noise left"):
-        adj.sample(network, images(), schedule=adj.NoiseSchedule.flow_matching(), gradient="adjoint")
+        adj.sample(
+            network, images(), schedule=adj.NoiseSchedule.flow_matching(), gradient="adjoint"
+        )
 
 
 @pytest.mark.parametrize(
     "network",
-    [lambda x, t, c: x[:1], lambda x, t, c: (x,), lambda x, t, c: x.long(), lambda x, t, c: x.mean(1, keepdim=True)],
+    [
+        lambda x, t, c: x[:1],
+        lambda x, t, c: (x,),
+        lambda x, t, c: x.long(),
+        lambda x, t, c: x.mean(1, keepdim=True),
+    ],
 )
 def test_networks_that_return_something_else_are_refused(network):
     with pytest.raises(adj.errors.NetworkOutputError):
@@ -258,7 +307,9 @@ def test_networks_that_return_something_else_are_refused(network):
         lambda: adj.Denoiser(Convolutions(), "x0"),  # type: ignore[arg-type]
         lambda: adj.Denoiser(Convolutions(), guidance_scale=5.0),
         lambda: adj.Denoiser(Convolutions(), guidance_scale=5.0, null_cond=["a prompt"]),
-        lambda: adj.Denoiser(Convolutions(), guidance_scale=float("nan"), null_cond=torch.zeros(1, 3)),
+        lambda: adj.Denoiser(
+            Convolutions(), guidance_scale=float("nan"), null_cond=torch.zeros(1, 3)
+        ),
         lambda: adj.Adjoint("kept"),  # type: ignore[arg-type]
         lambda: adj.Adjoint(sampler=adj.DPMSolverPP()),
         lambda: adj.Adjoint(steps=0),

@@ -12,7 +12,11 @@ from adjointdpm.engine.schedules import FlowMatchingSchedule
 from helpers.mixtures import SCHEDULES
 
 
-@pytest.mark.parametrize("make", [*SCHEDULES.values(), adj.NoiseSchedule.cosine], ids=lambda make: getattr(make, "__name__", "table"))
+@pytest.mark.parametrize(
+    "make",
+    [*SCHEDULES.values(), adj.NoiseSchedule.cosine],
+    ids=lambda make: getattr(make, "__name__", "table"),
+)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_time_inverts_rho_and_coefficients_agree(make, seed):
     schedule = make()
@@ -24,7 +28,9 @@ def test_time_inverts_rho_and_coefficients_agree(make, seed):
     rates = schedule.derivatives(t)
     h = 1e-6 * (schedule.t_max - schedule.t_min)
     inner = (t / h).floor() * h + 0.37 * h if schedule.t_max > 100 else t  # off the table's kinks
-    for function, rate in zip((schedule.alpha, schedule.sigma), schedule.derivatives(inner), strict=True):
+    for function, rate in zip(
+        (schedule.alpha, schedule.sigma), schedule.derivatives(inner), strict=True
+    ):
         difference = (function(inner + h / 10) - function(inner - h / 10)) / (h / 5)
         assert torch.allclose(rate, difference, rtol=1e-3, atol=1e-4 * rate.abs().max().item())
     assert rates[0].shape == t.shape
@@ -37,17 +43,29 @@ def test_table_keeps_its_entries_and_interpolates_log_rho():
     assert torch.allclose(schedule.alpha(index) ** 2, table, rtol=1e-12)
     assert torch.allclose(schedule.sigma(index) ** 2, 1 - table, rtol=1e-12)
     log_rho = schedule.rho(index).log()
-    assert torch.allclose(schedule.rho(index[:-1] + 0.25).log(), 0.75 * log_rho[:-1] + 0.25 * log_rho[1:])
+    assert torch.allclose(
+        schedule.rho(index[:-1] + 0.25).log(), 0.75 * log_rho[:-1] + 0.25 * log_rho[1:]
+    )
 
 
 def test_schedulers_are_read():
-    stable_diffusion = diffusers.DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    stable_diffusion = diffusers.DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
     schedule = adj.NoiseSchedule.from_scheduler(stable_diffusion)
     index = torch.tensor([0.0, 500.0, 999.0], dtype=torch.float64)
-    assert torch.allclose(schedule.alpha(index) ** 2, stable_diffusion.alphas_cumprod[index.long()].double(), rtol=1e-6)
+    assert torch.allclose(
+        schedule.alpha(index) ** 2,
+        stable_diffusion.alphas_cumprod[index.long()].double(),
+        rtol=1e-6,
+    )
     flow = adj.NoiseSchedule.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
-    assert torch.allclose(adj.grids.linspace(flow, 2), torch.tensor([1.0, 0.75, 0.0], dtype=torch.float64))
-    edm = adj.NoiseSchedule.from_scheduler(diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=40.0))
+    assert torch.allclose(
+        adj.grids.linspace(flow, 2), torch.tensor([1.0, 0.75, 0.0], dtype=torch.float64)
+    )
+    edm = adj.NoiseSchedule.from_scheduler(
+        diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=40.0)
+    )
     assert (edm.t_min, edm.t_max, edm.initial_scale) == (0.01, 40.0, 40.0)
     with pytest.raises(adj.errors.ScheduleError, match="object"):
         adj.NoiseSchedule.from_scheduler(object())
@@ -55,15 +73,21 @@ def test_schedulers_are_read():
 
 def test_options_that_only_another_schedulers_class_reads_do_not_count():
     """`from_config` carries them over."""
-    flow = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    flow = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
     assert isinstance(adj.NoiseSchedule.from_scheduler(flow), FlowMatchingSchedule)
     for config in (flow.config, diffusers.EDMEulerScheduler().config):
         ddim = cast(diffusers.DDIMScheduler, diffusers.DDIMScheduler.from_config(config))
         schedule = adj.NoiseSchedule.from_scheduler(ddim)
-        assert schedule.alpha(torch.tensor(999.0, dtype=torch.float64)) ** 2 == pytest.approx(ddim.alphas_cumprod[-1].item())
+        assert schedule.alpha(torch.tensor(999.0, dtype=torch.float64)) ** 2 == pytest.approx(
+            ddim.alphas_cumprod[-1].item()
+        )
     config = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config
     for own, shift in ({}, 1.0), ({"flow_shift": 2.0}, 2.0):
-        solver = diffusers.DPMSolverMultistepScheduler.from_config({**config, "use_flow_sigmas": True, **own})
+        solver = diffusers.DPMSolverMultistepScheduler.from_config(
+            {**config, "use_flow_sigmas": True, **own}
+        )
         schedule = adj.NoiseSchedule.from_scheduler(solver)
         assert isinstance(schedule, FlowMatchingSchedule)
         assert schedule.shift == shift
@@ -81,7 +105,16 @@ def test_a_subclass_that_hands_its_options_on_is_read_as_its_base():
 
 @pytest.mark.parametrize(
     "table",
-    [[0.5], [0.9, 0.9], [0.5, 0.9], [1.2, 0.5], [0.5, -0.1], [0.9, float("nan")], [[0.9, 0.5]], [0.9, 0.0]],
+    [
+        [0.5],
+        [0.9, 0.9],
+        [0.5, 0.9],
+        [1.2, 0.5],
+        [0.5, -0.1],
+        [0.9, float("nan")],
+        [[0.9, 0.5]],
+        [0.9, 0.0],
+    ],
 )
 def test_impossible_tables_are_refused(table):
     with pytest.raises(adj.errors.ScheduleError):
@@ -100,7 +133,10 @@ def test_impossible_tables_are_refused(table):
         lambda: adj.NoiseSchedule.cosine(None),  # type: ignore[arg-type]
         lambda: adj.NoiseSchedule.flow_matching(True),
         lambda: adj.grids.karras(adj.NoiseSchedule.linear(), 5, rho="7"),  # type: ignore[arg-type]
-        *(lambda make=make: make("linear", 5) for make in (adj.grids.karras, adj.grids.log_snr, adj.grids.linspace)),  # type: ignore[misc]
+        *(
+            lambda make=make: make("linear", 5)
+            for make in (adj.grids.karras, adj.grids.log_snr, adj.grids.linspace)
+        ),  # type: ignore[misc]
         *(lambda make=make: make("linear", 5) for make in (adj.grids.leading, adj.grids.trailing)),  # type: ignore[misc]
     ],
 )
@@ -125,7 +161,16 @@ def test_impossible_schedules_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("make", [adj.grids.karras, adj.grids.log_snr, adj.grids.linspace, adj.grids.leading, adj.grids.trailing])
+@pytest.mark.parametrize(
+    "make",
+    [
+        adj.grids.karras,
+        adj.grids.log_snr,
+        adj.grids.linspace,
+        adj.grids.leading,
+        adj.grids.trailing,
+    ],
+)
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_grids_run_from_noise_to_the_schedules_end(make, schedule_name, steps):

@@ -32,7 +32,9 @@ class CountVJP(torch.autograd.Function):
         return gradient
 
 
-COUNTS: list[tuple[Sampler, GradientMethod, int, int, int]] = [  # network calls forwards and backwards, VJPs
+COUNTS: list[
+    tuple[Sampler, GradientMethod, int, int, int]
+] = [  # network calls forwards and backwards, VJPs
     (adj.Euler(), adj.Backprop(), N, 0, N),
     (adj.Euler(), adj.Checkpoint(), N, N - 1, N),
     (adj.Euler(), adj.Interpolated(M), N, M - 1, M),
@@ -47,17 +49,31 @@ COUNTS: list[tuple[Sampler, GradientMethod, int, int, int]] = [  # network calls
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize(("sampler", "method", "forwards", "backwards", "vjps"), COUNTS, ids=repr)
-def test_calls_and_vjps_are_those_of_the_formulas(sampler, method, forwards, backwards, vjps, guidance):
+def test_calls_and_vjps_are_those_of_the_formulas(
+    sampler, method, forwards, backwards, vjps, guidance
+):
     torch.manual_seed(0)
     schedule = SCHEDULES["table"]()
     network = Mixture(schedule)
     noise = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    denoiser = adj.Denoiser(lambda x, t, c: CountVJP.apply(network(x, t, c)), guidance_scale=guidance, null_cond=torch.zeros(1, 3).double())
+    denoiser = adj.Denoiser(
+        lambda x, t, c: CountVJP.apply(network(x, t, c)),
+        guidance_scale=guidance,
+        null_cond=torch.zeros(1, 3).double(),
+    )
     grid = adj.grids.log_snr(schedule, N)
     CountVJP.seen = 0
     with adj.stats() as counts:
         cond = torch.ones(2, 3, dtype=torch.float64)
-        x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, grid=grid, sampler=sampler, gradient=method)
+        x = adj.sample(
+            denoiser,
+            noise,
+            schedule=schedule,
+            cond=cond,
+            grid=grid,
+            sampler=sampler,
+            gradient=method,
+        )
         assert (counts.network_calls, counts.vjps) == (forwards, 0)
         x.sum().backward()
     assert (counts.network_calls, counts.vjps) == (forwards + backwards, vjps)
@@ -70,7 +86,13 @@ def test_an_only_conditioned_gradient_costs_no_vjp_where_there_is_nothing_to_dif
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=torch.zeros(1, 3).double())
     with adj.stats() as counts:
-        adj.sample(denoiser, torch.randn(2, 3).double(), schedule=schedule, cond=torch.ones(2, 3).double(), steps=5).sum().backward()
+        adj.sample(
+            denoiser,
+            torch.randn(2, 3).double(),
+            schedule=schedule,
+            cond=torch.ones(2, 3).double(),
+            steps=5,
+        ).sum().backward()
     assert counts.vjps == 4  # at x_T the scale acts on the network's output alone
 
 
@@ -81,7 +103,9 @@ def test_generate_is_counted_whatever_makes_the_picture(tmp_path):
     for sampler in (None, adj.Euler()):
         calls.clear()
         with adj.stats() as counts:
-            pictures = model.generate("a fox", model.noise(1, seed=0), steps=3, guidance_scale=4.0, sampler=sampler)
+            pictures = model.generate(
+                "a fox", model.noise(1, seed=0), steps=3, guidance_scale=4.0, sampler=sampler
+            )
             assert counts.network_calls == len(calls) == 3
             pictures.sum().backward()
         assert counts.network_calls >= 5
@@ -101,7 +125,13 @@ def sigmoids(x: Tensor, t: Tensor, cond: object) -> Tensor:
 
 @pytest.mark.parametrize(
     ("method", "graphs"),
-    [(adj.Backprop(), N), (adj.Checkpoint(), 1), (adj.Adjoint(), 1), (adj.Interpolated(M), 1), (adj.Truncated(K), 1)],
+    [
+        (adj.Backprop(), N),
+        (adj.Checkpoint(), 1),
+        (adj.Adjoint(), 1),
+        (adj.Interpolated(M), 1),
+        (adj.Truncated(K), 1),
+    ],
     ids=repr,
 )
 def test_the_peak_is_that_of_what_network_graphs_save(method, graphs):
@@ -112,7 +142,8 @@ def test_the_peak_is_that_of_what_network_graphs_save(method, graphs):
         for _ in range(3):  # what one solve held is freed when the next one needs it
             adj.sample(sigmoids, noise, schedule=LINEAR, steps=N, gradient=method).sum().backward()
             gc.collect()
-            # A few of the network's outputs, which it saves too, may be alive as states of the sampler: latents.
+            # A few of the network's outputs, which it saves too, may be alive as states of the
+            # sampler: latents.
             assert graphs * graph <= counts.peak_bytes_held <= graphs * graph + (M - 1) * latent
 
 
@@ -121,7 +152,9 @@ def test_a_memory_budget_shows_in_the_peak():
     graph = LAYERS * noise.numel() * noise.element_size()
     for kept in (2, 5):
         with adj.stats() as counts:
-            adj.sample(sigmoids, noise, schedule=LINEAR, steps=N, gradient=adj.Checkpoint(kept * graph)).sum().backward()
+            adj.sample(
+                sigmoids, noise, schedule=LINEAR, steps=N, gradient=adj.Checkpoint(kept * graph)
+            ).sum().backward()
         assert kept * graph <= counts.peak_bytes_held < (kept + 0.5) * graph
 
 
@@ -130,10 +163,16 @@ def test_without_memory_the_rest_is_counted_alike(monkeypatch):
     schedule = SCHEDULES["table"]()
     network, noise = Mixture(schedule), torch.randn(2, 3, dtype=torch.float64).requires_grad_()
     found, looks = [], []
-    monkeypatch.setattr(adj.Stats, "hold", lambda counts, tensor, hold=adj.Stats.hold: (looks.append(counts), hold(counts, tensor)))
+    monkeypatch.setattr(
+        adj.Stats,
+        "hold",
+        lambda counts, tensor, hold=adj.Stats.hold: (looks.append(counts), hold(counts, tensor)),
+    )
     for memory in (True, False):
         with adj.stats(memory=memory) as counts:
-            adj.sample(network, noise, schedule=schedule, steps=6, gradient=adj.Interpolated(3)).sum().backward()
+            adj.sample(
+                network, noise, schedule=schedule, steps=6, gradient=adj.Interpolated(3)
+            ).sum().backward()
         found.append(counts)
     assert all(counts is found[0] for counts in looks)
     assert [(counts.network_calls, counts.vjps) for counts in found] == [(8, 3), (8, 3)]
@@ -158,7 +197,13 @@ def test_weights_and_what_the_network_is_given_are_not_counted(bare):
     network = Network()
     noise = torch.randn(1, 500, requires_grad=True)
     with adj.stats() as counts:
-        adj.sample(network.forward if bare else network, noise, schedule=LINEAR, steps=4, gradient="backprop").sum().backward()
+        adj.sample(
+            network.forward if bare else network,
+            noise,
+            schedule=LINEAR,
+            steps=4,
+            gradient="backprop",
+        ).sum().backward()
     assert counts.vjps == 4
     assert counts.peak_bytes_held <= 4 * noise.numel() * noise.element_size()
 
@@ -183,11 +228,17 @@ def test_blocks_may_be_nested_and_end_with_an_error():
     assert (outer.network_calls, outer.vjps) == (12, 5)
 
 
-@pytest.mark.parametrize("method", [adj.Checkpoint(), adj.Backprop(), adj.Interpolated(3), adj.Adjoint()], ids=repr)
-@pytest.mark.filterwarnings("ignore::adjointdpm.errors.AdjointDPMWarning")  # an adjoint of a network with dropout
+@pytest.mark.parametrize(
+    "method", [adj.Checkpoint(), adj.Backprop(), adj.Interpolated(3), adj.Adjoint()], ids=repr
+)
+@pytest.mark.filterwarnings(
+    "ignore::adjointdpm.errors.AdjointDPMWarning"
+)  # an adjoint of a network with dropout
 def test_counting_changes_no_gradient(method):
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Dropout(0.3), torch.nn.Linear(32, 6))
+    network = torch.nn.Sequential(
+        torch.nn.Linear(6, 32), torch.nn.SiLU(), torch.nn.Dropout(0.3), torch.nn.Linear(32, 6)
+    )
     noise = torch.randn(4, 6, requires_grad=True)
 
     def gradients() -> tuple[Tensor, ...]:

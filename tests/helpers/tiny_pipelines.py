@@ -1,4 +1,6 @@
-"""Tiny Stable Diffusion pipelines with random weights, made in memory: real classes, real configurations, no files."""
+"""Tiny Stable Diffusion pipelines with random weights, made in memory: real classes, real
+configurations, no files.
+"""
 
 import json
 from pathlib import Path
@@ -8,14 +10,27 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-STABLE_DIFFUSION_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+STABLE_DIFFUSION_BETAS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 WIDTH = 16
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     """Characters and a few merges, padded to 8 tokens."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>", "fo", "fox</w>"]
+    vocabulary = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "re",
+        "red</w>",
+        "fo",
+        "fox</w>",
+    ]
     merges = ["r e", "re d</w>", "f o", "fo x</w>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
@@ -24,9 +39,15 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tiny_pipeline(
-    folder: Path, scheduler: Any = None, seed: int = 0, unet: dict[str, Any] | None = None, **components: Any
+    folder: Path,
+    scheduler: Any = None,
+    seed: int = 0,
+    unet: dict[str, Any] | None = None,
+    **components: Any,
 ) -> StableDiffusionPipeline:
-    """A pipeline of 16x16 pictures from 4x8x8 latents; `unet` overrides the UNet's configuration, `components` the pipeline's parts."""
+    """A pipeline of 16x16 pictures from 4x8x8 latents; `unet` overrides the UNet's configuration,
+    `components` the pipeline's parts.
+    """
     tokenizer = tiny_tokenizer(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -64,7 +85,9 @@ def tiny_pipeline(
             norm_num_groups=4,
             sample_size=16,
         )
-    scheduler = scheduler or DDIMScheduler(**STABLE_DIFFUSION_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = scheduler or DDIMScheduler(
+        **STABLE_DIFFUSION_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
     parts = {
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
@@ -73,7 +96,9 @@ def tiny_pipeline(
         "safety_checker": None,
         "feature_extractor": None,
     }
-    pipe = StableDiffusionPipeline(scheduler=scheduler, requires_safety_checker=False, **{**parts, **components})
+    pipe = StableDiffusionPipeline(
+        scheduler=scheduler, requires_safety_checker=False, **{**parts, **components}
+    )
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         if module is not None:
             module.eval()

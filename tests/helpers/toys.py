@@ -26,7 +26,9 @@ class ToyModel:
         return standard_normal(torch.empty(batch, 3, 4, 4), seed, stream=0)
 
     def generate(self, prompt: Sequence[str], noise: Tensor, **_) -> Tensor:
-        return torch.sigmoid(nn.functional.interpolate(self.pipe.unet(noise), (16, 16), mode="bilinear"))
+        return torch.sigmoid(
+            nn.functional.interpolate(self.pipe.unet(noise), (16, 16), mode="bilinear")
+        )
 
 
 class Tint(Variable):
@@ -54,7 +56,9 @@ class Tint(Variable):
 
 
 class Recolored(Tint):
-    """A colour that is part of the model: what is inside its context draws with it, unless it is disabled."""
+    """A colour that is part of the model: what is inside its context draws with it, unless it is
+    disabled.
+    """
 
     def __init__(self, model: ToyModel) -> None:
         super().__init__()

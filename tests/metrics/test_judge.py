@@ -17,7 +17,9 @@ def judge():
 
 
 def write(judge, folder):
-    save_file({k: v.half() for k, v in judge.network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.half() for k, v in judge.network.state_dict().items()}, folder / "model.safetensors"
+    )
     config = {"concepts": judge.concepts, "styles": judge.styles, "widths": [8, 16]}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -32,7 +34,9 @@ def test_one_verdict_per_picture_whatever_its_size(judge):
 
 def test_a_verdict_does_not_depend_on_the_batch(judge):
     images = torch.rand(3, 3, 64, 64)
-    torch.testing.assert_close(judge.concept_logits(images)[1:2], judge.concept_logits(images[1:2]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        judge.concept_logits(images)[1:2], judge.concept_logits(images[1:2]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_gradients_agree_with_finite_differences(judge):
@@ -43,7 +47,9 @@ def test_gradients_agree_with_finite_differences(judge):
     h = 1e-5
     with torch.no_grad():
         up, down = (judge.concept_logits(images + s * h * direction)[0, 2] for s in (1, -1))
-    assert (gradient * direction).sum().item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-5)
+    assert (gradient * direction).sum().item() == pytest.approx(
+        ((up - down) / (2 * h)).item(), rel=1e-5
+    )
 
 
 def test_weights_are_frozen_and_survive_a_round_trip(judge, tmp_path):
@@ -52,7 +58,9 @@ def test_weights_are_frozen_and_survive_a_round_trip(judge, tmp_path):
     images = torch.rand(2, 3, 64, 64)
     assert not any(p.requires_grad for p in loaded.network.parameters())
     assert (loaded.concepts, loaded.styles) == (judge.concepts, judge.styles)
-    torch.testing.assert_close(loaded.concept_logits(images), judge.concept_logits(images), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        loaded.concept_logits(images), judge.concept_logits(images), rtol=1e-2, atol=1e-2
+    )
 
 
 def test_wrong_shapes_are_refused(judge):

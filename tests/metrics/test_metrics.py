@@ -14,7 +14,10 @@ def picture(seed: int = 0, size: int = 32) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (size, size), mode="nearest")
 
 
-@pytest.mark.parametrize("metric", [ColorStatistics("dusk"), ColorStatistics("teal", spread=0.05), Structure(picture(3, 64))])
+@pytest.mark.parametrize(
+    "metric",
+    [ColorStatistics("dusk"), ColorStatistics("teal", spread=0.05), Structure(picture(3, 64))],
+)
 def test_every_metric_passes_its_own_probe(metric: metrics.Metric) -> None:
     metrics.probe(metric)
 
@@ -33,7 +36,10 @@ def test_spread_penalises_colourful_pictures_only_when_it_is_given() -> None:
     gray = torch.full((1, 3, 8, 8), 0.5)
     colorful = gray.clone()
     colorful[:, 0, :4], colorful[:, 0, 4:] = 0.9, 0.1  # the same mean colour
-    free, narrow = ColorStatistics(red=0.5, green=0.5, blue=0.5), ColorStatistics(red=0.5, green=0.5, blue=0.5, spread=0.0)
+    free, narrow = (
+        ColorStatistics(red=0.5, green=0.5, blue=0.5),
+        ColorStatistics(red=0.5, green=0.5, blue=0.5, spread=0.0),
+    )
     torch.testing.assert_close(free(colorful), free(gray), atol=1e-4, rtol=0)
     assert narrow(colorful) > narrow(gray) + 0.1
 
@@ -43,13 +49,17 @@ def test_structure_distance_ignores_colour_and_sees_another_drawing() -> None:
     recolored = 1 - 0.7 * plain.flip(1)  # other colours, dark and light swapped, less contrast
     assert structure_distance(plain, plain) < 1e-3
     assert structure_distance(recolored, plain) < 0.05
-    assert structure_distance(picture(1), plain) > 0.3  # the grids of blocks coincide, what they hold does not
+    assert (
+        structure_distance(picture(1), plain) > 0.3
+    )  # the grids of blocks coincide, what they hold does not
 
 
 def test_a_weighted_sum_adds_up() -> None:
     first, second = ColorStatistics("dusk"), ColorStatistics("teal")
     images = picture()
-    torch.testing.assert_close(WeightedSum([first, second], [2, -1])(images), 2 * first(images) - second(images))
+    torch.testing.assert_close(
+        WeightedSum([first, second], [2, -1])(images), 2 * first(images) - second(images)
+    )
     with pytest.raises(errors.InvalidInputError, match="weights"):
         WeightedSum([first], [1, 2])
 

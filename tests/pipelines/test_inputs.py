@@ -37,7 +37,9 @@ def test_a_saved_pipeline_loads_frozen_and_offline(offline, tmp_path):
     noise = model.noise(1, seed=0)
     with torch.no_grad():
         theirs = pipe("a fox", latents=noise, num_inference_steps=2, output_type="pt").images
-        torch.testing.assert_close(model.generate("a fox", noise, steps=2).clamp(0, 1), theirs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            model.generate("a fox", noise, steps=2).clamp(0, 1), theirs, atol=1e-4, rtol=0
+        )
 
 
 def test_the_bundled_model_makes_the_stock_picture(offline):
@@ -46,7 +48,11 @@ def test_the_bundled_model_makes_the_stock_picture(offline):
     with torch.no_grad():
         ours = model.generate("a noto emoji of a red apple", noise, steps=4, guidance_scale=5.0)
         theirs = model.pipe(
-            "a noto emoji of a red apple", latents=noise, num_inference_steps=4, guidance_scale=5.0, output_type="pt"
+            "a noto emoji of a red apple",
+            latents=noise,
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            output_type="pt",
         ).images
     torch.testing.assert_close(ours.clamp(0, 1), theirs, atol=1e-4, rtol=0)
 
@@ -63,10 +69,17 @@ def test_folders_that_hold_no_pipeline(offline, tmp_path):
     with pytest.raises(errors.ModelError, match="cannot be read"):
         adj.load(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(errors.ModelError, match="FluxPipeline are not supported; known are StableDiffusionPipeline"):
+    with pytest.raises(
+        errors.ModelError, match="FluxPipeline are not supported; known are StableDiffusionPipeline"
+    ):
         adj.load(tmp_path)
     (tmp_path / "model_index.json").write_text(
-        json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
+        json.dumps(
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "unet": ["diffusers", "UNet2DConditionModel"],
+            }
+        )
     )
     with pytest.raises(errors.ModelError, match="could not be loaded"):
         adj.load(tmp_path)
@@ -78,7 +91,9 @@ def test_unknown_names_list_what_is_known(name, offline):
         adj.load(name)
 
 
-@pytest.mark.parametrize("argument", [{"trust_remote_code": True}, {"use_safetensors": False}, {"custom_pipeline": "x"}])
+@pytest.mark.parametrize(
+    "argument", [{"trust_remote_code": True}, {"use_safetensors": False}, {"custom_pipeline": "x"}]
+)
 def test_pickles_and_foreign_code_are_refused(argument, offline):
     with pytest.raises(errors.ModelError, match="refused"):
         adj.load("tiny", **argument)
@@ -86,7 +101,9 @@ def test_pickles_and_foreign_code_are_refused(argument, offline):
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """The folder of a pipeline, and a function that changes its index; what diffusers would do with that is not tried."""
+    """The folder of a pipeline, and a function that changes its index; what diffusers would do with
+    that is not tried.
+    """
     tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
 
@@ -118,7 +135,9 @@ def saved(tmp_path, monkeypatch):
         {"evil": 1, "EvilScheduler": 2},
     ],
 )
-def test_parts_that_are_not_the_libraries_own_are_refused_whatever_diffusers_does(offline, saved, value):
+def test_parts_that_are_not_the_libraries_own_are_refused_whatever_diffusers_does(
+    offline, saved, value
+):
     folder, change = saved
     change(scheduler=value)
     with pytest.raises(errors.ModelError, match=r"scheduler is .* never run"):
@@ -129,7 +148,11 @@ def test_parts_that_are_not_the_libraries_own_are_refused_whatever_diffusers_doe
 def test_a_file_that_would_stand_for_a_library_is_refused(offline, saved, library):
     folder, change = saved
     change(safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
-    part = {"diffusers": "unet", "transformers": "text_encoder", "stable_diffusion": "safety_checker"}[library]
+    part = {
+        "diffusers": "unet",
+        "transformers": "text_encoder",
+        "stable_diffusion": "safety_checker",
+    }[library]
     (folder / part).mkdir(exist_ok=True)
     (folder / part / f"{library}.py").write_text("")
     with pytest.raises(errors.ModelError, match=f"{library}.py would be run"):
@@ -153,14 +176,25 @@ def test_a_pipeline_with_a_safety_checker_loads_with_it_and_without(offline, tmp
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
 
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=shape, vision_config=shape | {"image_size": 32, "patch_size": 8}))
-    pipe = tiny_pipeline(tmp_path / "tokenizer", safety_checker=checker, feature_extractor=CLIPImageProcessor())
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=shape, vision_config=shape | {"image_size": 32, "patch_size": 8})
+    )
+    pipe = tiny_pipeline(
+        tmp_path / "tokenizer", safety_checker=checker, feature_extractor=CLIPImageProcessor()
+    )
     pipe.save_pretrained(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     parts = json.loads(index.read_text())
     assert parts["safety_checker"] == ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    index.write_text(json.dumps(parts | {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]}))  # as old pipelines have it
+    index.write_text(
+        json.dumps(parts | {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]})
+    )  # as old pipelines have it
     with pytest.warns(errors.AdjointDPMWarning, match="safety"):
         assert adj.load(tmp_path / "model").pipe.safety_checker is not None
     assert adj.load(tmp_path / "model", safety_checker=None).pipe.safety_checker is None
@@ -183,8 +217,12 @@ def test_a_mistyped_path_does_not_go_to_the_network(offline, tmp_path, monkeypat
     assert asked == ["runs/stylised"]
 
 
-@pytest.mark.parametrize("model", ["clip-vit-b32-folder", "./no/folder", "~/no/folder", "runs/clip", "a/b/c"])
-def test_a_mistyped_path_of_a_clip_model_does_not_go_to_the_network(offline, tmp_path, monkeypatch, model):
+@pytest.mark.parametrize(
+    "model", ["clip-vit-b32-folder", "./no/folder", "~/no/folder", "runs/clip", "a/b/c"]
+)
+def test_a_mistyped_path_of_a_clip_model_does_not_go_to_the_network(
+    offline, tmp_path, monkeypatch, model
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(errors.ModelError, match="hub"):
@@ -192,7 +230,9 @@ def test_a_mistyped_path_of_a_clip_model_does_not_go_to_the_network(offline, tmp
 
 
 def test_weights_in_other_formats_than_safetensors_are_not_read(offline, tmp_path):
-    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model", safe_serialization=False)
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(
+        tmp_path / "model", safe_serialization=False
+    )
     with pytest.raises(errors.ModelError, match="could not be loaded"):
         adj.load(tmp_path / "model")
 
@@ -201,7 +241,9 @@ def test_what_is_no_pipeline_is_refused(tmp_path):
     pipe = tiny_pipeline(tmp_path)
     with pytest.raises(errors.ModelError, match="diffusers pipeline"):
         adj.from_pipeline(pipe.unet)
-    img2img = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    img2img = diffusers.StableDiffusionImg2ImgPipeline(
+        **pipe.components, requires_safety_checker=False
+    )
     with pytest.raises(errors.ModelError, match="known are StableDiffusionPipeline"):
         adj.from_pipeline(img2img)
     with pytest.raises(errors.ModelError, match="channels"):
@@ -213,16 +255,28 @@ EMBEDS = torch.zeros(2, 8, 16)
 BAD = [
     ({}, errors.PromptError, "pass prompt"),
     ({"prompt": "a", "prompt_embeds": EMBEDS}, errors.PromptError, "not both"),
-    ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": EMBEDS}, errors.PromptError, "not both"),
+    (
+        {"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": EMBEDS},
+        errors.PromptError,
+        "not both",
+    ),
     ({"prompt": 3}, errors.PromptError, "3"),
     ({"prompt": []}, errors.PromptError, "empty"),
     ({"prompt": ["a", 2]}, errors.PromptError, "2"),
     ({"prompt": ["a", "b", "c"], "noise": NOISE}, errors.ShapeError, "noise has 2, prompt has 3"),
     ({"prompt": ["a"], "noise": NOISE}, errors.ShapeError, "disagree"),
-    ({"prompt": "a", "negative_prompt": ["b"], "noise": NOISE}, errors.ShapeError, "negative_prompt has 1"),
+    (
+        {"prompt": "a", "negative_prompt": ["b"], "noise": NOISE},
+        errors.ShapeError,
+        "negative_prompt has 1",
+    ),
     ({"prompt_embeds": EMBEDS[:1], "noise": NOISE}, errors.ShapeError, "disagree"),
     ({"prompt_embeds": EMBEDS[..., :3]}, errors.ShapeError, "16"),
-    ({"prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, :3]}, errors.ShapeError, "negative_prompt_embeds"),
+    (
+        {"prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, :3]},
+        errors.ShapeError,
+        "negative_prompt_embeds",
+    ),
     ({"prompt": "a", "noise": NOISE[:, :3]}, errors.ShapeError, "4"),
     ({"prompt": "a", "noise": NOISE[0]}, errors.ShapeError, "shape"),
     ({"prompt": "a", "noise": NOISE.long()}, errors.InvalidTypeError, "int64"),
@@ -248,22 +302,32 @@ def test_bad_input_is_refused_before_the_network_runs(arguments, error, match, m
 
 @pytest.mark.parametrize("arguments", [(0, 0), (2.0, 0), (1, -1), (1, None), (1, 0, -1)])
 def test_bad_noise_requests(arguments, model):
-    with pytest.raises(errors.InvalidInputError if all(isinstance(a, int) for a in arguments) else errors.InvalidTypeError):
+    with pytest.raises(
+        errors.InvalidInputError
+        if all(isinstance(a, int) for a in arguments)
+        else errors.InvalidTypeError
+    ):
         model.noise(*arguments)
 
 
 def test_adjoint_without_a_native_equivalent_says_what_to_pass(tmp_path):
-    pipe = tiny_pipeline(tmp_path, diffusers.PNDMScheduler(**STABLE_DIFFUSION_BETAS, skip_prk_steps=True))
+    pipe = tiny_pipeline(
+        tmp_path, diffusers.PNDMScheduler(**STABLE_DIFFUSION_BETAS, skip_prk_steps=True)
+    )
     model = adj.from_pipeline(pipe)
     with pytest.raises(errors.UnsupportedError, match=r"PNDMScheduler.*sampler="):
         model.generate("a fox", steps=2, gradient="adjoint")
-    pipe.scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION_BETAS, clip_sample=False, set_alpha_to_one=True)
+    pipe.scheduler = diffusers.DDIMScheduler(
+        **STABLE_DIFFUSION_BETAS, clip_sample=False, set_alpha_to_one=True
+    )
     with pytest.raises(errors.UnsupportedError, match="set_alpha_to_one=True"):
         model.generate("a fox", steps=2, gradient="adjoint")
 
 
 def test_zero_terminal_snr_with_epsilon_is_refused(tmp_path):
-    pipe = tiny_pipeline(tmp_path, diffusers.DDIMScheduler(clip_sample=False, rescale_betas_zero_snr=True))
+    pipe = tiny_pipeline(
+        tmp_path, diffusers.DDIMScheduler(clip_sample=False, rescale_betas_zero_snr=True)
+    )
     with pytest.raises(errors.ScheduleError, match="v_prediction"):
         adj.from_pipeline(pipe)
 
@@ -273,7 +337,9 @@ def test_schedulers_of_other_pipelines_are_refused(tmp_path):
     model = adj.from_pipeline(pipe)
     pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     for make in (lambda: model.generate("a fox", steps=2), lambda: adj.from_pipeline(pipe)):
-        with pytest.raises(errors.UnsupportedError, match=r"FlowMatchEulerDiscreteScheduler.*DDIMScheduler"):
+        with pytest.raises(
+            errors.UnsupportedError, match=r"FlowMatchEulerDiscreteScheduler.*DDIMScheduler"
+        ):
             make()
 
 
@@ -303,18 +369,37 @@ def test_an_active_safety_checker_is_said(tmp_path):
 def test_a_network_that_takes_tensors_by_name_says_so(model):
     with pytest.raises(errors.InvalidTypeError, match="encoder_hidden_states"):
         adj.sample(
-            model.network, model.noise(1, 0), schedule=adj.NoiseSchedule.from_scheduler(model.pipe.scheduler), cond=model.encode("a fox")
+            model.network,
+            model.noise(1, 0),
+            schedule=adj.NoiseSchedule.from_scheduler(model.pipe.scheduler),
+            cond=model.encode("a fox"),
         )
 
 
-@pytest.mark.parametrize("latents", ["latents", torch.zeros(4, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "latents",
+    [
+        "latents",
+        torch.zeros(4, 8, 8),
+        torch.zeros(1, 3, 8, 8),
+        torch.zeros(1, 4, 8, 8, dtype=torch.long),
+    ],
+)
 def test_what_is_no_latent_is_not_decoded(tmp_path, latents):
     model = adj.from_pipeline(tiny_pipeline(tmp_path))
     with pytest.raises((errors.InvalidTypeError, errors.ShapeError), match="latents"):
         model.decode(latents)
 
 
-@pytest.mark.parametrize("images", ["picture.png", torch.zeros(3, 16, 16), torch.full((1, 3, 16, 16), 255.0), torch.zeros(1, 3, 15, 16)])
+@pytest.mark.parametrize(
+    "images",
+    [
+        "picture.png",
+        torch.zeros(3, 16, 16),
+        torch.full((1, 3, 16, 16), 255.0),
+        torch.zeros(1, 3, 15, 16),
+    ],
+)
 def test_what_is_no_picture_is_not_inverted(tmp_path, images):
     model = adj.from_pipeline(tiny_pipeline(tmp_path))
     for inverted in (invert, invert_exactly):

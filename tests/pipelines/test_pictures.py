@@ -1,4 +1,6 @@
-"""The pictures of `generate` are those of the stock pipeline, for every scheduler that diffusers offers for it."""
+"""The pictures of `generate` are those of the stock pipeline, for every scheduler that diffusers
+offers for it.
+"""
 
 import importlib
 import importlib.util
@@ -24,9 +26,20 @@ LEFT_OUT = set() if SCIPY else {"LMSDiscreteScheduler"}
 
 
 class BrownianPath:
-    """Stands in for `torchsde.BrownianInterval`, which diffusers needs for one scheduler alone: increments that depend on the seed."""
+    """Stands in for `torchsde.BrownianInterval`, which diffusers needs for one scheduler alone:
+    increments that depend on the seed.
+    """
 
-    def __init__(self, t0: float, t1: float, size: torch.Size, dtype: torch.dtype, device: torch.device, entropy: int, **_: Any) -> None:
+    def __init__(
+        self,
+        t0: float,
+        t1: float,
+        size: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        entropy: int,
+        **_: Any,
+    ) -> None:
         self.start, self.step = float(t0), float(t1 - t0) / 256
         draws = torch.randn(257, *size, generator=torch.Generator().manual_seed(entropy))
         self.path = (draws * self.step**0.5).cumsum(0).to(device, dtype)
@@ -42,20 +55,35 @@ def scheduler_with_torchsde() -> type:
         stand_in = types.ModuleType("torchsde")
         stand_in.BrownianInterval = BrownianPath  # type: ignore[attr-defined]
         with unittest.mock.patch.dict(sys.modules, {"torchsde": stand_in}):
-            return importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde").DPMSolverSDEScheduler
+            return importlib.import_module(
+                "diffusers.schedulers.scheduling_dpmsolver_sde"
+            ).DPMSolverSDEScheduler
     return diffusers.DPMSolverSDEScheduler
 
 
-COMPATIBLE = {c.__name__: c for c in diffusers.DDIMScheduler().compatibles} | {"DPMSolverSDEScheduler": scheduler_with_torchsde()}
+COMPATIBLE = {c.__name__: c for c in diffusers.DDIMScheduler().compatibles} | {
+    "DPMSolverSDEScheduler": scheduler_with_torchsde()
+}
 SCHEDULERS = [COMPATIBLE[name] for name in sorted(COMPATIBLE) if name not in LEFT_OUT]
-# What StableDiffusionPipeline runs with besides those that it lists: distilled models and the parallel variants.
-SCHEDULERS += [diffusers.LCMScheduler, diffusers.TCDScheduler, diffusers.DDIMParallelScheduler, diffusers.SASolverScheduler]
+# What StableDiffusionPipeline runs with besides those that it lists: distilled models and the
+# parallel variants.
+SCHEDULERS += [
+    diffusers.LCMScheduler,
+    diffusers.TCDScheduler,
+    diffusers.DDIMParallelScheduler,
+    diffusers.SASolverScheduler,
+]
 
 
 def configurations(scheduler: type) -> Iterator[dict[str, Any]]:
-    """Every spacing, offset and end of the table with one of the predictions in turn, then every other option on its own."""
+    """Every spacing, offset and end of the table with one of the predictions in turn, then every
+    other option on its own.
+    """
     known = inspect.signature(scheduler.__init__).parameters
-    predictions: list[dict[str, Any]] = [{"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}]
+    predictions: list[dict[str, Any]] = [
+        {"prediction_type": "epsilon"},
+        {"prediction_type": "v_prediction"},
+    ]
     if "rescale_betas_zero_snr" in known:
         predictions.append({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True})
     axes = {
@@ -89,10 +117,16 @@ def build(scheduler: type, config: dict[str, Any]) -> Any:
     return scheduler(**{name: value for name, value in base.items() if name in known} | config)
 
 
-@pytest.mark.filterwarnings("ignore::adjointdpm.errors.AdjointDPMWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::adjointdpm.errors.AdjointDPMWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda c: c.__name__)
 def test_every_scheduler_makes_the_stock_picture(scheduler, tmp_path):
-    small = {"block_out_channels": (16,), "down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    small = {
+        "block_out_channels": (16,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+    }
     pipe = tiny_pipeline(tmp_path, unet={**small, "mid_block_type": None})
     pictures = {}
     for config in configurations(scheduler):
@@ -100,20 +134,41 @@ def test_every_scheduler_makes_the_stock_picture(scheduler, tmp_path):
         model = from_pipeline(pipe)
         noise = model.noise(1, seed=1)
         with torch.no_grad():
-            ours = model.generate("a red fox", noise, steps=4, guidance_scale=3.0, generator=torch.Generator().manual_seed(7))
-        theirs = stock(pipe, "a red fox", noise, 4, guidance_scale=3.0, generator=torch.Generator().manual_seed(7))
+            ours = model.generate(
+                "a red fox",
+                noise,
+                steps=4,
+                guidance_scale=3.0,
+                generator=torch.Generator().manual_seed(7),
+            )
+        theirs = stock(
+            pipe,
+            "a red fox",
+            noise,
+            4,
+            guidance_scale=3.0,
+            generator=torch.Generator().manual_seed(7),
+        )
         assert (ours.clamp(0, 1) - theirs).abs().max() < 1e-4, config
-        # The comparison says something: the picture is not all black or white, and depends on the configuration.
+        # The comparison says something: the picture is not all black or white, and depends on the
+        # configuration.
         assert ((ours > 0) & (ours < 1)).float().mean() > 0.5, config
         pictures[str(config)] = ours
-    # Distilled models have timesteps of their own whatever the spacing: three pictures for three predictions.
-    least = 3 if scheduler in (diffusers.LCMScheduler, diffusers.TCDScheduler) else len(pictures) / 2
+    # Distilled models have timesteps of their own whatever the spacing: three pictures for three
+    # predictions.
+    least = (
+        3 if scheduler in (diffusers.LCMScheduler, diffusers.TCDScheduler) else len(pictures) / 2
+    )
     assert len(torch.stack(list(pictures.values())).flatten(1).unique(dim=0)) >= least
 
 
-def stock(pipe: Any, prompt: Any, noise: torch.Tensor, steps: int, **arguments: Any) -> torch.Tensor:
+def stock(
+    pipe: Any, prompt: Any, noise: torch.Tensor, steps: int, **arguments: Any
+) -> torch.Tensor:
     """The pipeline itself, called as its users call it."""
-    return pipe(prompt, latents=noise, num_inference_steps=steps, output_type="pt", **arguments).images
+    return pipe(
+        prompt, latents=noise, num_inference_steps=steps, output_type="pt", **arguments
+    ).images
 
 
 def assert_same_picture(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -126,7 +181,10 @@ def test_the_defaults_are_those_of_the_pipeline(tmp_path):
     model = from_pipeline(pipe)
     noise = model.noise(1, seed=3)
     with torch.no_grad():
-        assert_same_picture(model.generate("a red fox", noise), pipe("a red fox", latents=noise, output_type="pt").images)
+        assert_same_picture(
+            model.generate("a red fox", noise),
+            pipe("a red fox", latents=noise, output_type="pt").images,
+        )
 
 
 @pytest.mark.parametrize("guidance", [0.5, 1.0, 4.0])
@@ -140,15 +198,27 @@ def test_prompts_are_handled_as_in_the_pipeline(guidance, tmp_path):
         short = embeds[:, :5]  # the unconditional prompt is padded to the embeddings' length
         arguments: list[tuple[Any, dict[str, Any], Any, dict[str, Any]]] = [
             (prompts, {"negative_prompt": negatives}, prompts, {"negative_prompt": negatives}),
-            ("a red fox", {"negative_prompt": "blue"}, ["a red fox"] * 2, {"negative_prompt": ["blue"] * 2}),
+            (
+                "a red fox",
+                {"negative_prompt": "blue"},
+                ["a red fox"] * 2,
+                {"negative_prompt": ["blue"] * 2},
+            ),
             (prompts, {"negative_prompt": "blue"}, prompts, {"negative_prompt": ["blue"] * 2}),
             (None, {"prompt_embeds": embeds}, None, {"prompt_embeds": embeds}),
             (None, {"prompt_embeds": short}, None, {"prompt_embeds": short}),
-            (prompts, {"negative_prompt_embeds": other}, prompts, {"negative_prompt_embeds": other}),
+            (
+                prompts,
+                {"negative_prompt_embeds": other},
+                prompts,
+                {"negative_prompt_embeds": other},
+            ),
         ]
         for prompt, ours, stock_prompt, theirs in arguments:
             picture = model.generate(prompt, noise, steps=3, guidance_scale=guidance, **ours)
-            assert_same_picture(picture, stock(pipe, stock_prompt, noise, 3, guidance_scale=guidance, **theirs))
+            assert_same_picture(
+                picture, stock(pipe, stock_prompt, noise, 3, guidance_scale=guidance, **theirs)
+            )
 
 
 def test_a_unet_distilled_for_guidance_gets_the_scale_as_input(tmp_path):
@@ -156,7 +226,9 @@ def test_a_unet_distilled_for_guidance_gets_the_scale_as_input(tmp_path):
     model = from_pipeline(pipe)
     noise = model.noise(2, seed=0)
     with torch.no_grad():
-        pictures = [model.generate("a red fox", noise, steps=3, guidance_scale=w) for w in (2.0, 7.0)]
+        pictures = [
+            model.generate("a red fox", noise, steps=3, guidance_scale=w) for w in (2.0, 7.0)
+        ]
     assert not torch.equal(*pictures)
     assert_same_picture(pictures[1], stock(pipe, ["a red fox"] * 2, noise, 3, guidance_scale=7.0))
 
@@ -165,7 +237,9 @@ def test_other_sizes_than_the_default(tmp_path):
     pipe = tiny_pipeline(tmp_path)
     noise = torch.randn(1, 4, 12, 6)
     with torch.no_grad():
-        assert_same_picture(from_pipeline(pipe).generate("a fox", noise, steps=2), stock(pipe, "a fox", noise, 2))
+        assert_same_picture(
+            from_pipeline(pipe).generate("a fox", noise, steps=2), stock(pipe, "a fox", noise, 2)
+        )
 
 
 def test_the_pipeline_is_left_as_it_was(tmp_path):
@@ -182,7 +256,11 @@ def test_a_scheduler_that_holds_a_differentiable_run_can_be_used(tmp_path):
     pipe = tiny_pipeline(tmp_path, diffusers.DPMSolverMultistepScheduler(**STABLE_DIFFUSION_BETAS))
     model = from_pipeline(pipe)
     noise = model.noise(1, seed=0)
-    theirs = type(pipe).__call__.__wrapped__(pipe, "a fox", latents=noise, num_inference_steps=3, output_type="pt").images
+    theirs = (
+        type(pipe)
+        .__call__.__wrapped__(pipe, "a fox", latents=noise, num_inference_steps=3, output_type="pt")
+        .images
+    )
     assert pipe.scheduler.model_outputs[0].requires_grad
     assert_same_picture(model.generate("a fox", noise, steps=3), theirs.detach())
 
@@ -197,7 +275,9 @@ def test_a_scheduler_that_is_exchanged_counts_from_the_next_call(tmp_path):
 
 
 def test_a_stochastic_scheduler_repeats_itself_whatever_the_batch(tmp_path):
-    pipe = tiny_pipeline(tmp_path, diffusers.EulerAncestralDiscreteScheduler(**STABLE_DIFFUSION_BETAS))
+    pipe = tiny_pipeline(
+        tmp_path, diffusers.EulerAncestralDiscreteScheduler(**STABLE_DIFFUSION_BETAS)
+    )
     model = from_pipeline(pipe)
     noise = model.noise(3, seed=0)
     with torch.no_grad():
@@ -222,7 +302,8 @@ def test_without_noise_it_is_that_of_seed_0(tmp_path):
     model = from_pipeline(tiny_pipeline(tmp_path))
     with torch.no_grad():
         assert torch.equal(
-            model.generate(["a fox", "an owl"], steps=2), model.generate(["a fox", "an owl"], model.noise(2, seed=0), steps=2)
+            model.generate(["a fox", "an owl"], steps=2),
+            model.generate(["a fox", "an owl"], model.noise(2, seed=0), steps=2),
         )
 
 
@@ -239,7 +320,9 @@ def test_half_precision_networks_keep_a_float32_state(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("halved", [("unet", "vae", "text_encoder"), ("unet",), ("text_encoder",), ("vae",)])
+@pytest.mark.parametrize(
+    "halved", [("unet", "vae", "text_encoder"), ("unet",), ("text_encoder",), ("vae",)]
+)
 def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_path):
     pipe = tiny_pipeline(tmp_path)
     model = from_pipeline(pipe)
@@ -250,13 +333,22 @@ def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_
         for part in halved:
             getattr(pipe, part).to(dtype)
         for sampler in (None, "euler"):
-            assert (model.generate(prompts, noise, steps=4, sampler=sampler) - full).abs().max() < 0.3
-        if len(halved) == 3:  # the pipeline itself takes nothing else; with its own dtype of noise the picture is its own
+            assert (
+                model.generate(prompts, noise, steps=4, sampler=sampler) - full
+            ).abs().max() < 0.3
+        if (
+            len(halved) == 3
+            # the pipeline itself takes nothing else; with its own dtype of noise the picture is its own
+        ):
             theirs = stock(pipe, prompts, noise.to(dtype), 4)
-            torch.testing.assert_close(model.generate(prompts, noise.to(dtype), steps=4).clamp(0, 1), theirs)
+            torch.testing.assert_close(
+                model.generate(prompts, noise.to(dtype), steps=4).clamp(0, 1), theirs
+            )
     noise.requires_grad_()
     for gradient in ("exact", "adjoint", adj.Interpolated(2)):
-        (found,) = torch.autograd.grad(model.generate(prompts, noise, steps=4, gradient=gradient).sum(), noise)
+        (found,) = torch.autograd.grad(
+            model.generate(prompts, noise, steps=4, gradient=gradient).sum(), noise
+        )
         assert found.dtype == torch.float32
         assert found.isfinite().all()
 
@@ -264,21 +356,38 @@ def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_
 NATIVE = [
     (diffusers.DDIMScheduler, {"set_alpha_to_one": False, "steps_offset": 1}),
     (diffusers.DDIMScheduler, {"set_alpha_to_one": False, "timestep_spacing": "trailing"}),
-    (diffusers.DDIMScheduler, {"set_alpha_to_one": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
-    (diffusers.EulerDiscreteScheduler, {"timestep_spacing": "leading", "final_sigmas_type": "sigma_min", "steps_offset": 1}),
-    (diffusers.DPMSolverMultistepScheduler, {"final_sigmas_type": "sigma_min", "timestep_spacing": "leading", "steps_offset": 1}),
+    (
+        diffusers.DDIMScheduler,
+        {
+            "set_alpha_to_one": False,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+        },
+    ),
+    (
+        diffusers.EulerDiscreteScheduler,
+        {"timestep_spacing": "leading", "final_sigmas_type": "sigma_min", "steps_offset": 1},
+    ),
+    (
+        diffusers.DPMSolverMultistepScheduler,
+        {"final_sigmas_type": "sigma_min", "timestep_spacing": "leading", "steps_offset": 1},
+    ),
     (diffusers.DPMSolverMultistepScheduler, {"final_sigmas_type": "sigma_min", "solver_order": 1}),
 ]
 
 
 @pytest.mark.parametrize(("scheduler", "config"), NATIVE)
 @pytest.mark.parametrize("steps", [4, 20])
-def test_native_samplers_that_stand_in_for_a_scheduler_make_its_picture(scheduler, config, steps, tmp_path):
+def test_native_samplers_that_stand_in_for_a_scheduler_make_its_picture(
+    scheduler, config, steps, tmp_path
+):
     pipe = tiny_pipeline(tmp_path)
     pipe.scheduler = build(scheduler, config)  # the pipeline's constructor would set steps_offset=1
     model = from_pipeline(pipe)
     noise = model.noise(1, seed=0)
-    ours = model.generate("a red fox", noise, steps=steps, gradient=adj.Adjoint(states="stored", sampler=adj.Euler()))
+    ours = model.generate(
+        "a red fox", noise, steps=steps, gradient=adj.Adjoint(states="stored", sampler=adj.Euler())
+    )
     assert_same_picture(ours, stock(pipe, "a red fox", noise, steps))
 
 
@@ -295,5 +404,7 @@ def test_a_native_sampler_runs_on_its_own_grid(tmp_path):
 
     with torch.no_grad():
         ours = model.generate("a red fox", noise, steps=4, guidance_scale=3.0, sampler=adj.Heun())
-        latents = adj.sample(guided, noise, schedule=schedule, cond=embeds, steps=4, sampler=adj.Heun())
+        latents = adj.sample(
+            guided, noise, schedule=schedule, cond=embeds, steps=4, sampler=adj.Heun()
+        )
         torch.testing.assert_close(ours, model.decode(latents), atol=1e-5, rtol=1e-5)

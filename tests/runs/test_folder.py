@@ -1,4 +1,6 @@
-"""The run folder as other processes see it, disks that fill up, and what `force` deletes; the rest is in test_report.py."""
+"""The run folder as other processes see it, disks that fill up, and what `force` deletes; the rest
+is in test_report.py.
+"""
 
 import os
 import shutil
@@ -55,8 +57,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, write: str) -> N
 def test_a_run_of_other_settings_is_not_resumed(tmp_path) -> None:
     config = {"optimisation": {"accumulate": 1, "ema": 0.0}}
     RunFolder.open(tmp_path / "run", config)
-    with pytest.raises(errors.CheckpointError, match=r"config \(optimisation.accumulate: 1 then, 2 now\)"):
-        RunFolder.open(tmp_path / "run", {"optimisation": {"accumulate": 2, "ema": 0.0}}, resume=True)
+    with pytest.raises(
+        errors.CheckpointError, match=r"config \(optimisation.accumulate: 1 then, 2 now\)"
+    ):
+        RunFolder.open(
+            tmp_path / "run", {"optimisation": {"accumulate": 2, "ema": 0.0}}, resume=True
+        )
 
 
 def test_a_run_that_was_refused_before_it_began_is_not_in_the_way_of_the_next(tmp_path) -> None:
@@ -68,7 +74,14 @@ def test_a_run_that_was_refused_before_it_began_is_not_in_the_way_of_the_next(tm
         RunFolder.open(tmp_path / "run", RUN)
 
 
-FOREIGN = ("mine: 1\n", "- no mapping\n", "{no yaml", "task: embed\n", "model: tiny\ntask: train\n", "\xff\xfe")
+FOREIGN = (
+    "mine: 1\n",
+    "- no mapping\n",
+    "{no yaml",
+    "task: embed\n",
+    "model: tiny\ntask: train\n",
+    "\xff\xfe",
+)
 
 
 @pytest.mark.parametrize("content", FOREIGN)
@@ -108,10 +121,16 @@ def finished(path: Path, **config: str) -> RunFolder:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
-def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_else_ever(tmp_path) -> None:
+def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_else_ever(
+    tmp_path,
+) -> None:
     path = tmp_path / "run"
     finished(path)
     finished(path / "stylize", task="stylize")
@@ -125,7 +144,12 @@ def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_el
     RunFolder(path, writable=False).write_history([{"iteration": 0}])
     assert contents(path) == before
     folder.write_history([{"iteration": 1}])
-    assert contents(path).keys() == {"config.yaml", "history.jsonl", "notes.txt", "audit/config.yaml"}
+    assert contents(path).keys() == {
+        "config.yaml",
+        "history.jsonl",
+        "notes.txt",
+        "audit/config.yaml",
+    }
     assert not (path / "stylize").exists()
     assert yaml.safe_load((path / "config.yaml").read_text())["seed"] == 1
     folder.write_result({})
@@ -135,7 +159,9 @@ def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_el
 @pytest.mark.parametrize("task", TASKS)
 def test_a_deletion_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch, task: str) -> None:
     path = tmp_path / "run"
-    RunFolder.open(path, {"task": task, "model": "tiny"}).write_images(["a"], torch.zeros(1, 3, 4, 4))
+    RunFolder.open(path, {"task": task, "model": "tiny"}).write_images(
+        ["a"], torch.zeros(1, 3, 4, 4)
+    )
     RunFolder(path).write_result({})
 
     def interrupt(folder: Path) -> None:
@@ -171,7 +197,9 @@ def test_a_link_to_a_run_folder_is_followed_and_kept(tmp_path) -> None:
     assert (tmp_path / "pictures" / "mine.png").exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path, monkeypatch
+) -> None:
     RunFolder.open(tmp_path, RUN).write_result({})
 
     def refuse(*_: object, **__: object) -> None:
@@ -194,10 +222,14 @@ def test_an_interrupted_write_leaves_no_file_of_its_own(tmp_path, monkeypatch) -
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_files_get_the_rights_that_the_user_wants_and_others_are_never_given_more(tmp_path, monkeypatch) -> None:
+def test_files_get_the_rights_that_the_user_wants_and_others_are_never_given_more(
+    tmp_path, monkeypatch
+) -> None:
     former = os.umask(0o027)
     try:
-        monkeypatch.setattr(os, "umask", None)  # a file that another thread makes at that moment would have the wrong rights
+        monkeypatch.setattr(
+            os, "umask", None
+        )  # a file that another thread makes at that moment would have the wrong rights
         path = write_bytes(tmp_path / "file", b"")
     finally:
         monkeypatch.undo()

@@ -23,12 +23,19 @@ def folder(tmp_path) -> RunFolder:
     pictures = []
     for i, prompt in enumerate(["a <b>fox</b>", "an owl"]):
         row = {"prompt": prompt, "seed": 40 + i}
-        for view, path in zip(views, folder.write_images([f"{i}_{view}" for view in views], torch.rand(3, 3, 16, 16)), strict=True):
+        for view, path in zip(
+            views,
+            folder.write_images([f"{i}_{view}" for view in views], torch.rand(3, 3, 16, 16)),
+            strict=True,
+        ):
             row[view] = str(path.relative_to(folder.path))
         pictures.append(row)
     shares = {"before": 0.75, "existing_word": 0.5, "after": 0.7}
     folder.write_history(
-        [{"iteration": 0, "validation": VALUES}, {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0}]
+        [
+            {"iteration": 0, "validation": VALUES},
+            {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0},
+        ]
     )
     folder.write_result(
         {
@@ -48,26 +55,40 @@ def folder(tmp_path) -> RunFolder:
             },
             "pictures": pictures,
             "artefact": "learned_embeds.safetensors",
-            "optimisation": {"best_iteration": 1, "iterations": 1, "stopped": "all iterations done"},
+            "optimisation": {
+                "best_iteration": 1,
+                "iterations": 1,
+                "stopped": "all iterations done",
+            },
             "gradient": {
                 "method": "adjoint",
                 "class": "Adjoint()",
                 "exact": False,
-                "error": [{"prompt": "a fox", "seed": 1, "cosine": 0.98765, "relative_error": 0.1234}],
+                "error": [
+                    {"prompt": "a fox", "seed": 1, "cosine": 0.98765, "relative_error": 0.1234}
+                ],
             },
             "seconds": 125.0,
             "seconds_optimising": 100.0,
             "resumed": False,
             "peak_memory_bytes": 1_234_000_000,
             "network_calls": 4321,
-            "network_calls_by_purpose": {"optimising": 4000, "evaluating": 321, "checking the gradient": 0},
+            "network_calls_by_purpose": {
+                "optimising": 4000,
+                "evaluating": 321,
+                "checking the gradient": 0,
+            },
             "seed": 0,
             "command": "adjointdpm demo --gradient adjoint",
             "versions": {"torch": "2"},
             "story": {
                 "title": "A word: `<dusk>`",
                 "lead": "Through 50 sampler steps, <i>so to speak</i>.",
-                "views": {"before": "untouched", "existing_word": "existing word", "after": "with <dusk>"},
+                "views": {
+                    "before": "untouched",
+                    "existing_word": "existing word",
+                    "after": "with <dusk>",
+                },
                 "how": ["It started at `purple`."],
                 "use": "Load it:",
                 "code": ['pipe.load_textual_inversion("learned_embeds.safetensors")'],
@@ -79,7 +100,13 @@ def folder(tmp_path) -> RunFolder:
                 "steps": 50,
                 "guidance_scale": 5.0,
                 "gradient": "adjoint",
-                "optimisation": {"preservation": 0.5, "learning_rate": 0.01, "batch": 2, "accumulate": 1, "max_gradient_norm": 1.0},
+                "optimisation": {
+                    "preservation": 0.5,
+                    "learning_rate": 0.01,
+                    "batch": 2,
+                    "accumulate": 1,
+                    "max_gradient_norm": 1.0,
+                },
             },
         }
     )
@@ -95,7 +122,9 @@ def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFold
     assert "@import" not in html
 
 
-def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(folder: RunFolder) -> None:
+def test_it_states_the_figures_the_cost_the_gradients_error_and_the_command(
+    folder: RunFolder,
+) -> None:
     html = write_report(folder).read_text()
     for text in (
         "0.613 → 0.123",
@@ -121,21 +150,33 @@ def change(folder: RunFolder, **values: dict | list) -> None:
     path.write_text(json.dumps(result))
 
 
-def test_an_approximate_gradient_comes_with_its_own_estimate_if_there_is_one(folder: RunFolder) -> None:
+def test_an_approximate_gradient_comes_with_its_own_estimate_if_there_is_one(
+    folder: RunFolder,
+) -> None:
     assert "estimated its own relative error" not in write_report(folder).read_text()
     change(folder, gradient={"estimate": 0.0321})
     assert "estimated its own relative error at 0.032" in write_report(folder).read_text()
 
 
 def test_the_parts_of_a_weighted_sum_have_a_row_each(folder: RunFolder) -> None:
-    change(folder, held_out={"parts": {"color": {"before": 0.111, "existing_word": 0.222, "after": 0.333}}})
-    assert "<td>part: color</td><td>0.111</td><td>0.222</td><td>0.333</td>" in write_report(folder).read_text()
+    change(
+        folder,
+        held_out={"parts": {"color": {"before": 0.111, "existing_word": 0.222, "after": 0.333}}},
+    )
+    assert (
+        "<td>part: color</td><td>0.111</td><td>0.222</td><td>0.333</td>"
+        in write_report(folder).read_text()
+    )
 
 
 def test_pictures_of_one_prompt_are_not_called_pictures_of_several(folder: RunFolder) -> None:
     assert "different prompts" in write_report(folder).read_text()
     rows = read_result(folder)["pictures"]
-    change(folder, pictures=[row | {"prompt": "an owl"} for row in rows], config={"prompts": ["an owl", "an owl"]})
+    change(
+        folder,
+        pictures=[row | {"prompt": "an owl"} for row in rows],
+        config={"prompts": ["an owl", "an owl"]},
+    )
     change(folder, optimisation={"validation_examples": 2})
     html = write_report(folder).read_text()
     assert "different prompts" not in html
@@ -174,7 +215,13 @@ def test_the_storyboard_shows_before_above_after(folder: RunFolder, tmp_path) ->
     picture = Image.open(write_storyboard([band], tmp_path / "story.png", columns=2))
     assert picture.size == (108 + 118 + 112 + 8, 118 + 112 + 16)
     shown = picture.crop((108, 8 + 118, 108 + 112, 8 + 118 + 112))
-    assert shown.tobytes() == Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB").resize((112, 112), 1).tobytes()
+    assert (
+        shown.tobytes()
+        == Image.open(folder.path / result["pictures"][0]["after"])
+        .convert("RGB")
+        .resize((112, 112), 1)
+        .tobytes()
+    )
     (folder.path / result["pictures"][1]["before"]).unlink()
     with pytest.raises(errors.OutputError, match="cannot be read"):
         write_storyboard([band], tmp_path / "story.png")
@@ -189,11 +236,27 @@ def test_an_unfinished_run_has_no_report(tmp_path) -> None:
 def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolder) -> None:
     path = folder.path / "result.json"
     result = json.loads(path.read_text())
-    row = {"budget": 0.1, "rate": 0.5, "interval": [0.2, 0.8], "fooled": 0.6, "random_search": None, "transfer": None, "transfer_of": None}
+    row = {
+        "budget": 0.1,
+        "rate": 0.5,
+        "interval": [0.2, 0.8],
+        "fooled": 0.6,
+        "random_search": None,
+        "transfer": None,
+        "transfer_of": None,
+    }
     row |= {"judge_agrees": 0.9, "iterations": 4.5, "naturalness": {"norm_ratio": 1.01}}
     result["success"] = [
         row,
-        row | {"budget": 0.3, "rate": 0.9, "interval": [0.6, 0.98], "random_search": 0.31, "transfer": 0.25, "transfer_of": 4},
+        row
+        | {
+            "budget": 0.3,
+            "rate": 0.9,
+            "interval": [0.6, 0.98],
+            "random_search": 0.31,
+            "transfer": 0.25,
+            "transfer_of": 4,
+        },
     ]
     del result["optimisation"]
     path.write_text(json.dumps(result))
@@ -217,7 +280,9 @@ def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:
     folder.write_history([{"iteration": 0}])
     with pytest.raises(errors.OutputError, match="--resume"):
         RunFolder.open(tmp_path / "run", config)
-    assert RunFolder.open(tmp_path / "run", config, resume=True).read_history() == [{"iteration": 0}]
+    assert RunFolder.open(tmp_path / "run", config, resume=True).read_history() == [
+        {"iteration": 0}
+    ]
     with pytest.raises(errors.CheckpointError, match="seed: 0 then, 1 now"):
         RunFolder.open(tmp_path / "run", config | {"seed": 1}, resume=True)
     assert RunFolder.open(tmp_path / "run", config, force=True).read_history() == []

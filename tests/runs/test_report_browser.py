@@ -12,10 +12,12 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from runs.test_report import folder  # noqa: F401 - a fixture
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 COUNT = (
-    "<script>const seen = [...document.images].filter(i => i.complete && i.naturalWidth > 0).length;"
-    "document.title = seen + '/' + document.images.length</script>"
+    "<script>const seen = [...document.images].filter(i => i.complete && i.naturalWidth > "
+    "0).length;document.title = seen + '/' + document.images.length</script>"
 )
 
 
@@ -29,7 +31,13 @@ def browse(page: Path, profile: Path, *flags: str) -> subprocess.CompletedProces
         f"--user-data-dir={profile}",
         "--enable-logging=stderr",
     ]
-    return subprocess.run([CHROMIUM, *base, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(
+        [CHROMIUM, *base, *flags, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
@@ -42,7 +50,12 @@ def test_a_browser_shows_every_picture_without_a_complaint(folder: RunFolder, tm
     assert title is not None
     assert title[1] == title[2] == "6"
     assert "CONSOLE" not in shown.stderr, shown.stderr
-    browse(page, tmp_path / "profile", f"--screenshot={tmp_path / 'page.png'}", "--window-size=1000,1400")
+    browse(
+        page,
+        tmp_path / "profile",
+        f"--screenshot={tmp_path / 'page.png'}",
+        "--window-size=1000,1400",
+    )
     picture = Image.open(tmp_path / "page.png").convert("L")
     low, high = picture.getextrema()
     assert high - low > 100

@@ -1,4 +1,6 @@
-"""Two real processes give what one gives; they draw different pictures, stop together and fail together."""
+"""Two real processes give what one gives; they draw different pictures, stop together and fail
+together.
+"""
 
 import json
 import os
@@ -38,7 +40,14 @@ CASES = {  # name -> settings; a step uses 2, 3, 4 and 1 examples
 
 
 def settings(**changes: Any) -> Settings:
-    values = {"iterations": 6, "learning_rate": 0.1, "preservation": 0.5, "validate_every": 2, "patience": 9, "checkpoint_every": 2}
+    values = {
+        "iterations": 6,
+        "learning_rate": 0.1,
+        "preservation": 0.5,
+        "validate_every": 2,
+        "patience": 9,
+        "checkpoint_every": 2,
+    }
     return Settings(**values | changes)
 
 
@@ -54,16 +63,37 @@ class Recording(ToyModel):
         return super().noise(batch, seed)
 
 
-def learn(variable: Tint, changes: dict[str, Any], model: ToyModel | None = None, metric: metrics.Metric = REDDISH, **kwargs: Any):
-    return optimize(Renderer(model or ToyModel()), variable, metric, TRAINING, VALIDATION, settings(**changes), **kwargs)
+def learn(
+    variable: Tint,
+    changes: dict[str, Any],
+    model: ToyModel | None = None,
+    metric: metrics.Metric = REDDISH,
+    **kwargs: Any,
+):
+    return optimize(
+        Renderer(model or ToyModel()),
+        variable,
+        metric,
+        TRAINING,
+        VALIDATION,
+        settings(**changes),
+        **kwargs,
+    )
 
 
 def case(name: str) -> dict[str, Any]:
     """One case, as plain values."""
     variable, model, told = Tint(), Recording(), []
     variable.color.data += 0.1 * Processes().index  # to be overwritten by the main process's
-    outcome = learn(variable, CASES[name], model, on_history=lambda history: told.append(len(history)))
-    return {"color": variable.color.tolist(), "history": outcome.history, "seeds": model.seeds, "told": told}
+    outcome = learn(
+        variable, CASES[name], model, on_history=lambda history: told.append(len(history))
+    )
+    return {
+        "color": variable.color.tolist(),
+        "history": outcome.history,
+        "seeds": model.seeds,
+        "told": told,
+    }
 
 
 def refusal(function: Callable[[], object]) -> list[str]:
@@ -92,7 +122,9 @@ def failures(out: Path) -> dict[str, Any]:
         "folder": refusal(lambda: RunFolder.open(out, {})),
         "metric": refusal(lambda: learn(Tint(), {}, metric=metrics.resolve(bad_scores))),
         "history": refusal(lambda: learn(Tint(), {}, on_history=full_disk)),
-        "checkpoint": refusal(lambda: learn(Tint(), {}, checkpoints=Checkpoints(out / f"none-{main}"), resume=True)),
+        "checkpoint": refusal(
+            lambda: learn(Tint(), {}, checkpoints=Checkpoints(out / f"none-{main}"), resume=True)
+        ),
         "other": refusal(lambda: processes.from_main(fail)),
     }
 
@@ -110,12 +142,25 @@ def interrupted(out: Path) -> dict[str, Any]:
 
     folder = RunFolder.open(out / "run", {"seed": 0})
     kwargs: dict[str, Any] = {"checkpoints": folder.checkpoints, "on_history": folder.write_history}
-    how = refusal(lambda: learn(Tint(), CASES["even"], metric=metrics.resolve(stop_in_step_three), **kwargs))
+    how = refusal(
+        lambda: learn(Tint(), CASES["even"], metric=metrics.resolve(stop_in_step_three), **kwargs)
+    )
     processes.wait()
     variable = Tint()
     folder = RunFolder.open(out / "run", {"seed": 0}, resume=True)
-    outcome = learn(variable, CASES["even"], resume=True, history=folder.read_history() if folder.writable else (), **kwargs)
-    return {"how": how, "color": variable.color.tolist(), "history": outcome.history, "writable": folder.writable}
+    outcome = learn(
+        variable,
+        CASES["even"],
+        resume=True,
+        history=folder.read_history() if folder.writable else (),
+        **kwargs,
+    )
+    return {
+        "how": how,
+        "color": variable.color.tolist(),
+        "history": outcome.history,
+        "writable": folder.writable,
+    }
 
 
 def primitives(out: Path) -> dict[str, Any]:
@@ -142,12 +187,19 @@ def primitives(out: Path) -> dict[str, Any]:
 
 
 def choices() -> list[dict[str, Any]]:
-    """What `Auto` goes on with where each process had decided for itself: the process counts whose examples need most."""
+    """What `Auto` goes on with where each process had decided for itself: the process counts whose
+    examples need most.
+    """
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
 
     def measured(vjps: int | None, least: int = 0, alarms: int = 0) -> dict[str, Any]:
-        facts = {"vjps": vjps, "reason": f"{vjps} by {processes.index}", "errors": {"few": 0.05}, "estimate": 0.1}
+        facts = {
+            "vjps": vjps,
+            "reason": f"{vjps} by {processes.index}",
+            "errors": {"few": 0.05},
+            "estimate": 0.1,
+        }
         return facts | {"least": least, "alarms": alarms}
 
     first = {
@@ -166,7 +218,14 @@ def choices() -> list[dict[str, Any]]:
         "second measured again": measured(9, least=5),
         "second alarmed": measured(6, alarms=2),
     }
-    adopt(render, {kind: facts for kind, facts in (second if processes.index else first).items() if facts is not None})
+    adopt(
+        render,
+        {
+            kind: facts
+            for kind, facts in (second if processes.index else first).items()
+            if facts is not None
+        },
+    )
     found = agreed(render, processes)
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -174,7 +233,12 @@ def choices() -> list[dict[str, Any]]:
 def worker(out: Path) -> None:
     """What each of the two processes does."""
     results: dict[str, Any] = {name: case(name) for name in CASES}
-    results |= {"choices": choices(), "primitives": primitives(out), "interrupted": interrupted(out), "failures": failures(out)}
+    results |= {
+        "choices": choices(),
+        "primitives": primitives(out),
+        "interrupted": interrupted(out),
+        "failures": failures(out),
+    }
     (out / f"results-{Processes().index}.json").write_text(json.dumps(results))
 
 
@@ -185,13 +249,26 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     shared |= {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     children = []
     for rank in ("0", "1"):
         environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
         command = [sys.executable, __file__, str(out)]
-        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        children.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
     try:
         outputs = [child.communicate(timeout=120)[0] for child in children]
     finally:
@@ -204,13 +281,19 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
 def assert_same_history(one: list[dict], other: list[dict]) -> None:
     assert len(one) == len(other)
     for record, wanted in zip(one, other, strict=True):
-        assert flatten(record | {"seconds": 0}) == pytest.approx(flatten(wanted | {"seconds": 0}), rel=1e-5, abs=1e-6)
+        assert flatten(record | {"seconds": 0}) == pytest.approx(
+            flatten(wanted | {"seconds": 0}), rel=1e-5, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_learn_what_one_learns(two, name: str) -> None:
     alone = case(name)
-    assert two[0][name]["color"] == two[1][name]["color"] == pytest.approx(alone["color"], rel=1e-5, abs=1e-7)
+    assert (
+        two[0][name]["color"]
+        == two[1][name]["color"]
+        == pytest.approx(alone["color"], rel=1e-5, abs=1e-7)
+    )
     for result in two:
         assert_same_history(result[name]["history"], alone["history"])
     assert {"validation", "training"} <= alone["history"][-1].keys()
@@ -225,11 +308,15 @@ def test_no_picture_is_drawn_twice(two, name: str) -> None:
 
 
 def test_every_look_at_the_validation_examples_is_shared_out(two) -> None:
-    shares = [{seed for seed in result["accumulated"]["seeds"] if seed >= 100} for result in two]  # a run without plain pictures
+    shares = [
+        {seed for seed in result["accumulated"]["seeds"] if seed >= 100} for result in two
+    ]  # a run without plain pictures
     assert shares == [{100}, {101, 102}]
 
 
-def test_a_stop_request_in_one_process_stops_both_after_the_same_step_and_the_run_resumes(two) -> None:
+def test_a_stop_request_in_one_process_stops_both_after_the_same_step_and_the_run_resumes(
+    two,
+) -> None:
     alone = case("even")
     for result in two:
         kind, message = result["interrupted"]["how"]
@@ -259,7 +346,10 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
 def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
     for result in two:
         for decided in result["choices"]:
-            found = {kind: (facts.get("vjps", "nothing"), facts["least"], facts["alarms"]) for kind, facts in decided.items()}
+            found = {
+                kind: (facts.get("vjps", "nothing"), facts["least"], facts["alarms"])
+                for kind, facts in decided.items()
+            }
             assert found == {
                 "second needs more": (3, 0, 0),
                 "second needs all": (None, 0, 0),
@@ -296,7 +386,13 @@ def test_one_process_shares_with_nobody() -> None:
 
 
 def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "adjointdpm", "--help"], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "adjointdpm", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert "demo" in done.stdout
 
 

@@ -1,4 +1,6 @@
-"""Options in texts such as color:mood=dusk,spread=1e-2: read as what they are for, or refused in words."""
+"""Options in texts such as color:mood=dusk,spread=1e-2: read as what they are for, or refused in
+words.
+"""
 
 from typing import Any, Literal
 

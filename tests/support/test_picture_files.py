@@ -29,7 +29,9 @@ def test_other_formats_are_read_whatever_the_files_are_called(tmp_path, kind) ->
     Image.new("RGB", (16, 8), (255, 128, 0)).save(tmp_path / "a.bin", kind)
     picture = read_picture(tmp_path / "a.bin")
     assert picture.shape == (3, 8, 16)
-    torch.testing.assert_close(picture.mean((1, 2)), torch.tensor([1.0, 0.5, 0.0]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        picture.mean((1, 2)), torch.tensor([1.0, 0.5, 0.0]), atol=0.03, rtol=0
+    )
 
 
 def test_transparency_is_laid_on_white_and_gray_becomes_rgb(tmp_path) -> None:
@@ -39,8 +41,13 @@ def test_transparency_is_laid_on_white_and_gray_becomes_rgb(tmp_path) -> None:
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([255, 0, 0])
     palette.save(tmp_path / "palette.png", transparency=0)
-    values = [read_picture(tmp_path / f"{name}.png").mean((1, 2)).tolist() for name in ("clear", "faint", "gray", "palette")]
-    torch.testing.assert_close(torch.tensor(values), torch.tensor([[1.0] * 3, [0.8] * 3, [0.2] * 3, [1.0] * 3]))
+    values = [
+        read_picture(tmp_path / f"{name}.png").mean((1, 2)).tolist()
+        for name in ("clear", "faint", "gray", "palette")
+    ]
+    torch.testing.assert_close(
+        torch.tensor(values), torch.tensor([[1.0] * 3, [0.8] * 3, [0.2] * 3, [1.0] * 3])
+    )
 
 
 def test_a_photograph_is_turned_upright(tmp_path) -> None:

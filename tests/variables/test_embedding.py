@@ -1,4 +1,6 @@
-"""The learned prompt embedding: which rows it takes, its bound, and stock diffusers drawing from its file."""
+"""The learned prompt embedding: which rows it takes, its bound, and stock diffusers drawing from
+its file.
+"""
 
 import pytest
 import torch
@@ -19,12 +21,19 @@ def model(tmp_path) -> DiffusionModel:
 
 
 def inputs(*prompts: str, embeds: torch.Tensor | None = None) -> Inputs:
-    return Inputs([Example(prompt, 0) for prompt in prompts], prompts, torch.zeros(len(prompts), 4, 8, 8), embeds)
+    return Inputs(
+        [Example(prompt, 0) for prompt in prompts],
+        prompts,
+        torch.zeros(len(prompts), 4, 8, 8),
+        embeds,
+    )
 
 
 def moved(variable: PromptEmbedding) -> PromptEmbedding:
     with torch.no_grad():
-        variable.prompt_embeds.add_(torch.randn(variable.prompt_embeds.shape, generator=torch.Generator().manual_seed(1)))
+        variable.prompt_embeds.add_(
+            torch.randn(variable.prompt_embeds.shape, generator=torch.Generator().manual_seed(1))
+        )
     return variable
 
 
@@ -33,7 +42,9 @@ def test_it_starts_as_the_prompt_s_own_encoding(model) -> None:
     assert variable.prompt_embeds.shape == (1, 8, WIDTH)
     assert variable.prompt_embeds.is_leaf
     prompts = ["owl", "red fox", "", "owl"]
-    torch.testing.assert_close(variable.apply(inputs(*prompts)).prompt_embeds, model.encode(prompts))
+    torch.testing.assert_close(
+        variable.apply(inputs(*prompts)).prompt_embeds, model.encode(prompts)
+    )
 
 
 def test_it_takes_the_rows_of_its_prompt_and_no_others(model) -> None:
@@ -44,7 +55,9 @@ def test_it_takes_the_rows_of_its_prompt_and_no_others(model) -> None:
     torch.testing.assert_close(embeds[[0, 2]], model.encode(["owl", "fox red"]))
     embeds.sum().backward()
     assert torch.equal(variable.prompt_embeds.grad, torch.full_like(variable.prompt_embeds, 2))
-    assert all(p.grad is None for p in model.pipe.text_encoder.parameters())  # the others' encoding is not differentiated
+    assert all(
+        p.grad is None for p in model.pipe.text_encoder.parameters()
+    )  # the others' encoding is not differentiated
     assert not variable.apply(inputs("owl")).prompt_embeds.requires_grad
 
 
@@ -69,7 +82,12 @@ def test_the_change_stays_bounded_for_each_token(model) -> None:
     sizes = change.square().mean(-1).sqrt() / start.square().mean().sqrt()
     torch.testing.assert_close(sizes[0, 1:], torch.full((7,), 0.1))
     torch.testing.assert_close(variable.prompt_embeds[0, 0].detach(), kept)
-    torch.testing.assert_close(torch.nn.functional.cosine_similarity(change, direction, dim=-1), torch.ones(1, 8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(change, direction, dim=-1),
+        torch.ones(1, 8),
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 def test_without_a_bound_it_is_free(model) -> None:
@@ -90,13 +108,21 @@ def test_stock_diffusers_draws_the_same_picture_from_the_file(model, tmp_path) -
     variable = moved(PromptEmbedding(model, "red fox"))
     noise = model.noise(1, 0)
     embeds = variable.apply(inputs("red fox")).prompt_embeds
-    mine = model.generate(noise=noise, prompt_embeds=embeds, steps=2, guidance_scale=3.0).clamp(0, 1)
+    mine = model.generate(noise=noise, prompt_embeds=embeds, steps=2, guidance_scale=3.0).clamp(
+        0, 1
+    )
     path = variable.save(tmp_path)
     with safe_open(path, "pt") as file:
         assert file.metadata()["prompt"] == "red fox"
     model.pipe.save_pretrained(tmp_path / "stock")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", local_files_only=True)
-    theirs = pipe(**load_file(path), latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
+    theirs = pipe(
+        **load_file(path),
+        latents=noise,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        output_type="pt",
+    ).images
     torch.testing.assert_close(torch.as_tensor(theirs).float(), mine.detach(), atol=1e-5, rtol=0)
 
 

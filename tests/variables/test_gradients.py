@@ -1,4 +1,6 @@
-"""Every variable that changes the model or its inputs: its gradient through whole pictures, its regularisers, and the loop."""
+"""Every variable that changes the model or its inputs: its gradient through whole pictures, its
+regularisers, and the loop.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +56,9 @@ def leave_the_start(variable: Variable) -> None:
             tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
 
 
-def slope(loss: Callable[[], Tensor], tensors: list[Tensor], directions: list[Tensor], step: float = 1e-5) -> Tensor:
+def slope(
+    loss: Callable[[], Tensor], tensors: list[Tensor], directions: list[Tensor], step: float = 1e-5
+) -> Tensor:
     """The derivative of `loss` along `directions`, by central differences."""
     ends = []
     with torch.no_grad():
@@ -73,10 +77,15 @@ def test_the_gradient_reaches_every_tensor_and_equals_finite_differences(precise
     with variable:
         leave_the_start(variable)
         tensors = list(variable.tensors().values())
-        assert all(tensor.is_leaf and tensor.requires_grad and tensor.dtype == torch.float64 for tensor in tensors)
+        assert all(
+            tensor.is_leaf and tensor.requires_grad and tensor.dtype == torch.float64
+            for tensor in tensors
+        )
 
         def gradient(method: Any) -> tuple[Tensor, ...]:
-            pictures = Renderer(precise, steps=3, guidance_scale=3.0, gradient=method)(EXAMPLES, variable)
+            pictures = Renderer(precise, steps=3, guidance_scale=3.0, gradient=method)(
+                EXAMPLES, variable
+            )
             return torch.autograd.grad(pictures.square().sum(), tensors)
 
         exact = gradient("exact")
@@ -88,9 +97,12 @@ def test_the_gradient_reaches_every_tensor_and_equals_finite_differences(precise
         along = sum((g * d).sum() for g, d in zip(exact, directions, strict=True))
         torch.testing.assert_close(along, expected, rtol=1e-5, atol=1e-8)
 
-        # For DDIM the adjoint on stored states is the transpose of the steps; the one that solves the state back too is near it.
+        # For DDIM the adjoint on stored states is the transpose of the steps; the one that solves
+        # the state back too is near it.
         for mine, theirs in zip(gradient(adj.Adjoint(states="stored")), exact, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max()))
+            torch.testing.assert_close(
+                mine, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max())
+            )
         for mine in gradient("adjoint"):
             assert bool(torch.isfinite(mine).all())
             assert bool(mine.abs().max() > 0)
@@ -109,13 +121,20 @@ def test_regularisers_are_zero_at_the_start_and_differentiable(precise, make) ->
             value = variable.regularisers()[name]
             assert value.ndim == 0
             assert value > 0
-            along = sum((g * d).sum() for g, d in zip(torch.autograd.grad(value, tensors), directions, strict=True))
+            along = sum(
+                (g * d).sum()
+                for g, d in zip(torch.autograd.grad(value, tensors), directions, strict=True)
+            )
             expected = slope(lambda name=name: variable.regularisers()[name], tensors, directions)
             torch.testing.assert_close(along, expected, rtol=1e-6, atol=1e-9)
 
 
 # LoRA's distance is that of the weights it changes, and has a test of its own.
-@pytest.mark.parametrize("make", [make for name, make in VARIABLES.items() if name != "lora"], ids=[n for n in VARIABLES if n != "lora"])
+@pytest.mark.parametrize(
+    "make",
+    [make for name, make in VARIABLES.items() if name != "lora"],
+    ids=[n for n in VARIABLES if n != "lora"],
+)
 def test_a_change_as_large_as_the_start_has_distance_one(precise, make) -> None:
     variable = make(precise)
     with variable, torch.no_grad():
@@ -144,7 +163,9 @@ def test_the_base_class_knows_the_start_of_any_variable() -> None:
     with entered, torch.no_grad():
         entered.value[0] = 0
     assert entered.regularisers()["distance"].item() == pytest.approx(1 / 3)
-    zero.value = torch.zeros(3, requires_grad=True)  # relative to nothing: the mean square of the change itself
+    zero.value = torch.zeros(
+        3, requires_grad=True
+    )  # relative to nothing: the mean square of the change itself
     with zero, torch.no_grad():
         zero.value[0] = 3
     assert zero.regularisers()["distance"].item() == pytest.approx(3)
@@ -152,11 +173,19 @@ def test_the_base_class_knows_the_start_of_any_variable() -> None:
 
 @each
 def test_the_loop_learns_it_and_keeps_the_model_as_it_was(model, make, tmp_path) -> None:
-    before = {name: (p, p.detach().clone(), p.requires_grad) for name, p in model.pipe.unet.named_parameters()}
-    render, metric = Renderer(model, steps=2, guidance_scale=2.0), metrics.resolve("color:mood=dusk")
+    before = {
+        name: (p, p.detach().clone(), p.requires_grad)
+        for name, p in model.pipe.unet.named_parameters()
+    }
+    render, metric = (
+        Renderer(model, steps=2, guidance_scale=2.0),
+        metrics.resolve("color:mood=dusk"),
+    )
     plain = render.look(EXAMPLES)
     variable = make(model)
-    settings = Settings(iterations=2, batch=2, learning_rate=1e-3, validate_every=1, preservation=0.0)
+    settings = Settings(
+        iterations=2, batch=2, learning_rate=1e-3, validate_every=1, preservation=0.0
+    )
     with variable:
         outcome = optimize(render, variable, metric, EXAMPLES, EXAMPLES, settings)
         assert outcome.history[-1]["iteration"] == 2
@@ -174,14 +203,18 @@ def test_the_loop_learns_it_and_keeps_the_model_as_it_was(model, make, tmp_path)
 
 
 @each
-def test_what_a_checkpoint_holds_is_restored_before_or_inside_the_context(model, make, tmp_path) -> None:
+def test_what_a_checkpoint_holds_is_restored_before_or_inside_the_context(
+    model, make, tmp_path
+) -> None:
     first, second, third = make(model), make(model), make(model)
     render = Renderer(model, steps=2, guidance_scale=2.0)
     with first:
         leave_the_start(first)
         saved = {name: tensor.detach().clone() for name, tensor in first.tensors().items()}
         pictures = render.look(EXAMPLES, first)
-    assert {name: tensor.shape for name, tensor in second.tensors().items()} == {name: tensor.shape for name, tensor in saved.items()}
+    assert {name: tensor.shape for name, tensor in second.tensors().items()} == {
+        name: tensor.shape for name, tensor in saved.items()
+    }
     second.load_tensors(saved)
     with second:
         assert torch.equal(render.look(EXAMPLES, second), pictures)

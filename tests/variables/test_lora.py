@@ -1,4 +1,6 @@
-"""LoRA: it enters and leaves the pipeline without a trace, and stock diffusers loads its file with the same picture."""
+"""LoRA: it enters and leaves the pipeline without a trace, and stock diffusers loads its file with
+the same picture.
+"""
 
 import json
 import warnings
@@ -38,7 +40,9 @@ def scrambled(variable: LoRA) -> LoRA:
 def structure(pipe: StableDiffusionPipeline) -> list[tuple[str, int, bool]]:
     modules = [(name, id(module), module.training) for name, module in pipe.unet.named_modules()]
     return modules + [
-        (f"{part}.{n}", id(p), p.requires_grad) for part in ("unet", "vae") for n, p in getattr(pipe, part).named_parameters()
+        (f"{part}.{n}", id(p), p.requires_grad)
+        for part in ("unet", "vae")
+        for n, p in getattr(pipe, part).named_parameters()
     ]
 
 
@@ -54,7 +58,12 @@ def test_only_its_weights_require_grad_and_the_pipeline_is_as_it_was_afterwards(
     variable = scrambled(LoRA(pipe))
     assert structure(pipe) == before
     with variable:
-        learned = [p for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters() if p.requires_grad]
+        learned = [
+            p
+            for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+            for p in part.parameters()
+            if p.requires_grad
+        ]
         assert {id(p) for p in learned} == {id(p) for p in variable.tensors().values()}
         assert pipe.unet.active_adapters() == ["adjointdpm"]
         changed = draw(pipe)
@@ -102,7 +111,9 @@ def test_the_first_gradient_reaches_b_and_the_next_one_a(pipe) -> None:
     model = from_pipeline(pipe)
     with variable:
         for reaches_a in (False, True):
-            model.generate("red fox", model.noise(1, 0), steps=2, guidance_scale=3.0).square().sum().backward()
+            model.generate(
+                "red fox", model.noise(1, 0), steps=2, guidance_scale=3.0
+            ).square().sum().backward()
             for name, tensor in variable.tensors().items():
                 assert bool(tensor.grad.any()) == (reaches_a or "lora_B" in name)
             with torch.no_grad():
@@ -118,7 +129,9 @@ def test_the_first_gradient_reaches_b_and_the_next_one_a(pipe) -> None:
         (3, 0.5, ("attn2.to_v", "conv1", "proj_in", "ff.net.2")),
     ],
 )
-def test_stock_diffusers_loads_it_and_draws_the_same_picture(pipe, tmp_path, rank, alpha, targets) -> None:
+def test_stock_diffusers_loads_it_and_draws_the_same_picture(
+    pipe, tmp_path, rank, alpha, targets
+) -> None:
     pipe.save_pretrained(tmp_path / "stock")
     plain = draw(pipe)
     variable = scrambled(LoRA(pipe, rank, alpha, targets))
@@ -134,7 +147,9 @@ def test_stock_diffusers_loads_it_and_draws_the_same_picture(pipe, tmp_path, ran
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", local_files_only=True)
     stock.load_lora_weights(str(path.parent), local_files_only=True)
     noise = from_pipeline(pipe).noise(1, 0)
-    theirs = stock("red fox", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
+    theirs = stock(
+        "red fox", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt"
+    ).images
     torch.testing.assert_close(torch.as_tensor(theirs).float(), mine.clamp(0, 1), atol=1e-5, rtol=0)
     (config,) = stock.unet.peft_config.values()
     assert (config.r, config.lora_alpha) == (rank, alpha or rank)
@@ -149,7 +164,12 @@ def test_its_distance_is_the_relative_change_of_the_adapted_weights(pipe) -> Non
     for name, a in variable.tensors().items():
         if "lora_A" in name:
             b = variable.tensors()[name.replace("lora_A", "lora_B")]
-            start += pipe.unet.get_submodule(name.removesuffix(".lora_A.weight")).weight.square().sum().item()
+            start += (
+                pipe.unet.get_submodule(name.removesuffix(".lora_A.weight"))
+                .weight.square()
+                .sum()
+                .item()
+            )
             change += ((0.5 / 3) * b.flatten(1) @ a.flatten(1)).square().sum().item()
     assert variable.regularisers()["distance"].item() == pytest.approx(change / start, rel=1e-5)
 
@@ -158,7 +178,9 @@ def test_it_learns_beside_an_adapter_that_is_active_already(pipe) -> None:
     targets = ["to_q", "to_k"]
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), "style")
     with pytest.warns(UserWarning, match="multiple adapters"):
-        pipe.unet.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), "idle")
+        pipe.unet.add_adapter(
+            LoraConfig(r=2, target_modules=targets, init_lora_weights=False), "idle"
+        )
     pipe.unet.set_adapter("style")
     before, plain = structure(pipe), draw(pipe)
     with warnings.catch_warnings():
@@ -207,7 +229,10 @@ def test_adapters_that_would_switch_it_off_or_have_its_name_are_refused(pipe) ->
         ({"alpha": float("nan")}, "alpha"),
         ({"name": "a.b"}, "dots"),
         ({"name": ""}, "adapter"),
-        ({"target_modules": ("to_q", "q_proj")}, "'q_proj'; those that exist .*to_k, to_out.0, to_q, to_v"),
+        (
+            {"target_modules": ("to_q", "q_proj")},
+            "'q_proj'; those that exist .*to_k, to_out.0, to_q, to_v",
+        ),
         ({"target_modules": ("o_q",)}, "'o_q'"),
         ({"target_modules": ()}, "to_q"),
     ],

@@ -1,4 +1,6 @@
-"""Learned noise: whose it is, the sets that it stays in, what says that it is natural, and its file."""
+"""Learned noise: whose it is, the sets that it stays in, what says that it is natural, and its
+file.
+"""
 
 import math
 
@@ -22,14 +24,20 @@ def natural(count: int, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> torch.
 
 def moved(variable: Noise, size: float = 3.0) -> Noise:
     with torch.no_grad():
-        variable.noise.add_(size * natural(len(variable.noise), tuple(variable.noise.shape[1:]), seed=9))
+        variable.noise.add_(
+            size * natural(len(variable.noise), tuple(variable.noise.shape[1:]), seed=9)
+        )
     return variable
 
 
 def test_each_example_gets_its_own_noise_in_any_order_and_batch() -> None:
     variable = moved(Noise(EXAMPLES, natural(3)))
     order = [2, 0, 2]
-    inputs = Inputs([EXAMPLES[i] for i in order], [EXAMPLES[i].prompt for i in order], torch.zeros(3, *SHAPE, dtype=torch.float64))
+    inputs = Inputs(
+        [EXAMPLES[i] for i in order],
+        [EXAMPLES[i].prompt for i in order],
+        torch.zeros(3, *SHAPE, dtype=torch.float64),
+    )
     given = variable.apply(inputs)
     assert given.noise.dtype == torch.float64
     assert torch.equal(given.noise, variable.noise[order].double())
@@ -41,7 +49,9 @@ def test_each_example_gets_its_own_noise_in_any_order_and_batch() -> None:
 def test_an_example_without_noise_is_refused() -> None:
     variable = Noise(EXAMPLES, natural(3))
     with pytest.raises(errors.InvalidInputError, match="'owl' with seed 7"):
-        variable.apply(Inputs([EXAMPLES[0], Example("owl", 7)], ["red fox", "owl"], torch.zeros(2, *SHAPE)))
+        variable.apply(
+            Inputs([EXAMPLES[0], Example("owl", 7)], ["red fox", "owl"], torch.zeros(2, *SHAPE))
+        )
 
 
 def test_the_start_that_was_passed_is_not_changed() -> None:
@@ -62,14 +72,19 @@ def test_the_shell_keeps_every_norm_and_direction() -> None:
 
 
 def test_linf_and_l2_bound_the_change_and_leave_small_ones() -> None:
-    for within, most in (("linf", lambda change: change.abs().amax(1)), ("l2", lambda change: change.square().mean(1).sqrt())):
+    for within, most in (
+        ("linf", lambda change: change.abs().amax(1)),
+        ("l2", lambda change: change.square().mean(1).sqrt()),
+    ):
         variable = moved(Noise(EXAMPLES, natural(3), within, budget=0.5))
         direction = (variable.noise - variable.start).detach().flatten(1)
         variable.project()
         change = (variable.noise - variable.start).detach().flatten(1)
         torch.testing.assert_close(most(change), torch.full((3,), 0.5), atol=1e-6, rtol=0)
         if within == "l2":
-            torch.testing.assert_close(torch.nn.functional.cosine_similarity(change, direction), torch.ones(3))
+            torch.testing.assert_close(
+                torch.nn.functional.cosine_similarity(change, direction), torch.ones(3)
+            )
         else:
             torch.testing.assert_close(change, direction.clamp(-0.5, 0.5), atol=1e-6, rtol=0)
         small = moved(Noise(EXAMPLES, natural(3), within, budget=0.5), size=0.01)
@@ -154,7 +169,9 @@ def test_naturalness_shows_what_is_not_natural() -> None:
     assert first["rms_change"] == pytest.approx(2)
     assert first["max_change"] == pytest.approx(2)
     assert Noise(EXAMPLES[:1], torch.zeros(1, *SHAPE)).naturalness()[0]["norm_ratio"] < 1e-5
-    assert Noise(EXAMPLES[:1], natural(1, (4, 1, 1))).naturalness()[0]["autocorrelation_vertical"] == 0
+    assert (
+        Noise(EXAMPLES[:1], natural(1, (4, 1, 1))).naturalness()[0]["autocorrelation_vertical"] == 0
+    )
 
 
 def test_the_likelihood_is_one_for_natural_noise_and_grows_off_it() -> None:
@@ -166,11 +183,14 @@ def test_the_likelihood_is_one_for_natural_noise_and_grows_off_it() -> None:
     def likelihood(noise: torch.Tensor) -> float:
         return Noise(examples[: len(noise)], noise).regularisers()["likelihood"].item()
 
-    # Noise whose norm and means are exactly those of the distribution has none; then each deviation alone, by the formula.
+    # Noise whose norm and means are exactly those of the distribution has none; then each deviation
+    # alone, by the formula.
     z = start[:1] - start[:1].mean((2, 3), keepdim=True)
     z = z * math.sqrt(d) / z.norm()
     assert likelihood(z) == pytest.approx(0, abs=1e-6)
-    assert likelihood(1.2 * z) == pytest.approx((1.2**2 - 1) ** 2 * d / 2 / (1 + channels), rel=1e-4)
+    assert likelihood(1.2 * z) == pytest.approx(
+        (1.2**2 - 1) ** 2 * d / 2 / (1 + channels), rel=1e-4
+    )
     shift = torch.zeros_like(z)
     shift[:, 0] = 0.5
     expected = (0.25 / channels) ** 2 * d / 2 + 0.25 * math.prod(size)
@@ -185,7 +205,9 @@ def test_what_is_saved_draws_the_same_picture_in_stock_diffusers(tmp_path) -> No
     variable.project()
     with torch.no_grad():
         inputs = variable.apply(Inputs(EXAMPLES, [e.prompt for e in EXAMPLES], start))
-        mine = model.generate(list(inputs.prompts), inputs.noise, steps=2, guidance_scale=3.0).clamp(0, 1)
+        mine = model.generate(
+            list(inputs.prompts), inputs.noise, steps=2, guidance_scale=3.0
+        ).clamp(0, 1)
     path = variable.save(tmp_path)
     examples, noise, first, facts = Noise.read(path)
     assert path.name == "noise.safetensors"
@@ -193,7 +215,13 @@ def test_what_is_saved_draws_the_same_picture_in_stock_diffusers(tmp_path) -> No
     assert facts == {"within": "l2", "budget": 0.2}
     assert torch.equal(first, start)
     with torch.no_grad():
-        theirs = stock(pipe, [e.prompt for e in examples], latents=noise, num_inference_steps=2, guidance_scale=3.0)
+        theirs = stock(
+            pipe,
+            [e.prompt for e in examples],
+            latents=noise,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+        )
     torch.testing.assert_close(theirs, mine, atol=1e-5, rtol=0)
 
 
@@ -206,7 +234,11 @@ def test_files_that_are_damaged_or_something_else_are_named(tmp_path) -> None:
     save_file({"noise": natural(3)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
     save_file({"noise": natural(3)}, tmp_path / "bare.safetensors")
     metadata = {"format": "adjointdpm-noise", "examples": "[]", "within": "shell", "budget": "null"}
-    save_file({"noise": natural(3), "start": natural(3)}, tmp_path / "counts.safetensors", metadata=metadata)
+    save_file(
+        {"noise": natural(3), "start": natural(3)},
+        tmp_path / "counts.safetensors",
+        metadata=metadata,
+    )
     save_file({"noise": natural(3)}, tmp_path / "half.safetensors", metadata=metadata)
     for name in ("missing", "short", "text", "names", "other", "bare", "counts", "half"):
         with pytest.raises(errors.CheckpointError, match=f"{name}.safetensors"):

@@ -1,4 +1,6 @@
-"""The learned token: its gradient, its bounds, what it leaves behind, and stock diffusers reading it."""
+"""The learned token: its gradient, its bounds, what it leaves behind, and stock diffusers reading
+it.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,9 @@ def test_the_gradient_reaches_the_vectors_and_equals_finite_differences(pipe, ve
         part.double()
     variable = TokenEmbedding(pipe, "<t>", "fox", vectors=vectors, max_norm=100.0)
     variable.vectors = variable.vectors.detach().double().requires_grad_()
-    direction = torch.randn(variable.vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(
+        variable.vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     with variable:
         (prompt,) = variable.apply(inputs("red")).prompts
 
@@ -60,7 +64,11 @@ def test_it_starts_as_the_initial_word(pipe) -> None:
 
 
 def test_the_pipeline_is_as_it_was_afterwards(pipe) -> None:
-    before, tokenizer, table = draw(pipe, "red fox"), pipe.tokenizer, pipe.text_encoder.get_input_embeddings()
+    before, tokenizer, table = (
+        draw(pipe, "red fox"),
+        pipe.tokenizer,
+        pipe.text_encoder.get_input_embeddings(),
+    )
     vocabulary = dict(tokenizer.get_vocab())
     with pytest.raises(RuntimeError, match="stop"), TokenEmbedding(pipe, "<t>", "fox"):
         raise RuntimeError("stop")
@@ -74,7 +82,9 @@ def test_the_pipeline_is_as_it_was_afterwards(pipe) -> None:
 def test_stock_diffusers_loads_it_and_draws_the_same_picture(pipe, tmp_path, vectors: int) -> None:
     variable = TokenEmbedding(pipe, "<dusk>", "fox", vectors=vectors)
     with torch.no_grad():
-        variable.vectors.copy_(torch.randn(variable.vectors.shape, generator=torch.Generator().manual_seed(1)))
+        variable.vectors.copy_(
+            torch.randn(variable.vectors.shape, generator=torch.Generator().manual_seed(1))
+        )
     variable.project()
     with variable:
         noise = from_pipeline(pipe).noise(1, 0)
@@ -84,8 +94,12 @@ def test_stock_diffusers_loads_it_and_draws_the_same_picture(pipe, tmp_path, vec
     assert load_file(path)["<dusk>"].shape == variable.vectors.shape
     pipe.save_pretrained(tmp_path / "stock")
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", local_files_only=True)
-    stock.load_textual_inversion(str(tmp_path), weight_name=path.name, token="<dusk>", local_files_only=True)
-    theirs = stock("red <dusk>", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
+    stock.load_textual_inversion(
+        str(tmp_path), weight_name=path.name, token="<dusk>", local_files_only=True
+    )
+    theirs = stock(
+        "red <dusk>", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt"
+    ).images
     torch.testing.assert_close(torch.as_tensor(theirs).float(), mine.detach(), atol=1e-4, rtol=0)
 
 
@@ -103,15 +117,26 @@ def test_the_norm_stays_bounded(pipe) -> None:
     assert torch.equal(variable.vectors.detach(), inside)
 
 
-@pytest.mark.parametrize(("vectors", "fits", "cut"), [(1, "a b c d e", "a b c d e f"), (3, "a b c", "a b c d")])
-def test_a_prompt_that_leaves_no_room_for_the_whole_token_is_refused(pipe, vectors: int, fits: str, cut: str) -> None:
+@pytest.mark.parametrize(
+    ("vectors", "fits", "cut"), [(1, "a b c d e", "a b c d e f"), (3, "a b c", "a b c d")]
+)
+def test_a_prompt_that_leaves_no_room_for_the_whole_token_is_refused(
+    pipe, vectors: int, fits: str, cut: str
+) -> None:
     variable = TokenEmbedding(pipe, "<t>", "fox", vectors=vectors)
     first = TokenEmbedding(pipe, "<u>", "fox", vectors=vectors, template="{token} {prompt}")
-    assert variable.apply(inputs(cut)).prompts == [f"{cut} <t>"]  # outside of the context no model reads it
+    assert variable.apply(inputs(cut)).prompts == [
+        f"{cut} <t>"
+    ]  # outside of the context no model reads it
     with variable, first:
-        for check in (lambda prompt: variable.check([Example(prompt, 0)]), lambda prompt: variable.apply(inputs(prompt))):
+        for check in (
+            lambda prompt: variable.check([Example(prompt, 0)]),
+            lambda prompt: variable.apply(inputs(prompt)),
+        ):
             check(fits)
-            with pytest.raises(errors.PromptError, match=rf"'{cut} <t>' is 9 tokens.*reads 8.*<t> is cut off"):
+            with pytest.raises(
+                errors.PromptError, match=rf"'{cut} <t>' is 9 tokens.*reads 8.*<t> is cut off"
+            ):
                 check(cut)
         first.check([Example(cut, 0)])
 
@@ -124,7 +149,11 @@ def test_a_prompt_that_leaves_no_room_for_the_whole_token_is_refused(pipe, vecto
         (("two words", "fox"), {}, "one word"),
         (("", "fox"), {}, "one word"),
         (("<t>", "fox"), {"template": "{prompt}"}, "template"),
-        (("<t>", "fox"), {"template": "{prompt} {token} {style}"}, r"'\{prompt\} \{token\} \{style\}' must contain.*style"),
+        (
+            ("<t>", "fox"),
+            {"template": "{prompt} {token} {style}"},
+            r"'\{prompt\} \{token\} \{style\}' must contain.*style",
+        ),
         (("<t>", "fox"), {"template": "{prompt} {token} {}"}, "template"),
         (("<t>", "fox"), {"template": "{prompt.x} {token}"}, "template"),
         (("<t>", "fox"), {"template": "{prompt:d} {token}"}, "template"),

@@ -1,4 +1,6 @@
-"""Full weights: exchanged without copies, restored, and saved so that stock diffusers draws the same picture."""
+"""Full weights: exchanged without copies, restored, and saved so that stock diffusers draws the
+same picture.
+"""
 
 import json
 import os
@@ -65,18 +67,30 @@ def test_the_parameters_stay_the_same_objects_and_their_two_storages_are_exchang
             assert storages(pipe.unet.parameters()) == learned
         assert storages(pipe.unet.parameters()) == original
         assert storages(variable.tensors().values()) == learned
-        assert all(dict(pipe.unet.named_parameters())[name] is parameter for name, parameter in own.items())
+        assert all(
+            dict(pipe.unet.named_parameters())[name] is parameter for name, parameter in own.items()
+        )
 
 
 def test_leaving_restores_the_pipeline_and_keeps_what_was_learned(pipe) -> None:
     pipe.unet.conv_in.requires_grad_(False)
     plain = draw(pipe)
-    flags = [p.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters()]
+    flags = [
+        p.requires_grad
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for p in part.parameters()
+    ]
     variable = Weights(pipe, only="attn")
     with variable:
         learned = {n for n, p in pipe.unet.named_parameters() if p.requires_grad}
-        assert learned == set(variable.tensors()) == {n for n, _ in pipe.unet.named_parameters() if "attn" in n}
-        assert not any(p.requires_grad for part in (pipe.vae, pipe.text_encoder) for p in part.parameters())
+        assert (
+            learned
+            == set(variable.tensors())
+            == {n for n, _ in pipe.unet.named_parameters() if "attn" in n}
+        )
+        assert not any(
+            p.requires_grad for part in (pipe.vae, pipe.text_encoder) for p in part.parameters()
+        )
         # An optimiser made inside the context goes on when it is opened again.
         adam = torch.optim.Adam(variable.tensors().values(), lr=1e-2)
         model = from_pipeline(pipe)
@@ -85,7 +99,11 @@ def test_leaving_restores_the_pipeline_and_keeps_what_was_learned(pipe) -> None:
         changed = draw(pipe)
         assert not torch.allclose(changed, plain, atol=1e-3)
     assert torch.equal(draw(pipe), plain)
-    assert [p.requires_grad for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters()] == flags
+    assert [
+        p.requires_grad
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for p in part.parameters()
+    ] == flags
     assert all(p.grad is None for p in pipe.unet.parameters())
     with variable:
         assert torch.equal(draw(pipe), changed)
@@ -130,13 +148,22 @@ def test_stock_diffusers_loads_the_folder_and_draws_the_same_picture(pipe, tmp_p
             variable.save(out)  # in place of the older one
     assert (variable.save(out) / "diffusion_pytorch_model.safetensors").read_bytes() == weights
     assert path == out / "unet"
-    assert sorted(p.name for p in path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
     assert [p.name for p in out.iterdir()] == ["unet"]
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "stock" / "unet").stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "stock" / "unet").stat().st_mode
+    )
     assert str(tmp_path) not in json.dumps(json.loads((path / "config.json").read_text()))
-    stock = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", unet=UNet2DConditionModel.from_pretrained(path))
+    stock = StableDiffusionPipeline.from_pretrained(
+        tmp_path / "stock", unet=UNet2DConditionModel.from_pretrained(path)
+    )
     noise = from_pipeline(pipe).noise(1, 0)
-    theirs = stock("red fox", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
+    theirs = stock(
+        "red fox", latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="pt"
+    ).images
     torch.testing.assert_close(torch.as_tensor(theirs).float(), mine, atol=1e-5, rtol=0)
 
 
@@ -157,7 +184,9 @@ def test_a_failed_write_leaves_the_older_folder(pipe, tmp_path, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("moves", [0, 1, 2])
-def test_a_process_that_ends_in_the_middle_of_a_save_leaves_whole_weights(pipe, tmp_path, monkeypatch, moves: int) -> None:
+def test_a_process_that_ends_in_the_middle_of_a_save_leaves_whole_weights(
+    pipe, tmp_path, monkeypatch, moves: int
+) -> None:
     variable = Weights(pipe)
     path = variable.save(tmp_path / "run")
     known = [first_weight(pipe.unet), first_weight(UNet2DConditionModel.from_pretrained(path))]
@@ -204,7 +233,9 @@ def test_weights_over_several_files_are_never_a_mixture(pipe, tmp_path, monkeypa
     monkeypatch.setattr(pipe.unet, "save_pretrained", partial(write, max_shard_size="100KB"))
     variable.save(tmp_path)
     assert len(list(path.glob("*.safetensors"))) < shards
-    assert torch.equal(first_weight(UNet2DConditionModel.from_pretrained(path)), first_weight(pipe.unet))
+    assert torch.equal(
+        first_weight(UNet2DConditionModel.from_pretrained(path)), first_weight(pipe.unet)
+    )
 
 
 def test_another_part_can_be_learned(pipe) -> None:

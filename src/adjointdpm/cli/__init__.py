@@ -1,4 +1,6 @@
-"""The command line: thin, and quick to say what it can do, since torch and diffusers are imported inside the commands."""
+"""The command line: thin, and quick to say what it can do, since torch and diffusers are imported
+inside the commands.
+"""
 
 import sys
 from typing import Any
@@ -18,7 +20,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            console.print(str(interrupt) or "interrupted", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                str(interrupt) or "interrupted", markup=False, highlight=False, soft_wrap=True
+            )
             sys.exit(130)
 
 
@@ -29,12 +33,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
-for command in (demo.demo, learn.embed, learn.stylize, audit.audit, learn.guide, pictures.generate, pictures.report):
+for command in (
+    demo.demo,
+    learn.embed,
+    learn.stylize,
+    audit.audit,
+    learn.guide,
+    pictures.generate,
+    pictures.report,
+):
     app.command()(command)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line on stderr and exit code 2, an interruption 130."""
+    """Run the command line; a mistake of the user's is one line on stderr and exit code 2, an
+    interruption 130.
+    """
     try:
         app(standalone_mode=True)
     except AdjointDPMError as error:

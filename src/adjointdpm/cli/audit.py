@@ -16,19 +16,44 @@ def audit(
     context: typer.Context,
     prompts: Annotated[
         PromptSource | None,
-        typer.Option(parser=PromptSource, metavar="FILE", help="One a line; each names something that the victim has a class for."),
+        typer.Option(
+            parser=PromptSource,
+            metavar="FILE",
+            help="One a line; each names something that the victim has a class for.",
+        ),
     ] = None,
     victim: Annotated[
-        str, typer.Option(help="efficientnet-lite0, open-nsfw[:threshold=0.8], or file.py:function that returns a torch module.")
+        str,
+        typer.Option(
+            help="efficientnet-lite0, open-nsfw[:threshold=0.8], or file.py:function that returns "
+            "a torch module."
+        ),
     ] = "efficientnet-lite0",
     model: options.Model = "tiny",
-    target: Annotated[str | None, typer.Option(help="The class that the victim shall see; without it, any wrong one.")] = None,
-    budget: Annotated[list[float], typer.Option(help="How far the noise may move. Repeatable.")] = [0.1, 0.2, 0.3],  # noqa: B006
-    within: Annotated[str, typer.Option(help="The budget's norm: l2 (root mean square) or linf.")] = "l2",
-    transfer: Annotated[str | None, typer.Option(help="A second victim, which no gradient comes from.")] = None,
-    clean_seeds: Annotated[int, typer.Option(min=1, help="Clean pictures of each prompt that the victim is tested on.")] = 20,
-    least_right: Annotated[float, typer.Option(help="The share of them that it must get right.")] = 0.8,
-    random_search: Annotated[bool, typer.Option(help="Compare with random search of the same cost.")] = True,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The class that the victim shall see; without it, any wrong one."),
+    ] = None,
+    budget: Annotated[list[float], typer.Option(help="How far the noise may move. Repeatable.")] = [
+        0.1,
+        0.2,
+        0.3,
+    ],
+    within: Annotated[
+        str, typer.Option(help="The budget's norm: l2 (root mean square) or linf.")
+    ] = "l2",
+    transfer: Annotated[
+        str | None, typer.Option(help="A second victim, which no gradient comes from.")
+    ] = None,
+    clean_seeds: Annotated[
+        int, typer.Option(min=1, help="Clean pictures of each prompt that the victim is tested on.")
+    ] = 20,
+    least_right: Annotated[
+        float, typer.Option(help="The share of them that it must get right.")
+    ] = 0.8,
+    random_search: Annotated[
+        bool, typer.Option(help="Compare with random search of the same cost.")
+    ] = True,
     steps: options.Steps = 20,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
@@ -46,22 +71,32 @@ def audit(
     replay: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the pictures of a file of adversarial noise again, and ask the victim again. What the file names and is not bundled "
-            "must be named again, by --model and --victim."
+            help="Draw the pictures of a file of adversarial noise again, and ask the victim "
+            "again. What the file names and is not bundled must be named again, by --model and "
+            "--victim."
         ),
     ] = None,
 ) -> None:
     """Find how little the initial noise must change until a classifier misreads a picture.
 
-    Meant for mending classifiers and filters: it starts from harmless prompts that the victim reads rightly, and every finding can be
+    Meant for mending classifiers and filters: it starts from harmless prompts that the victim reads
+        rightly, and every finding can be
     replayed and trained on.
     """
     if replay is not None:
-        given = {name: value for name, value in (("model", model), ("victim", victim)) if not is_default(context, name)}
+        given = {
+            name: value
+            for name, value in (("model", model), ("victim", victim))
+            if not is_default(context, name)
+        }
         used = ("context", "model", "victim", "device", "dtype", "replay")
-        unused = [name for name in context.params if name not in used and not is_default(context, name)]
+        unused = [
+            name for name in context.params if name not in used and not is_default(context, name)
+        ]
         if unused:
-            raise InvalidInputError(f"--replay draws what its file holds; it takes no --{unused[0].replace('_', '-')}")
+            raise InvalidInputError(
+                f"--replay draws what its file holds; it takes no --{unused[0].replace('_', '-')}"
+            )
         _replay(replay, given, device, dtype)
         return
     if prompts is None:
@@ -99,7 +134,12 @@ def audit(
         seed=seed,
     )
     load_victim(victim, lines)
-    folder = RunFolder.open(out, {"task": "audit", "model": model, "dtype": dtype} | asdict(settings), resume=resume, force=force)
+    folder = RunFolder.open(
+        out,
+        {"task": "audit", "model": model, "dtype": dtype} | asdict(settings),
+        resume=resume,
+        force=force,
+    )
     pipeline = options.load_model(model, device, dtype)
     recognise = recogniser_for(lines) if model == "tiny" and victim != "judge" else None
     with progress_bar() as progress:
@@ -108,11 +148,25 @@ def audit(
         def show(what: str, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total, metric=what)
 
-        result = run(pipeline, settings, folder, model_name=model, command=command_line(), recognise=recognise, resume=resume, report=show)
+        result = run(
+            pipeline,
+            settings,
+            folder,
+            model_name=model,
+            command=command_line(),
+            recognise=recognise,
+            resume=resume,
+            report=show,
+        )
     lines = []
     for row in result["success"]:
-        searched = "" if row["random_search"] is None else f", random search {row['random_search']:.0%}"
-        lines.append(f"budget {row['budget']:g}: {row['rate']:.0%} of {result['held_out']['examples']} fooled{searched}")
+        searched = (
+            "" if row["random_search"] is None else f", random search {row['random_search']:.0%}"
+        )
+        lines.append(
+            f"budget {row['budget']:g}: {row['rate']:.0%} of {result['held_out']['examples']} "
+            f"fooled{searched}"
+        )
     again = replay_command(folder.path / result["artefact"], model, victim)
     tell("\n".join([*lines, f"Report: {write_report(folder)}", f"Replay: {again}"]))
 
@@ -123,9 +177,15 @@ def _replay(path: Path, given: dict[str, str], device: str | None, dtype: str) -
     from adjointdpm.tasks.audit.noise_file import replay as draw_again
 
     found = read_findings(path)
-    model, victim = chosen(found, "model", given.get("model")), chosen(found, "victim", given.get("victim"))
+    model, victim = (
+        chosen(found, "model", given.get("model")),
+        chosen(found, "victim", given.get("victim")),
+    )
     rows = draw_again(options.load_model(model, device, dtype), found, victim)
     for row in rows:
-        tell(f"{row['prompt']} (seed {row['seed']}): {row['label']} taken for {row['now']}; when found: {row['was']}")
+        tell(
+            f"{row['prompt']} (seed {row['seed']}): {row['label']} taken for {row['now']}; when "
+            f"found: {row['was']}"
+        )
     same = sum(row["now"] == row["was"] for row in rows)
     tell(f"{same} of {len(rows)} verdicts are as they were")

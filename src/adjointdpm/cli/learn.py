@@ -15,11 +15,19 @@ from adjointdpm.errors import InvalidInputError, PromptError
 Token = Annotated[str, typer.Option(help='The new token, such as "<dusk>".')]
 Initial = Annotated[
     str | None,
-    typer.Option(help="An existing word of one token, where its vectors start; it is also the control. By default a general one."),
+    typer.Option(
+        help="An existing word of one token, where its vectors start; it is also the control. By "
+        "default a general one."
+    ),
 ]
-Template = Annotated[str, typer.Option(help="How prompts use the token, with the fields {prompt} and {token}.")]
+Template = Annotated[
+    str, typer.Option(help="How prompts use the token, with the fields {prompt} and {token}.")
+]
 
-TargetModules = Annotated[list[str], typer.Option(help="Layers that the LoRA changes, by how their names end: conv1. Repeatable.")]
+TargetModules = Annotated[
+    list[str],
+    typer.Option(help="Layers that the LoRA changes, by how their names end: conv1. Repeatable."),
+]
 
 
 def embed(
@@ -32,7 +40,9 @@ def embed(
     weight: options.Weights = [],  # noqa: B006 - typer copies it
     template: Template = "{prompt} {token}",
     vectors: Annotated[int, typer.Option(min=1, help="Vectors of the token.")] = 1,
-    max_norm: Annotated[float, typer.Option(help="Bound on their norm, in units of the vocabulary's largest.")] = 1.0,
+    max_norm: Annotated[
+        float, typer.Option(help="Bound on their norm, in units of the vocabulary's largest.")
+    ] = 1.0,
     steps: options.Steps = 50,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
@@ -58,7 +68,10 @@ def embed(
     resume: options.Resume = False,
     force: options.Force = False,
 ) -> None:
-    """Learn a token for an effect, or a thing, that only a metric knows. Loads in stock diffusers."""
+    """Learn a token for an effect, or a thing, that only a metric knows.
+
+    Loads in stock diffusers.
+    """
     training, unseen = split_prompts(prompts, held_out)
     from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.embed import EmbedConfig
@@ -106,7 +119,9 @@ def stylize(
     held_out: options.HeldOut = None,
     metric: options.Metrics = [],  # noqa: B006 - typer copies it
     weight: options.Weights = [],  # noqa: B006 - typer copies it
-    full: Annotated[bool, typer.Option("--full", help="Learn all weights of the denoiser instead of a LoRA.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Learn all weights of the denoiser instead of a LoRA.")
+    ] = False,
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 8,
     alpha: Annotated[float | None, typer.Option(help="Of the LoRA; without it, the rank.")] = None,
     target_module: TargetModules = ["to_q", "to_k", "to_v", "to_out.0"],  # noqa: B006 - typer copies it
@@ -135,7 +150,10 @@ def stylize(
     resume: options.Resume = False,
     force: options.Force = False,
 ) -> None:
-    """Fine-tune towards the style of one reference picture. --metric adds to its Gram distance. Loads in stock diffusers."""
+    """Fine-tune towards the style of one reference picture. --metric adds to its Gram distance.
+
+    Loads in stock diffusers.
+    """
     training, unseen = split_prompts(prompts, held_out)
     from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.stylize import StylizeConfig
@@ -173,7 +191,12 @@ def stylize(
             seed=seed,
         ),
     )
-    _learn(run, settings, f"learning the style of {style.name}", _Where(model, device, dtype, out, resume, force))
+    _learn(
+        run,
+        settings,
+        f"learning the style of {style.name}",
+        _Where(model, device, dtype, out, resume, force),
+    )
 
 
 def guide(
@@ -182,27 +205,45 @@ def guide(
     prompt: Annotated[str | None, typer.Option(help="What to draw.")] = None,
     prompts: Annotated[
         PromptSource | None,
-        typer.Option(parser=PromptSource, metavar="FILE", help="A file that holds the one prompt, in place of --prompt."),
+        typer.Option(
+            parser=PromptSource,
+            metavar="FILE",
+            help="A file that holds the one prompt, in place of --prompt.",
+        ),
     ] = None,
     model: options.Model = "tiny",
     weight: options.Weights = [],  # noqa: B006 - typer copies it
     learn: Annotated[str, typer.Option(help="noise, embedding, or both.")] = "noise",
-    within: Annotated[str, typer.Option(help="Where the noise stays: shell, l2, linf or free.")] = "shell",
-    budget: Annotated[float | None, typer.Option(help="How far it may go, for l2 and linf.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Start from this picture, inverted to noise, instead of a seed.")] = None,
+    within: Annotated[
+        str, typer.Option(help="Where the noise stays: shell, l2, linf or free.")
+    ] = "shell",
+    budget: Annotated[
+        float | None, typer.Option(help="How far it may go, for l2 and linf.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Start from this picture, inverted to noise, instead of a seed."),
+    ] = None,
     pictures: Annotated[int, typer.Option(min=1, help="How many, with seeds of their own.")] = 1,
     steps: options.Steps = 50,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
     iterations: options.Iterations = 20,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures in one graph; by default all of them.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures in one graph; by default all of them.")
+    ] = None,
     lr: options.LearningRate = 0.02,
     preservation: options.Preservation = 0.2,
     ema: options.Ema = 0.0,
     distance: options.Distance = 0.0,
     likelihood: options.Likelihood = 0.0,
     clip: options.Clip = 1.0,
-    patience: Annotated[int | None, typer.Option(min=1, help="Stop after this many iterations without progress; by default never.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stop after this many iterations without progress; by default never."
+        ),
+    ] = None,
     checkpoint_every: options.CheckpointEvery = 5,
     gradient: options.Gradient = "exact",
     seed: options.Seed = 0,
@@ -214,11 +255,16 @@ def guide(
     resume: options.Resume = False,
     force: options.Force = False,
 ) -> None:
-    """Optimise the noise or the embedding of one prompt for a metric, and keep every picture on the way."""
+    """Optimise the noise or the embedding of one prompt for a metric, and keep every picture on the
+    way.
+    """
     lines = _one_prompt(context, prompt, prompts)
     batch = pictures if batch is None else batch
     if pictures % batch:
-        raise InvalidInputError(f"--batch {batch} does not divide --pictures {pictures}: every iteration moves all of them")
+        raise InvalidInputError(
+            f"--batch {batch} does not divide --pictures {pictures}: every iteration moves all of "
+            f"them"
+        )
     from adjointdpm.optimization.loop import Settings
     from adjointdpm.tasks.guide import GuideConfig
     from adjointdpm.tasks.guide import guide as run
@@ -257,9 +303,17 @@ def guide(
     _learn(run, settings, "guiding", _Where(model, device, dtype, out, resume, force))
 
 
-def _one_prompt(context: typer.Context, prompt: str | None, prompts: PromptSource | None) -> list[str]:
-    """The lines of the one of both that is given, or that overrides what --config says in its place."""
-    if prompt is not None and prompts is not None and is_from_config(context, "prompt") != is_from_config(context, "prompts"):
+def _one_prompt(
+    context: typer.Context, prompt: str | None, prompts: PromptSource | None
+) -> list[str]:
+    """The lines of the one of both that is given, or that overrides what --config says in its
+    place.
+    """
+    if (
+        prompt is not None
+        and prompts is not None
+        and is_from_config(context, "prompt") != is_from_config(context, "prompts")
+    ):
         prompt, prompts = (None, prompts) if is_from_config(context, "prompt") else (prompt, None)
     if prompt is not None and prompts is None:
         return [prompt]
@@ -271,8 +325,17 @@ def _one_prompt(context: typer.Context, prompt: str | None, prompts: PromptSourc
 class _Where:
     """Which model, and which folder; not part of what is learned."""
 
-    def __init__(self, model: str, device: str | None, dtype: str, out: Path, resume: bool, force: bool) -> None:
-        self.model, self.device, self.dtype, self.out, self.resume, self.force = model, device, dtype, out, resume, force
+    def __init__(
+        self, model: str, device: str | None, dtype: str, out: Path, resume: bool, force: bool
+    ) -> None:
+        self.model, self.device, self.dtype, self.out, self.resume, self.force = (
+            model,
+            device,
+            dtype,
+            out,
+            resume,
+            force,
+        )
 
 
 def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where: _Where) -> None:
@@ -294,9 +357,19 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     recognise = recogniser_for(settings.held_out) if independent else None
     iterations = settings.optimisation.iterations
     with progress_bar(visible=folder.writable) as progress:
-        bar = progress.add_task(title, total=iterations, metric="drawing the untouched model's pictures")
+        bar = progress.add_task(
+            title, total=iterations, metric="drawing the untouched model's pictures"
+        )
         show = show_records(progress, bar, iterations)
-        result = run(model, settings, folder, command=command_line(), recognise=recognise, resume=where.resume, on_record=show)
+        result = run(
+            model,
+            settings,
+            folder,
+            command=command_line(),
+            recognise=recognise,
+            resume=where.resume,
+            on_record=show,
+        )
         progress.update(bar, completed=iterations)
     if not Processes().is_main:
         return
@@ -305,14 +378,23 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     if "recognised" in held_out:
         shares = held_out["recognised"]
         known = (
-            f"An independent judge finds the subject in {shares['before']:.0%} of the pictures before and in {shares['after']:.0%} after.\n"
+            f"An independent judge finds the subject in {shares['before']:.0%} of the pictures "
+            f"before and in {shares['after']:.0%} after.\n"
         )
     count = held_out["examples"]
     examples = "a prompt and seed" if count == 1 else f"{count} prompts and seeds"
-    where_measured = "On these pictures" if held_out.get("same_examples") else f"On {examples} never used for learning"
+    where_measured = (
+        "On these pictures"
+        if held_out.get("same_examples")
+        else f"On {examples} never used for learning"
+    )
     if result["optimisation"]["best_iteration"] == 0:
-        known = f"No iteration improved the objective, the metric with what is added to it: the start was kept.\n{known}"
+        known = (
+            "No iteration improved the objective, the metric with what is added to it: the start "
+            f"was kept.\n{known}"
+        )
     tell(
-        f"{where_measured}, {result['metric']['name']} goes from {held_out['before']:.3f} to {held_out['after']:.3f} (lower is better).\n"
+        f"{where_measured}, {result['metric']['name']} goes from {held_out['before']:.3f} to "
+        f"{held_out['after']:.3f} (lower is better).\n"
         f"{known}Report: {write_report(folder)}\nLearned: {folder.path / result['artefact']}"
     )

@@ -16,7 +16,9 @@ def generate(
     batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
     seed: options.Seed = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 5.0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 1 is none.")
+    ] = 5.0,
     sampler: options.Sampler = None,
     device: options.Device = None,
     dtype: options.Dtype = "float32",
@@ -29,7 +31,9 @@ def generate(
     files = [out / f"{_slug(prompt)}-{seed}-{i}.png" for i in range(batch)]
     existing = [str(file) for file in files if file.exists()]
     if existing and not force:
-        raise OutputError(f"{', '.join(existing)} would be overwritten; use --force, or another --out or --seed")
+        raise OutputError(
+            f"{', '.join(existing)} would be overwritten; use --force, or another --out or --seed"
+        )
     quiet()
     import torch
 
@@ -42,7 +46,13 @@ def generate(
     check_writable(there)
     pipeline = options.load_model(model, device, dtype)
     with torch.no_grad():
-        images = pipeline.generate(prompt, pipeline.noise(batch, seed), steps=steps, guidance_scale=guidance_scale, sampler=sampler)
+        images = pipeline.generate(
+            prompt,
+            pipeline.noise(batch, seed),
+            steps=steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+        )
     for file, image in zip(files, images, strict=True):
         typer.echo(str(write_bytes(file, png(image))))
 

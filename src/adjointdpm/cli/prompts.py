@@ -9,7 +9,8 @@ from adjointdpm.errors import PromptError
 
 @dataclass(frozen=True)
 class PromptSource:
-    """What a flag that takes prompts was given; it is looked into by `read` alone, so that all mistakes are told alike.
+    """What a flag that takes prompts was given; it is looked into by `read` alone, so that all
+    mistakes are told alike.
 
     Args:
         given: the path of a file, or from `--config` also the prompts themselves.
@@ -22,24 +23,34 @@ class PromptSource:
         """The lines of the file that are neither blank nor comments (#); or the list as it is.
 
         Raises:
-            PromptError: no such file, no text, or no prompts in it; or a list of something else than prompts.
+            PromptError: no such file, no text, or no prompts in it; or a list of something else
+                than prompts.
 
         """
         if isinstance(self.given, list):
-            if not self.given or not all(isinstance(prompt, str) and prompt.strip() for prompt in self.given):
-                raise PromptError(f"{flag} from --config must be a list of at least one prompt, none of them blank, not {self.given!r}")
+            if not self.given or not all(
+                isinstance(prompt, str) and prompt.strip() for prompt in self.given
+            ):
+                raise PromptError(
+                    f"{flag} from --config must be a list of at least one prompt, none of them "
+                    f"blank, not {self.given!r}"
+                )
             return list(self.given)
         try:
             lines = Path(str(self.given)).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise PromptError(f"{flag} {self.given} cannot be read: {error}") from error
-        prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        prompts = [
+            line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
+        ]
         if not prompts:
             raise PromptError(f"{flag} {self.given} holds no prompts; write one a line")
         return prompts
 
 
-def split_prompts(prompts: PromptSource, held_out: PromptSource | None) -> tuple[list[str], list[str]]:
+def split_prompts(
+    prompts: PromptSource, held_out: PromptSource | None
+) -> tuple[list[str], list[str]]:
     """Training and held-out prompts; without the latter, every fourth of the former is held out.
 
     Raises:
@@ -51,6 +62,7 @@ def split_prompts(prompts: PromptSource, held_out: PromptSource | None) -> tuple
         return known, held_out.read("--held-out")
     if len(known) < 2:
         raise PromptError(
-            f"--prompts {prompts.given} holds one prompt; add others, or name a file with --held-out, since results are measured on those"
+            f"--prompts {prompts.given} holds one prompt; add others, or name a file with "
+            f"--held-out, since results are measured on those"
         )
     return [p for i, p in enumerate(known) if i % 4 != 1], known[1::4]

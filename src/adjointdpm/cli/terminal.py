@@ -8,7 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 console = Console(stderr=True)
 
@@ -25,7 +32,9 @@ def progress_bar(visible: bool = True) -> Progress:
     return Progress(*columns, console=console, disable=not visible)
 
 
-def show_records(progress: Progress, bar: TaskID, iterations: int) -> Callable[[dict[str, Any]], None]:
+def show_records(
+    progress: Progress, bar: TaskID, iterations: int
+) -> Callable[[dict[str, Any]], None]:
     """A callback of the optimisation loop that keeps the bar up to date."""
 
     def show(record: dict[str, Any]) -> None:
@@ -44,13 +53,17 @@ def tell(text: str) -> None:
 
 
 def command_line() -> str:
-    """The command line that repeats this run: without the flags that say what to do with an earlier one."""
+    """The command line that repeats this run: without the flags that say what to do with an earlier
+    one.
+    """
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--force")]
     return shlex.join(["adjointdpm", *arguments])
 
 
 def quiet() -> None:
-    """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the arithmetic."""
+    """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the
+    arithmetic.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
     import diffusers

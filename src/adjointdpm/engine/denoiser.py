@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from adjointdpm.engine.inplace_changes import check_unchanged, versions
 from adjointdpm.engine.stats import count_vjp, network_call, running
 from adjointdpm.engine.tree import Tree, leaves, others, paths, replace_leaves, tree_map
-from adjointdpm.errors import InvalidInputError, InvalidTypeError, NetworkOutputError, ShapeError, UnknownNameError
+from adjointdpm.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    NetworkOutputError,
+    ShapeError,
+    UnknownNameError,
+)
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
@@ -21,20 +27,22 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 class Denoiser(nn.Module):
     """A network, what it predicts, and how it is guided.
 
-    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² + σ²)
-    ("v_prediction", Salimans and Ho 2022, arXiv 2202.00512) or ε − x_0 ("flow"). Guidance is null + w (conditional −
-    null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
+    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² +
+    σ²) ("v_prediction", Salimans and Ho 2022, arXiv 2202.00512) or ε − x_0 ("flow"). Guidance is
+    null + w (conditional − null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
 
     Args:
-        network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the schedule's unit, cond
-            a tree of tensors `[B, …]` or None.
+        network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the
+            schedule's unit, cond a tree of tensors `[B, …]` or None.
         prediction: what it returns.
-        guidance_scale: w; a float, or a floating-point tensor, scalar or `[B]`, which may require grad. A tensor always guides, also at 1.
-        null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or 1. Needed when w ≠ 1.
+        guidance_scale: w; a float, or a floating-point tensor, scalar or `[B]`, which may require
+            grad. A tensor always guides, also at 1.
+        null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or
+            1. Needed when w ≠ 1.
 
     Raises:
-        InvalidTypeError: the network is not callable or is a `Denoiser` itself, or the guidance scale is neither a number nor a
-            floating-point tensor.
+        InvalidTypeError: the network is not callable or is a `Denoiser` itself, or the guidance
+            scale is neither a number nor a floating-point tensor.
         UnknownNameError: unknown prediction.
         ShapeError: the guidance scale has more than one dimension.
         InvalidInputError: guidance without `null_cond`, or a guidance scale that is not finite.
@@ -50,26 +58,43 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(network):
-            raise InvalidTypeError(f"the denoiser must be callable as denoiser(x, t, cond), but it is {type(network).__name__}")
+            raise InvalidTypeError(
+                "the denoiser must be callable as denoiser(x, t, cond), but it is "
+                f"{type(network).__name__}"
+            )
         _check_signature(network)
         if prediction not in get_args(Prediction):
-            raise UnknownNameError(f"prediction={prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
-        if isinstance(getattr(network, "_orig_mod", network), Denoiser):  # _orig_mod: what torch.compile wrapped
+            raise UnknownNameError(
+                f"prediction={prediction!r} is unknown; choose one of "
+                f"{', '.join(get_args(Prediction))}"
+            )
+        if isinstance(
+            getattr(network, "_orig_mod", network), Denoiser
+        ):  # _orig_mod: what torch.compile wrapped
             raise InvalidTypeError(
-                "the network is a Denoiser already; to compile one, compile what it holds: Denoiser(torch.compile(network))"
+                "the network is a Denoiser already; to compile one, compile what it holds: "
+                "Denoiser(torch.compile(network))"
             )
         if wrong := others(null_cond):
-            raise InvalidTypeError(f"null_cond must be a tensor, or nested tuples, lists and dicts of tensors; it holds {wrong[0]!r:.60}")
+            raise InvalidTypeError(
+                "null_cond must be a tensor, or nested tuples, lists and dicts of tensors; it "
+                f"holds {wrong[0]!r:.60}"
+            )
         _check_guidance(guidance_scale)
         self.guided = isinstance(guidance_scale, Tensor) or guidance_scale != 1.0
         if self.guided and null_cond is None:
-            raise InvalidInputError(f"guidance_scale={guidance_scale} needs null_cond, the conditioning of the unconditional branch")
+            raise InvalidInputError(
+                f"guidance_scale={guidance_scale} needs null_cond, the conditioning of the "
+                f"unconditional branch"
+            )
         self.network = network
         self.prediction: Prediction = prediction
         self.guidance_scale = guidance_scale
         self.null_cond = null_cond
 
-    def forward(self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree = None
+    ) -> Tensor:
         """The network's guided output, in its own prediction."""
         return self.output(x, t, cond, self.null_cond)
 
@@ -81,7 +106,8 @@ class Denoiser(nn.Module):
         null_cond: Tree,
         guidance_scale: float | Tensor | None = None,
     ) -> Tensor:
-        """As `forward`, with all that it depends on as arguments, so that it can be differentiated like the conditioning.
+        """As `forward`, with all that it depends on as arguments, so that it can be differentiated
+        like the conditioning.
 
         Args:
             x, t, cond: as for the network.
@@ -101,24 +127,43 @@ class Denoiser(nn.Module):
                 output = self._output(x, t, cond, null_cond, scale)
         else:
             output = self._output(x, t, cond, null_cond, scale)
-        # It would also change the sampler's state and the user's own tensors, and a recomputation would be given something else.
-        check_unchanged(given, before, "the network changed its input in place; work on a copy, as in x = x * a instead of x *= a")
+        # It would also change the sampler's state and the user's own tensors, and a recomputation
+        # would be given something else.
+        check_unchanged(
+            given,
+            before,
+            "the network changed its input in place; work on a copy, as in x = x * a instead of x "
+            "*= a",
+        )
         return output
 
-    def _output(self, x: Tensor, t: Tensor, cond: Tree, null_cond: Tree, scale: float | Tensor) -> Tensor:
+    def _output(
+        self, x: Tensor, t: Tensor, cond: Tree, null_cond: Tree, scale: float | Tensor
+    ) -> Tensor:
         dtype = self._network_dtype(x)
         if self.guided:
             pairs = zip(leaves(null_cond), leaves(cond), strict=True)
-            both = [torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text]) for null, text in pairs]
-            doubled = self._call(torch.cat([x, x]), torch.cat([t, t]), replace_leaves(cond, both), dtype)
+            both = [
+                torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text])
+                for null, text in pairs
+            ]
+            doubled = self._call(
+                torch.cat([x, x]), torch.cat([t, t]), replace_leaves(cond, both), dtype
+            )
             null, text = doubled.chunk(2)
             if isinstance(scale, Tensor):
-                scale = scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale.to(x.dtype)
+                scale = (
+                    scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+                    if scale.ndim
+                    else scale.to(x.dtype)
+                )
             return null + scale * (text - null)
         return self._call(x, t, cond, dtype)
 
     def split(self, output: Tensor, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
-        """(x̂_0, ε) from the network's output at the state x; `alpha` and `sigma` are scalars, and the pair satisfies x = α x̂_0 + σ ε."""
+        """(x̂_0, ε) from the network's output at the state x; `alpha` and `sigma` are scalars, and
+        the pair satisfies x = α x̂_0 + σ ε.
+        """
         match self.prediction:
             case "epsilon":
                 return (x - sigma * output) / alpha, output
@@ -133,29 +178,39 @@ class Denoiser(nn.Module):
                 return (x - sigma * output) / total, (x + alpha * output) / total
 
     def check_cond(self, cond: Tree, batch: int) -> None:
-        """Raise ShapeError unless `null_cond` can stand beside `cond`, and the guidance scale can be used, for a batch of this size."""
+        """Raise ShapeError unless `null_cond` can stand beside `cond`, and the guidance scale can
+        be used, for a batch of this size.
+        """
         if not self.guided:
             return
         scale = self.guidance_scale
         if isinstance(scale, Tensor) and scale.ndim and len(scale) not in (1, batch):
-            raise ShapeError(f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B] = [{batch}], the batch of noise")
+            raise ShapeError(
+                f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B] = "
+                f"[{batch}], the batch of noise"
+            )
         null, text = leaves(self.null_cond), leaves(cond)
         if len(null) != len(text):
-            raise ShapeError(f"null_cond holds {len(null)} tensors and cond {len(text)}; guidance needs the same tree in both")
+            raise ShapeError(
+                f"null_cond holds {len(null)} tensors and cond {len(text)}; guidance needs the "
+                f"same tree in both"
+            )
         if paths(self.null_cond) != paths(cond):
             raise ShapeError(
-                f"null_cond has its tensors at {', '.join(paths(self.null_cond))} and cond at {', '.join(paths(cond))}; "
-                "guidance needs the same tree in both"
+                f"null_cond has its tensors at {', '.join(paths(self.null_cond))} and cond at "
+                f"{', '.join(paths(cond))}; guidance needs the same tree in both"
             )
         for a, b in zip(null, text, strict=True):
             if a.shape[1:] != b.shape[1:] or a.shape[0] not in (1, batch):
                 raise ShapeError(
-                    f"null_cond has a tensor of shape {tuple(a.shape)} where cond has {tuple(b.shape)}; "
-                    f"it must match, with a leading dimension of 1 or {batch}"
+                    f"null_cond has a tensor of shape {tuple(a.shape)} where cond has "
+                    f"{tuple(b.shape)}; it must match, with a leading dimension of 1 or {batch}"
                 )
 
     def _network_dtype(self, x: Tensor) -> torch.dtype | None:
-        """The dtype of the weights, to which inputs are cast; the state keeps its own, which may be finer."""
+        """The dtype of the weights, to which inputs are cast; the state keeps its own, which may be
+        finer.
+        """
         if not isinstance(self.network, nn.Module) or torch.is_autocast_enabled(x.device.type):
             return None
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
@@ -166,42 +221,59 @@ class Denoiser(nn.Module):
             output = self.network(x, t, cond)
         else:
             # t keeps its precision: bfloat16 cannot hold t = 999.
-            output = self.network(x.to(dtype), t, tree_map(lambda c: c.to(dtype) if c.is_floating_point() else c, cond))
+            output = self.network(
+                x.to(dtype),
+                t,
+                tree_map(lambda c: c.to(dtype) if c.is_floating_point() else c, cond),
+            )
         if not isinstance(output, Tensor):
             raise NetworkOutputError(
-                f"the network returned {type(output).__name__} instead of a tensor; "
-                "wrap a diffusers model as lambda x, t, c: unet(x, t, c).sample, or in an nn.Module that does that"
+                f"the network returned {type(output).__name__} instead of a tensor; wrap a "
+                "diffusers model as lambda x, t, c: unet(x, t, c).sample, or in an nn.Module that "
+                f"does that"
             )
         if output.shape != x.shape:
             raise NetworkOutputError(
-                f"the network returned shape {tuple(output.shape)} for an input of shape {tuple(x.shape)}; they must be equal"
+                f"the network returned shape {tuple(output.shape)} for an input of shape "
+                f"{tuple(x.shape)}; they must be equal"
             )
         if not output.is_floating_point():
-            raise NetworkOutputError(f"the network returned {output.dtype} instead of a floating-point tensor")
-        # A copy, since a CUDA graph (torch.compile's "reduce-overhead") writes its next output over this one; guidance makes a copy anyway.
-        return (count_vjp(output) if running else output).to(x.dtype, copy=output.is_cuda and not self.guided)
+            raise NetworkOutputError(
+                f"the network returned {output.dtype} instead of a floating-point tensor"
+            )
+        # A copy, since a CUDA graph (torch.compile's "reduce-overhead") writes its next output over
+        # this one; guidance makes a copy anyway.
+        return (count_vjp(output) if running else output).to(
+            x.dtype, copy=output.is_cuda and not self.guided
+        )
 
 
 def _check_signature(network: Callable[..., Tensor]) -> None:
     try:
-        signature = inspect.signature(network.forward if isinstance(network, nn.Module) else network)
+        signature = inspect.signature(
+            network.forward if isinstance(network, nn.Module) else network
+        )
     except (TypeError, ValueError):  # of some builtins nothing is known
         return
     try:
         signature.bind(None, None, None)
     except TypeError:
         raise InvalidTypeError(
-            f"the denoiser is called as denoiser(x, t, cond), and {type(network).__name__} takes {signature}; "
-            "wrap it, as in lambda x, t, cond: network(x)"
+            f"the denoiser is called as denoiser(x, t, cond), and {type(network).__name__} takes "
+            f"{signature}; wrap it, as in lambda x, t, cond: network(x)"
         ) from None
 
 
 def _check_guidance(scale: object) -> None:
     if isinstance(scale, Tensor):
         if not scale.is_floating_point():
-            raise InvalidTypeError(f"guidance_scale has dtype {scale.dtype}; it must be floating point")
+            raise InvalidTypeError(
+                f"guidance_scale has dtype {scale.dtype}; it must be floating point"
+            )
         if scale.ndim > 1:
-            raise ShapeError(f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B]")
+            raise ShapeError(
+                f"guidance_scale has shape {tuple(scale.shape)}; it must be a scalar or [B]"
+            )
         finite = bool(torch.isfinite(scale.detach()).all())
     elif isinstance(scale, bool) or not isinstance(scale, Real):
         raise InvalidTypeError(f"guidance_scale={scale!r} must be a number or a tensor")

@@ -1,4 +1,6 @@
-"""Times to step through: N + 1 strictly decreasing times in the schedule's unit, noise first, data last."""
+"""Times to step through: N + 1 strictly decreasing times in the schedule's unit, noise first, data
+last.
+"""
 
 import math
 from numbers import Real
@@ -10,21 +12,25 @@ from torch import Tensor
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
 from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, ScheduleError
 
-# Where ρ is infinite at t_max, grids that space ρ start from t_max itself and take this for the noisiest finite ρ (SNR 1e-6).
+# Where ρ is infinite at t_max, grids that space ρ start from t_max itself and take this for the
+# noisiest finite ρ (SNR 1e-6).
 RHO_CEILING = 1e3
 
 
 def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tensor, " steps+1"]:
-    """Uniform in ρ^(1/7), dense near the data (Karras et al. 2022, arXiv 2206.00364, eq. 5); the default grid.
+    """Uniform in ρ^(1/7), dense near the data (Karras et al. 2022, arXiv 2206.00364, eq. 5); the
+    default grid.
 
     Args:
         schedule: where t_max, t_min and ρ(t) come from.
         steps: N, the number of intervals.
-        rho: the exponent, above 0; its usual name, not to be confused with the noise-to-signal ratio.
+        rho: the exponent, above 0; its usual name, not to be confused with the noise-to-signal
+            ratio.
 
     Raises:
         InvalidInputError: fewer than one step, or an exponent that is not positive and finite.
-        InvalidTypeError: `steps` is not an int, the exponent no number, or `schedule` no `NoiseSchedule`.
+        InvalidTypeError: `steps` is not an int, the exponent no number, or `schedule` no
+            `NoiseSchedule`.
         GridError: so many steps that neighbouring times coincide.
 
     """
@@ -35,7 +41,9 @@ def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tenso
         raise InvalidInputError(f"karras(rho={rho}): the exponent must be positive")
     noisy, clean = _rho_ends(schedule)
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return _between_ends(schedule, (noisy ** (1 / rho) + ramp * (clean ** (1 / rho) - noisy ** (1 / rho))) ** rho)
+    return _between_ends(
+        schedule, (noisy ** (1 / rho) + ramp * (clean ** (1 / rho) - noisy ** (1 / rho))) ** rho
+    )
 
 
 def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
@@ -49,12 +57,21 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
     _check(schedule, steps)
     noisy, clean = _rho_ends(schedule)
     if clean == 0:
-        raise ScheduleError(f"log_snr: σ is 0 at t = {schedule.t_min}, where the log-SNR is infinite; use karras or linspace")
-    return _between_ends(schedule, torch.exp(torch.linspace(noisy.log().item(), clean.log().item(), steps + 1, dtype=torch.float64)))
+        raise ScheduleError(
+            f"log_snr: σ is 0 at t = {schedule.t_min}, where the log-SNR is infinite; use karras "
+            f"or linspace"
+        )
+    return _between_ends(
+        schedule,
+        torch.exp(
+            torch.linspace(noisy.log().item(), clean.log().item(), steps + 1, dtype=torch.float64)
+        ),
+    )
 
 
 def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
-    """Uniform in time from t_max to t_min, rounded to entries of a table as diffusers' `timestep_spacing="linspace"` does.
+    """Uniform in time from t_max to t_min, rounded to entries of a table as diffusers'
+    `timestep_spacing="linspace"` does.
 
     Raises:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
@@ -62,16 +79,20 @@ def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
     """
     _check(schedule, steps)
     uniform = torch.linspace(schedule.t_max, schedule.t_min, steps + 1, dtype=torch.float64)
-    return check_grid(uniform.round() if isinstance(schedule, TableSchedule) else schedule.warp(uniform), schedule)
+    return check_grid(
+        uniform.round() if isinstance(schedule, TableSchedule) else schedule.warp(uniform), schedule
+    )
 
 
 def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tensor, " steps+1"]:
-    """Multiples of ⌊T/N⌋ plus `offset`, then t = 0: diffusers' "leading" with `steps_offset`, Stable Diffusion 1.x's default.
+    """Multiples of ⌊T/N⌋ plus `offset`, then t = 0: diffusers' "leading" with `steps_offset`,
+    Stable Diffusion 1.x's default.
 
     For schedules without a table it is the same as `linspace`.
 
     Raises:
-        InvalidInputError, InvalidTypeError, GridError: as for `karras`; also an offset below 1, which would visit t = 0 twice.
+        InvalidInputError, InvalidTypeError, GridError: as for `karras`; also an offset below 1,
+            which would visit t = 0 twice.
 
     """
     _check(schedule, steps)
@@ -83,7 +104,8 @@ def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tenso
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
-    """T, T − T/N, … minus one, then t = 0: diffusers' "trailing", which starts at the noisiest entry.
+    """T, T − T/N, … minus one, then t = 0: diffusers' "trailing", which starts at the noisiest
+    entry.
 
     For schedules without a table it is the same as `linspace`.
 
@@ -109,7 +131,10 @@ def check_steps(steps: int) -> None:
 
 def _check(schedule: NoiseSchedule, steps: int) -> None:
     if not isinstance(schedule, NoiseSchedule):
-        raise InvalidTypeError(f"schedule={schedule!r} must be a NoiseSchedule, for example NoiseSchedule.from_scheduler(pipe.scheduler)")
+        raise InvalidTypeError(
+            f"schedule={schedule!r} must be a NoiseSchedule, for example "
+            f"NoiseSchedule.from_scheduler(pipe.scheduler)"
+        )
     check_steps(steps)
 
 
@@ -118,13 +143,16 @@ def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " steps+1
 
     Raises:
         InvalidTypeError: not a tensor of numbers.
-        GridError: not 1-D, fewer than two times, not finite, not strictly decreasing, or outside [t_min, t_max] of the schedule.
+        GridError: not 1-D, fewer than two times, not finite, not strictly decreasing, or outside
+            [t_min, t_max] of the schedule.
 
     """
     if not isinstance(grid, Tensor) or grid.is_complex() or grid.dtype == torch.bool:
         raise InvalidTypeError(f"grid must be a tensor of times, not {type(grid).__name__}")
     if grid.ndim != 1 or len(grid) < 2:
-        raise GridError(f"grid has shape {tuple(grid.shape)}; it must be 1-D with N + 1 >= 2 times, noise first")
+        raise GridError(
+            f"grid has shape {tuple(grid.shape)}; it must be 1-D with N + 1 >= 2 times, noise first"
+        )
     times = grid.to("cpu", torch.float64)
     if not bool(torch.isfinite(times).all()):
         raise GridError("grid holds NaN or infinite times")
@@ -132,13 +160,16 @@ def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " steps+1
     if len(rising):
         i = int(rising[0])
         raise GridError(
-            f"grid must strictly decrease from noise to data, but grid[{i + 1}] = {times[i + 1].item():g} is not below "
-            f"grid[{i}] = {times[i].item():g}"
+            f"grid must strictly decrease from noise to data, but grid[{i + 1}] = "
+            f"{times[i + 1].item():g} is not below grid[{i}] = {times[i].item():g}"
         )
     low, high = schedule.t_min, schedule.t_max
     slack = 1e-6 * max(abs(low), abs(high))  # a float32 grid rounds the ends
     if times[0].item() > high + slack or times[-1].item() < low - slack:
-        raise GridError(f"grid spans [{times[-1].item():g}, {times[0].item():g}] and leaves the schedule, which covers [{low:g}, {high:g}]")
+        raise GridError(
+            f"grid spans [{times[-1].item():g}, {times[0].item():g}] and leaves the schedule, "
+            f"which covers [{low:g}, {high:g}]"
+        )
     return times.clamp(low, high)
 
 

@@ -1,4 +1,6 @@
-"""Sums over everything but the first dimension, in float64: squares of small gradients are out of the range of shorter formats."""
+"""Sums over everything but the first dimension, in float64: squares of small gradients are out of
+the range of shorter formats.
+"""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +12,9 @@ def precise(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def dots(a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *ones"]:
+def dots(
+    a: Float[Tensor, "batch *shape"], b: Float[Tensor, "batch *shape"]
+) -> Float[Tensor, "batch *ones"]:
     """⟨a, b⟩ of each sample, with as many dimensions as they have."""
     dtype = precise(a)
     return (a.to(dtype) * b.to(dtype)).reshape(len(a), -1).sum(1).view(-1, *[1] * (a.ndim - 1))

@@ -12,7 +12,9 @@ from torch import Tensor
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import ScheduleError, UnsupportedError
 
-Coefficient = float | Tensor  # a tensor only where it depends on something that requires grad, such as the time grid
+Coefficient = (
+    float | Tensor
+)  # a tensor only where it depends on something that requires grad, such as the time grid
 START = 0  # the register of x_T
 
 
@@ -29,7 +31,9 @@ class Linear:
         return Linear(terms)
 
     def __mul__(self, factor: Coefficient) -> "Linear":
-        return Linear({register: factor * coefficient for register, coefficient in self.terms.items()})
+        return Linear(
+            {register: factor * coefficient for register, coefficient in self.terms.items()}
+        )
 
     __rmul__ = __mul__
 
@@ -53,7 +57,9 @@ Terms = tuple[tuple[int, Coefficient], ...]
 
 @dataclass(frozen=True)
 class NetworkCall:
-    """One call of the denoiser: reads the combination `state`, writes x̂_0 to `data` and ε to `noise`."""
+    """One call of the denoiser: reads the combination `state`, writes x̂_0 to `data` and ε to
+    `noise`.
+    """
 
     step: int
     time: Tensor  # scalar, float64, in the schedule's unit
@@ -74,7 +80,9 @@ class Draw:
 
 @dataclass(frozen=True)
 class Update:
-    """Writes a combination of registers; the last one of each step writes the state that the step ends in."""
+    """Writes a combination of registers; the last one of each step writes the state that the step
+    ends in.
+    """
 
     output: int
     terms: Terms
@@ -97,9 +105,9 @@ class Evaluate(Protocol):
 class Plan:
     """The linear program of one sampler on one grid.
 
-    The state x_T is register 0. Everything between network calls is linear with known coefficients, so the number of
-    calls and the memory are known before anything runs, and the gradient of everything but the network is a matter of
-    coefficients.
+    The state x_T is register 0. Everything between network calls is linear with known coefficients,
+    so the number of calls and the memory are known before anything runs, and the gradient of
+    everything but the network is a matter of coefficients.
     """
 
     instructions: tuple[Instruction, ...]
@@ -128,22 +136,27 @@ class Plan:
         return any(isinstance(c, Tensor) for c in self.coefficients())
 
     def check_differentiable(self) -> None:
-        """Check that the coefficients have derivatives with respect to the grid, if that requires grad.
+        """Check that the coefficients have derivatives with respect to the grid, if that requires
+        grad.
 
         Raises:
-            UnsupportedError: some are infinite or undefined, which would make NaN of the whole gradient.
+            UnsupportedError: some are infinite or undefined, which would make NaN of the whole
+                gradient.
 
         """
         if not self.grid.requires_grad:
             return
         coefficients = [c for c in self.coefficients() if isinstance(c, Tensor)]
-        (derivative,) = torch.autograd.grad(torch.stack(coefficients).sum(), self.grid, retain_graph=True)
+        (derivative,) = torch.autograd.grad(
+            torch.stack(coefficients).sum(), self.grid, retain_graph=True
+        )
         undefined = torch.nonzero(~derivative.isfinite()).flatten().tolist()
         if undefined:
             i = undefined[0]
             raise UnsupportedError(
-                f"the sampler has no derivative with respect to grid[{i}] = {self.grid[i].item():g}, where the schedule is singular; "
-                "move that time inwards, or detach the grid"
+                f"the sampler has no derivative with respect to grid[{i}] = "
+                f"{self.grid[i].item():g}, where the schedule is singular; move that time inwards, "
+                f"or detach the grid"
             )
 
     def coefficients(self) -> Iterator[Coefficient]:
@@ -162,27 +175,43 @@ class Plan:
         draw: Callable[[int, Tensor], Tensor],
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
-        """Execute the program from x_T = `start` in its dtype; `on_step(step, x, denoised)` sees the state after every step."""
+        """Execute the program from x_T = `start` in its dtype; `on_step(step, x, denoised)` sees
+        the state after every step.
+        """
         registers = {START: start}
         for position, instruction in enumerate(self.instructions):
             match instruction:
                 case NetworkCall():
                     x = _combine(instruction.state, registers)
-                    registers[instruction.data], registers[instruction.noise] = evaluate(instruction, x)
+                    registers[instruction.data], registers[instruction.noise] = evaluate(
+                        instruction, x
+                    )
                 case Draw():
                     registers[instruction.output] = draw(instruction.index, start)
                 case Update():
                     registers[instruction.output] = _combine(instruction.terms, registers)
-                    if on_step is not None and instruction.ends is not None and instruction.data is not None:
-                        on_step(instruction.ends, registers[instruction.output], registers[instruction.data])
-            for register in [r for r in registers if self.last_read.get(r, -1) <= position and r != self.result]:
+                    if (
+                        on_step is not None
+                        and instruction.ends is not None
+                        and instruction.data is not None
+                    ):
+                        on_step(
+                            instruction.ends,
+                            registers[instruction.output],
+                            registers[instruction.data],
+                        )
+            for register in [
+                r for r in registers if self.last_read.get(r, -1) <= position and r != self.result
+            ]:
                 del registers[register]
         return registers[self.result]
 
 
 def _combine(terms: Terms, registers: dict[int, Tensor]) -> Tensor:
     (first, scale), *rest = terms
-    total = registers[first] if isinstance(scale, float) and scale == 1.0 else registers[first] * scale
+    total = (
+        registers[first] if isinstance(scale, float) and scale == 1.0 else registers[first] * scale
+    )
     for register, coefficient in rest:
         if isinstance(coefficient, Tensor):
             total = total + coefficient * registers[register]
@@ -207,8 +236,11 @@ class PlanBuilder:
         self.start = Linear({START: 1.0})
         self.t = list(grid)
         functions = (schedule.alpha, schedule.sigma, schedule.rho)
-        # A grid that requires grad time by time: an infinite derivative at one of its ends must not reach it unless it is used.
-        self.alpha, self.sigma, self.rho = ([f(t) for t in self.t] if grid.requires_grad else list(f(grid)) for f in functions)
+        # A grid that requires grad time by time: an infinite derivative at one of its ends must not
+        # reach it unless it is used.
+        self.alpha, self.sigma, self.rho = (
+            [f(t) for t in self.t] if grid.requires_grad else list(f(grid)) for f in functions
+        )
         self._instructions: list[Instruction] = []
         self._registers = 1
         self._step = 0
@@ -256,19 +288,26 @@ class PlanBuilder:
                 case NetworkCall(state=terms):
                     last_read |= dict.fromkeys([r for r, _ in terms], position)
                 case Update(terms=terms, data=data):
-                    last_read |= dict.fromkeys([r for r, _ in terms] + ([] if data is None else [data]), position)
+                    last_read |= dict.fromkeys(
+                        [r for r, _ in terms] + ([] if data is None else [data]), position
+                    )
         plan = Plan(tuple(self._instructions), self.grid, self._registers - 1, last_read)
         if not all(math.isfinite(_detached(coefficient)) for coefficient in plan.coefficients()):
             raise ScheduleError(
-                f"on the grid from t = {self.grid[0].item():g} to {self.grid[-1].item():g} in {plan.steps} steps, a step of this sampler "
-                "has no finite coefficients: it starts without signal and ends without noise; take more steps, or Euler"
+                f"on the grid from t = {self.grid[0].item():g} to {self.grid[-1].item():g} in "
+                f"{plan.steps} steps, a step of this sampler has no finite coefficients: it starts "
+                f"without signal and ends without noise; take more steps, or Euler"
             )
         return plan
 
-    def _call(self, state: Linear, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Linear, Linear]:
+    def _call(
+        self, state: Linear, t: Tensor, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Linear, Linear]:
         data, noise = self._new(), self._new()
         terms = _freeze(state)
-        call = NetworkCall(self._step, t, _coefficient(alpha), _coefficient(sigma), terms, data, noise)
+        call = NetworkCall(
+            self._step, t, _coefficient(alpha), _coefficient(sigma), terms, data, noise
+        )
         self._instructions.append(call)
         self._data = data
         return Linear({data: 1.0}), Linear({noise: 1.0})
@@ -287,6 +326,8 @@ def _detached(value: Coefficient) -> float:
 
 
 def _freeze(linear: Linear) -> Terms:
-    """Terms with plain numbers where no gradient is wanted, without those that are zero: 0·ε may be 0·∞ at an end of the schedule."""
+    """Terms with plain numbers where no gradient is wanted, without those that are zero: 0·ε may be
+    0·∞ at an end of the schedule.
+    """
     terms = ((register, _coefficient(c)) for register, c in linear.terms.items())
     return tuple((register, c) for register, c in terms if isinstance(c, Tensor) or c != 0.0)

@@ -1,4 +1,6 @@
-"""One sampling problem: everything that a gradient method needs to solve it and to differentiate the solution."""
+"""One sampling problem: everything that a gradient method needs to solve it and to differentiate
+the solution.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,25 +18,33 @@ from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.tree import Tree, leaves, tree_map
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
-COPY = "the callback changed a tensor of the solver in place; copy what it is given before changing it"
-Output = Callable[[Tensor, Tensor, Tree, Tree, float | Tensor | None], Tensor]  # Denoiser.output, or a stand-in for it
+COPY = (
+    "the callback changed a tensor of the solver in place; copy what it is given before changing it"
+)
+Output = Callable[
+    [Tensor, Tensor, Tree, Tree, float | Tensor | None], Tensor
+]  # Denoiser.output, or a stand-in for it
 
 
 @runtime_checkable
 class SamplingObserver(Protocol):
     """A callback that is told of the way back as well: an object with these two methods.
 
-    In the backward pass it sees the costates from the last step to the first, each once, and then that of x_T. A costate is the gradient
-    of the loss with respect to the state alone: what a sampler carries along besides (the former outputs of a multistep method, the second
-    state of `ReversibleEuler`) is held fixed. Costates are as exact as the gradient method. States that no gradient passes through (before
-    the first tensor that requires grad; x_T if the noise does not) are left out. `Adjoint` with a grid of its own reports the times that
-    are in the sampler's grid too.
+    In the backward pass it sees the costates from the last step to the first, each once, and then
+    that of x_T. A costate is the gradient of the loss with respect to the state alone: what a
+    sampler carries along besides (the former outputs of a multistep method, the second state of
+    `ReversibleEuler`) is held fixed. Costates are as exact as the gradient method. States that no
+    gradient passes through (before the first tensor that requires grad; x_T if the noise does not)
+    are left out. `Adjoint` with a grid of its own reports the times that are in the sampler's grid
+    too.
 
     Tensors are the solver's own: copy them before changing them.
     """
 
     def __call__(self, step: int, t: float, x: Tensor, denoised: Tensor) -> None:
-        """See the state x that `step` (counted from 0) reached at time t, and the x̂_0 it used; called after every step."""
+        """See the state x that `step` (counted from 0) reached at time t, and the x̂_0 it used;
+        called after every step.
+        """
         ...
 
     def backward(self, step: int, t: float, costate: Tensor) -> None:
@@ -67,25 +77,37 @@ class Problem:
         return [*leaves(self.cond), *leaves(self.null_cond), *leaves(self.guidance_scale)]
 
     def detached(self) -> "Problem":
-        """The same problem on inputs of its own, leaves that require grad where the originals did, so that a graph ends in them."""
+        """The same problem on inputs of its own, leaves that require grad where the originals did,
+        so that a graph ends in them.
+        """
 
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().requires_grad_(tensor.requires_grad)
 
-        cond, null_cond, scale = (tree_map(leaf, tree) for tree in (self.cond, self.null_cond, self.guidance_scale))
-        return replace(self, start=leaf(self.start), cond=cond, null_cond=null_cond, guidance_scale=scale)
+        cond, null_cond, scale = (
+            tree_map(leaf, tree) for tree in (self.cond, self.null_cond, self.guidance_scale)
+        )
+        return replace(
+            self, start=leaf(self.start), cond=cond, null_cond=null_cond, guidance_scale=scale
+        )
 
     def run(self, output: Output) -> Float[Tensor, "batch *shape"]:
         """Execute the plan with `output` in the network's place."""
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
-            raw = output(x, self.network_time(call.time, x), self.cond, self.null_cond, self.guidance_scale)
+            raw = output(
+                x, self.network_time(call.time, x), self.cond, self.null_cond, self.guidance_scale
+            )
             return self.denoiser.split(raw, x, call.alpha, call.sigma)
 
         return self.execute(evaluate)
 
-    def execute(self, evaluate: Evaluate, on_step: Callable[[int, Tensor], None] | None = None) -> Float[Tensor, "batch *shape"]:
-        """Execute the plan; `on_step(step, x)` and the user's callback see the state after every step."""
+    def execute(
+        self, evaluate: Evaluate, on_step: Callable[[int, Tensor], None] | None = None
+    ) -> Float[Tensor, "batch *shape"]:
+        """Execute the plan; `on_step(step, x)` and the user's callback see the state after every
+        step.
+        """
 
         def report(step: int, x: Tensor, denoised: Tensor) -> None:
             if on_step is not None:
@@ -110,13 +132,19 @@ class Problem:
         """Tell the observer, if there is one, ∂L/∂x at the state that `step` reached."""
         if self.observer is not None:
             before = versions((costate,))
-            self.observer.backward(step, self._time(step), costate.detach())  # which shares its version
+            self.observer.backward(
+                step, self._time(step), costate.detach()
+            )  # which shares its version
             check_unchanged((costate,), before, COPY)
 
     def _time(self, step: int) -> float:
         return self.plan.grid[step + 1].item()
 
     def network_time(self, t: Tensor, x: Tensor) -> Float[Tensor, " batch"]:
-        """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at least (bfloat16 cannot hold t = 999)."""
+        """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at
+        least (bfloat16 cannot hold t = 999).
+        """
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return t.to(x.device, dtype, non_blocking=True).expand(len(x))  # a blocking copy waits for all work before it
+        return t.to(x.device, dtype, non_blocking=True).expand(
+            len(x)
+        )  # a blocking copy waits for all work before it

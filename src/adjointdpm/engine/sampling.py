@@ -1,4 +1,6 @@
-"""`sample`: from noise to data along the probability-flow ODE, differentiable by the method of your choice."""
+"""`sample`: from noise to data along the probability-flow ODE, differentiable by the method of your
+choice.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +17,14 @@ from adjointdpm.engine.samplers import Euler, Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.tree import Tree, leaves, others, tree_map
-from adjointdpm.errors import DeviceError, InvalidInputError, InvalidTypeError, ScheduleError, ShapeError, UnsupportedError
+from adjointdpm.errors import (
+    DeviceError,
+    InvalidInputError,
+    InvalidTypeError,
+    ScheduleError,
+    ShapeError,
+    UnsupportedError,
+)
 
 
 def sample(
@@ -32,64 +41,93 @@ def sample(
 ) -> Float[Tensor, "batch *shape"]:
     """Solve the probability-flow ODE from `noise` to a sample x_0 that can be differentiated.
 
-    Gradients reach `noise`, every tensor in `cond`, every parameter of `denoiser` that requires grad, its guidance scale and `null_cond`,
-    `grid`, and tensors that the denoiser captures; what requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
+    Gradients reach `noise`, every tensor in `cond`, every parameter of `denoiser` that requires
+    grad, its guidance scale and `null_cond`, `grid`, and tensors that the denoiser captures; what
+    requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
 
     Args:
-        denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the schedule's unit. A bare
-            callable or module predicts epsilon; wrap others, and guidance, in `Denoiser`.
-        noise: `[B, …]`, floating point, unit variance. Sampling starts at `schedule.initial_scale * noise`; all state
-            arithmetic is in its dtype.
+        denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the
+            schedule's unit. A bare callable or module predicts epsilon; wrap others, and guidance,
+            in `Denoiser`.
+        noise: `[B, …]`, floating point, unit variance. Sampling starts at `schedule.initial_scale *
+            noise`; all state arithmetic is in its dtype.
         schedule: a `NoiseSchedule`.
-        cond: None, a tensor, or nested tuples, lists and dicts of tensors, each with leading dimension B and on the device of `noise`.
-        steps: N, the number of sampler steps on the default grid (`grids.karras`); not used when `grid` is given.
-        grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last. It may require grad, with `Checkpoint`,
-            `Backprop` and `Auto`. At an entry of a table, where ρ(t) has a kink, that is the derivative towards larger times; at a start
-            without signal (flow matching at t = 1), that of the formula which the sampler has for that step.
+        cond: None, a tensor, or nested tuples, lists and dicts of tensors, each with leading
+            dimension B and on the device of `noise`.
+        steps: N, the number of sampler steps on the default grid (`grids.karras`); not used when
+            `grid` is given.
+        grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last. It may
+            require grad, with `Checkpoint`, `Backprop` and `Auto`. At an entry of a table, where
+            ρ(t) has a kink, that is the derivative towards larger times; at a start without signal
+            (flow matching at t = 1), that of the formula which the sampler has for that step.
         sampler: a `Sampler`, or its name.
         gradient: a `GradientMethod`, or its name ("exact", "adjoint", …).
-        callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time and state that the
-            step reached, and the x̂_0 it used. A `SamplingObserver` also sees the costates ∂L/∂x on the way back.
+        callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time
+            and state that the step reached, and the x̂_0 it used. A `SamplingObserver` also sees
+            the costates ∂L/∂x on the way back.
 
     Returns:
         x_0 in the shape, dtype and device of `noise`.
 
     Raises:
-        AdjointDPMError: a subclass that names the argument, before the network is called wherever the mistake can be seen by then.
+        AdjointDPMError: a subclass that names the argument, before the network is called wherever
+            the mistake can be seen by then.
 
     """
     if not isinstance(schedule, NoiseSchedule):
-        raise InvalidTypeError(f"schedule={schedule!r} must be a NoiseSchedule, for example NoiseSchedule.from_scheduler(pipe.scheduler)")
+        raise InvalidTypeError(
+            f"schedule={schedule!r} must be a NoiseSchedule, for example "
+            f"NoiseSchedule.from_scheduler(pipe.scheduler)"
+        )
     denoiser = denoiser if isinstance(denoiser, Denoiser) else Denoiser(denoiser)
     sampler, gradient = resolve_sampler(sampler), resolve_gradient(gradient)
     times = karras(schedule, steps) if grid is None else check_grid(grid, schedule)
     _check_noise(noise, denoiser)
     _check_cond(cond, noise)
     if callback is not None and not callable(callback):
-        raise InvalidTypeError(f"callback={callback!r} must be callable as callback(step, t, x, denoised)")
+        raise InvalidTypeError(
+            f"callback={callback!r} must be callable as callback(step, t, x, denoised)"
+        )
     denoiser.check_cond(cond, len(noise))
     _check_transforms([noise, *leaves(cond)], gradient)
     noise, cond = tree_map(_recordable, (noise, cond))
     plan = sampler.plan(schedule, times)
     plan.check_differentiable()
-    _check_prediction(denoiser, schedule, plan.network_calls[0].time.detach(), plan.network_calls[-1].time.detach())
+    _check_prediction(
+        denoiser,
+        schedule,
+        plan.network_calls[0].time.detach(),
+        plan.network_calls[-1].time.detach(),
+    )
     null_cond = tree_map(lambda tensor: _recordable(tensor.to(noise.device)), denoiser.null_cond)
     start = noise if schedule.initial_scale == 1 else schedule.initial_scale * noise
-    problem = Problem(denoiser, schedule, sampler, plan, start, cond, null_cond, denoiser.guidance_scale, callback)
+    problem = Problem(
+        denoiser, schedule, sampler, plan, start, cond, null_cond, denoiser.guidance_scale, callback
+    )
     return gradient.solve(problem)
 
 
 def _recordable(tensor: Tensor) -> Tensor:
-    """`tensor`, or a copy if autograd could not save it because it was made under `torch.inference_mode`."""
-    return tensor.clone() if tensor.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else tensor
+    """`tensor`, or a copy if autograd could not save it because it was made under
+    `torch.inference_mode`.
+    """
+    return (
+        tensor.clone()
+        if tensor.is_inference()
+        and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        else tensor
+    )
 
 
 def _check_transforms(tensors: list[Tensor], gradient: GradientMethod) -> None:
-    # What torch.func.grad, vmap and jvp hand over; autograd functions without rules for those cannot take it.
+    # What torch.func.grad, vmap and jvp hand over; autograd functions without rules for those
+    # cannot take it.
     wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)  # pyright: ignore[reportAttributeAccessIssue]
     if wrapped and torch.is_grad_enabled() and not isinstance(gradient, Backprop):
         raise UnsupportedError(
-            f"{gradient!r} cannot run within a torch.func transform; use Backprop() there, or loss.backward() and torch.autograd.grad"
+            f"{gradient!r} cannot run within a torch.func transform; use Backprop() there, or "
+            f"loss.backward() and torch.autograd.grad"
         )
 
 
@@ -97,14 +135,26 @@ def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:
     if not isinstance(noise, Tensor):
         raise InvalidTypeError(f"noise must be a tensor [B, …], not {type(noise).__name__}")
     if noise.layout != torch.strided:
-        raise InvalidTypeError(f"noise has layout {noise.layout}; it must be dense, as torch.randn makes it")
+        raise InvalidTypeError(
+            f"noise has layout {noise.layout}; it must be dense, as torch.randn makes it"
+        )
     if not noise.is_floating_point():
-        raise InvalidTypeError(f"noise has dtype {noise.dtype}; it must be floating point, as torch.randn makes it")
+        raise InvalidTypeError(
+            f"noise has dtype {noise.dtype}; it must be floating point, as torch.randn makes it"
+        )
     if noise.ndim == 0 or noise.numel() == 0:
-        raise ShapeError(f"noise has shape {tuple(noise.shape)}; it must be [B, …] with at least one number")
-    weight = next(denoiser.network.parameters(), None) if isinstance(denoiser.network, nn.Module) else None
+        raise ShapeError(
+            f"noise has shape {tuple(noise.shape)}; it must be [B, …] with at least one number"
+        )
+    weight = (
+        next(denoiser.network.parameters(), None)
+        if isinstance(denoiser.network, nn.Module)
+        else None
+    )
     if weight is not None and weight.device != noise.device:
-        raise DeviceError(f"noise is on {noise.device} and the denoiser on {weight.device}; move one of them")
+        raise DeviceError(
+            f"noise is on {noise.device} and the denoiser on {weight.device}; move one of them"
+        )
     if noise.device.type == "meta":
         raise DeviceError("noise is on the meta device, where tensors hold no numbers")
     if not bool(torch.isfinite(noise.detach()).all()):
@@ -114,24 +164,35 @@ def _check_noise(noise: Tensor, denoiser: Denoiser) -> None:
 def _check_cond(cond: Tree, noise: Tensor) -> None:
     wrong = others(cond)
     if wrong:
-        raise InvalidTypeError(f"cond must be None, a tensor, or nested tuples, lists and dicts of tensors; it holds {wrong[0]!r:.60}")
+        raise InvalidTypeError(
+            "cond must be None, a tensor, or nested tuples, lists and dicts of tensors; it holds "
+            f"{wrong[0]!r:.60}"
+        )
     for tensor in leaves(cond):
         if tensor.ndim == 0 or len(tensor) != len(noise):
             raise ShapeError(
-                f"cond holds a tensor of shape {tuple(tensor.shape)}; its leading dimension must be the batch of noise, {len(noise)}"
+                f"cond holds a tensor of shape {tuple(tensor.shape)}; its leading dimension must "
+                f"be the batch of noise, {len(noise)}"
             )
         if tensor.device != noise.device:
-            raise DeviceError(f"cond holds a tensor on {tensor.device}, but noise is on {noise.device}; move one of them")
+            raise DeviceError(
+                f"cond holds a tensor on {tensor.device}, but noise is on {noise.device}; move one "
+                f"of them"
+            )
 
 
-def _check_prediction(denoiser: Denoiser, schedule: NoiseSchedule, first: Tensor, last: Tensor) -> None:
+def _check_prediction(
+    denoiser: Denoiser, schedule: NoiseSchedule, first: Tensor, last: Tensor
+) -> None:
     if denoiser.prediction == "epsilon" and bool(schedule.alpha(first) == 0):
         raise ScheduleError(
-            f"the signal is 0 at t = {first.item():g} (zero terminal SNR), where a prediction of epsilon says nothing about x_0; "
-            "start the grid below that time, or use a network that predicts v, the sample or the flow"
+            f"the signal is 0 at t = {first.item():g} (zero terminal SNR), where a prediction of "
+            "epsilon says nothing about x_0; start the grid below that time, or use a network "
+            f"that predicts v, the sample or the flow"
         )
     if denoiser.prediction == "sample" and bool(schedule.sigma(last) == 0):
         raise ScheduleError(
             f"this sampler calls the network at t = {last.item():g}, where there is no noise left "
-            "and a predicted sample says nothing about epsilon; end the grid above that time, or use Euler or Midpoint"
+            "and a predicted sample says nothing about epsilon; end the grid above that time, or "
+            f"use Euler or Midpoint"
         )

@@ -16,8 +16,8 @@ from adjointdpm.errors import InvalidTypeError, ScheduleError
 class NoiseSchedule(ABC):
     """α(t), σ(t) and their ratio ρ = σ/α, strictly increasing in t from data to noise.
 
-    Times are float64 tensors of any shape in the schedule's own unit, the one that the network was trained with. All
-    functions are differentiable.
+    Times are float64 tensors of any shape in the schedule's own unit, the one that the network was
+    trained with. All functions are differentiable.
 
     Attributes:
         t_min: where sampling ends by default, the cleanest time.
@@ -39,14 +39,19 @@ class NoiseSchedule(ABC):
         """The time at which the noise-to-signal ratio is `rho`: the inverse of `rho(t)`."""
 
     def alpha(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Signal coefficient. Variance preserving (α² + σ² = 1) unless a schedule says otherwise."""
+        """Signal coefficient.
+
+        Variance preserving (α² + σ² = 1) unless a schedule says otherwise.
+        """
         return torch.rsqrt(1 + self.rho(t) ** 2)
 
     def sigma(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Noise coefficient."""
         return torch.rsqrt(1 + self.rho(t) ** -2)  # not ρ·α, which is ∞·0 at zero terminal SNR
 
-    def derivatives(self, t: Float[Tensor, "*n"]) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    def derivatives(
+        self, t: Float[Tensor, "*n"]
+    ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
         """Time derivatives (α̇, σ̇): the probability-flow ODE in time is dx/dt = α̇ x̂_0 + σ̇ ε."""
         with torch.enable_grad():
             t = t.detach().requires_grad_()
@@ -55,42 +60,52 @@ class NoiseSchedule(ABC):
             return torch.autograd.grad(alpha.sum(), t)[0], torch.autograd.grad(sigma.sum(), t)[0]
 
     def warp(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Where grids that are uniform in time put `t`: the identity, except for flow matching with a shift."""
+        """Where grids that are uniform in time put `t`: the identity, except for flow matching with
+        a shift.
+        """
         return t
 
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: Float[Tensor, " entries"]) -> "TableSchedule":
-        """Variance-preserving table: time is the (fractional) index, log ρ is linear between entries.
+        """Variance-preserving table: time is the (fractional) index, log ρ is linear between
+        entries.
 
         Args:
             alphas_cumprod: ᾱ_t = α(t)², strictly decreasing, in (0, 1], at least two entries.
 
         Raises:
-            ScheduleError: the table is not one-dimensional, too short, not finite, not strictly decreasing, or outside (0, 1].
+            ScheduleError: the table is not one-dimensional, too short, not finite, not strictly
+                decreasing, or outside (0, 1].
             InvalidTypeError: it is no table of real numbers.
 
         """
         try:
             table = torch.as_tensor(alphas_cumprod).detach()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidTypeError(f"alphas_cumprod must be a 1-D tensor of numbers in (0, 1]: {error}") from error
+            raise InvalidTypeError(
+                f"alphas_cumprod must be a 1-D tensor of numbers in (0, 1]: {error}"
+            ) from error
         if table.is_complex() or table.dtype == torch.bool or table.device.type == "meta":
-            raise InvalidTypeError(f"alphas_cumprod must hold real numbers, not {table.dtype} on {table.device}")
+            raise InvalidTypeError(
+                f"alphas_cumprod must hold real numbers, not {table.dtype} on {table.device}"
+            )
         table = table.to("cpu", torch.float64)
         if table.ndim == 1 and len(table) > 0 and bool(table[-1] == 0):
             raise ScheduleError(
-                f"alphas_cumprod[{len(table) - 1}] is 0 (zero terminal SNR): a table must lie in (0, 1]; "
-                "drop that entry, or read the scheduler with NoiseSchedule.from_scheduler and a network that predicts v"
+                f"alphas_cumprod[{len(table) - 1}] is 0 (zero terminal SNR): a table must lie in "
+                "(0, 1]; drop that entry, or read the scheduler with NoiseSchedule.from_scheduler "
+                f"and a network that predicts v"
             )
         return TableSchedule(table)
 
     @staticmethod
     def from_scheduler(scheduler: Any) -> "NoiseSchedule":
-        """The schedule that a diffusers scheduler was configured with, by those of its options that its class uses.
+        """The schedule that a diffusers scheduler was configured with, by those of its options that
+        its class uses.
 
         Args:
-            scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a flow-matching one
-                (`shift` or `flow_shift` is read), or an EDM one.
+            scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a
+                flow-matching one (`shift` or `flow_shift` is read), or an EDM one.
 
         Raises:
             ScheduleError: its configuration names none of these.
@@ -98,19 +113,28 @@ class NoiseSchedule(ABC):
         """
         name = type(scheduler).__name__
         if "FlowMatch" in name or option(scheduler, "use_flow_sigmas"):
-            return FlowMatchingSchedule(float(option(scheduler, "shift") or option(scheduler, "flow_shift") or 1.0))
-        if option(scheduler, "sigma_data") is not None and option(scheduler, "sigma_max") is not None:
-            return EDMSchedule(float(option(scheduler, "sigma_min")), float(option(scheduler, "sigma_max")))
+            return FlowMatchingSchedule(
+                float(option(scheduler, "shift") or option(scheduler, "flow_shift") or 1.0)
+            )
+        if (
+            option(scheduler, "sigma_data") is not None
+            and option(scheduler, "sigma_max") is not None
+        ):
+            return EDMSchedule(
+                float(option(scheduler, "sigma_min")), float(option(scheduler, "sigma_max"))
+            )
         if getattr(scheduler, "alphas_cumprod", None) is not None:
             return TableSchedule(scheduler.alphas_cumprod.detach().to("cpu", torch.float64))
         raise ScheduleError(
-            f"{name} has no alphas_cumprod, sigma range or flow-matching shift to read a noise schedule from; "
-            "build one with NoiseSchedule.from_alphas_cumprod, .edm or .flow_matching"
+            f"{name} has no alphas_cumprod, sigma range or flow-matching shift to read a noise "
+            "schedule from; build one with NoiseSchedule.from_alphas_cumprod, .edm or "
+            f".flow_matching"
         )
 
     @staticmethod
     def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> "LinearSchedule":
-        """Variance-preserving SDE with β(t) linear in t ∈ (0, 1] (Song et al. 2021, arXiv 2011.13456, appendix C).
+        """Variance-preserving SDE with β(t) linear in t ∈ (0, 1] (Song et al. 2021, arXiv
+        2011.13456, appendix C).
 
         Raises:
             ScheduleError: not 0 < beta_min <= beta_max.
@@ -120,7 +144,8 @@ class NoiseSchedule(ABC):
 
     @staticmethod
     def cosine(offset: float = 0.008) -> "CosineSchedule":
-        """Cosine schedule with t ∈ (0, 0.9946] (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17).
+        """Cosine schedule with t ∈ (0, 0.9946] (Nichol and Dhariwal 2021, arXiv 2102.09672, eq.
+        17).
 
         Raises:
             ScheduleError: the offset is not positive.
@@ -142,8 +167,8 @@ class NoiseSchedule(ABC):
     def flow_matching(shift: float = 1.0) -> "FlowMatchingSchedule":
         """Rectified flow, α = 1 − t and σ = t for t ∈ [0, 1].
 
-        The time is what the network sees, so `shift` s (Esser et al. 2024, arXiv 2403.03206) changes no coefficient;
-        it moves the grids that are uniform in time to s·u / (1 + (s − 1)u).
+        The time is what the network sees, so `shift` s (Esser et al. 2024, arXiv 2403.03206)
+        changes no coefficient; it moves the grids that are uniform in time to s·u / (1 + (s − 1)u).
 
         Raises:
             ScheduleError: the shift is not positive.
@@ -158,19 +183,30 @@ class TableSchedule(NoiseSchedule):
     def __init__(self, alphas_cumprod: Float[Tensor, " entries"]) -> None:
         table = alphas_cumprod
         if table.ndim != 1 or len(table) < 2:
-            raise ScheduleError(f"alphas_cumprod has shape {tuple(table.shape)}; it must be 1-D with at least 2 entries")
-        if not bool(torch.isfinite(table).all()) or float(table.min()) < 0 or float(table.max()) > 1:
-            raise ScheduleError(f"alphas_cumprod spans [{float(table.min()):g}, {float(table.max()):g}]; every entry must lie in (0, 1]")
+            raise ScheduleError(
+                f"alphas_cumprod has shape {tuple(table.shape)}; it must be 1-D with at least 2 "
+                f"entries"
+            )
+        if (
+            not bool(torch.isfinite(table).all())
+            or float(table.min()) < 0
+            or float(table.max()) > 1
+        ):
+            raise ScheduleError(
+                f"alphas_cumprod spans [{float(table.min()):g}, {float(table.max()):g}]; every "
+                f"entry must lie in (0, 1]"
+            )
         rising = torch.nonzero(table.diff() >= 0)
         if len(rising):
             i = int(rising[0])
             raise ScheduleError(
-                "alphas_cumprod must strictly decrease, "
-                f"but entry {i + 1} ({float(table[i + 1]):g}) is not below entry {i} ({float(table[i]):g})"
+                f"alphas_cumprod must strictly decrease, but entry {i + 1} "
+                f"({float(table[i + 1]):g}) is not below entry {i} ({float(table[i]):g})"
             )
         self.alphas_cumprod = table
         self.t_min, self.t_max = 0.0, float(len(table) - 1)
-        # arctan ρ is finite at both ends, where log ρ is not (ᾱ = 1, and ᾱ = 0 at zero terminal SNR).
+        # arctan ρ is finite at both ends, where log ρ is not (ᾱ = 1, and ᾱ = 0 at zero terminal
+        # SNR).
         self._log_rho = 0.5 * (torch.log1p(-table) - torch.log(table))
         self._angle = torch.atan2(torch.sqrt(1 - table), torch.sqrt(table))
         self._complement = torch.atan2(torch.sqrt(table), torch.sqrt(1 - table))
@@ -184,16 +220,24 @@ class TableSchedule(NoiseSchedule):
         left, right, regular = self._segment(t)
         w = t - left
         a, b = (torch.where(regular, self._log_rho[i], 0.0) for i in (left, right))
-        # The complement angle is exactly 0 at zero terminal SNR, so that ρ is exactly infinite there.
+        # The complement angle is exactly 0 at zero terminal SNR, so that ρ is exactly infinite
+        # there.
         complement = self._complement[left] * (1 - w) + self._complement[right] * w
-        return torch.where(regular, torch.exp(a * (1 - w) + b * w), torch.cos(complement) / torch.sin(complement))
+        return torch.where(
+            regular, torch.exp(a * (1 - w) + b * w), torch.cos(complement) / torch.sin(complement)
+        )
 
     def time(self, rho: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         angle = torch.atan(rho)
-        left = (torch.searchsorted(self._angle, angle.detach().contiguous(), right=True) - 1).to(torch.float64)
+        left = (torch.searchsorted(self._angle, angle.detach().contiguous(), right=True) - 1).to(
+            torch.float64
+        )
         left, right, regular = self._segment(left)
         # Stand-ins keep the branch that is not taken finite, or its gradient would be NaN.
-        a, b = torch.where(regular, self._log_rho[left], 0.0), torch.where(regular, self._log_rho[right], 1.0)
+        a, b = (
+            torch.where(regular, self._log_rho[left], 0.0),
+            torch.where(regular, self._log_rho[right], 1.0),
+        )
         w_log = (torch.log(torch.where(regular, rho, 1.0)) - a) / (b - a)
         w_angle = (angle - self._angle[left]) / (self._angle[right] - self._angle[left])
         return left + torch.where(regular, w_log, w_angle)
@@ -207,21 +251,33 @@ class LinearSchedule(NoiseSchedule):
     def __init__(self, beta_min: float, beta_max: float) -> None:
         _check_numbers(beta_min=beta_min, beta_max=beta_max)
         if not 0 < beta_min <= beta_max or not math.isfinite(beta_max):
-            raise ScheduleError(f"linear(beta_min={beta_min}, beta_max={beta_max}): need 0 < beta_min <= beta_max")
+            raise ScheduleError(
+                f"linear(beta_min={beta_min}, beta_max={beta_max}): need 0 < beta_min <= beta_max"
+            )
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
     def rho(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        return torch.sqrt(torch.expm1(self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2))
+        return torch.sqrt(
+            torch.expm1(self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2)
+        )
 
     def time(self, rho: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         integral = torch.log1p(rho**2)
-        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral))
+        return (
+            2
+            * integral
+            / (
+                self.beta_min
+                + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+            )
+        )
 
 
 class CosineSchedule(NoiseSchedule):
     """Variance-preserving cosine schedule; see `NoiseSchedule.cosine`."""
 
-    # ρ is infinite at t = 1; 0.9946 is where DPM-Solver (Lu et al. 2022, arXiv 2206.00927, appendix D.2) starts too.
+    # ρ is infinite at t = 1; 0.9946 is where DPM-Solver (Lu et al. 2022, arXiv 2206.00927, appendix
+    # D.2) starts too.
     t_min, t_max = 1e-3, 0.9946
 
     def __init__(self, offset: float) -> None:
@@ -232,7 +288,10 @@ class CosineSchedule(NoiseSchedule):
         self._log_cos_0 = math.log(math.cos(self.offset / (1 + self.offset) * math.pi / 2))
 
     def rho(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        log_alpha = torch.log(torch.cos((t + self.offset) / (1 + self.offset) * math.pi / 2)) - self._log_cos_0
+        log_alpha = (
+            torch.log(torch.cos((t + self.offset) / (1 + self.offset) * math.pi / 2))
+            - self._log_cos_0
+        )
         return torch.sqrt(torch.expm1(-2 * log_alpha))
 
     def time(self, rho: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -246,7 +305,10 @@ class EDMSchedule(NoiseSchedule):
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         _check_numbers(sigma_min=sigma_min, sigma_max=sigma_max)
         if not 0 <= sigma_min < sigma_max or not math.isfinite(sigma_max):
-            raise ScheduleError(f"edm(sigma_min={sigma_min}, sigma_max={sigma_max}): need 0 <= sigma_min < sigma_max")
+            raise ScheduleError(
+                f"edm(sigma_min={sigma_min}, sigma_max={sigma_max}): need 0 <= sigma_min < "
+                f"sigma_max"
+            )
         self.t_min, self.t_max = float(sigma_min), float(sigma_max)
         self.initial_scale = self.t_max
 

@@ -1,4 +1,6 @@
-"""What a solve does, on request: its network calls, its vector-Jacobian products, the bytes that its graphs hold, its estimated error."""
+"""What a solve does, on request: its network calls, its vector-Jacobian products, the bytes that
+its graphs hold, its estimated error.
+"""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +22,17 @@ class Stats:
         memory: whether `peak_bytes_held` is counted.
 
     Attributes:
-        network_calls: forward passes of the denoiser's network, recomputations included; a guided call is one.
-        vjps: backward passes through such a call; the forward pass must have run within the block too.
-        peak_bytes_held: the most bytes that tensors saved for backward passes within networks occupied at one time, whoever keeps them
-            alive. Not counted are weights, and what the network is given: state, time and conditioning.
-        error_estimates: of every backward pass of `Interpolated`, in their order, the estimated relative error of each sample's gradient:
-            0 where nothing was guessed, NaN where one step alone is asked and so nothing tells it. It is read off ∂L/∂x_t;
-            `docs/gradients.md` compares it with the true error for noise and conditioning. Other methods add nothing.
+        network_calls: forward passes of the denoiser's network, recomputations included; a guided
+            call is one.
+        vjps: backward passes through such a call; the forward pass must have run within the block
+            too.
+        peak_bytes_held: the most bytes that tensors saved for backward passes within networks
+            occupied at one time, whoever keeps them alive. Not counted are weights, and what the
+            network is given: state, time and conditioning.
+        error_estimates: of every backward pass of `Interpolated`, in their order, the estimated
+            relative error of each sample's gradient: 0 where nothing was guessed, NaN where one
+            step alone is asked and so nothing tells it. It is read off ∂L/∂x_t; `docs/gradients.md`
+            compares it with the true error for noise and conditioning. Other methods add nothing.
 
     """
 
@@ -60,13 +66,14 @@ running: list[Stats] = []
 
 @contextmanager
 def stats(*, memory: bool = True) -> Iterator[Stats]:
-    """Count what every solve within the block costs, `sample` and a model's `generate` alike, backward passes included. May be nested.
+    """Count what every solve within the block costs, `sample` and a model's `generate` alike,
+    backward passes included. May be nested.
 
     Nothing is counted, and nothing is spent on counting, outside of such blocks.
 
     Args:
-        memory: whether to follow the tensors that network graphs hold, which takes a call of Python for each. Without it
-            `peak_bytes_held` stays 0, and the rest costs next to nothing.
+        memory: whether to follow the tensors that network graphs hold, which takes a call of Python
+            for each. Without it `peak_bytes_held` stays 0, and the rest costs next to nothing.
 
     """
     counts = Stats(memory=memory)
@@ -79,7 +86,9 @@ def stats(*, memory: bool = True) -> Iterator[Stats]:
 
 @contextmanager
 def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterator[None]:
-    """Count one call of `network`, and what autograd saves in it apart from its weights and the tensors `given` to it."""
+    """Count one call of `network`, and what autograd saves in it apart from its weights and the
+    tensors `given` to it.
+    """
     counts = tuple(running)
     for count in counts:
         count.network_calls += 1
@@ -89,14 +98,18 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
         return
     weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
     ignored = {tensor.untyped_storage().data_ptr() for tensor in (*given, *weights)}
-    # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand the tensor on to those.
+    # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand
+    # the tensor on to those.
     around = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    # Without any: a node that saves its own output would be in a reference cycle if it got the tensor itself back.
+    # Without any: a node that saves its own output would be in a reference cycle if it got the
+    # tensor itself back.
     outer_pack, unpack = around if around is not None else (Tensor.detach, _identity)
 
     def pack(tensor: Tensor) -> Any:
         # A bare function's weights are known by their class alone; a layer may save a view of one.
-        if tensor.untyped_storage().data_ptr() not in ignored and not isinstance(_base(tensor), nn.Parameter):
+        if tensor.untyped_storage().data_ptr() not in ignored and not isinstance(
+            _base(tensor), nn.Parameter
+        ):
             for count in counts:
                 count.hold(tensor)
         return outer_pack(tensor)
@@ -109,7 +122,9 @@ def count_vjp(output: Tensor) -> Tensor:
     """`output` of a network, with a backward pass through it counted."""
     if not output.requires_grad:
         return output
-    output = output.view_as(output)  # a network may return one of its inputs, which has gradients from elsewhere
+    output = output.view_as(
+        output
+    )  # a network may return one of its inputs, which has gradients from elsewhere
     output.register_hook(_count_vjp)
     return output
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from adjointdpm.engine.plan import Draw, Instruction, NetworkCall, Plan, Terms, Update
 
-Costates = dict[int, Any]  # register -> ∂L/∂register: tensors, or numbers where only the coefficients matter
+Costates = dict[
+    int, Any
+]  # register -> ∂L/∂register: tensors, or numbers where only the coefficients matter
 # Costates of x̂_0 and ε of a call (None: not used) -> costate of the state that it read.
 Pull = Callable[[NetworkCall, Any, Any], Any]
 
@@ -32,7 +34,10 @@ def transpose(instructions: Sequence[Instruction], costates: Costates, pull: Pul
             case Draw():
                 costates.pop(instruction.output, None)
             case NetworkCall():
-                data, noise = costates.pop(instruction.data, None), costates.pop(instruction.noise, None)
+                data, noise = (
+                    costates.pop(instruction.data, None),
+                    costates.pop(instruction.noise, None),
+                )
                 if data is not None or noise is not None:
                     _spread(pull(instruction, data, noise), instruction.state, costates)
 

@@ -20,7 +20,8 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     if isinstance(tree, Tensor):
         return fn(tree)
     if isinstance(tree, dict):
-        # In the keys' own order whatever that of insertion, so that two dicts with the same keys pair up; the result keeps insertion order.
+        # In the keys' own order whatever that of insertion, so that two dicts with the same keys
+        # pair up; the result keeps insertion order.
         mapped = {key: tree_map(fn, tree[key]) for key in sorted(tree, key=_order)}
         return {key: mapped[key] for key in tree}
     if isinstance(tree, tuple | list):
@@ -43,7 +44,11 @@ def paths(tree: Tree) -> list[str]:
 def others(tree: Tree) -> list[Any]:
     """What `tree` holds besides tensors and None."""
     if isinstance(tree, dict | tuple | list):
-        return [item for branch in (tree.values() if isinstance(tree, dict) else tree) for item in others(branch)]
+        return [
+            item
+            for branch in (tree.values() if isinstance(tree, dict) else tree)
+            for item in others(branch)
+        ]
     return [] if tree is None or isinstance(tree, Tensor) else [tree]
 
 

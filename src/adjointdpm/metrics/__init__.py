@@ -1,4 +1,6 @@
-"""Differentiable metrics, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better; a new one is a file here and a line in `METRICS`."""
+"""Differentiable metrics, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better; a new one is a file
+here and a line in `METRICS`.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,8 +35,9 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     """The metric itself, a function as a metric, or what the text names.
 
     Args:
-        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`, where a value that holds a
-            comma stands in quotes; or `file.py:function`, the user's own.
+        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`,
+            where a value that holds a comma stands in quotes; or `file.py:function`, the user's
+            own.
 
     Raises:
         UnknownNameError: no metric has that name; the message lists those there are.
@@ -47,15 +50,20 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     if callable(metric):
         return FunctionMetric(metric, getattr(metric, "__name__", type(metric).__name__))
     if not isinstance(metric, str):
-        raise InvalidTypeError(f"metric={metric!r} must be a Metric, a function, or text such as color:mood=dusk")
+        raise InvalidTypeError(
+            f"metric={metric!r} must be a Metric, a function, or text such as color:mood=dusk"
+        )
     name, _, options = metric.partition(":")
     if name.endswith(".py"):
         return _from_file(Path(name), options)
     return build_named("metric", metric, METRICS, ", or file.py:function")
 
 
-def resolve_weighted(specs: Sequence[str | Metric | Callable[..., Any]], weights: Sequence[float] | None = None) -> Metric:
-    """One metric of several, each as `resolve` takes it: Σ weight · metric, or a single metric itself.
+def resolve_weighted(
+    specs: Sequence[str | Metric | Callable[..., Any]], weights: Sequence[float] | None = None
+) -> Metric:
+    """One metric of several, each as `resolve` takes it: Σ weight · metric, or a single metric
+    itself.
 
     Args:
         specs: the metrics.

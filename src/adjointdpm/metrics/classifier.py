@@ -19,17 +19,20 @@ class Classifier(Metric):
 
     `target`: cross-entropy −log p, p the summed probability of the classes wanted; 0 is certainty.
 
-    `away`: softplus(m), m = log Σ exp z_class − max z_other over the logits z, the margin of Carlini & Wagner (2017, arXiv 1608.04644). It
-    is about m while the class leads, log 2 on a par, and falls to 0 as another class leads. Unlike a negated cross-entropy it is bounded
-    and cannot be driven ever lower by garbage; unlike a clipped margin its gradient never vanishes altogether.
+    `away`: softplus(m), m = log Σ exp z_class − max z_other over the logits z, the margin of
+    Carlini & Wagner (2017, arXiv 1608.04644). It is about m while the class leads, log 2 on a par,
+    and falls to 0 as another class leads. Unlike a negated cross-entropy it is bounded and cannot
+    be driven ever lower by garbage; unlike a clipped margin its gradient never vanishes altogether.
 
     Args:
-        target: an index, a name that the network knows, several of them, or several in one text as in "cat+dog".
+        target: an index, a name that the network knows, several of them, or several in one text as
+            in "cat+dog".
         away: likewise.
         network: its name as in `load_network`, or a module images -> logits.
 
     Raises:
-        InvalidInputError: both or none of target and away, or an impossible index; one that is too high is found at the first call.
+        InvalidInputError: both or none of target and away, or an impossible index; one that is too
+            high is found at the first call.
         UnknownNameError: an unknown class or network.
         ModelError: see `load_network`.
 
@@ -42,14 +45,19 @@ class Classifier(Metric):
 
     def __post_init__(self) -> None:
         if (self.target is None) == (self.away is None):
-            raise InvalidInputError(f"classifier metric: give target or away, one of them, not target={self.target!r}, away={self.away!r}")
+            raise InvalidInputError(
+                f"classifier metric: give target or away, one of them, not target={self.target!r}, "
+                f"away={self.away!r}"
+            )
         _ = self._indices
 
     @property
     def name(self) -> str:
         """The text that makes this metric."""
         verb, wanted = ("target", self.target) if self.away is None else ("away", self.away)
-        network = quoted(self.network) if isinstance(self.network, str) else type(self.network).__name__
+        network = (
+            quoted(self.network) if isinstance(self.network, str) else type(self.network).__name__
+        )
         return f"classifier:{verb}={wanted},network={network}"
 
     @property
@@ -60,9 +68,14 @@ class Classifier(Metric):
     def __call__(self, images: Images) -> Scores:
         """Score each picture."""
         logits: Tensor = placed(self._network, images)(images)
-        if logits.ndim != 2 or max(self._indices) >= logits.shape[1] or len(self._indices) == logits.shape[1]:
+        if (
+            logits.ndim != 2
+            or max(self._indices) >= logits.shape[1]
+            or len(self._indices) == logits.shape[1]
+        ):
             raise InvalidInputError(
-                f"{self.name}: classes {self._indices} must be some, and not all, of the network's outputs [B, K] = {tuple(logits.shape)}"
+                f"{self.name}: classes {self._indices} must be some, and not all, of the network's "
+                f"outputs [B, K] = {tuple(logits.shape)}"
             )
         indices = torch.tensor(self._indices, device=logits.device)
         inside = logits.index_select(1, indices).logsumexp(1)

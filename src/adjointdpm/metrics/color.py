@@ -23,15 +23,19 @@ MOODS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class ColorStatistics(Metric):
-    """Distance between a picture's colours and a mood's, both taken as Gaussians in luma and chroma; 0 is a perfect match.
+    """Distance between a picture's colours and a mood's, both taken as Gaussians in luma and
+    chroma; 0 is a perfect match.
 
-    sqrt(|Δmean|² + |Δstd|²), the Fréchet distance of two Gaussians with independent channels, between the mean colours and, if `spread` is
-    given, between the standard deviations of the chroma. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color
-    transfer between images"). Being a distance it ends at 0 and cannot be driven ever lower, as a plain "more orange" could.
+    sqrt(|Δmean|² + |Δstd|²), the Fréchet distance of two Gaussians with independent channels,
+    between the mean colours and, if `spread` is given, between the standard deviations of the
+    chroma. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color transfer
+    between images"). Being a distance it ends at 0 and cannot be driven ever lower, as a plain
+    "more orange" could.
 
     Args:
         mood: one of `MOODS`; or give `red`, `green` and `blue`, the mean colour in [0, 1].
-        spread: the standard deviation that both chroma channels should have; None leaves it free. Small values make pictures monochrome.
+        spread: the standard deviation that both chroma channels should have; None leaves it free.
+            Small values make pictures monochrome.
 
     Raises:
         UnknownNameError: no such mood.
@@ -50,13 +54,17 @@ class ColorStatistics(Metric):
         if self.mood is not None:
             if self.mood not in MOODS:
                 raise UnknownNameError(
-                    f"color mood {self.mood!r} is unknown; choose one of {', '.join(MOODS)}, or give red, green and blue"
+                    f"color mood {self.mood!r} is unknown; choose one of {', '.join(MOODS)}, or "
+                    f"give red, green and blue"
                 )
             if any(value is not None for value in given):
-                raise InvalidInputError(f"color metric: give a mood ({self.mood}) or red, green and blue, not both")
+                raise InvalidInputError(
+                    f"color metric: give a mood ({self.mood}) or red, green and blue, not both"
+                )
         elif not all(isinstance(value, int | float) and 0 <= value <= 1 for value in given):
             raise InvalidInputError(
-                f"color metric: red, green, blue = {given} must be three numbers in [0, 1]; or give a mood: {', '.join(MOODS)}"
+                f"color metric: red, green, blue = {given} must be three numbers in [0, 1]; or "
+                f"give a mood: {', '.join(MOODS)}"
             )
         if self.spread is not None and not 0 <= self.spread <= 0.5:
             raise InvalidInputError(f"color metric: spread={self.spread} must be in [0, 0.5]")
@@ -64,7 +72,11 @@ class ColorStatistics(Metric):
     @property
     def name(self) -> str:
         """The text that makes this metric, less its spread."""
-        return f"color:mood={self.mood}" if self.mood else f"color:red={self.red},green={self.green},blue={self.blue}"
+        return (
+            f"color:mood={self.mood}"
+            if self.mood
+            else f"color:red={self.red},green={self.green},blue={self.blue}"
+        )
 
     @property
     def target(self) -> tuple[float, float, float]:
@@ -87,5 +99,7 @@ class ColorStatistics(Metric):
         return (squared + 1e-8).sqrt()  # the root's slope is infinite at 0
 
 
-def _to_ycbcr(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+def _to_ycbcr(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
     return torch.einsum("ij,bjhw->bihw", images.new_tensor(_YCBCR), images)

@@ -1,4 +1,6 @@
-"""An effect that is shown by a pair of pictures: how much of the change from the first to the second a picture has."""
+"""An effect that is shown by a pair of pictures: how much of the change from the first to the
+second a picture has.
+"""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,16 +14,21 @@ from adjointdpm.metrics.base import Images, Metric, Scores
 from adjointdpm.metrics.gram_style import GramStyle
 from adjointdpm.metrics.reference_picture import Picture, reference_name
 
-_LEAST = 1e-4  # of a layer's Gram matrix: a smaller change is what saving a picture as JPEG does to it
+_LEAST = (
+    1e-4  # of a layer's Gram matrix: a smaller change is what saving a picture as JPEG does to it
+)
 
 
 @dataclass(frozen=True, eq=False)
 class EffectPair(Metric):
-    """0 where a picture's textures and colours are as far along as the second picture's, 1 where they are no further than the first's.
+    """0 where a picture's textures and colours are as far along as the second picture's, 1 where
+    they are no further than the first's.
 
-    mean over layers of (1 − p)², p = <G(x) − G(before), D> / <D, D>, D = G(after) − G(before), with the Gram matrices G of `GramStyle`.
-    What both pictures show cancels in D, so that it is the effect and not its example that is asked for; a change of G at right angles to D
-    costs nothing. A pair says little about pictures that differ much from it without the effect: choose a plain one of their kind.
+    mean over layers of (1 − p)², p = <G(x) − G(before), D> / <D, D>, D = G(after) − G(before), with
+    the Gram matrices G of `GramStyle`. What both pictures show cancels in D, so that it is the
+    effect and not its example that is asked for; a change of G at right angles to D costs nothing.
+    A pair says little about pictures that differ much from it without the effect: choose a plain
+    one of their kind.
 
     Args:
         before: a picture without the effect: a file, or a tensor [3, H, W] in [0, 1].
@@ -29,7 +36,8 @@ class EffectPair(Metric):
         network, size: as `GramStyle` takes them.
 
     Raises:
-        InvalidInputError: a picture that cannot be read, an impossible size, or two pictures that the network cannot tell apart.
+        InvalidInputError: a picture that cannot be read, an impossible size, or two pictures that
+            the network cannot tell apart.
         UnknownNameError, ModelError, MetricError: see `GramStyle`.
 
     """
@@ -44,8 +52,8 @@ class EffectPair(Metric):
         sizes = [change.norm() / max(first.norm().item(), 1e-12) for first, change in self._changes]
         if not all(size > _LEAST for size in sizes):
             raise InvalidInputError(
-                f"pair metric: {reference_name(self.before)} and {reference_name(self.after)} look the same to {self.network}; the second "
-                "must show the effect"
+                f"pair metric: {reference_name(self.before)} and {reference_name(self.after)} look "
+                f"the same to {self.network}; the second must show the effect"
             )
 
     @property

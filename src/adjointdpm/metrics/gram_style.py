@@ -15,14 +15,18 @@ from adjointdpm.metrics.reference_picture import Picture, reference_name, refere
 
 @dataclass(frozen=True, eq=False)
 class GramStyle(Metric):
-    """Squared distance between Gram matrices of a network's features, Gatys et al. (2016, arXiv 1508.06576); 0 is the reference's style.
+    """Squared distance between Gram matrices of a network's features, Gatys et al. (2016, arXiv
+    1508.06576); 0 is the reference's style.
 
-    mean over layers of ‖G − G_ref‖² / ‖G_ref‖², G = F Fᵀ / positions for features F [channels, positions]. Divided by the reference's own
-    length no layer outweighs the others, and values for different references compare: 1 is as far as no features at all.
+    mean over layers of ‖G − G_ref‖² / ‖G_ref‖², G = F Fᵀ / positions for features F [channels,
+    positions]. Divided by the reference's own length no layer outweighs the others, and values for
+    different references compare: 1 is as far as no features at all.
 
     Args:
-        reference: a picture file, or a tensor [3, H, W] in [0, 1]. It is squashed to a square of `size` pixels, as the pictures are.
-        network: a network with a method `features(images, size)` that returns a list of maps [B, C, h, w]; its name, or the module.
+        reference: a picture file, or a tensor [3, H, W] in [0, 1]. It is squashed to a square of
+            `size` pixels, as the pictures are.
+        network: a network with a method `features(images, size)` that returns a list of maps [B, C,
+            h, w]; its name, or the module.
         size: pixels a side at which textures are compared.
 
     Raises:
@@ -39,10 +43,16 @@ class GramStyle(Metric):
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or not 32 <= self.size <= 1024:
-            raise InvalidInputError(f"gram metric: size={self.size!r} must be a whole number of pixels in [32, 1024]")
+            raise InvalidInputError(
+                f"gram metric: size={self.size!r} must be a whole number of pixels in [32, 1024]"
+            )
         if not callable(getattr(self._network, "features", None)):
-            raise MetricError(f"gram metric: network {self.network!r} has no method features(images, size)")
-        _ = self.targets  # a picture that cannot be read is an error here and not in the first iteration
+            raise MetricError(
+                f"gram metric: network {self.network!r} has no method features(images, size)"
+            )
+        _ = (
+            self.targets
+        )  # a picture that cannot be read is an error here and not in the first iteration
 
     @property
     def name(self) -> str:
@@ -54,7 +64,9 @@ class GramStyle(Metric):
         distances = []
         for matrix, target in zip(self.grams(images), self.targets, strict=True):
             target = target.to(matrix)
-            distances.append((matrix - target).square().sum((1, 2)) / target.square().sum().clamp_min(1e-12))
+            distances.append(
+                (matrix - target).square().sum((1, 2)) / target.square().sum().clamp_min(1e-12)
+            )
         return torch.stack(distances).mean(0)
 
     @cached_property

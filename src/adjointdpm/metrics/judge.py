@@ -1,7 +1,9 @@
-"""The independent judge shipped with the bundled model: which thing a picture shows, and in which drawing style.
+"""The independent judge shipped with the bundled model: which thing a picture shows, and in which
+drawing style.
 
-It learned from real pictures only and never saw a generated one, so it can measure whether an optimised picture still shows what its
-prompt asked for. It is differentiable, but whoever optimises against it can no longer be judged by it.
+It learned from real pictures only and never saw a generated one, so it can measure whether an
+optimised picture still shows what its prompt asked for. It is differentiable, but whoever optimises
+against it can no longer be judged by it.
 """
 
 import json
@@ -21,17 +23,25 @@ SIZE = 64  # pixels a side
 
 
 class JudgeNetwork(nn.Module):
-    """A small convolutional classifier: four levels, each halving the resolution, then two linear heads on pooled features.
+    """A small convolutional classifier: four levels, each halving the resolution, then two linear
+    heads on pooled features.
 
-    Group normalisation and SiLU, so that the verdict on a picture is smooth and does not depend on the rest of its batch.
+    Group normalisation and SiLU, so that the verdict on a picture is smooth and does not depend on
+    the rest of its batch.
     """
 
-    def __init__(self, concepts: int, styles: int, widths: tuple[int, ...] = (24, 48, 96, 128)) -> None:
+    def __init__(
+        self, concepts: int, styles: int, widths: tuple[int, ...] = (24, 48, 96, 128)
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip((3, *widths), widths, strict=False):
             for source, stride in ((before, 2), (after, 1)):
-                layers += [nn.Conv2d(source, after, 3, stride, 1, bias=False), nn.GroupNorm(8, after), nn.SiLU()]
+                layers += [
+                    nn.Conv2d(source, after, 3, stride, 1, bias=False),
+                    nn.GroupNorm(8, after),
+                    nn.SiLU(),
+                ]
         self.trunk = nn.Sequential(*layers)
         self.concept = nn.Linear(widths[-1], concepts)
         self.style = nn.Linear(widths[-1], styles)
@@ -45,7 +55,8 @@ class Judge:
     """Names for what `JudgeNetwork` answers.
 
     Attributes:
-        concepts: the names of the concept classes, among them those that the bundled generator never saw.
+        concepts: the names of the concept classes, among them those that the bundled generator
+            never saw.
         styles: the names of the drawing styles.
     """
 
@@ -56,7 +67,8 @@ class Judge:
 
     @classmethod
     def load(cls, folder: str | Path = BUNDLED) -> "Judge":
-        """Read `config.json` and `model.safetensors` from a folder, by default the bundled one; the weights become float32.
+        """Read `config.json` and `model.safetensors` from a folder, by default the bundled one; the
+        weights become float32.
 
         Raises:
             ModelError: the folder lacks one of the files, or they do not belong together.
@@ -69,8 +81,8 @@ class Judge:
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ModelError(
-                f"no judge could be read from {str(folder)!r} ({error}); it takes a config.json and a model.safetensors, "
-                "as written by training/judges.py"
+                f"no judge could be read from {str(folder)!r} ({error}); it takes a config.json "
+                f"and a model.safetensors, as written by training/judges.py"
             ) from error
         return cls(network.float(), concepts, styles)
 
@@ -80,7 +92,8 @@ class Judge:
         return self
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """What the heads see: pooled features of images in [0, 1], resized to 64×64 if they have another size.
+        """What the heads see: pooled features of images in [0, 1], resized to 64×64 if they have
+        another size.
 
         Raises:
             ShapeError: `images` is not [B, 3, H, W].
@@ -88,7 +101,9 @@ class Judge:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images must have the shape [B, 3, H, W], not {tuple(images.shape)}")
         if images.shape[-2:] != (SIZE, SIZE):
-            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+            images = F.interpolate(
+                images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
+            )
         return self.network(images)
 
     def concept_logits(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:

@@ -15,12 +15,14 @@ DISTANCES = ("l1", "l2", "ssim")
 
 @dataclass(frozen=True, eq=False)
 class Reference(Metric):
-    """Distance to one picture, which is resized to the size of those scored; 0 for the same picture.
+    """Distance to one picture, which is resized to the size of those scored; 0 for the same
+    picture.
 
     Args:
         reference: a picture file, or a tensor [3, H, W] in [0, 1].
-        distance: "l1", the mean absolute difference; "l2", the mean squared difference; or "ssim", 1 − SSIM in [0, 2], Wang et al. (2004,
-            "Image quality assessment: from error visibility to structural similarity") with their window of 11 pixels.
+        distance: "l1", the mean absolute difference; "l2", the mean squared difference; or "ssim",
+            1 − SSIM in [0, 2], Wang et al. (2004, "Image quality assessment: from error visibility
+            to structural similarity") with their window of 11 pixels.
 
     Raises:
         InvalidInputError: a reference that cannot be read.
@@ -33,7 +35,10 @@ class Reference(Metric):
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
-            raise UnknownNameError(f"reference metric: distance {self.distance!r} is unknown; choose one of {', '.join(DISTANCES)}")
+            raise UnknownNameError(
+                f"reference metric: distance {self.distance!r} is unknown; choose one of "
+                f"{', '.join(DISTANCES)}"
+            )
         _ = self._picture
 
     @property
@@ -59,7 +64,9 @@ class Reference(Metric):
         # Imported here since it takes a second or two, and few need it.
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        similarity = structural_similarity_index_measure(images, picture.expand_as(images), reduction="none", data_range=1.0)
+        similarity = structural_similarity_index_measure(
+            images, picture.expand_as(images), reduction="none", data_range=1.0
+        )
         assert isinstance(similarity, Tensor)
         return 1 - similarity
 

@@ -24,10 +24,15 @@ def reference_picture(reference: Picture) -> Float[Tensor, "1 3 height width"]:
     if isinstance(reference, str | Path):
         return read_picture(reference)[None]
     if not isinstance(reference, Tensor):
-        raise InvalidTypeError(f"reference={reference!r} must be the path of a picture or a tensor [3, H, W]")
+        raise InvalidTypeError(
+            f"reference={reference!r} must be the path of a picture or a tensor [3, H, W]"
+        )
     picture = reference.detach()[None] if reference.ndim == 3 else reference.detach()
     if picture.ndim != 4 or picture.shape[:2] != (1, 3) or min(picture.shape[2:]) < SMALLEST:
-        raise ShapeError(f"reference {tuple(reference.shape)} must have the shape [3, H, W] with H, W ≥ {SMALLEST}")
+        raise ShapeError(
+            f"reference {tuple(reference.shape)} must have the shape [3, H, W] with H, W ≥ "
+            f"{SMALLEST}"
+        )
     return picture
 
 

@@ -14,13 +14,18 @@ _SMALLEST = 8
 
 
 def structure_distance(images: Images, reference: Images) -> Scores:
-    """1 − correlation of the two pictures' edge maps, `[B]` in [0, 2]; 0 for the same drawing in other colours.
+    """1 − correlation of the two pictures' edge maps, `[B]` in [0, 2]; 0 for the same drawing in
+    other colours.
 
-    An edge map is the length of the colour gradient (Sobel) at each pixel, at full and at half resolution. It does not change when light
-    and dark swap or a background changes its colour, and correlation ignores contrast: what counts is where the lines are.
+    An edge map is the length of the colour gradient (Sobel) at each pixel, at full and at half
+    resolution. It does not change when light and dark swap or a background changes its colour, and
+    correlation ignores contrast: what counts is where the lines are.
     """
     if images.shape != reference.shape:
-        raise ShapeError(f"pictures {tuple(images.shape)} and reference {tuple(reference.shape)} must have the same shape")
+        raise ShapeError(
+            f"pictures {tuple(images.shape)} and reference {tuple(reference.shape)} must have the "
+            f"same shape"
+        )
     scales = ((images, reference), (F.avg_pool2d(images, 2), F.avg_pool2d(reference, 2)))
     return torch.stack([1 - _correlation(_edges(x), _edges(y)) for x, y in scales]).mean(0)
 
@@ -46,7 +51,9 @@ def _edges(images: Tensor) -> Float[Tensor, "batch pixels"]:
     sobel = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 8
     kernels = torch.stack([sobel, sobel.T])[:, None]  # horizontal, vertical
     batch, channels, height, width = images.shape
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate").reshape(batch * channels, 1, height + 2, width + 2)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate").reshape(
+        batch * channels, 1, height + 2, width + 2
+    )
     gradient = F.conv2d(padded, kernels).view(batch, channels * 2, height * width)
     return (gradient.square().sum(1) + 1e-6).sqrt()
 

@@ -18,15 +18,18 @@ from adjointdpm.support.named_options import quoted
 class TextSimilarity(Metric):
     """Distance between pictures and a text.
 
-    With a CLIP model 1 − cosine of its two vectors, in [0, 2]. Without one, cross-entropy of the bundled judge for the one concept that the
-    text names, as in `Classifier`; the rest of the text is then ignored, and the judge cannot judge the result any more.
+    With a CLIP model 1 − cosine of its two vectors, in [0, 2]. Without one, cross-entropy of the
+    bundled judge for the one concept that the text names, as in `Classifier`; the rest of the text
+    is then ignored, and the judge cannot judge the result any more.
 
     Args:
         text: what the pictures should show.
-        model: the folder or hub id of a CLIP model in transformers' layout; None for the bundled judge.
+        model: the folder or hub id of a CLIP model in transformers' layout; None for the bundled
+            judge.
 
     Raises:
-        InvalidInputError: no text; or, without a model, a text that names no concept of the judge's, or several.
+        InvalidInputError: no text; or, without a model, a text that names no concept of the
+            judge's, or several.
         ModelError: no CLIP model there.
 
     """
@@ -81,10 +84,13 @@ def concept_in(text: str, concepts: list[str]) -> str:
     """
     longest_first = sorted(concepts, key=len, reverse=True)
     found = re.findall(rf"\b({'|'.join(map(re.escape, longest_first))})\b", text, re.IGNORECASE)
-    names = sorted({concept for concept in concepts if concept.lower() in {word.lower() for word in found}})
+    names = sorted(
+        {concept for concept in concepts if concept.lower() in {word.lower() for word in found}}
+    )
     if len(names) != 1:
         raise InvalidInputError(
-            f"text {text!r} must name exactly one thing that the bundled judge knows, not {', '.join(names) or 'none'}; it knows "
-            f"{', '.join(concepts)}; or give model=, a CLIP model"
+            f"text {text!r} must name exactly one thing that the bundled judge knows, not "
+            f"{', '.join(names) or 'none'}; it knows {', '.join(concepts)}; or give model=, a CLIP "
+            f"model"
         )
     return names[0]

@@ -23,13 +23,23 @@ class WeightedSum(Metric):
     weights: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not self.metrics or len(self.metrics) != len(self.weights) or not all(isfinite(weight) for weight in self.weights):
-            raise InvalidInputError(f"a weighted sum of {len(self.metrics)} metrics needs as many finite weights, not {list(self.weights)}")
+        if (
+            not self.metrics
+            or len(self.metrics) != len(self.weights)
+            or not all(isfinite(weight) for weight in self.weights)
+        ):
+            raise InvalidInputError(
+                f"a weighted sum of {len(self.metrics)} metrics needs as many finite weights, not "
+                f"{list(self.weights)}"
+            )
 
     @property
     def name(self) -> str:
         """The sum, spelt out."""
-        return " + ".join(f"{weight:g}·{metric.name}" for weight, metric in zip(self.weights, self.metrics, strict=True))
+        return " + ".join(
+            f"{weight:g}·{metric.name}"
+            for weight, metric in zip(self.weights, self.metrics, strict=True)
+        )
 
     @property
     def smallest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

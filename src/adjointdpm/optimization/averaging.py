@@ -12,8 +12,8 @@ from adjointdpm.variables import Variable
 class Average:
     """Average of a variable's tensors over the steps, weights decaying into the past.
 
-    The decay of step k is min(decay, (1 + k) / (10 + k)): with the full decay from the start, the average would stay at the initial values
-    for about 1 / (1 − decay) steps.
+    The decay of step k is min(decay, (1 + k) / (10 + k)): with the full decay from the start, the
+    average would stay at the initial values for about 1 / (1 − decay) steps.
 
     Args:
         variable: what is averaged.
@@ -24,7 +24,10 @@ class Average:
     def __init__(self, variable: Variable, decay: float) -> None:
         self.variable, self.decay = variable, decay
         # Half precision would swallow small steps.
-        self.values = {name: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for name, t in self._now().items()}
+        self.values = {
+            name: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True)
+            for name, t in self._now().items()
+        }
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
@@ -35,7 +38,9 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the variable holds the average, projected onto its set; afterwards what it had held, bit for bit."""
+        """Inside, the variable holds the average, projected onto its set; afterwards what it had
+        held, bit for bit.
+        """
         if not self.decay:
             yield
             return

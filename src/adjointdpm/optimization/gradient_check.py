@@ -18,7 +18,9 @@ from adjointdpm.variables import Example, Variable
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: what torch allocated on a GPU, or else resident memory, libraries included."""
+    """The most memory this process has held: what torch allocated on a GPU, or else resident
+    memory, libraries included.
+    """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -28,7 +30,9 @@ def peak_memory_bytes() -> int:
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     packages = ("adjointdpm", "torch", "diffusers", "transformers")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
 
 
 def is_exact(gradient: GradientMethod) -> bool:
@@ -36,8 +40,11 @@ def is_exact(gradient: GradientMethod) -> bool:
     return isinstance(gradient, AutogradMethod) and not isinstance(gradient, Truncated)
 
 
-def gradient_error(render: Renderer, variable: Variable, metric: Metric, examples: Sequence[Example]) -> list[dict[str, float | str | int]]:
-    """Compare the renderer's gradient of the metric with respect to the variable with the exact one, example by example.
+def gradient_error(
+    render: Renderer, variable: Variable, metric: Metric, examples: Sequence[Example]
+) -> list[dict[str, float | str | int]]:
+    """Compare the renderer's gradient of the metric with respect to the variable with the exact
+    one, example by example.
 
     Returns:
         For each example `prompt`, `seed`, `cosine` and `relative_error` = |g − exact| / |exact|.
@@ -47,15 +54,26 @@ def gradient_error(render: Renderer, variable: Variable, metric: Metric, example
     errors = []
     for example in examples:
         with unchanged(render):  # it is the method of the run that is looked at
-            mine, reference = (_gradient(renderer, variable, metric, example) for renderer in (render, exact))
+            mine, reference = (
+                _gradient(renderer, variable, metric, example) for renderer in (render, exact)
+            )
         cosine = torch.nn.functional.cosine_similarity(mine, reference, dim=0).item()
         relative = ((mine - reference).norm() / reference.norm()).item()
-        errors.append({"prompt": example.prompt, "seed": example.seed, "cosine": cosine, "relative_error": relative})
+        errors.append(
+            {
+                "prompt": example.prompt,
+                "seed": example.seed,
+                "cosine": cosine,
+                "relative_error": relative,
+            }
+        )
     return errors
 
 
 def gradient_cost(render: Renderer, variable: Variable, example: Example) -> float:
-    """What a picture with its gradient costs, in pictures without: network calls, recomputations too, and VJPs counted as two calls."""
+    """What a picture with its gradient costs, in pictures without: network calls, recomputations
+    too, and VJPs counted as two calls.
+    """
     with stats() as plain:
         render.look([example], variable)
     with stats() as full:
@@ -63,7 +81,9 @@ def gradient_cost(render: Renderer, variable: Variable, example: Example) -> flo
     return (full.network_calls + 2 * full.vjps) / plain.network_calls
 
 
-def _gradient(render: Renderer, variable: Variable, metric: Metric, example: Example) -> torch.Tensor:
+def _gradient(
+    render: Renderer, variable: Variable, metric: Metric, example: Example
+) -> torch.Tensor:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         images = render([example], variable)
         return images, metric(images).sum()
@@ -71,4 +91,13 @@ def _gradient(render: Renderer, variable: Variable, metric: Metric, example: Exa
     tensors = list(variable.tensors().values())
     gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))
     pairs = zip(tensors, gradients, strict=True)
-    return torch.cat([(torch.zeros_like(t) if gradient is None else gradient).flatten() for t, gradient in pairs]).cpu().double()
+    return (
+        torch.cat(
+            [
+                (torch.zeros_like(t) if gradient is None else gradient).flatten()
+                for t, gradient in pairs
+            ]
+        )
+        .cpu()
+        .double()
+    )

@@ -1,4 +1,6 @@
-"""Pictures of examples, with and without what is learned: the one place where the product calls the model."""
+"""Pictures of examples, with and without what is learned: the one place where the product calls the
+model.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +19,17 @@ from adjointdpm.variables import Example, Inputs, Variable
 
 @dataclass
 class CallCounter:
-    """Counts forward calls of the denoising network; one call handles a batch, and guidance does not double it."""
+    """Counts forward calls of the denoising network; one call handles a batch, and guidance does
+    not double it.
+    """
 
     calls: int = 0
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """Draws examples with fixed sampling settings: an example looks the same in every batch and process, whatever the scheduler draws.
+    """Draws examples with fixed sampling settings: an example looks the same in every batch and
+    process, whatever the scheduler draws.
 
     Args:
         model: what `adjointdpm.load` returns.
@@ -46,7 +51,9 @@ class Renderer:
     counter: CallCounter = field(default_factory=CallCounter)
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
 
-    def __call__(self, examples: Sequence[Example], variable: Variable) -> Float[Tensor, "batch 3 height width"]:
+    def __call__(
+        self, examples: Sequence[Example], variable: Variable
+    ) -> Float[Tensor, "batch 3 height width"]:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
         return self._generate(variable.apply(self._inputs(examples)))
 
@@ -54,7 +61,8 @@ class Renderer:
     def draw(
         self, examples: Sequence[Example], variable: Variable | None = None
     ) -> Iterator[tuple[Sequence[Example], Float[Tensor, "part 3 height width"]]]:
-        """Pictures as training sees them, unclamped and where the model draws them, but without gradients.
+        """Pictures as training sees them, unclamped and where the model draws them, but without
+        gradients.
 
         Args:
             examples: what to draw.
@@ -66,16 +74,32 @@ class Renderer:
         """
         for start in range(0, len(examples), self.chunk):
             part = examples[start : start + self.chunk]
-            yield part, self._generate(self._inputs(part)) if variable is None else self(part, variable)
+            yield (
+                part,
+                self._generate(self._inputs(part)) if variable is None else self(part, variable),
+            )
 
-    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Float[Tensor, "batch 3 height width"]:
+    def look(
+        self, examples: Sequence[Example], variable: Variable | None = None
+    ) -> Float[Tensor, "batch 3 height width"]:
         """Pictures as they are shown and saved: clamped, in float32 on the CPU."""
-        return torch.cat([images.clamp(0, 1).float().cpu() for _, images in self.draw(examples, variable)])
+        return torch.cat(
+            [images.clamp(0, 1).float().cpu() for _, images in self.draw(examples, variable)]
+        )
 
     @torch.no_grad()
-    def score(self, metric: Metric, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """A metric's scores, on the CPU, of pictures that lie anywhere: it sees them on the model's device and in the model's dtype."""
-        return torch.cat([metric(part.to(self.model.device, self.model.dtype)).cpu() for part in images.split(self.chunk)])
+    def score(
+        self, metric: Metric, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, " batch"]:
+        """A metric's scores, on the CPU, of pictures that lie anywhere: it sees them on the model's
+        device and in the model's dtype.
+        """
+        return torch.cat(
+            [
+                metric(part.to(self.model.device, self.model.dtype)).cpu()
+                for part in images.split(self.chunk)
+            ]
+        )
 
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
@@ -96,8 +120,11 @@ class Renderer:
             handle.remove()
 
     def _inputs(self, examples: Sequence[Example]) -> Inputs:
-        # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn in.
-        noise = torch.cat([self.noises[e] if e in self.noises else self.model.noise(1, e.seed) for e in examples])
+        # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn
+        # in.
+        noise = torch.cat(
+            [self.noises[e] if e in self.noises else self.model.noise(1, e.seed) for e in examples]
+        )
         return Inputs(examples, [example.prompt for example in examples], noise)
 
     def _generate(self, inputs: Inputs) -> Tensor:

@@ -16,18 +16,23 @@ class Settings:
     Args:
         iterations: optimiser steps at most.
         batch: examples drawn in one graph; memory grows with it.
-        accumulate: a step uses batch · accumulate examples, whatever the number of processes they are shared out over.
+        accumulate: a step uses batch · accumulate examples, whatever the number of processes they
+            are shared out over.
         learning_rate: of Adam (Kingma & Ba 2015).
-        schedule: "constant", or "cosine": from the learning rate down to 0 after the last iteration (Loshchilov & Hutter 2017).
+        schedule: "constant", or "cosine": from the learning rate down to 0 after the last iteration
+            (Loshchilov & Hutter 2017).
         max_gradient_norm: the gradient is scaled down to this norm.
-        ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average that is then validated, kept and saved.
-            0 is none; the decay of step k is min(ema, (1 + k) / (10 + k)), so that the start is soon forgotten.
-        preservation: weight of the structure distance to the plain picture of the same prompt and seed. A metric alone is over-optimised:
-            every prompt ends as the same picture. With 0 the plain pictures are not drawn, and no record has a "drift".
+        ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
+            that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
+            k) / (10 + k)), so that the start is soon forgotten.
+        preservation: weight of the structure distance to the plain picture of the same prompt and
+            seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
+            the plain pictures are not drawn, and no record has a "drift".
         distance: weight of the variable's own distance from where it started.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
         validate_every: iterations between looks at the validation examples.
-        patience: stop after this many looks without a better objective; the best state is returned in any case.
+        patience: stop after this many looks without a better objective; the best state is returned
+            in any case.
         checkpoint_every: iterations between checkpoints.
         seed: of the order in which examples are used.
 
@@ -53,7 +58,14 @@ class Settings:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "accumulate", "validate_every", "patience", "checkpoint_every"):
+        for name in (
+            "iterations",
+            "batch",
+            "accumulate",
+            "validate_every",
+            "patience",
+            "checkpoint_every",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
@@ -64,9 +76,14 @@ class Settings:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidInputError(f"{name}={getattr(self, name)!r} must be at least 0")
         if not 0 <= self.ema < 1:
-            raise InvalidInputError(f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last 100 iterations")
+            raise InvalidInputError(
+                f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last "
+                f"100 iterations"
+            )
         if self.schedule not in SCHEDULES:
-            raise UnknownNameError(f"schedule {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
+            raise UnknownNameError(
+                f"schedule {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"
+            )
 
     @property
     def step_examples(self) -> int:
@@ -76,10 +93,16 @@ class Settings:
     @property
     def regularisers(self) -> dict[str, float]:
         """The weights of those that are asked for."""
-        return {name: weight for name, weight in {"distance": self.distance, "likelihood": self.likelihood}.items() if weight}
+        return {
+            name: weight
+            for name, weight in {"distance": self.distance, "likelihood": self.likelihood}.items()
+            if weight
+        }
 
     def learning_rate_at(self, iteration: int) -> float:
-        """The learning rate of the step after `iteration` steps, a function of nothing else: a resumed run needs no state for it."""
+        """The learning rate of the step after `iteration` steps, a function of nothing else: a
+        resumed run needs no state for it.
+        """
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

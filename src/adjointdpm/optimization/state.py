@@ -24,8 +24,9 @@ class Progress:
     Args:
         iteration: steps done.
         best_objective, best_iteration, looks_without_progress: of the validation so far.
-        network_calls, seconds: what all processes together, and the main one, have spent in the loop up to the last checkpoint, in all
-            sessions; checkpoints from before there were these count as 0.
+        network_calls, seconds: what all processes together, and the main one, have spent in the
+            loop up to the last checkpoint, in all sessions; checkpoints from before there were
+            these count as 0.
         gradients: what `Auto` decided, see `gradient_choices`.
 
     """
@@ -64,10 +65,16 @@ class LoopState:
         self.best = self._copy()
 
     def consider(self, objective: float) -> None:
-        """Keep what the variable holds now if its validation objective is the best so far; count looks that find nothing better."""
+        """Keep what the variable holds now if its validation objective is the best so far; count
+        looks that find nothing better.
+        """
         if objective < self.progress.best_objective:
             progress = self.progress
-            progress.best_objective, progress.best_iteration, progress.looks_without_progress = objective, progress.iteration, 0
+            progress.best_objective, progress.best_iteration, progress.looks_without_progress = (
+                objective,
+                progress.iteration,
+                0,
+            )
             self.best = self._copy()
         else:
             self.progress.looks_without_progress += 1
@@ -79,11 +86,21 @@ class LoopState:
             OutputError: it could not be written.
 
         """
-        groups: dict[str, dict[str, Tensor]] = {"now": self.variable.tensors(), "best": self.best, "average": self.average.values}
-        tensors = {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
+        groups: dict[str, dict[str, Tensor]] = {
+            "now": self.variable.tensors(),
+            "best": self.best,
+            "average": self.average.values,
+        }
+        tensors = {
+            f"{group}/{name}": tensor
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
         for index, slots in self.adam.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
-        facts = asdict(self.progress) | {"best_objective": self.progress.best_objective.hex()}  # every bit of it
+        facts = asdict(self.progress) | {
+            "best_objective": self.progress.best_objective.hex()
+        }  # every bit of it
         facts["gradient_scale"] = asdict(self.scale)
         checkpoints.write(self.progress.iteration, tensors, facts)
 
@@ -101,7 +118,10 @@ class LoopState:
             groups[group][rest] = tensor
         self.variable.load_tensors(groups["now"])
         if groups["average"].keys() != self.average.values.keys():
-            raise CheckpointError(f"the checkpoint holds {'an' if groups['average'] else 'no'} average; it was written with another ema")
+            raise CheckpointError(
+                f"the checkpoint holds {'an' if groups['average'] else 'no'} average; it was "
+                f"written with another ema"
+            )
         for name, tensor in self.average.values.items():
             tensor.copy_(groups["average"][name])
         slots: dict[int, dict[str, Tensor]] = {}
@@ -109,7 +129,10 @@ class LoopState:
             index, _, slot = name.partition("/")
             slots.setdefault(int(index), {})[slot] = tensor
         self.adam.load_state_dict(self.adam.state_dict() | {"state": slots})
-        self.best = {name: groups["best"][name].to(tensor) for name, tensor in self.variable.tensors().items()}
+        self.best = {
+            name: groups["best"][name].to(tensor)
+            for name, tensor in self.variable.tensors().items()
+        }
         self.scale = GradientScale(**facts.pop("gradient_scale", {}))  # older checkpoints have none
         facts["best_objective"] = float.fromhex(facts["best_objective"])
         self.progress = Progress(**facts)

@@ -7,7 +7,13 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import DeviceError, InvalidInputError, InvalidTypeError, PromptError, ShapeError
+from adjointdpm.errors import (
+    DeviceError,
+    InvalidInputError,
+    InvalidTypeError,
+    PromptError,
+    ShapeError,
+)
 
 
 def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
@@ -20,14 +26,22 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
-        raise PromptError(f"{name}={prompt!r} must be a string, or a list with one string for each sample")
+        raise PromptError(
+            f"{name}={prompt!r} must be a string, or a list with one string for each sample"
+        )
     if len(prompt) == 0:
-        raise PromptError(f"{name} is an empty list; pass a string, or a list with one string for each sample")
+        raise PromptError(
+            f"{name} is an empty list; pass a string, or a list with one string for each sample"
+        )
     return list(prompt)
 
 
-def check_either(prompt: object, embeds: object, name: str = "prompt", required: bool = True) -> None:
-    """Raise PromptError unless one of a prompt and its embeddings was given, or at most one if not `required`."""
+def check_either(
+    prompt: object, embeds: object, name: str = "prompt", required: bool = True
+) -> None:
+    """Raise PromptError unless one of a prompt and its embeddings was given, or at most one if not
+    `required`.
+    """
     if prompt is not None and embeds is not None:
         raise PromptError(f"pass either {name} or {name}_embeds, not both")
     if required and prompt is None and embeds is None:
@@ -44,27 +58,37 @@ def batch_size(sizes: dict[str, int | None]) -> int:
     given = {name: size for name, size in sizes.items() if size is not None}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in given.items())
-        raise ShapeError(f"the batch sizes disagree: {listed}; a single string serves a batch of any size")
+        raise ShapeError(
+            f"the batch sizes disagree: {listed}; a single string serves a batch of any size"
+        )
     return next(iter(given.values()), 1)
 
 
-def check_tensor(tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int], device: torch.device) -> None:
+def check_tensor(
+    tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int], device: torch.device
+) -> None:
     """Raise unless `tensor` is as `check_layout` wants it, on `device` and finite."""
     check_layout(tensor, name, layout, sizes)
     if tensor.device != device:
-        raise DeviceError(f"{name} is on {tensor.device} and the pipeline on {device}; move one of them")
+        raise DeviceError(
+            f"{name} is on {tensor.device} and the pipeline on {device}; move one of them"
+        )
     if not bool(torch.isfinite(tensor.detach()).all()):
         raise InvalidInputError(f"{name} holds NaN or infinite values")
 
 
 def check_layout(tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int]) -> None:
-    """Raise unless `tensor` is floating point and laid out as told, for example ("B", "L", "D") with {"D": 768}."""
+    """Raise unless `tensor` is floating point and laid out as told, for example ("B", "L", "D")
+    with {"D": 768}.
+    """
     shown = f"[{', '.join(str(sizes.get(axis, axis)) for axis in layout)}]"
     if not isinstance(tensor, Tensor):
         raise InvalidTypeError(f"{name} must be a tensor {shown}, not {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise InvalidTypeError(f"{name} has dtype {tensor.dtype}; it must be floating point")
-    wrong = tensor.ndim != len(layout) or any(sizes.get(axis, n) != n for axis, n in zip(layout, tensor.shape, strict=True))
+    wrong = tensor.ndim != len(layout) or any(
+        sizes.get(axis, n) != n for axis, n in zip(layout, tensor.shape, strict=True)
+    )
     if wrong or tensor.numel() == 0:
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; this model takes {shown}")
 
@@ -105,7 +129,9 @@ def check_seeds(seeds: object, generator: object) -> list[int]:
 
     """
     if generator is not None:
-        raise InvalidInputError("pass either generator or seeds, not both: each says what a stochastic scheduler draws")
+        raise InvalidInputError(
+            "pass either generator or seeds, not both: each says what a stochastic scheduler draws"
+        )
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
         raise InvalidTypeError(f"seeds={seeds!r} must be a list with one int for each sample")
     return [check_count(seed, f"seeds[{i}]", least=0) for i, seed in enumerate(seeds)]

@@ -16,8 +16,10 @@ FAMILIES: dict[str, type[DiffusionModel]] = {
 def from_pipeline(pipe: Any) -> DiffusionModel:
     """Make a pipeline differentiable.
 
-    The pipeline is used as it is: its weights keep their `requires_grad`, and what requires grad (with diffusers' `from_pretrained`, all
-    weights) costs its gradient in every backward pass. `pipe.unet.requires_grad_(False)` and likewise for the others avoids that.
+    The pipeline is used as it is: its weights keep their `requires_grad`, and what requires grad
+        (with diffusers' `from_pretrained`, all
+    weights) costs its gradient in every backward pass. `pipe.unet.requires_grad_(False)` and
+    likewise for the others avoids that.
 
     Args:
         pipe: a loaded diffusers pipeline of a known class, or a subclass that keeps its `__call__`.
@@ -31,13 +33,21 @@ def from_pipeline(pipe: Any) -> DiffusionModel:
 
     """
     if not isinstance(pipe, diffusers.DiffusionPipeline):
-        raise ModelError(f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by name use adjointdpm.load")
+        raise ModelError(
+            f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
+            f"name use adjointdpm.load"
+        )
     for cls in type(pipe).__mro__:
-        if cls.__name__ in FAMILIES and type(pipe).__call__ is getattr(diffusers, cls.__name__).__call__:
+        if (
+            cls.__name__ in FAMILIES
+            and type(pipe).__call__ is getattr(diffusers, cls.__name__).__call__
+        ):
             return FAMILIES[cls.__name__](pipe)
     raise unknown_family(type(pipe).__name__)
 
 
 def unknown_family(name: object) -> ModelError:
     """The error for a pipeline class that is not registered."""
-    return ModelError(f"pipelines of class {name} are not supported; known are {', '.join(FAMILIES)}")
+    return ModelError(
+        f"pipelines of class {name} are not supported; known are {', '.join(FAMILIES)}"
+    )

@@ -21,15 +21,23 @@ RANGE = 1.0  # how far a model's own unclamped pictures may lie outside of [0, 1
 
 @torch.no_grad()
 def invert(
-    model: Any, images: Float[Tensor, "batch 3 height width"], prompt: str, *, steps: int = 50, guidance_scale: float = 1.0
+    model: Any,
+    images: Float[Tensor, "batch 3 height width"],
+    prompt: str,
+    *,
+    steps: int = 50,
+    guidance_scale: float = 1.0,
 ) -> Float[Tensor, "batch channel height width"]:
-    """The noise from which the pipeline's own scheduler makes the pictures again, as far as its autoencoder can draw them.
+    """The noise from which the pipeline's own scheduler makes the pictures again, as far as its
+    autoencoder can draw them.
 
     Args:
         model: what `adjointdpm.load` returns, with a scheduler that equals `Euler` (DDIM).
         images: in [0, 1], of a size that the autoencoder takes.
-        prompt: what they show; the same one is needed to draw them again, with the same steps and guidance.
-        steps, guidance_scale: as `generate` takes them. Strong guidance makes inversion harder, and may make it impossible.
+        prompt: what they show; the same one is needed to draw them again, with the same steps and
+            guidance.
+        steps, guidance_scale: as `generate` takes them. Strong guidance makes inversion harder, and
+            may make it impossible.
 
     Returns:
         About unit variance.
@@ -46,7 +54,8 @@ def invert(
     sampler, grid = native_equivalent(scheduler)
     if not isinstance(sampler, Euler):
         raise UnsupportedError(
-            f"only DDIM's steps can be inverted, not those of {type(scheduler).__name__}; give the pipeline a DDIMScheduler"
+            f"only DDIM's steps can be inverted, not those of {type(scheduler).__name__}; give the "
+            f"pipeline a DDIMScheduler"
         )
     return invert_euler(_problem(model, scheduler, sampler, grid, latents, prompt, guidance_scale))
 
@@ -61,20 +70,24 @@ def invert_exactly(
     guidance_scale: float = 1.0,
     coupling: float = 0.95,
 ) -> tuple[Float[Tensor, "batch channel height width"], ReversibleEuler]:
-    """The noise, and the sampler, from which the model makes the pictures again to rounding, as its autoencoder draws them.
+    """The noise, and the sampler, from which the model makes the pictures again to rounding, as its
+    autoencoder draws them.
 
-    For `model.generate(prompt, noise, steps=steps, guidance_scale=guidance_scale, sampler=sampler)` with any gradient method, `Reversible`
-    among them. No step is iterated, so strong guidance is no obstacle; but stock diffusers does not have this sampler. The states are in
-    float64, whatever the network's dtype: rounding is multiplied by 1/coupling a step, and float64 costs no network time.
+    For `model.generate(prompt, noise, steps=steps, guidance_scale=guidance_scale, sampler=sampler)`
+    with any gradient method, `Reversible` among them. No step is iterated, so strong guidance is no
+    obstacle; but stock diffusers does not have this sampler. The states are in float64, whatever
+    the network's dtype: rounding is multiplied by 1/coupling a step, and float64 costs no network
+    time.
 
     Args:
         model: what `adjointdpm.load` returns.
-        images, prompt, steps, guidance_scale: as for `invert`; 2N network calls there, and 2N to check.
+        images, prompt, steps, guidance_scale: as for `invert`; 2N network calls there, and 2N to
+            check.
         coupling: of `ReversibleEuler`.
 
     Returns:
-        The noise `[B, C, H, W]` in float64, as likely as the picture is under the model: its standard deviation may be far from 1; and the
-        sampler.
+        The noise `[B, C, H, W]` in float64, as likely as the picture is under the model: its
+        standard deviation may be far from 1; and the sampler.
 
     Raises:
         InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
@@ -85,7 +98,13 @@ def invert_exactly(
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
     schedule, _ = schedule_and_prediction(scheduler)
     problem = _problem(
-        model, scheduler, ReversibleEuler(coupling), grids.karras(schedule, steps), _encode(model, images), prompt, guidance_scale
+        model,
+        scheduler,
+        ReversibleEuler(coupling),
+        grids.karras(schedule, steps),
+        _encode(model, images),
+        prompt,
+        guidance_scale,
     )
     start, sampler = invert_reversible(problem)
     return start / schedule.initial_scale, sampler
@@ -94,20 +113,49 @@ def invert_exactly(
 def _encode(model: Any, images: Tensor) -> Tensor:
     """The latents of pictures in [0, 1]."""
     factor = model.pipe.vae_scale_factor
-    check_tensor(images, "images", ("B", "3", "H", "W"), {}, images.device if isinstance(images, Tensor) else model.device)
+    check_tensor(
+        images,
+        "images",
+        ("B", "3", "H", "W"),
+        {},
+        images.device if isinstance(images, Tensor) else model.device,
+    )
     if images.amin() < -RANGE or images.amax() > 1 + RANGE:
         raise InvalidInputError(
-            f"images hold values from {images.amin().item():.3g} to {images.amax().item():.3g}; pictures to invert are in [0, 1]"
+            f"images hold values from {images.amin().item():.3g} to {images.amax().item():.3g}; "
+            f"pictures to invert are in [0, 1]"
         )
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % factor or images.shape[3] % factor:
-        raise ShapeError(f"pictures to invert have the shape [B, 3, H, W], H and W multiples of {factor}, not {tuple(images.shape)}")
+    if (
+        images.ndim != 4
+        or images.shape[1] != 3
+        or images.shape[2] % factor
+        or images.shape[3] % factor
+    ):
+        raise ShapeError(
+            f"pictures to invert have the shape [B, 3, H, W], H and W multiples of {factor}, not "
+            f"{tuple(images.shape)}"
+        )
     vae = model.pipe.vae
     pixels = (2 * images - 1).to(model.device, vae.dtype)
-    return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).to(torch.promote_types(torch.float32, vae.dtype))
+    return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).to(
+        torch.promote_types(torch.float32, vae.dtype)
+    )
 
 
-def _problem(model: Any, scheduler: Any, sampler: Sampler, grid: Tensor, latents: Tensor, prompt: str, guidance_scale: float) -> Problem:
-    cond, null_cond, scale = model.conditioning(model.encode(prompt).expand(len(latents), -1, -1), None, guidance_scale)
+def _problem(
+    model: Any,
+    scheduler: Any,
+    sampler: Sampler,
+    grid: Tensor,
+    latents: Tensor,
+    prompt: str,
+    guidance_scale: float,
+) -> Problem:
+    cond, null_cond, scale = model.conditioning(
+        model.encode(prompt).expand(len(latents), -1, -1), None, guidance_scale
+    )
     schedule, prediction = schedule_and_prediction(scheduler)
     denoiser = Denoiser(model.network, prediction, scale, null_cond)
-    return Problem(denoiser, schedule, sampler, sampler.plan(schedule, grid), latents, cond, denoiser.null_cond)
+    return Problem(
+        denoiser, schedule, sampler, sampler.plan(schedule, grid), latents, cond, denoiser.null_cond
+    )

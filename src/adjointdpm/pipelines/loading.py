@@ -1,4 +1,7 @@
-"""`load`: from a name, a folder or a hub id to a model. Only safetensors are read, and no code that comes with a model is run."""
+"""`load`: from a name, a folder or a hub id to a model.
+
+Only safetensors are read, and no code that comes with a model is run.
+"""
 
 import importlib
 import json
@@ -17,13 +20,22 @@ from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 INDEX = "model_index.json"
-# What a pipeline's parts may be. No pipelines: a pipeline inside one would have an index of its own.
+# What a pipeline's parts may be. No pipelines: a pipeline inside one would have an index of its
+# own.
 COMPONENTS = {
     "diffusers": ("ModelMixin", "SchedulerMixin"),
-    "transformers": ("PreTrainedModel", "PreTrainedTokenizerBase", "FeatureExtractionMixin", "ImageProcessingMixin"),
+    "transformers": (
+        "PreTrainedModel",
+        "PreTrainedTokenizerBase",
+        "FeatureExtractionMixin",
+        "ImageProcessingMixin",
+    ),
 }
 # Old pipelines name these so; diffusers knows what is meant.
-FORMER = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["transformers", "CLIPFeatureExtractor"])
+FORMER = (
+    ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    ["transformers", "CLIPFeatureExtractor"],
+)
 REFUSED = {
     "use_safetensors": (None, True),
     "trust_remote_code": (None, False),
@@ -35,18 +47,22 @@ REFUSED = {
 def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> DiffusionModel:
     """Load a pipeline and make it differentiable.
 
-    The weights come frozen (`requires_grad=False`), so that a gradient with respect to noise or a prompt pays for nothing else; call
-    `model.pipe.unet.requires_grad_()`, or add an adapter, to train weights. Only safetensors files are read, and code in a model's
-    repository is never run. A bundled name or a folder causes no network access.
+    The weights come frozen (`requires_grad=False`), so that a gradient with respect to noise or a
+    prompt pays for nothing else; call `model.pipe.unet.requires_grad_()`, or add an adapter, to
+    train weights. Only safetensors files are read, and code in a model's repository is never run. A
+    bundled name or a folder causes no network access.
 
     Args:
-        name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id "owner/model", which is looked up only if
-            nothing called "owner" lies in the working directory. A folder that is called like a bundled model is reached as "./tiny".
-        **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`, `variant`, `safety_checker=None`.
+        name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id
+            "owner/model", which is looked up only if nothing called "owner" lies in the working
+            directory. A folder that is called like a bundled model is reached as "./tiny".
+        **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`,
+            `variant`, `safety_checker=None`.
 
     Raises:
-        ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an unknown class, or with parts that are not
-                diffusers' or transformers' own, weights that cannot be read.
+        ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an
+                unknown class, or with parts that are not diffusers' or transformers' own, weights
+                that cannot be read.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -56,7 +72,8 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     for name, allowed in REFUSED.items():
         if pipeline_kwargs.get(name) not in allowed:
             raise ModelError(
-                f"load({name}={pipeline_kwargs[name]!r}) is refused: only safetensors are read, and no code that comes with a model is run"
+                f"load({name}={pipeline_kwargs[name]!r}) is refused: only safetensors are read, "
+                f"and no code that comes with a model is run"
             )
     source, local = _locate(name_or_path)
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
@@ -69,7 +86,16 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     _check_parts(source, index)
     try:
         pipe = getattr(diffusers, class_name).from_pretrained(source, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"{source!r} could not be loaded: {error}") from error
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
@@ -84,22 +110,32 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:
     if isinstance(name_or_path, str) and name_or_path in BUNDLED:
         folder = BUNDLED[name_or_path]
         if not (folder / INDEX).is_file():
-            raise ModelError(f"the bundled model {name_or_path!r} is not in this installation ({folder}); install adjointdpm again")
+            raise ModelError(
+                f"the bundled model {name_or_path!r} is not in this installation ({folder}); "
+                f"install adjointdpm again"
+            )
         return str(folder), True
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not any(path.iterdir()):
             raise ModelError(f"the folder {path} is empty; {_known()}")
         if not (path / INDEX).is_file():
-            raise ModelError(f"the folder {path} has no {INDEX}, so it is no diffusers pipeline; pipe.save_pretrained(folder) writes one")
+            raise ModelError(
+                f"the folder {path} has no {INDEX}, so it is no diffusers pipeline; "
+                f"pipe.save_pretrained(folder) writes one"
+            )
         return str(path), True
     if path.exists():
         raise ModelError(
-            f"{path} is a file; pass the folder of a diffusers pipeline (diffusers' from_single_file and save_pretrained convert it)"
+            f"{path} is a file; pass the folder of a diffusers pipeline (diffusers' "
+            f"from_single_file and save_pretrained convert it)"
         )
     if isinstance(name_or_path, str) and is_hub_id(name_or_path):
         return name_or_path, False
-    raise ModelError(f"there is no model {os.fspath(name_or_path)!r}; {why_no_hub_id(os.fspath(name_or_path))}; {_known()}")
+    raise ModelError(
+        f"there is no model {os.fspath(name_or_path)!r}; {why_no_hub_id(os.fspath(name_or_path))}; "
+        f"{_known()}"
+    )
 
 
 def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -108,44 +144,83 @@ def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, A
         if local:
             index = json.loads((Path(source) / INDEX).read_text("utf-8"))
         else:
-            hub = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only")
-            index = diffusers.DiffusionPipeline.load_config(source, **{name: kwargs[name] for name in hub if name in kwargs})
+            hub = (
+                "cache_dir",
+                "force_download",
+                "proxies",
+                "token",
+                "revision",
+                "local_files_only",
+            )
+            index = diffusers.DiffusionPipeline.load_config(
+                source, **{name: kwargs[name] for name in hub if name in kwargs}
+            )
     except (OSError, ValueError) as error:
         if local:
             raise ModelError(f"{Path(source) / INDEX} cannot be read: {error}") from error
-        why = "the hub cannot be reached, and it is not in the cache" if is_unreachable(error) else str(error)
-        raise ModelError(f"{source!r} is no folder, and as a hub id it cannot be read: {why}; {_known()}") from error
+        why = (
+            "the hub cannot be reached, and it is not in the cache"
+            if is_unreachable(error)
+            else str(error)
+        )
+        raise ModelError(
+            f"{source!r} is no folder, and as a hub id it cannot be read: {why}; {_known()}"
+        ) from error
     return index if isinstance(index, dict) else {}
 
 
 def _check_parts(source: str, index: dict[str, Any]) -> None:
-    """Raise ModelError unless all parts are of classes that come with the libraries, whatever diffusers would do about others.
+    """Raise ModelError unless all parts are of classes that come with the libraries, whatever
+    diffusers would do about others.
 
-    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or from any module L that can be imported.
+    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or
+    from any module L that can be imported.
     """
     for name, value in index.items():
-        if name.startswith("_") or value is None or value == [None, None] or isinstance(value, bool | int | float):
+        if (
+            name.startswith("_")
+            or value is None
+            or value == [None, None]
+            or isinstance(value, bool | int | float)
+        ):
             continue
         if value not in FORMER and not _is_known(value):
             raise ModelError(
-                f"{source!r}: its {INDEX} says that {name} is {json.dumps(value)}, which is no model, scheduler, tokenizer or image "
-                "processor of this installation of diffusers or transformers; code that comes with a model is never run"
+                f"{source!r}: its {INDEX} says that {name} is {json.dumps(value)}, which is no "
+                "model, scheduler, tokenizer or image processor of this installation of diffusers "
+                f"or transformers; code that comes with a model is never run"
             )
         code = Path(source) / name / f"{value[0]}.py"
         if code.exists():
-            raise ModelError(f"{source!r}: {code} would be run in place of the library's own {name}; delete it if you do not need it")
+            raise ModelError(
+                f"{source!r}: {code} would be run in place of the library's own {name}; delete it "
+                f"if you do not need it"
+            )
 
 
 def _is_known(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value) or value[0] not in COMPONENTS:
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(part, str) for part in value)
+        or value[0] not in COMPONENTS
+    ):
         return False
     library = importlib.import_module(value[0])
     try:
         found = getattr(library, value[1], None)
-    except (ImportError, RuntimeError):  # of libraries that import their parts when these are asked for
+    except (
+        ImportError,
+        RuntimeError,
+    ):  # of libraries that import their parts when these are asked for
         return False
-    return isinstance(found, type) and issubclass(found, tuple(getattr(library, base) for base in COMPONENTS[value[0]]))
+    return isinstance(found, type) and issubclass(
+        found, tuple(getattr(library, base) for base in COMPONENTS[value[0]])
+    )
 
 
 def _known() -> str:
-    return f"known are the bundled {', '.join(map(repr, BUNDLED))}, a folder with a {INDEX}, or a hub id 'owner/model'"
+    return (
+        f"known are the bundled {', '.join(map(repr, BUNDLED))}, a folder with a {INDEX}, or a hub "
+        f"id 'owner/model'"
+    )

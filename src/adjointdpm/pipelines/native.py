@@ -1,4 +1,6 @@
-"""Which native sampler and grid repeat a diffusers scheduler: for gradient methods that solve an ODE themselves."""
+"""Which native sampler and grid repeat a diffusers scheduler: for gradient methods that solve an
+ODE themselves.
+"""
 
 from itertools import pairwise
 from typing import Any
@@ -21,14 +23,21 @@ PREDICTIONS: dict[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
-OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_lu_lambdas")
+OTHER_SIGMAS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_flow_sigmas",
+    "use_lu_lambdas",
+)
 
 
 def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     """What a native sampler must know of the pipeline's scheduler.
 
     Raises:
-        UnsupportedError: its noise levels are not a table in the network's own time, or its prediction has no name here.
+        UnsupportedError: its noise levels are not a table in the network's own time, or its
+            prediction has no name here.
         ScheduleError: no noise schedule can be read from it.
 
     """
@@ -36,12 +45,16 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     schedule = NoiseSchedule.from_scheduler(scheduler)
     if not isinstance(schedule, TableSchedule):
         raise UnsupportedError(
-            f"{name} does not step through the table of noise levels that native samplers need; leave sampler=None, or give the pipeline "
-            "another scheduler, such as DDIMScheduler.from_config(pipe.scheduler.config)"
+            f"{name} does not step through the table of noise levels that native samplers need; "
+            "leave sampler=None, or give the pipeline another scheduler, such as "
+            f"DDIMScheduler.from_config(pipe.scheduler.config)"
         )
     prediction = option(scheduler, "prediction_type") or "epsilon"
     if prediction not in PREDICTIONS:
-        raise UnsupportedError(f"{name} has prediction_type={prediction!r}; native samplers know {', '.join(PREDICTIONS)}")
+        raise UnsupportedError(
+            f"{name} has prediction_type={prediction!r}; native samplers know "
+            f"{', '.join(PREDICTIONS)}"
+        )
     return schedule, PREDICTIONS[prediction]
 
 
@@ -70,12 +83,16 @@ def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " steps+1"
             reason = "no native sampler repeats it"
     # A last step from t = 0 to the table's first entry, which is t = 0, changes nothing.
     grid = times if times[-1] == 0 else [*times, 0.0]
-    if reason is None and (len(grid) < 2 or any(later >= earlier for earlier, later in pairwise(grid))):
+    if reason is None and (
+        len(grid) < 2 or any(later >= earlier for earlier, later in pairwise(grid))
+    ):
         reason = f"its timesteps {_short(times)} do not decrease to 0"
     if reason is not None:
         raise UnsupportedError(
-            f"this gradient method solves an ODE of its own and cannot step {type(scheduler).__name__} ({reason}); pass a native sampler, "
-            'such as sampler=adjointdpm.Euler(), or a method that takes every scheduler, such as gradient="exact"'
+            "this gradient method solves an ODE of its own and cannot step "
+            f"{type(scheduler).__name__} ({reason}); pass a native sampler, "
+            "such as sampler=adjointdpm.Euler(), or a method that takes every scheduler, such as "
+            'gradient="exact"'
         )
     return sampler, torch.tensor(grid, dtype=torch.float64)
 
@@ -94,9 +111,15 @@ def _ddim_differs(scheduler: Any, times: list[float]) -> str | None:
 def _euler_differs(scheduler: Any) -> str | None:
     config = scheduler.config
     if config["timestep_spacing"] != "leading":
-        return f"timestep_spacing={config['timestep_spacing']!r} starts from noise that is not variance preserving"
+        return (
+            f"timestep_spacing={config['timestep_spacing']!r} starts from noise that is not "
+            f"variance preserving"
+        )
     if config["final_sigmas_type"] != "sigma_min":
-        return f"final_sigmas_type={config['final_sigmas_type']!r} ends at a noise level that is not in the table"
+        return (
+            f"final_sigmas_type={config['final_sigmas_type']!r} ends at a noise level that is not "
+            f"in the table"
+        )
     if config["interpolation_type"] != "linear" or config["timestep_type"] != "discrete":
         return "its noise levels are not those of its timesteps"
     return None

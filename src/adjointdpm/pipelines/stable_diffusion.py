@@ -20,7 +20,12 @@ class UNet(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, x: Float[Tensor, "batch channel height width"], t: Float[Tensor, " batch"], cond: dict[str, Any]) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        t: Float[Tensor, " batch"],
+        cond: dict[str, Any],
+    ) -> Tensor:
         """The UNet's output, in its own prediction.
 
         Raises:
@@ -29,7 +34,8 @@ class UNet(nn.Module):
         """
         if not isinstance(cond, dict):
             raise InvalidTypeError(
-                f"this network takes its tensors by name, as model.conditioning(...) gives them, but cond is {type(cond).__name__}; an "
+                "this network takes its tensors by name, as model.conditioning(...) gives them, "
+                f"but cond is {type(cond).__name__}; an "
                 'embedding alone is {"encoder_hidden_states": embedding}'
             )
         return self.unet(x, t, **cond, return_dict=False)[0]
@@ -39,14 +45,18 @@ class StableDiffusion(DiffusionModel):
     """`diffusers.StableDiffusionPipeline`."""
 
     def __init__(self, pipe: Any) -> None:
-        missing = [name for name in ("unet", "vae", "scheduler") if getattr(pipe, name, None) is None]
+        missing = [
+            name for name in ("unet", "vae", "scheduler") if getattr(pipe, name, None) is None
+        ]
         if missing:
-            raise ModelError(f"the pipeline has no {' and no '.join(missing)}; load it with all its components")
+            raise ModelError(
+                f"the pipeline has no {' and no '.join(missing)}; load it with all its components"
+            )
         channels, latent_channels = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
         if channels != latent_channels:
             raise ModelError(
-                f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or otherwise conditioned UNet, "
-                "which needs more than a prompt"
+                f"the UNet takes {channels} channels and the VAE has {latent_channels}: an "
+                f"inpainting or otherwise conditioned UNet, which needs more than a prompt"
             )
         self._network = UNet(pipe.unet)
         super().__init__(pipe)
@@ -76,8 +86,12 @@ class StableDiffusion(DiffusionModel):
         self._check_text_encoder()
         return self.pipe.encode_prompt(texts, self.device, 1, False)[0]
 
-    def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
-        """As `DiffusionModel.decode`, from scaled latents as `generate` and `output_type="latent"` have them."""
+    def decode(
+        self, latents: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
+        """As `DiffusionModel.decode`, from scaled latents as `generate` and `output_type="latent"`
+        have them.
+        """
         vae = self.pipe.vae
         check_layout(latents, "latents", ("B", "C", "H", "W"), {"C": vae.config.latent_channels})
         dtype = latents.dtype if torch.is_autocast_enabled(latents.device.type) else vae.dtype
@@ -94,17 +108,25 @@ class StableDiffusion(DiffusionModel):
         unet = self.pipe.unet
         if unet.config.encoder_hid_dim_type == "ip_image_proj":
             raise UnsupportedError(
-                "the pipeline has an IP-Adapter, whose image prompts are not supported; call pipe.unload_ip_adapter() first"
+                "the pipeline has an IP-Adapter, whose image prompts are not supported; call "
+                "pipe.unload_ip_adapter() first"
             )
         cond: dict[str, Tensor] = {"encoder_hidden_states": embeds}
         if unet.config.time_cond_proj_dim is not None:
-            # Distilled for guidance: the scale is an input of the network (Meng et al. 2022, arXiv 2210.03142).
+            # Distilled for guidance: the scale is an input of the network (Meng et al. 2022, arXiv
+            # 2210.03142).
             scales = torch.full((len(embeds),), guidance_scale - 1)
-            cond["timestep_cond"] = self.pipe.get_guidance_scale_embedding(scales, unet.config.time_cond_proj_dim).to(embeds)
+            cond["timestep_cond"] = self.pipe.get_guidance_scale_embedding(
+                scales, unet.config.time_cond_proj_dim
+            ).to(embeds)
             return cond, None, 1.0
         if guidance_scale <= 1:
             return cond, None, 1.0
-        return cond, {"encoder_hidden_states": self._negative_embeds(negative, embeds)}, guidance_scale
+        return (
+            cond,
+            {"encoder_hidden_states": self._negative_embeds(negative, embeds)},
+            guidance_scale,
+        )
 
     def _negative_embeds(self, negative: str | list[str] | Tensor | None, embeds: Tensor) -> Tensor:
         if isinstance(negative, Tensor):
@@ -112,8 +134,13 @@ class StableDiffusion(DiffusionModel):
         self._check_text_encoder()
         texts = negative if isinstance(negative, list) else [negative or ""]
         # The pipeline pads them to the length of the embeddings that they stand beside.
-        return self.pipe.encode_prompt(None, self.device, 1, True, negative_prompt=texts, prompt_embeds=embeds[: len(texts)])[1]
+        return self.pipe.encode_prompt(
+            None, self.device, 1, True, negative_prompt=texts, prompt_embeds=embeds[: len(texts)]
+        )[1]
 
     def _check_text_encoder(self) -> None:
         if self.pipe.text_encoder is None or self.pipe.tokenizer is None:
-            raise PromptError("the pipeline has no text encoder or tokenizer; pass prompt_embeds and negative_prompt_embeds")
+            raise PromptError(
+                "the pipeline has no text encoder or tokenizer; pass prompt_embeds and "
+                "negative_prompt_embeds"
+            )

@@ -1,4 +1,6 @@
-"""Saved states of a run: one safetensors file each, the two newest kept, so that a damaged one costs a few iterations and not the run."""
+"""Saved states of a run: one safetensors file each, the two newest kept, so that a damaged one
+costs a few iterations and not the run.
+"""
 
 import json
 import warnings
@@ -28,7 +30,8 @@ class Checkpoints:
     folder: Path
 
     def write(self, iteration: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
-        """Save tensors and JSON-able facts after `iteration` iterations, and delete all but the newest two.
+        """Save tensors and JSON-able facts after `iteration` iterations, and delete all but the
+        newest two.
 
         Raises:
             OutputError: the write failed; the older files are untouched.
@@ -44,7 +47,8 @@ class Checkpoints:
         return path
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The newest state that can be read; a damaged one is named in a warning and the one before is taken.
+        """The newest state that can be read; a damaged one is named in a warning and the one before
+        is taken.
 
         Raises:
             CheckpointError: there is none, or none that can be read.
@@ -57,12 +61,19 @@ class Checkpoints:
                     facts = json.loads(file.metadata()["facts"])
                     return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-                warnings.warn(f"checkpoint {path} is damaged ({error}); trying the one before", AdjointDPMWarning, stacklevel=2)
+                warnings.warn(
+                    f"checkpoint {path} is damaged ({error}); trying the one before",
+                    AdjointDPMWarning,
+                    stacklevel=2,
+                )
         if paths:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} can be read ({', '.join(p.name for p in paths)}); start again without --resume"
+                f"no checkpoint in {self.folder} can be read ({', '.join(p.name for p in paths)}); "
+                f"start again without --resume"
             )
-        raise CheckpointError(f"{self.folder} holds no checkpoint to resume from; start again without --resume")
+        raise CheckpointError(
+            f"{self.folder} holds no checkpoint to resume from; start again without --resume"
+        )
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.safetensors"))

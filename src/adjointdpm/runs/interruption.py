@@ -9,17 +9,21 @@ from typing import Any
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one acts as usual.
+    """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one
+    acts as usual.
 
     Yields:
-        Whether a signal has arrived. Outside the main thread, which alone may handle signals, always False.
+        Whether a signal has arrived. Outside the main thread, which alone may handle signals,
+        always False.
 
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     requested = False
-    former: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
 
     def request(number: int, frame: object) -> None:
         nonlocal requested

@@ -1,4 +1,6 @@
-"""`report.html`: one file without network access, for a reader who was not there; made from what lies in the run folder."""
+"""`report.html`: one file without network access, for a reader who was not there; made from what
+lies in the run folder.
+"""
 
 import base64
 import json
@@ -26,13 +28,22 @@ def write_report(folder: RunFolder) -> Path:
     result = read_result(folder)
     try:
         labels = result["story"]["views"]
-        pictures = [row | {view: _data_uri(folder.path / row[view]) for view in labels} for row in result["pictures"]]
+        pictures = [
+            row | {view: _data_uri(folder.path / row[view]) for view in labels}
+            for row in result["pictures"]
+        ]
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
-        storyboard = _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
+        storyboard = (
+            _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
+        )
         facts = _facts(result)
     except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        raise OutputError(
+            f"{folder.path} holds no finished run ({error}); run the task to its end first"
+        ) from error
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"score": _score, "percent": _percent, "bytes": _bytes, "prose": prose}
     html = environment.from_string(_TEMPLATE.read_text()).render(
         result=result,
@@ -63,13 +74,18 @@ def read_result(folder: RunFolder) -> dict[str, Any]:
     try:
         return json.loads((folder.path / "result.json").read_text())
     except (OSError, ValueError) as error:
-        raise OutputError(f"{folder.path} holds no finished run ({error}); run the task to its end first") from error
+        raise OutputError(
+            f"{folder.path} holds no finished run ({error}); run the task to its end first"
+        ) from error
 
 
 def prose(text: str) -> Markup:
     """Escaped text; what stands between backticks becomes code."""
     parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
 
 
 def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
@@ -84,14 +100,18 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         low, high = map(_percent, last["interval"])
         add(
             _percent(last["rate"]),
-            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % interval {low} – {high})",
+            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % "
+            f"interval {low} – {high})",
         )
         if last["random_search"] is not None:
             add(_percent(last["random_search"]), "random search with as many forward passes")
     else:
         where = "picture" if held_out.get("same_examples") else "held-out picture"
         count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
-        add(f"{_score(held_out['before'])} → {_score(held_out['after'])}", f"metric on {count} (lower is better)")
+        add(
+            f"{_score(held_out['before'])} → {_score(held_out['after'])}",
+            f"metric on {count} (lower is better)",
+        )
         if "recognised" in held_out:
             shares = held_out["recognised"]
             add(
@@ -99,9 +119,16 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
                 "pictures in which an independent judge finds the subject (top 5)",
             )
         if _several_prompts(result) and "distinctness" in held_out:
-            add(_percent(held_out["distinctness"]), "of the distance between prompts' pictures remains (mean colour taken out)")
+            add(
+                _percent(held_out["distinctness"]),
+                "of the distance between prompts' pictures remains (mean colour taken out)",
+            )
     minutes, seconds = divmod(round(result["seconds"]), 60)
-    add(f"{minutes} min {seconds:02d} s", f"in all, {result['network_calls']} network calls, peak {_bytes(result['peak_memory_bytes'])}")
+    add(
+        f"{minutes} min {seconds:02d} s",
+        f"in all, {result['network_calls']} network calls, peak "
+        f"{_bytes(result['peak_memory_bytes'])}",
+    )
     return facts
 
 

@@ -11,23 +11,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _INK, _ACCENT, _SOFT, _WARM = "#1f2430", "#5b3fa8", "#b7aed6", "#c77d3a"
-_STYLES = {"training": {"color": _SOFT, "marker": "."}, "validation": {"color": _ACCENT, "marker": "o", "lw": 2}}
+_STYLES = {
+    "training": {"color": _SOFT, "marker": "."},
+    "validation": {"color": _ACCENT, "marker": "o", "lw": 2},
+}
 
 
 def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
-    """Metric and structure distance by iteration, on training minibatches and on the validation examples."""
-    titles = {"metric": "metric (lower: more of the effect)", "drift": "structure distance (lower: more of the drawing)"}
+    """Metric and structure distance by iteration, on training minibatches and on the validation
+    examples.
+    """
+    titles = {
+        "metric": "metric (lower: more of the effect)",
+        "drift": "structure distance (lower: more of the drawing)",
+    }
     with _figure(columns=2) as (figure, panels):
         for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
             for name, style in _STYLES.items():
-                points = [(record["iteration"], record[name][quantity]) for record in history if quantity in record.get(name, {})]
+                points = [
+                    (record["iteration"], record[name][quantity])
+                    for record in history
+                    if quantity in record.get(name, {})
+                ]
                 if points:
                     axes.plot(*zip(*points, strict=True), label=name, **style)
             axes.axvline(best, color=_INK, lw=0.8, ls=":", label="kept")
             axes.set(xlabel="iteration")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             low, high = axes.get_ylim()
-            axes.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))  # a marker on the highest value shows whole
+            axes.set_ylim(
+                min(0, low), high + 0.04 * (high - min(0, low))
+            )  # a marker on the highest value shows whole
             axes.set_title(title, fontsize=10, loc="left")
             axes.legend(frameon=False, fontsize=8)
         return _svg(figure)
@@ -42,10 +56,29 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
             [rate - 100 * row["interval"][0] for rate, row in zip(rates, rows, strict=True)],
             [100 * row["interval"][1] - rate for rate, row in zip(rates, rows, strict=True)],
         ]
-        axes.errorbar(budgets, rates, yerr=reach, color=_ACCENT, marker="o", lw=2, capsize=3, label="along the gradient")
-        searched = [(row["budget"], 100 * row["random_search"]) for row in rows if row["random_search"] is not None]
+        axes.errorbar(
+            budgets,
+            rates,
+            yerr=reach,
+            color=_ACCENT,
+            marker="o",
+            lw=2,
+            capsize=3,
+            label="along the gradient",
+        )
+        searched = [
+            (row["budget"], 100 * row["random_search"])
+            for row in rows
+            if row["random_search"] is not None
+        ]
         if searched:
-            axes.plot(*zip(*searched, strict=True), color=_WARM, marker="s", ls="--", label="random search, as many forward passes")
+            axes.plot(
+                *zip(*searched, strict=True),
+                color=_WARM,
+                marker="s",
+                ls="--",
+                label="random search, as many forward passes",
+            )
         axes.set(xlabel="budget", ylabel="success, %", ylim=(-3, 103))
         axes.set_xlim(left=0)
         axes.legend(frameon=False, fontsize=8)
@@ -54,7 +87,14 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
 
 @contextmanager
 def _figure(columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    with matplotlib.rc_context({"svg.hashsalt": "adjointdpm", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
+    with matplotlib.rc_context(
+        {
+            "svg.hashsalt": "adjointdpm",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 10,
+        }
+    ):
         figure = Figure(figsize=(8.4, 2.9), layout="constrained")
         panels = list(figure.subplots(1, columns, squeeze=False)[0])
         for axes in panels:

@@ -1,4 +1,6 @@
-"""The parts of a long task that are saved when done, so that an interrupted run repeats at most one of them."""
+"""The parts of a long task that are saved when done, so that an interrupted run repeats at most one
+of them.
+"""
 
 import json
 import shutil
@@ -17,7 +19,9 @@ from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.support.files import write_bytes
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
-Once = Callable[[str, Callable[[], Saved]], Saved]  # by name: what the function returns, or what it had returned in an earlier run
+Once = Callable[
+    [str, Callable[[], Saved]], Saved
+]  # by name: what the function returns, or what it had returned in an earlier run
 
 
 def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
@@ -29,7 +33,8 @@ def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
 class Units:
     """Files `unit-NAME.safetensors` in a folder, one for each part that is done.
 
-    A part may have parts of its own, named `NAME/…`: their files are in the folder `unit-NAME`, which goes when the whole is saved.
+    A part may have parts of its own, named `NAME/…`: their files are in the folder `unit-NAME`,
+    which goes when the whole is saved.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -43,7 +48,8 @@ class Units:
     stop: Callable[[], bool]
 
     def once(self, name: str, make: Callable[[], Saved]) -> tuple[Saved, bool]:
-        """What `make` returns, from the file if an earlier run saved it; and whether it came from there.
+        """What `make` returns, from the file if an earlier run saved it; and whether it came from
+        there.
 
         Raises:
             Interrupted: a signal arrived; this part is done and saved.
@@ -67,7 +73,11 @@ def _read(path: Path) -> Saved | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118 - not a dict
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
+                file.metadata()["facts"]
+            )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} is damaged ({error}); doing this part again", AdjointDPMWarning, stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged ({error}); doing this part again", AdjointDPMWarning, stacklevel=2
+        )
         return None

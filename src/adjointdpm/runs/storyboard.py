@@ -25,7 +25,8 @@ class Band:
         result: its `result.json`.
         views: the views to show, with a label for each row.
         aside: a picture to show in the label's place of the last row: a style reference.
-        verdicts: write what an audit's victim sees under its pictures, in red where it is not what it saw before.
+        verdicts: write what an audit's victim sees under its pictures, in red where it is not what
+            it saw before.
 
     """
 
@@ -44,8 +45,14 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
 
     """
     font, step = ImageFont.load_default(13), _SIDE + _GAP
-    heights = [len(band.views) * step - _GAP + (_CAPTION * len(band.views) if band.verdicts else 0) for band in bands]
-    size = (_LEFT + step * columns - _GAP + _MARGIN, sum(heights) + _BETWEEN * (len(bands) - 1) + 2 * _MARGIN)
+    heights = [
+        len(band.views) * step - _GAP + (_CAPTION * len(band.views) if band.verdicts else 0)
+        for band in bands
+    ]
+    size = (
+        _LEFT + step * columns - _GAP + _MARGIN,
+        sum(heights) + _BETWEEN * (len(bands) - 1) + 2 * _MARGIN,
+    )
     canvas = Image.new("RGB", size, "white")
     draw, top = ImageDraw.Draw(canvas), _MARGIN
     for band, height in zip(bands, heights, strict=True):
@@ -57,7 +64,13 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
                 if band.verdicts:
                     verdict = row[f"{view}_verdict"]
                     color = _INK if verdict == row["before_verdict"] else _WRONG
-                    draw.text((_LEFT + x * step + _SIDE // 2, y + _SIDE + 2), verdict, fill=color, font=font, anchor="ma")
+                    draw.text(
+                        (_LEFT + x * step + _SIDE // 2, y + _SIDE + 2),
+                        verdict,
+                        fill=color,
+                        font=font,
+                        anchor="ma",
+                    )
             if band.aside is not None:
                 canvas.paste(_picture(band.aside, _LEFT - _MARGIN - 24), (_MARGIN, y + 28))
             y += step + (_CAPTION if band.verdicts else 0)

@@ -1,4 +1,6 @@
-"""Experiment trackers, through Accelerate: the numbers of every iteration, where people already look at theirs."""
+"""Experiment trackers, through Accelerate: the numbers of every iteration, where people already
+look at theirs.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +44,8 @@ class Trackers:
             self._running.append(tracker)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record of the history at its iteration: "training/metric", "validation/drift", "gradient_norm".
+        """Send the numbers of one record of the history at its iteration: "training/metric",
+        "validation/drift", "gradient_norm".
 
         The first record opens the trackers: until there is one, nothing is written to `folder`.
         """
@@ -63,7 +66,11 @@ def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a/b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
-        flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= (
+            flatten(value, f"{prefix}{name}/")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 
@@ -73,6 +80,11 @@ def _check(names: Sequence[str]) -> None:
     installed = {str(name) for name in get_available_trackers()}
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise UnknownNameError(f"tracker {name!r} is unknown; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
+            raise UnknownNameError(
+                f"tracker {name!r} is unknown; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}"
+            )
         if name not in installed:
-            raise InvalidInputError(f"tracker {name!r} needs a package that is not installed; there are {', '.join(sorted(installed))}")
+            raise InvalidInputError(
+                f"tracker {name!r} needs a package that is not installed; there are "
+                f"{', '.join(sorted(installed))}"
+            )

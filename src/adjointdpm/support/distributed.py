@@ -1,7 +1,9 @@
-"""Several processes, one run: Accelerate starts and connects them, the loop shares its examples out and adds the gradients up.
+"""Several processes, one run: Accelerate starts and connects them, the loop shares its examples out
+and adds the gradients up.
 
-No model is wrapped. Gradients come through samplers and adjoints, so that only the sum over the learned tensors has to be the same
-everywhere, and a process that has nothing to draw takes part in it with nothing.
+No model is wrapped. Gradients come through samplers and adjoints, so that only the sum over the
+learned tensors has to be the same everywhere, and a process that has nothing to draw takes part in
+it with nothing.
 """
 
 import atexit
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 T = TypeVar("T")
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # set by torchrun, accelerate launch, mpirun
+_COUNTS = (
+    "WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+)  # set by torchrun, accelerate launch, mpirun
 
 
 class Processes:
     """The processes that `accelerate launch` or torchrun started; just this one if nothing did.
 
-    Without MPI `accelerate launch --cpu` starts a single one, whatever `--num_processes` says. What starts several on a machine without a
-    GPU is `accelerate launch --multi_gpu --num_processes 2 -m adjointdpm`, in spite of its name, or torchrun; these talk through gloo.
+    Without MPI `accelerate launch --cpu` starts a single one, whatever `--num_processes` says. What
+    starts several on a machine without a GPU is `accelerate launch --multi_gpu --num_processes 2 -m
+    adjointdpm`, in spite of its name, or torchrun; these talk through gloo.
 
-    The connection is made when it is first needed. All methods but the properties and `share` must be called by every process, in the same
-    order; with one process they cost nothing.
+    The connection is made when it is first needed. All methods but the properties and `share` must
+    be called by every process, in the same order; with one process they cost nothing.
     """
 
     @property
@@ -50,12 +58,17 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """Where this process's model belongs: each process of one machine has a GPU of its own. Ask before a model is loaded."""
+        """Where this process's model belongs: each process of one machine has a GPU of its own.
+
+        Ask before a model is loaded.
+        """
         return cast(torch.device, self._state.device)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """The slice of `items` that is this process's; sizes differ by at most one, and may be 0."""
-        return items[len(items) * self.index // self.count : len(items) * (self.index + 1) // self.count]
+        return items[
+            len(items) * self.index // self.count : len(items) * (self.index + 1) // self.count
+        ]
 
     @overload
     def gather(self, values: Tensor) -> Tensor: ...
@@ -65,8 +78,9 @@ class Processes:
         """All processes' values, in the order that `share` had taken them from.
 
         Args:
-            values: picklable ones, or a tensor whose first dimension was shared out; it comes back on the CPU. One that holds nothing may
-                be `torch.empty(0)`, whatever the others' shape is.
+            values: picklable ones, or a tensor whose first dimension was shared out; it comes back
+                on the CPU. One that holds nothing may be `torch.empty(0)`, whatever the others'
+                shape is.
 
         """
         if isinstance(values, Tensor):
@@ -100,10 +114,12 @@ class Processes:
             tensor.copy_(moved)
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """Call `make` in the main process alone and return its result, which must be picklable, in all of them.
+        """Call `make` in the main process alone and return its result, which must be picklable, in
+        all of them.
 
         Raises:
-            Exception: what `make` raised; in the other processes one of the same class (RuntimeError if it is not this library's).
+            Exception: what `make` raised; in the other processes one of the same class
+                (RuntimeError if it is not this library's).
 
         """
         if self.count == 1:
@@ -126,7 +142,8 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let a failure of the block in one process be a failure in all, which would wait for it without end otherwise.
+        """Let a failure of the block in one process be a failure in all, which would wait for it
+        without end otherwise.
 
         The block itself must not call methods of this class that every process must call.
         """
@@ -155,7 +172,8 @@ class Processes:
 
         state = PartialState(cpu=_only_cpu())
         if state.num_processes > 1:
-            # Threads of a group that is still there when the interpreter ends can take the process down, after all its work is done.
+            # Threads of a group that is still there when the interpreter ends can take the process
+            # down, after all its work is done.
             atexit.register(state.destroy_process_group)
         return state
 
@@ -183,9 +201,14 @@ class _Failure(NamedTuple):
 
 
 def _only_cpu() -> bool:
-    """Whether Accelerate must be told that the processes are to talk through the CPU: without a GPU it sees one process else."""
+    """Whether Accelerate must be told that the processes are to talk through the CPU: without a GPU
+    it sees one process else.
+    """
     if max(int(os.environ.get(name, 1)) for name in _COUNTS) == 1:
         return False
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return True
-    return not torch.accelerator.is_available() or cast(torch.device, torch.accelerator.current_accelerator()).type == "mps"
+    return (
+        not torch.accelerator.is_available()
+        or cast(torch.device, torch.accelerator.current_accelerator()).type == "mps"
+    )

@@ -19,13 +19,17 @@ def write_bytes(path: Path, content: bytes) -> Path:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # not by tempfile, which makes files that only their owner can read
+        with temporary.open(
+            "xb"
+        ) as file:  # not by tempfile, which makes files that only their owner can read
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; what was there before is untouched") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
+        ) from error
     finally:  # also when interrupted; after a success it is no longer there
         with suppress(OSError):
             temporary.unlink()
@@ -48,4 +52,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write into the folder {folder}: {error.strerror or error}; make it, or choose another") from error
+        raise OutputError(
+            f"cannot write into the folder {folder}: {error.strerror or error}; make it, or choose "
+            f"another"
+        ) from error

@@ -7,7 +7,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a text can only be meant as `owner/model`: a mistyped path is no reason to use the network.
+    """Whether a text can only be meant as `owner/model`: a mistyped path is no reason to use the
+    network.
 
     It is taken for a path if what stands before the slash exists in the working directory.
     """
@@ -15,12 +16,17 @@ def is_hub_id(name: str) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the network was the reason of an error of the hub's client, which says something else when it has looked in its cache."""
+    """Whether the network was the reason of an error of the hub's client, which says something else
+    when it has looked in its cache.
+    """
     seen: set[int] = set()
     reason: BaseException | None = error
     while reason is not None and id(reason) not in seen:
         seen.add(id(reason))
-        if any(word in type(reason).__name__ for word in ("Connect", "LocalEntryNotFound", "OfflineMode", "Timeout")):
+        if any(
+            word in type(reason).__name__
+            for word in ("Connect", "LocalEntryNotFound", "OfflineMode", "Timeout")
+        ):
             return True
         reason = reason.__cause__ or reason.__context__
     return False

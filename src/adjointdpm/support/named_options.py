@@ -14,46 +14,75 @@ from adjointdpm.errors import InvalidInputError, UnknownNameError
 
 T = TypeVar("T")
 # A quote inside a value that stands in such quotes is written twice.
-_OPTION = re.compile(r"""([^=,]+)=\s*(?:"((?:[^"]|"")*)"\s*|'((?:[^']|'')*)'\s*|([^,"'\s][^,]*))(?:,|$)""")
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_OPTION = re.compile(
+    r"""([^=,]+)=\s*(?:"((?:[^"]|"")*)"\s*|'((?:[^']|'')*)'\s*|([^,"'\s][^,]*))(?:,|$)"""
+)
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "null",
+}
 
 
-def build_named(kind: str, text: str, registry: Mapping[str, Callable[..., T]], otherwise: str = "") -> T:
+def build_named(
+    kind: str, text: str, registry: Mapping[str, Callable[..., T]], otherwise: str = ""
+) -> T:
     """Call what `text` names in `registry`, with the options that it gives.
 
     Args:
         kind: what errors call it: "metric", "gradient".
-        text: `NAME` or `NAME:key=value,…`. A value that holds a comma stands in quotes, single or double: `text="red, green"`. Values are
-            read as the builder's annotations say; without annotation, as YAML scalars.
+        text: `NAME` or `NAME:key=value,…`. A value that holds a comma stands in quotes, single or
+            double: `text="red, green"`. Values are read as the builder's annotations say; without
+            annotation, as YAML scalars.
         registry: builders by name.
         otherwise: added to the list of known names.
 
     Raises:
         UnknownNameError: no such name; the message lists those there are.
-        InvalidInputError: an option that is not key=value, that the builder does not take, or that is missing; or a value of another kind.
+        InvalidInputError: an option that is not key=value, that the builder does not take, or that
+            is missing; or a value of another kind.
 
     """
     name, _, rest = text.partition(":")
     if name not in registry:
-        raise UnknownNameError(f"{kind} {name!r} is unknown; choose one of {', '.join(registry)}{otherwise}")
+        raise UnknownNameError(
+            f"{kind} {name!r} is unknown; choose one of {', '.join(registry)}{otherwise}"
+        )
     known = inspect.signature(registry[name]).parameters
     given: dict[str, Any] = {}
     for option, value, in_quotes in _options(kind, text, rest):
         if option not in known:
-            raise InvalidInputError(f"{kind} {text!r}: {name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
+            raise InvalidInputError(
+                f"{kind} {text!r}: {name} has no option {option!r}; it takes "
+                f"{', '.join(known) or 'none'}"
+            )
         try:
             given[option] = _read(value, in_quotes, known[option].annotation)
         except ValueError as error:
-            raise InvalidInputError(f"{kind} {text!r}: {option}={value!r} must be {error}") from error
-    missing = [option for option, parameter in known.items() if parameter.default is parameter.empty and option not in given]
+            raise InvalidInputError(
+                f"{kind} {text!r}: {option}={value!r} must be {error}"
+            ) from error
+    missing = [
+        option
+        for option, parameter in known.items()
+        if parameter.default is parameter.empty and option not in given
+    ]
     if missing:
-        raise InvalidInputError(f"{kind} {text!r}: {name} needs {', '.join(f'{option}=…' for option in missing)}")
+        raise InvalidInputError(
+            f"{kind} {text!r}: {name} needs {', '.join(f'{option}=…' for option in missing)}"
+        )
     return registry[name](**given)
 
 
 def quoted(value: str) -> str:
     """A text as it is written to be the value of an option."""
-    return '"' + value.replace('"', '""') + '"' if "," in value or value[:1] in ("", '"', "'") else value
+    return (
+        '"' + value.replace('"', '""') + '"'
+        if "," in value or value[:1] in ("", '"', "'")
+        else value
+    )
 
 
 def _options(kind: str, text: str, rest: str) -> list[tuple[str, str, bool]]:
@@ -63,10 +92,17 @@ def _options(kind: str, text: str, rest: str) -> list[tuple[str, str, bool]]:
         match = _OPTION.match(rest, position)
         if match is None:
             raise InvalidInputError(
-                f"{kind} {text!r}: {rest[position:]!r} must be key=value; a value that holds a comma must stand in quotes"
+                f"{kind} {text!r}: {rest[position:]!r} must be key=value; a value that holds a "
+                f"comma must stand in quotes"
             )
         key, double, single, plain = match.groups()
-        value = double.replace('""', '"') if double is not None else single.replace("''", "'") if single is not None else plain.strip()
+        value = (
+            double.replace('""', '"')
+            if double is not None
+            else single.replace("''", "'")
+            if single is not None
+            else plain.strip()
+        )
         found.append((key.strip(), value, plain is None))
         position = match.end()
     return found
@@ -80,7 +116,13 @@ def _read(text: str, in_quotes: bool, annotation: Any) -> Any:
     for kind in sorted(kinds, key=lambda kind: kind is str):  # any text is one
         with suppress(ValueError):
             return _as(kind, text, in_quotes)
-    names = [name for kind in kinds for name in (get_args(kind) if get_origin(kind) is Literal else [_KINDS.get(kind, "given in Python")])]
+    names = [
+        name
+        for kind in kinds
+        for name in (
+            get_args(kind) if get_origin(kind) is Literal else [_KINDS.get(kind, "given in Python")]
+        )
+    ]
     raise ValueError(" or ".join(names))
 
 
@@ -100,7 +142,9 @@ def _as(kind: Any, text: str, in_quotes: bool) -> Any:
 
 
 def _scalar(text: str) -> Any:
-    """A number, true, false, null, or the text itself: also a path that means something else in YAML, such as a date."""
+    """A number, true, false, null, or the text itself: also a path that means something else in
+    YAML, such as a date.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -21,15 +21,16 @@ def read_picture(path: str | Path) -> Float[Tensor, "3 height width"]:
     Turned upright if its EXIF data say so; what is transparent becomes white.
 
     Raises:
-        InvalidInputError: no such file, another format, a side below 8 pixels, more than 16 megapixels (found before anything is decoded),
-            or damaged.
+        InvalidInputError: no such file, another format, a side below 8 pixels, more than 16
+            megapixels (found before anything is decoded), or damaged.
 
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise InvalidInputError(f"picture {path} does not exist")
     try:
-        # Pillow would also refuse very large pictures, but by a warning or an error that depends on a global setting.
+        # Pillow would also refuse very large pictures, but by a warning or an error that depends on
+        # a global setting.
         with Image.open(path, formats=FORMATS) as file:
             _check_size(path, *file.size)
             upright = ImageOps.exif_transpose(file)
@@ -37,13 +38,22 @@ def read_picture(path: str | Path) -> Float[Tensor, "3 height width"]:
             opaque.alpha_composite(upright.convert("RGBA"))
     except InvalidInputError:
         raise
-    except Exception as error:  # Pillow passes on whatever a damaged file leads to, struct.error for one
-        raise InvalidInputError(f"picture {path} cannot be read as {', '.join(FORMATS)}: {error}") from error
+    except (
+        Exception
+    ) as error:  # Pillow passes on whatever a damaged file leads to, struct.error for one
+        raise InvalidInputError(
+            f"picture {path} cannot be read as {', '.join(FORMATS)}: {error}"
+        ) from error
     return torch.from_numpy(np.array(opaque.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if min(width, height) < SMALLEST:
-        raise InvalidInputError(f"picture {path} has {width}×{height} pixels; it needs at least {SMALLEST}×{SMALLEST}")
+        raise InvalidInputError(
+            f"picture {path} has {width}×{height} pixels; it needs at least {SMALLEST}×{SMALLEST}"
+        )
     if width * height > LARGEST:
-        raise InvalidInputError(f"picture {path} has {width}×{height} pixels; more than {LARGEST // 1_000_000} megapixels are not read")
+        raise InvalidInputError(
+            f"picture {path} has {width}×{height} pixels; more than {LARGEST // 1_000_000} "
+            f"megapixels are not read"
+        )

@@ -9,7 +9,9 @@ from typing import Any
 from adjointdpm.errors import AdjointDPMError
 
 
-def load_function(path: Path, function: str, kind: str, error: type[AdjointDPMError]) -> Callable[..., Any]:
+def load_function(
+    path: Path, function: str, kind: str, error: type[AdjointDPMError]
+) -> Callable[..., Any]:
     """Run the file and return its function.
 
     Args:
@@ -19,7 +21,8 @@ def load_function(path: Path, function: str, kind: str, error: type[AdjointDPMEr
         error: the class of what is raised.
 
     Raises:
-        error: the file is missing, fails when run, or has no such function; the message lists those it has.
+        error: the file is missing, fails when run, or has no such function; the message lists those
+            it has.
 
     """
     if not path.is_file():
@@ -29,12 +32,19 @@ def load_function(path: Path, function: str, kind: str, error: type[AdjointDPMEr
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     try:
-        # Not imported: Python would cache it beside the user's file, and take the cache for a file that was changed within the same second.
+        # Not imported: Python would cache it beside the user's file, and take the cache for a file
+        # that was changed within the same second.
         exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except Exception as failure:
         raise error(f"{kind} file {path} failed: {type(failure).__name__}: {failure}") from failure
     found = vars(module).get(function)
     if not callable(found):
-        names = [n for n, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
-        raise error(f"{kind} file {path} has no function {function!r}; it has {', '.join(names) or 'none'}")
+        names = [
+            n
+            for n, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == path.stem
+        ]
+        raise error(
+            f"{kind} file {path} has no function {function!r}; it has {', '.join(names) or 'none'}"
+        )
     return found

@@ -1,4 +1,6 @@
-"""95 % intervals: of a mean by the bootstrap, of a share by Wilson's formula; both also where several values belong together."""
+"""95 % intervals: of a mean by the bootstrap, of a share by Wilson's formula; both also where
+several values belong together.
+"""
 
 import random
 from collections.abc import Hashable, Sequence
@@ -9,17 +11,21 @@ T = TypeVar("T")
 _Z = 1.959964  # of 95 %
 
 
-def bootstrap_interval(values: Sequence[float], rounds: int = 2000, of: Sequence[Hashable] | None = None) -> list[float]:
+def bootstrap_interval(
+    values: Sequence[float], rounds: int = 2000, of: Sequence[Hashable] | None = None
+) -> list[float]:
     """Percentile interval of the mean of `values` (Efron 1979), always with the same draws.
 
     Args:
         values: at least one.
         rounds: how often to draw.
-        of: what each value belongs to, such as its prompt; see `clusters`. What belongs together is drawn together: several pictures of one
-            prompt say less about other prompts than as many pictures of different ones.
+        of: what each value belongs to, such as its prompt; see `clusters`. What belongs together is
+            drawn together: several pictures of one prompt say less about other prompts than as many
+            pictures of different ones.
 
     Returns:
-        Its ends. From a dozen clusters it covers the mean in about 91 % of cases, as the percentile interval of a dozen values does.
+        Its ends. From a dozen clusters it covers the mean in about 91 % of cases, as the percentile
+        interval of a dozen values does.
 
     """
     groups, draw = clusters(values, of), random.Random(0)
@@ -28,9 +34,11 @@ def bootstrap_interval(values: Sequence[float], rounds: int = 2000, of: Sequence
 
 
 def clusters(values: Sequence[T], of: Sequence[Hashable] | None) -> list[list[T]]:
-    """The values that belong together, in the order of their first ones; each by itself if nothing is said, or if all are of one.
+    """The values that belong together, in the order of their first ones; each by itself if nothing
+    is said, or if all are of one.
 
-    Of one prompt alone nothing can be said about others: an interval then is over the pictures of that prompt.
+    Of one prompt alone nothing can be said about others: an interval then is over the pictures of
+        that prompt.
     """
     groups: dict[Hashable, list[T]] = {}
     for value, whose in zip(values, range(len(values)) if of is None else of, strict=True):
@@ -39,19 +47,24 @@ def clusters(values: Sequence[T], of: Sequence[Hashable] | None) -> list[list[T]
 
 
 def share_interval(hits: int, count: int) -> list[float]:
-    """Interval of a share `hits / count` (Wilson 1927), which stays within [0, 1] and is not empty at 0 and 1."""
+    """Interval of a share `hits / count` (Wilson 1927), which stays within [0, 1] and is not empty
+    at 0 and 1.
+    """
     return _wilson(hits / count, count)
 
 
 def clustered_share_interval(hits: Sequence[bool], of: Sequence[Hashable]) -> list[float]:
-    """Interval of the share of `hits`, by Wilson's formula for as many independent ones as they are worth.
+    """Interval of the share of `hits`, by Wilson's formula for as many independent ones as they are
+    worth.
 
-    That is their number over the design effect (Kish 1965): how much more the share varies than if what belongs together, see `clusters`,
-    were independent. Where all are hits, or none, it cannot be seen, and each cluster counts as one.
+    That is their number over the design effect (Kish 1965): how much more the share varies than if
+    what belongs together, see `clusters`, were independent. Where all are hits, or none, it cannot
+    be seen, and each cluster counts as one.
 
     Args:
         hits: at least one.
-        of: what each belongs to, such as its prompt; if all belong to something else, the interval is that of `share_interval`.
+        of: what each belongs to, such as its prompt; if all belong to something else, the interval
+            is that of `share_interval`.
 
     """
     groups, count, share = clusters(hits, of), len(hits), sum(hits) / len(hits)
@@ -67,7 +80,10 @@ def _wilson(share: float, count: float) -> list[float]:
     middle = share + _Z**2 / (2 * count)
     reach = _Z * sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     low, high = ((middle + sign * reach) / (1 + _Z**2 / count) for sign in (-1, 1))
-    return [low if share > 0 else 0.0, high if share < 1 else 1.0]  # exactly, where rounding would miss by 1e-17
+    return [
+        low if share > 0 else 0.0,
+        high if share < 1 else 1.0,
+    ]  # exactly, where rounding would miss by 1e-17
 
 
 def _mean(groups: Sequence[Sequence[float]]) -> float:

@@ -12,7 +12,8 @@ from adjointdpm.metrics import Metric
 from adjointdpm.optimization.loop import Settings
 from adjointdpm.variables import Example
 
-# Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two sets.
+# Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two
+# sets.
 SEED_RANGE = 1_000_000
 
 
@@ -36,13 +37,15 @@ class TaskConfig:
         seeds_per_prompt: training examples per prompt.
         held_out_seeds: held-out examples per prompt.
         validation: number of validation examples: training prompts with fresh seeds.
-        steps, guidance_scale, sampler, gradient: as `generate` takes them; no sampler is the pipeline's own scheduler.
+        steps, guidance_scale, sampler, gradient: as `generate` takes them; no sampler is the
+            pipeline's own scheduler.
         seed: fixes every other seed.
         trackers: names of experiment trackers, see `Trackers`.
         optimisation: the loop's settings.
 
     Raises:
-        PromptError: no training or held-out prompts, blank ones, prompts in both lists, or fewer examples than a batch.
+        PromptError: no training or held-out prompts, blank ones, prompts in both lists, or fewer
+            examples than a batch.
         InvalidInputError, UnknownNameError: see `check_sampling`.
 
     """
@@ -68,9 +71,14 @@ class TaskConfig:
             check_prompts(getattr(self, name), name)
         both = sorted(set(self.prompts) & set(self.held_out))
         if both:
-            raise PromptError(f"prompts both trained on and held out: {both}; a result on these would mean nothing")
+            raise PromptError(
+                f"prompts both trained on and held out: {both}; a result on these would mean "
+                f"nothing"
+            )
         if self.optimisation.batch > len(self.prompts) * self.seeds_per_prompt:
-            raise PromptError(f"a batch of {self.optimisation.batch} needs as many training examples; add prompts")
+            raise PromptError(
+                f"a batch of {self.optimisation.batch} needs as many training examples; add prompts"
+            )
 
     def resolve_metric(self) -> Metric:
         """The metric, or the weighted sum of several."""
@@ -81,7 +89,10 @@ class TaskConfig:
         first = 3 * SEED_RANGE * self.seed
         return Sets(
             number(self.prompts * self.seeds_per_prompt, first),
-            number([self.prompts[i % len(self.prompts)] for i in range(self.validation)], first + SEED_RANGE),
+            number(
+                [self.prompts[i % len(self.prompts)] for i in range(self.validation)],
+                first + SEED_RANGE,
+            ),
             number(self.held_out * self.held_out_seeds, first + 2 * SEED_RANGE),
         )
 
@@ -104,7 +115,9 @@ def check_sampling(guidance_scale: float | None, sampler: str | None, gradient: 
 def check_prompts(prompts: Sequence[str], name: str) -> None:
     """Raise PromptError unless there is at least one prompt and none is blank."""
     if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise PromptError(f"{name}={prompts!r} must be a list of at least one prompt, none of them blank")
+        raise PromptError(
+            f"{name}={prompts!r} must be a list of at least one prompt, none of them blank"
+        )
 
 
 def number(prompts: Sequence[str], first: int) -> list[Example]:
@@ -113,6 +126,8 @@ def number(prompts: Sequence[str], first: int) -> list[Example]:
 
 
 def stock_arguments(config: TaskConfig) -> str:
-    """What a stock pipeline's call needs besides the prompt to draw as the run did, each argument after a comma."""
+    """What a stock pipeline's call needs besides the prompt to draw as the run did, each argument
+    after a comma.
+    """
     scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
     return f", num_inference_steps={config.steps}{scale}"

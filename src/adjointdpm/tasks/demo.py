@@ -1,4 +1,6 @@
-"""The demo: with the bundled model alone, a word for a mood, the style of one picture, and how easily a classifier is fooled."""
+"""The demo: with the bundled model alone, a word for a mood, the style of one picture, and how
+easily a classifier is fooled.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +23,25 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 
 TOKEN = "<dusk>"
-# The twenty one-word concepts (singular, countable) that `training/evaluate.py` finds drawn best, shuffled by random.Random(0).
+# The twenty one-word concepts (singular, countable) that `training/evaluate.py` finds drawn best,
+# shuffled by random.Random(0).
 TRAINING = ("frog", "pineapple", "parrot", "owl", "bear", "penguin", "koala", "cat")
-HELD_OUT = ("cookie", "duck", "crab", "dolphin", "cow", "tiger", "crocodile", "panda", "doughnut", "carrot", "lion", "lemon")
-# Prompts whose pictures an ImageNet classifier gets right; it was not trained on drawings, and misreads most.
+HELD_OUT = (
+    "cookie",
+    "duck",
+    "crab",
+    "dolphin",
+    "cow",
+    "tiger",
+    "crocodile",
+    "panda",
+    "doughnut",
+    "carrot",
+    "lion",
+    "lemon",
+)
+# Prompts whose pictures an ImageNet classifier gets right; it was not trained on drawings, and
+# misreads most.
 AUDITED = [
     "a noto emoji of a banana",
     "a twemoji emoji of a broccoli",
@@ -56,7 +73,14 @@ class DemoConfig:
     audit: AuditConfig | None
 
 
-def demo_config(gradient: str = "exact", seed: int = 0, iterations: int = 12, steps: int = 50, *, judges: bool = True) -> DemoConfig:
+def demo_config(
+    gradient: str = "exact",
+    seed: int = 0,
+    iterations: int = 12,
+    steps: int = 50,
+    *,
+    judges: bool = True,
+) -> DemoConfig:
     """The demo's settings; without third-party networks (`judges`) only the first part is possible."""
     learning = DemoConfig(
         embed=EmbedConfig(
@@ -70,7 +94,14 @@ def demo_config(gradient: str = "exact", seed: int = 0, iterations: int = 12, st
             guidance_scale=5.0,
             gradient=gradient,
             seed=seed,
-            optimisation=Settings(iterations=iterations, batch=2, learning_rate=0.05, preservation=0.2, validate_every=4, seed=seed),
+            optimisation=Settings(
+                iterations=iterations,
+                batch=2,
+                learning_rate=0.05,
+                preservation=0.2,
+                validate_every=4,
+                seed=seed,
+            ),
         ),
         stylize=None,
         audit=None,
@@ -121,12 +152,14 @@ def demo(
     resume: bool = False,
     report: Report = lambda part, done, total, text: None,
 ) -> dict[str, Any]:
-    """Run the parts, each in a run folder of its own (the first in `folder` itself), and the picture that tells the story.
+    """Run the parts, each in a run folder of its own (the first in `folder` itself), and the
+    picture that tells the story.
 
     Content is judged by the bundled judge, which has no part in any metric.
 
     Returns:
-        What `result.json` holds: the first part's figures, costs of all parts, and a summary of each in `parts`.
+        What `result.json` holds: the first part's figures, costs of all parts, and a summary of
+        each in `parts`.
 
     Raises:
         Interrupted: a signal arrived. Only the first part can be resumed; the others start anew.
@@ -142,7 +175,12 @@ def demo(
 
         return show
 
-    report(f"learning {TOKEN}", 0, config.embed.optimisation.iterations, "drawing the untouched model's pictures")
+    report(
+        f"learning {TOKEN}",
+        0,
+        config.embed.optimisation.iterations,
+        "drawing the untouched model's pictures",
+    )
     result = embed(
         model,
         config.embed,
@@ -158,14 +196,18 @@ def demo(
     if config.stylize is not None:
         part = _part(folder, "stylize")
         part.write_images(["style"], reference_pattern()[None])
-        settings = StylizeConfig(**{**vars(config.stylize), "style": str(part.path / "images" / "style.png")})
+        settings = StylizeConfig(
+            **{**vars(config.stylize), "style": str(part.path / "images" / "style.png")}
+        )
         show = learning("stylising", settings.optimisation.iterations)
         with _not_resumed("stylize"):
             done = stylize(model, settings, part, command=command, recognise=judge, on_record=show)
         write_report(part)
         parts.append(_summary("stylize", done, _learning_summary(done)))
         runs.append(done)
-        bands.append(Band(part, done, {"after": "stylised"}, aside=part.path / "images" / "style.png"))
+        bands.append(
+            Band(part, done, {"after": "stylised"}, aside=part.path / "images" / "style.png")
+        )
     if config.audit is not None:
         part, attacked = _part(folder, "audit"), config.audit
         with _not_resumed("audit"):
@@ -184,12 +226,20 @@ def demo(
             _summary(
                 "audit",
                 done,
-                f"With a budget of {row['budget']:g}, {row['rate']:.0%} of {done['held_out']['examples']} pictures are misread while the "
-                "judge still sees what the prompt names.",
+                f"With a budget of {row['budget']:g}, {row['rate']:.0%} of "
+                f"{done['held_out']['examples']} pictures are misread while the judge still sees "
+                f"what the prompt names.",
             )
         )
         runs.append(done)
-        bands.append(Band(part, done, {"before": "clean", f"budget_{row['budget']:g}": "adversarial"}, verdicts=True))
+        bands.append(
+            Band(
+                part,
+                done,
+                {"before": "clean", f"budget_{row['budget']:g}": "adversarial"},
+                verdicts=True,
+            )
+        )
     story = write_storyboard(bands, folder.path / "images" / "story.png")
     result |= {
         "parts": parts,
@@ -201,8 +251,10 @@ def demo(
     if parts:
         result["story"] |= {
             "title": "One gradient, three uses",
-            "lead": "A word learned from a number, a style learned from one picture, and a classifier fooled by a nudge of the noise: all "
-            f"by sending a gradient back through the sampler of the bundled model. First the word, `{TOKEN}`. {result['story']['lead']}",
+            "lead": "A word learned from a number, a style learned from one picture, and a "
+            "classifier fooled by a nudge of the noise: all by sending a gradient back through "
+            f"the sampler of the bundled model. First the word, `{TOKEN}`. "
+            f"{result['story']['lead']}",
         }
     folder.write_result(result)
     return result
@@ -210,11 +262,16 @@ def demo(
 
 def prompts_of(concepts: Sequence[str]) -> list[str]:
     """A prompt for each concept, in the bundled model's styles in turn."""
-    return [f"a {STYLES[i % len(STYLES)]} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}" for i, name in enumerate(concepts)]
+    return [
+        f"a {STYLES[i % len(STYLES)]} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}"
+        for i, name in enumerate(concepts)
+    ]
 
 
 def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
-    """The style reference, in [0, 1]: wavy stripes in ink and warm colours, drawn by a formula, so that it is nobody's picture."""
+    """The style reference, in [0, 1]: wavy stripes in ink and warm colours, drawn by a formula, so
+    that it is nobody's picture.
+    """
     y, x = torch.meshgrid(*[torch.linspace(0, 1, side)] * 2, indexing="ij")
     wave = x + 0.08 * torch.sin(2 * math.pi * 2 * y) + 0.35 * y
     stripes = 0.5 + 0.5 * torch.tanh(6 * torch.sin(2 * math.pi * 6 * wave))
@@ -224,7 +281,8 @@ def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
 
 
 def _part(folder: RunFolder, name: str) -> RunFolder:
-    # Its files are made anew: an interrupted demo is resumed in its first part, which takes longest.
+    # Its files are made anew: an interrupted demo is resumed in its first part, which takes
+    # longest.
     path = folder.path / name
     return RunFolder.open(path, {"task": name, "model": "tiny"}, force=path.exists())
 
@@ -235,16 +293,26 @@ def _not_resumed(part: str) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise Interrupted(f"stopped in {part}; with --resume {TOKEN} is not learned again, but the parts after it start anew") from stop
+        raise Interrupted(
+            f"stopped in {part}; with --resume {TOKEN} is not learned again, but the parts after "
+            f"it start anew"
+        ) from stop
 
 
 def _learning_summary(result: dict[str, Any]) -> str:
     held_out = result["held_out"]
     return (
-        f"On held-out prompts the metric goes from {held_out['before']:.3f} to {held_out['after']:.3f}; the judge finds the subject in "
-        f"{held_out['recognised']['before']:.0%} of the pictures before and in {held_out['recognised']['after']:.0%} after."
+        f"On held-out prompts the metric goes from {held_out['before']:.3f} to "
+        f"{held_out['after']:.3f}; the judge finds the subject in "
+        f"{held_out['recognised']['before']:.0%} of the pictures before and in "
+        f"{held_out['recognised']['after']:.0%} after."
     )
 
 
 def _summary(name: str, result: dict[str, Any], summary: str) -> dict[str, Any]:
-    return {"folder": name, "title": result["story"]["title"], "lead": result["story"]["lead"], "summary": summary}
+    return {
+        "folder": name,
+        "title": result["story"]["title"],
+        "lead": result["story"]["lead"],
+        "summary": summary,
+    }

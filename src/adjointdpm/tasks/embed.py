@@ -19,7 +19,8 @@ class EmbedConfig(TaskConfig):
 
     Args:
         token: the new token.
-        initial: the existing word where its vectors start; the control is this word in the token's place. None: see `neutral_word`.
+        initial: the existing word where its vectors start; the control is this word in the token's
+            place. None: see `neutral_word`.
         template: how prompts use the token.
         vectors: vectors of the token.
         max_norm: bound on their norm, in units of the vocabulary's largest norm.
@@ -44,7 +45,8 @@ def embed(
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Learn the token, measure it on held-out prompts and seeds, and fill the run folder, all but its report.
+    """Learn the token, measure it on held-out prompts and seeds, and fill the run folder, all but
+    its report.
 
     Args:
         model: what `adjointdpm.load` returns; as it was, afterwards.
@@ -60,34 +62,66 @@ def embed(
         What `result.json` holds.
 
     Raises:
-        MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, `TokenEmbedding` and `metrics.resolve`.
+        MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`,
+            `TokenEmbedding` and `metrics.resolve`.
 
     """
     metric, sets = config.resolve_metric(), config.sets()
-    initial = neutral_word(model.pipe.tokenizer, config.prompts) if config.initial is None else config.initial
+    initial = (
+        neutral_word(model.pipe.tokenizer, config.prompts)
+        if config.initial is None
+        else config.initial
+    )
     config = replace(config, initial=initial)
-    token = TokenEmbedding(model.pipe, config.token, initial, template=config.template, vectors=config.vectors, max_norm=config.max_norm)
-    word = [Example(config.template.format(prompt=e.prompt, token=initial), e.seed) for e in sets.held_out]
+    token = TokenEmbedding(
+        model.pipe,
+        config.token,
+        initial,
+        template=config.template,
+        vectors=config.vectors,
+        max_norm=config.max_norm,
+    )
+    word = [
+        Example(config.template.format(prompt=e.prompt, token=initial), e.seed)
+        for e in sets.held_out
+    ]
     assignment = Assignment(
-        task, config, token, metric, sets, _story(config, metric.name), {"existing_word": word}, recognise, command=command
+        task,
+        config,
+        token,
+        metric,
+        sets,
+        _story(config, metric.name),
+        {"existing_word": word},
+        recognise,
+        command=command,
     )
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
 def _story(config: EmbedConfig, metric: str) -> Story:
-    vectors = "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
+    vectors = (
+        "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
+    )
     sentence = config.template.format(prompt=config.held_out[0], token=config.token)
     return Story(
         title=f"A word that no caption taught: `{config.token}`",
-        lead=f"A new word was learned from one number about the pictures, `{metric}`, by sending the gradient of that number backwards "
-        f"through {config.steps} sampler steps into {vectors}. No weight of the model changed.",
-        views={"before": "untouched", "existing_word": f"existing word “{config.initial}”", "after": f"with {config.token}"},
+        lead=f"A new word was learned from one number about the pictures, `{metric}`, by sending "
+        f"the gradient of that number backwards through {config.steps} sampler steps into "
+        f"{vectors}. No weight of the model changed.",
+        views={
+            "before": "untouched",
+            "existing_word": f"existing word “{config.initial}”",
+            "after": f"with {config.token}",
+        },
         how=[
-            f"Prompts use the token as in `{config.template}`. Its vectors' norm may not exceed {config.max_norm:g} × that of the longest "
-            f"word in the vocabulary. They started at the existing word “{config.initial}”, which is the control: it stands in the same "
-            "place of the same sentence.",
+            f"Prompts use the token as in `{config.template}`. Its vectors' norm may not exceed "
+            f"{config.max_norm:g} × that of the longest word in the vocabulary. They started at "
+            f"the existing word “{config.initial}”, which is the control: it stands in the same "
+            f"place of the same sentence.",
         ],
-        use="The learned vectors are in the format of textual inversion. Stock diffusers loads them, without this library:",
+        use="The learned vectors are in the format of textual inversion. Stock diffusers loads "
+        "them, without this library:",
         code=[
             f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")',
             f'pipe("{sentence}"{stock_arguments(config)})',

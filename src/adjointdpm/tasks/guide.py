@@ -1,4 +1,6 @@
-"""guide: one prompt, its noise or its embedding or both optimised for a metric, and every picture on the way."""
+"""guide: one prompt, its noise or its embedding or both optimised for a metric, and every picture
+on the way.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,15 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.inversion import invert
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
-from adjointdpm.tasks.config import SEED_RANGE, Sets, TaskConfig, check_prompts, check_sampling, number, stock_arguments
+from adjointdpm.tasks.config import (
+    SEED_RANGE,
+    Sets,
+    TaskConfig,
+    check_prompts,
+    check_sampling,
+    number,
+    stock_arguments,
+)
 from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
@@ -30,13 +40,14 @@ class GuideConfig(TaskConfig):
     Args:
         learn: "noise", "embedding" or "both".
         within, budget: the set that the noise stays in, see `Noise`.
-        picture: a file to start from, inverted to noise, instead of a seed. It is inverted by the rule of the pipeline's own scheduler,
-            and so drawn with that.
+        picture: a file to start from, inverted to noise, instead of a seed. It is inverted by the
+            rule of the pipeline's own scheduler, and so drawn with that.
 
     Raises:
         PromptError: no prompt, or several.
         UnknownNameError: another `learn`.
-        InvalidInputError: a picture for more than one prompt, or bounds on noise that is not learned.
+        InvalidInputError: a picture for more than one prompt, or bounds on noise that is not
+            learned.
         UnsupportedError: a picture and a sampler.
 
     """
@@ -52,26 +63,37 @@ class GuideConfig(TaskConfig):
         if len(set(self.prompts)) > 1:
             raise PromptError(f"guide takes one prompt, not {len(set(self.prompts))}")
         if self.learn not in LEARNED:
-            raise UnknownNameError(f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}")
+            raise UnknownNameError(
+                f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}"
+            )
         if self.learn == "embedding" and (self.within != "shell" or self.budget is not None):
             raise InvalidInputError(
-                f"within={self.within!r} and budget={self.budget} say where the noise may go, and learn='embedding' leaves it where it is; "
-                "drop them, or learn 'noise' or 'both'"
+                f"within={self.within!r} and budget={self.budget} say where the noise may go, and "
+                f"learn='embedding' leaves it where it is; drop them, or learn 'noise' or 'both'"
             )
         if self.picture is not None and len(self.prompts) > 1:
-            raise InvalidInputError(f"a run that starts from a picture makes one, not {len(self.prompts)}")
+            raise InvalidInputError(
+                f"a run that starts from a picture makes one, not {len(self.prompts)}"
+            )
         if self.picture is not None and self.sampler is not None:
             raise UnsupportedError(
-                f"sampler={self.sampler!r} would not draw the picture {self.picture!r} again: it is inverted for the pipeline's own "
-                "scheduler; leave the sampler out, or start from a seed"
+                f"sampler={self.sampler!r} would not draw the picture {self.picture!r} again: it "
+                "is inverted for the pipeline's own scheduler; leave the sampler out, or start "
+                f"from a seed"
             )
 
     def sets(self) -> Sets:
-        """The same examples for everything, but for an embedding, which is also measured on as many fresh seeds."""
+        """The same examples for everything, but for an embedding, which is also measured on as many
+        fresh seeds.
+        """
         first = 3 * SEED_RANGE * self.seed
         examples = number(self.prompts, first)
         fresh = number(self.prompts, first + 2 * SEED_RANGE)
-        return Sets(examples, examples, fresh if self.learn == "embedding" and self.picture is None else examples)
+        return Sets(
+            examples,
+            examples,
+            fresh if self.learn == "embedding" and self.picture is None else examples,
+        )
 
 
 def guide(
@@ -85,25 +107,35 @@ def guide(
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Optimise, keep the picture of every iteration in `images/`, measure, and fill the run folder, all but its report.
+    """Optimise, keep the picture of every iteration in `images/`, measure, and fill the run folder,
+    all but its report.
 
     A run that starts from a picture saves its noise as `noise.safetensors`, learned or not.
 
-    Args, returned value and errors are those of `embed`; ReversalError if the start picture cannot be inverted.
+    Args, returned value and errors are those of `embed`; ReversalError if the start picture cannot
+    be inverted.
     """
     metric, sets = config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
     if config.picture is not None:
         image = read_picture(Path(config.picture))[None]
-        image = torch.nn.functional.interpolate(image, picture_size(model), mode="bilinear", antialias=True, align_corners=False)
+        image = torch.nn.functional.interpolate(
+            image, picture_size(model), mode="bilinear", antialias=True, align_corners=False
+        )
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
-        starts[sets.training[0]] = invert(model, image, config.prompts[0], steps=config.steps, guidance_scale=scale)
+        starts[sets.training[0]] = invert(
+            model, image, config.prompts[0], steps=config.steps, guidance_scale=scale
+        )
     gradient = resolve_gradient(config.gradient)
-    render = _Watched(model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts)
+    render = _Watched(
+        model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts
+    )
     parts: list[Variable] = []
     if config.learn in ("noise", "both"):
-        start = torch.cat([starts[e] if e in starts else model.noise(1, e.seed) for e in sets.training])
+        start = torch.cat(
+            [starts[e] if e in starts else model.noise(1, e.seed) for e in sets.training]
+        )
         parts.append(Noise(sets.training, start, within=config.within, budget=config.budget))
     if config.learn in ("embedding", "both"):
         parts.append(PromptEmbedding(model, config.prompts[0]))
@@ -114,21 +146,37 @@ def guide(
             folder.write_images([f"iteration_{record['iteration']:04d}"], render.seen)
         on_record(record)
 
-    assignment = Assignment(task, config, variable, metric, sets, _story(config, metric.name), recognise=recognise, command=command)
+    assignment = Assignment(
+        task,
+        config,
+        variable,
+        metric,
+        sets,
+        _story(config, metric.name),
+        recognise=recognise,
+        command=command,
+    )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:
         return result
-    if config.picture is not None and config.learn == "embedding":  # otherwise it is saved as what is learned
+    if (
+        config.picture is not None and config.learn == "embedding"
+    ):  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
     result["held_out"]["same_examples"] = sets.held_out == sets.training
-    result["trajectory"] = sorted(str(path.relative_to(folder.path)) for path in (folder.path / "images").glob("iteration_*.png"))
+    result["trajectory"] = sorted(
+        str(path.relative_to(folder.path))
+        for path in (folder.path / "images").glob("iteration_*.png")
+    )
     folder.write_result(result)
     return result
 
 
 @dataclass(frozen=True)
 class _Watched(Renderer):
-    """Remembers the first picture of the last examples that it drew with what is learned: the loop draws them anyway, to validate."""
+    """Remembers the first picture of the last examples that it drew with what is learned: the loop
+    draws them anyway, to validate.
+    """
 
     _seen: list[Tensor] = field(default_factory=list)
 
@@ -136,7 +184,9 @@ class _Watched(Renderer):
     def seen(self) -> Tensor | None:
         return self._seen[-1] if self._seen else None
 
-    def draw(self, examples: Sequence[Example], variable: Variable | None = None) -> Iterator[tuple[Sequence[Example], Tensor]]:
+    def draw(
+        self, examples: Sequence[Example], variable: Variable | None = None
+    ) -> Iterator[tuple[Sequence[Example], Tensor]]:
         for part, images in super().draw(examples, variable):
             if variable is not None and part[0] is examples[0]:
                 self._seen[:] = [images[:1].float().cpu()]
@@ -144,18 +194,23 @@ class _Watched(Renderer):
 
 
 def _story(config: GuideConfig, metric: str) -> Story:
-    learned = {"noise": "the initial noise", "embedding": "the prompt's embedding", "both": "the initial noise and the prompt's embedding"}
+    learned = {
+        "noise": "the initial noise",
+        "embedding": "the prompt's embedding",
+        "both": "the initial noise and the prompt's embedding",
+    }
     what = learned[config.learn]
     within = (
         ""
         if config.learn == "embedding"
-        else f" The noise stays within: {config.within}" + ("." if config.budget is None else f", budget {config.budget:g}.")
+        else f" The noise stays within: {config.within}"
+        + ("." if config.budget is None else f", budget {config.budget:g}.")
     )
     start = "" if config.picture is None else " It started from a picture, inverted to noise."
     return Story(
         title=f"`{config.prompts[0]}`, guided",
-        lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} sampler steps. The model is "
-        f"untouched.{start}",
+        lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} "
+        f"sampler steps. The model is untouched.{start}",
         views={"before": "before", "after": "after"},
         how=[f"Optimised: {what}.{within}"],
         use="Stock diffusers draws it from the saved tensors, without this library:"
@@ -166,9 +221,18 @@ def _story(config: GuideConfig, metric: str) -> Story:
 
 
 def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
-    """Lines that draw the pictures with a stock pipeline `pipe`, or where it lacks the sampler, with this library."""
-    count, noise, embeds = len(config.prompts), config.learn != "embedding" or config.picture is not None, config.learn != "noise"
-    lines, given = ["from safetensors.torch import load_file"], [] if embeds else [f"[{config.prompts[0]!r}] * {count}"]
+    """Lines that draw the pictures with a stock pipeline `pipe`, or where it lacks the sampler,
+    with this library.
+    """
+    count, noise, embeds = (
+        len(config.prompts),
+        config.learn != "embedding" or config.picture is not None,
+        config.learn != "noise",
+    )
+    lines, given = (
+        ["from safetensors.torch import load_file"],
+        [] if embeds else [f"[{config.prompts[0]!r}] * {count}"],
+    )
     if noise:
         lines.append('noise = load_file("noise.safetensors")["noise"]')
     if embeds:
@@ -177,7 +241,17 @@ def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
     if config.sampler is None:
         given += ["latents=noise"] * noise
         return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]
-    given += ["noise=noise"] * noise + [f"steps={config.steps}", f"sampler={config.sampler!r}", f"seeds={list(seeds)}"]
+    given += ["noise=noise"] * noise + [
+        f"steps={config.steps}",
+        f"sampler={config.sampler!r}",
+        f"seeds={list(seeds)}",
+    ]
     given += [] if config.guidance_scale is None else [f"guidance_scale={config.guidance_scale}"]
     draw = f"images = adj.from_pipeline(pipe).generate({', '.join(given)})"
-    return ["import adjointdpm as adj", "import torch", *lines, "with torch.no_grad():", f"    {draw}"]
+    return [
+        "import adjointdpm as adj",
+        "import torch",
+        *lines,
+        "with torch.no_grad():",
+        f"    {draw}",
+    ]

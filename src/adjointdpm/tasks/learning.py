@@ -1,4 +1,6 @@
-"""What all tasks that learn do alike: run the loop, draw held-out pictures before and after, measure, and fill the run folder."""
+"""What all tasks that learn do alike: run the loop, draw held-out pictures before and after,
+measure, and fill the run folder.
+"""
 
 import statistics
 import time
@@ -13,7 +15,12 @@ from adjointdpm import metrics
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.gradient_check import gradient_error, is_exact, peak_memory_bytes, versions
+from adjointdpm.optimization.gradient_check import (
+    gradient_error,
+    is_exact,
+    peak_memory_bytes,
+    versions,
+)
 from adjointdpm.optimization.loop import Record, optimize
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
@@ -75,7 +82,13 @@ class Assignment:
 
 def renderer(model: Any, config: TaskConfig) -> Renderer:
     """The renderer that a configuration asks for."""
-    return Renderer(model, config.steps, config.guidance_scale, config.sampler, resolve_gradient(config.gradient))
+    return Renderer(
+        model,
+        config.steps,
+        config.guidance_scale,
+        config.sampler,
+        resolve_gradient(config.gradient),
+    )
 
 
 def picture_size(model: Any) -> tuple[int, int]:
@@ -104,10 +117,12 @@ def learn(
         render: draws in place of the renderer that the configuration asks for.
 
     Returns:
-        What `result.json` holds. Of several processes only the main one measures; the others return what they have.
+        What `result.json` holds. Of several processes only the main one measures; the others return
+        what they have.
 
     Raises:
-        MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the variable and the metric.
+        MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the
+            variable and the metric.
 
     """
     started = time.perf_counter()
@@ -150,7 +165,9 @@ def learn(
         views["after"] = render.look(held_out, variable)
         seen_after = render.look(validation, variable)
         evaluated = counter.calls - own
-        errors = [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
+        errors = (
+            [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
+        )
         checked = counter.calls - own - evaluated
     result |= {
         "metric": {
@@ -167,14 +184,23 @@ def learn(
             "stopped": outcome.stopped,
             "validation_examples": len(validation),
         },
-        "gradient": {"method": config.gradient, "class": repr(gradient), "exact": is_exact(gradient), "error": errors}
+        "gradient": {
+            "method": config.gradient,
+            "class": repr(gradient),
+            "exact": is_exact(gradient),
+            "error": errors,
+        }
         | _estimate(outcome.history),
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
         "resumed": resume,
         "peak_memory_bytes": peak_memory_bytes(),
         "network_calls": calls + evaluated + checked,
-        "network_calls_by_purpose": {"optimising": calls, "evaluating": evaluated, "checking the gradient": checked},
+        "network_calls_by_purpose": {
+            "optimising": calls,
+            "evaluating": evaluated,
+            "checking the gradient": checked,
+        },
         "seed": config.seed,
         "command": assignment.command,
         "versions": versions(),
@@ -186,16 +212,28 @@ def learn(
 
 
 def _estimate(history: Sequence[Record]) -> dict[str, float]:
-    """The relative error that a few-VJP method itself estimated, the median over iterations; nothing for others."""
-    found = [record["gradient_error_estimate"] for record in history if "gradient_error_estimate" in record]
+    """The relative error that a few-VJP method itself estimated, the median over iterations;
+    nothing for others.
+    """
+    found = [
+        record["gradient_error_estimate"]
+        for record in history
+        if "gradient_error_estimate" in record
+    ]
     return {"estimate": statistics.median(found)} if found else {}
 
 
-def save_pictures(folder: RunFolder, examples: Sequence[Example], views: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Write every view of every example to `images/`; returns a row for each example with the paths by view."""
+def save_pictures(
+    folder: RunFolder, examples: Sequence[Example], views: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """Write every view of every example to `images/`; returns a row for each example with the paths
+    by view.
+    """
     rows: list[dict[str, Any]] = [{"prompt": e.prompt, "seed": e.seed} for e in examples]
     for view, images in views.items():
-        paths: list[Path] = folder.write_images([f"held_out_{i:02d}_{view}" for i in range(len(examples))], images)
+        paths: list[Path] = folder.write_images(
+            [f"held_out_{i:02d}_{view}" for i in range(len(examples))], images
+        )
         for row, path in zip(rows, paths, strict=True):
             row[view] = str(path.relative_to(folder.path))
     return rows

@@ -24,7 +24,8 @@ class StylizeConfig(TaskConfig):
     """What `stylize` learns.
 
     Args:
-        style: the reference picture's file; its Gram distance is the metric, and `metric` may add others.
+        style: the reference picture's file; its Gram distance is the metric, and `metric` may add
+            others.
         metric: further metrics; `weights` then starts with the Gram distance's weight.
         full: learn all weights of the denoiser instead of a LoRA.
         rank, alpha, target_modules: of the LoRA; no alpha is the rank.
@@ -43,9 +44,16 @@ class StylizeConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unused = [name for name in ("rank", "alpha", "target_modules") if self.full and getattr(self, name) != _DEFAULT[name]]
+        unused = [
+            name
+            for name in ("rank", "alpha", "target_modules")
+            if self.full and getattr(self, name) != _DEFAULT[name]
+        ]
         if unused:
-            raise InvalidInputError(f"{', '.join(unused)}: of a LoRA, and with full all weights are learned; drop one or the other")
+            raise InvalidInputError(
+                f"{', '.join(unused)}: of a LoRA, and with full all weights are learned; drop one "
+                f"or the other"
+            )
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
@@ -66,13 +74,26 @@ def stylize(
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Fine-tune towards the reference picture's style, measure on held-out prompts and seeds, and fill the run folder, all but its report.
+    """Fine-tune towards the reference picture's style, measure on held-out prompts and seeds, and
+    fill the run folder, all but its report.
 
-    Args, returned value and errors are those of `embed`; InvalidInputError if the style picture cannot be used.
+    Args, returned value and errors are those of `embed`; InvalidInputError if the style picture
+    cannot be used.
     """
-    variable = Weights(model.pipe) if config.full else LoRA(model.pipe, config.rank, config.alpha, config.target_modules, config.seed)
+    variable = (
+        Weights(model.pipe)
+        if config.full
+        else LoRA(model.pipe, config.rank, config.alpha, config.target_modules, config.seed)
+    )
     assignment = Assignment(
-        task, config, variable, config.resolve_metric(), config.sets(), _story(config), recognise=recognise, command=command
+        task,
+        config,
+        variable,
+        config.resolve_metric(),
+        config.sets(),
+        _story(config),
+        recognise=recognise,
+        command=command,
     )
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
@@ -82,13 +103,21 @@ def _story(config: StylizeConfig) -> Story:
     learned = "all weights of the denoiser" if config.full else f"a LoRA of rank {config.rank}"
     code = ['pipe.load_lora_weights("pytorch_lora_weights.safetensors")']
     if config.full:
-        code = ['unet = UNet2DConditionModel.from_pretrained("unet")', "pipe = StableDiffusionPipeline.from_pretrained(model, unet=unet)"]
+        code = [
+            'unet = UNet2DConditionModel.from_pretrained("unet")',
+            "pipe = StableDiffusionPipeline.from_pretrained(model, unet=unet)",
+        ]
     return Story(
         title=f"In the style of one picture: `{name}`",
-        lead=f"One reference picture, and {learned} that moved until pictures of other prompts share its Gram statistics: which textures "
-        f"and colours occur together, wherever they are. The gradient went backwards through {config.steps} sampler steps.",
+        lead=f"One reference picture, and {learned} that moved until pictures of other prompts "
+        "share its Gram statistics: which textures and colours occur together, wherever they are. "
+        f"The gradient went backwards through {config.steps} sampler steps.",
         views={"before": "untouched", "after": "stylised"},
-        how=[f"Learned: {learned}. The metric is the distance between Gram matrices of a feature network (Gatys et al. 2016)."],
-        use="The learned weights are in diffusers' own format. Stock diffusers loads them, without this library:",
+        how=[
+            f"Learned: {learned}. The metric is the distance between Gram matrices of a feature "
+            f"network (Gatys et al. 2016)."
+        ],
+        use="The learned weights are in diffusers' own format. Stock diffusers loads them, without "
+        "this library:",
         code=[*code, f'pipe("{config.held_out[0]}"{stock_arguments(config)})'],
     )

@@ -8,4 +8,14 @@ from adjointdpm.variables.prompt_embedding import PromptEmbedding
 from adjointdpm.variables.token_embedding import TokenEmbedding
 from adjointdpm.variables.weights import Weights
 
-__all__ = ["Example", "Inputs", "Joint", "LoRA", "Noise", "PromptEmbedding", "TokenEmbedding", "Variable", "Weights"]
+__all__ = [
+    "Example",
+    "Inputs",
+    "Joint",
+    "LoRA",
+    "Noise",
+    "PromptEmbedding",
+    "TokenEmbedding",
+    "Variable",
+    "Weights",
+]

@@ -1,4 +1,6 @@
-"""What a variable is: learned tensors, where they enter the model, the set they stay in, and the file they are saved as."""
+"""What a variable is: learned tensors, where they enter the model, the set they stay in, and the
+file they are saved as.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -40,7 +42,10 @@ class Inputs:
 
 
 class Variable(ABC):
-    """Learned tensors. Used as a context manager it is part of the model; leaving the context restores the model."""
+    """Learned tensors.
+
+    Used as a context manager it is part of the model; leaving the context restores the model.
+    """
 
     _first: dict[str, Tensor] | None = None
 
@@ -53,22 +58,32 @@ class Variable(ABC):
         return inputs
 
     def check(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most variables take any
-        """Raise, before anything is drawn, if one of the examples cannot be drawn with the variable; called inside its context."""
+        """Raise, before anything is drawn, if one of the examples cannot be drawn with the
+        variable; called inside its context.
+        """
 
     def project(self) -> None:  # noqa: B027 - most variables are free
-        """Move the tensors back into the set that they must stay in; called after every optimiser step."""
+        """Move the tensors back into the set that they must stay in; called after every optimiser
+        step.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> Path:
-        """Write the learned artefact, in diffusers' own format where there is one; returns its path."""
+        """Write the learned artefact, in diffusers' own format where there is one; returns its
+        path.
+        """
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, the model is the untouched one although the variable's context is open; what only `apply` brings in is not affected."""
+        """Inside, the model is the untouched one although the variable's context is open; what only
+        `apply` brings in is not affected.
+        """
         yield
 
     def first_values(self) -> dict[str, Tensor]:
-        """The tensors' values at the first call, by name: the start, as entering the context and loading a checkpoint call this first."""
+        """The tensors' values at the first call, by name: the start, as entering the context and
+        loading a checkpoint call this first.
+        """
         if self._first is None:
             self._first = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
         return self._first
@@ -77,12 +92,15 @@ class Variable(ABC):
         """Scalars that may be added to an objective, differentiable in the learned tensors.
 
         Returns:
-            "distance": the mean square of the change since the start, over all elements of all tensors, relative to the mean square of the
-            start itself unless that is zero: 0 at the start, 1 for a change as large as the start. A variable may have others.
+            "distance": the mean square of the change since the start, over all elements of all
+            tensors, relative to the mean square of the start itself unless that is zero: 0 at the
+            start, 1 for a change as large as the start. A variable may have others.
 
         """
         start, tensors = self.first_values(), self.tensors()
-        change = torch.stack([(tensor - start[name].to(tensor)).square().sum() for name, tensor in tensors.items()]).sum()
+        change = torch.stack(
+            [(tensor - start[name].to(tensor)).square().sum() for name, tensor in tensors.items()]
+        ).sum()
         scale = sum(start[name].square().sum().item() for name in tensors)
         return {"distance": change / (scale or sum(tensor.numel() for tensor in tensors.values()))}
 
@@ -95,8 +113,13 @@ class Variable(ABC):
         """
         self.first_values()
         own = self.tensors()
-        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in tensors.items()}:
-            raise CheckpointError(f"the checkpoint holds {_shapes(tensors)}, this run learns {_shapes(own)}; it belongs to another run")
+        if {name: t.shape for name, t in own.items()} != {
+            name: t.shape for name, t in tensors.items()
+        }:
+            raise CheckpointError(
+                f"the checkpoint holds {_shapes(tensors)}, this run learns {_shapes(own)}; it "
+                f"belongs to another run"
+            )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
@@ -110,4 +133,6 @@ class Variable(ABC):
 
 
 def _shapes(tensors: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
+    return (
+        ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
+    )

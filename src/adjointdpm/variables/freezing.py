@@ -11,11 +11,18 @@ Flags = list[tuple[nn.Parameter, bool]]
 
 def parameters(pipe: Any) -> list[nn.Parameter]:
     """Those of all networks of a diffusers pipeline."""
-    return [p for part in pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
+    return [
+        p
+        for part in pipe.components.values()
+        if isinstance(part, nn.Module)
+        for p in part.parameters()
+    ]
 
 
 def freeze(pipe: Any) -> Flags:
-    """Let no parameter require grad: a gradient that nobody asked for costs time and memory in every backward pass. Returns what was."""
+    """Let no parameter require grad: a gradient that nobody asked for costs time and memory in
+    every backward pass. Returns what was.
+    """
     flags = [(parameter, parameter.requires_grad) for parameter in parameters(pipe)]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
@@ -30,7 +37,8 @@ def unfreeze(flags: Flags) -> None:
 
 @contextmanager
 def frozen(pipe: Any, but: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Inside, no parameter of a pipeline requires grad but those that are learned; afterwards, in any case, each as it was before.
+    """Inside, no parameter of a pipeline requires grad but those that are learned; afterwards, in
+    any case, each as it was before.
 
     Args:
         pipe: a diffusers pipeline.
@@ -38,7 +46,11 @@ def frozen(pipe: Any, but: Iterable[Tensor] = ()) -> Iterator[None]:
 
     """
     learned = {id(tensor) for tensor in but}
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters(pipe) if id(parameter) not in learned]
+    flags = [
+        (parameter, parameter.requires_grad)
+        for parameter in parameters(pipe)
+        if id(parameter) not in learned
+    ]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(False)

@@ -25,12 +25,19 @@ class Joint(Variable):
     def __init__(self, parts: Sequence[Variable]) -> None:
         self.parts = {type(part).__name__.lower(): part for part in parts}
         if not parts or len(self.parts) < len(parts):
-            raise InvalidInputError(f"a joint variable takes variables of different classes, not {[type(part).__name__ for part in parts]}")
+            raise InvalidInputError(
+                "a joint variable takes variables of different classes, not "
+                f"{[type(part).__name__ for part in parts]}"
+            )
         self._stack = ExitStack()
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts' tensors, with the part's name in front."""
-        return {f"{name}.{key}": tensor for name, part in self.parts.items() for key, tensor in part.tensors().items()}
+        return {
+            f"{name}.{key}": tensor
+            for name, part in self.parts.items()
+            for key, tensor in part.tensors().items()
+        }
 
     def apply(self, inputs: Inputs) -> Inputs:
         """Every part's change, one after the other."""

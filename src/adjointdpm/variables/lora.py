@@ -22,23 +22,27 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class LoRA(Variable):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the chosen layers' weights become W + (alpha / rank) · B A.
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the chosen layers' weights become W +
+    (alpha / rank) · B A.
 
-    B starts at zero, so that the start is the untouched model, and the first gradient of A is zero. Inside the context the adapter is part
-    of the pipeline's UNet or transformer, beside adapters that are active already, and nothing else in the pipeline requires grad; leaving
-    it takes the adapter out and keeps what was learned.
+    B starts at zero, so that the start is the untouched model, and the first gradient of A is zero.
+    Inside the context the adapter is part of the pipeline's UNet or transformer, beside adapters
+    that are active already, and nothing else in the pipeline requires grad; leaving it takes the
+    adapter out and keeps what was learned.
 
     Args:
         pipe: a diffusers pipeline with `unet` or `transformer`.
         rank: the rows of A and columns of B, at least 1.
         alpha: the scale of the change is alpha / rank; None is `rank`, a scale of 1.
-        target_modules: the layers, by name or by how their names end: "attn2.to_q" are the queries of all cross-attentions of a UNet.
+        target_modules: the layers, by name or by how their names end: "attn2.to_q" are the queries
+            of all cross-attentions of a UNet.
         seed: of the values that A starts with; no global generator is touched.
         name: the adapter's name while it is part of the pipeline.
 
     Raises:
-        InvalidInputError: `rank` < 1, `alpha` not positive and finite, a target that fits no linear or convolutional layer, a name that
-            cannot be used or exists, a pipeline without a denoiser.
+        InvalidInputError: `rank` < 1, `alpha` not positive and finite, a target that fits no linear
+            or convolutional layer, a name that cannot be used or exists, a pipeline without a
+            denoiser.
 
     """
 
@@ -54,13 +58,21 @@ class LoRA(Variable):
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise InvalidInputError(f"rank={rank!r} must be an int of at least 1")
         alpha = rank if alpha is None else alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not 0 < alpha < math.inf
+        ):
             raise InvalidInputError(f"alpha={alpha!r} must be a positive, finite number")
         if not name or "." in name:
-            raise InvalidInputError(f"name={name!r} cannot name an adapter; choose a word without dots")
+            raise InvalidInputError(
+                f"name={name!r} cannot name an adapter; choose a word without dots"
+            )
         self.pipe, self.rank, self.alpha, self.name, self._seed = pipe, rank, alpha, name, seed
         self.part, self.network = _denoiser(pipe)
-        self.target_modules = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+        self.target_modules = (
+            [target_modules] if isinstance(target_modules, str) else list(target_modules)
+        )
         _check_targets(self.network, self.target_modules)
         self._flags: Flags | None = None
         self._on = False
@@ -69,10 +81,14 @@ class LoRA(Variable):
         self._tensors: dict[str, nn.Parameter] = {}
         with self:  # peft decides which layers, of which shapes
             bases = [layer.get_base_layer().weight for layer in self._layers().values()]
-            self._base_square = sum(weight.detach().float().square().sum().item() for weight in bases)
+            self._base_square = sum(
+                weight.detach().float().square().sum().item() for weight in bases
+            )
 
     def tensors(self) -> dict[str, Tensor]:
-        """`<layer>.lora_A.weight` `[rank, in]` and `<layer>.lora_B.weight` `[out, rank]`, named as in diffusers, in the model's order."""
+        """`<layer>.lora_A.weight` `[rank, in]` and `<layer>.lora_B.weight` `[out, rank]`, named as
+        in diffusers, in the model's order.
+        """
         return dict(self._tensors)
 
     @contextmanager
@@ -89,7 +105,8 @@ class LoRA(Variable):
         """As `Variable.regularisers`, of the weights that the adapter changes.
 
         Returns:
-            "distance": Σ ‖(alpha / rank) B A‖² / Σ ‖W‖² over the adapted layers; its gradient is zero at the start, as that of B A is.
+            "distance": Σ ‖(alpha / rank) B A‖² / Σ ‖W‖² over the adapted layers; its gradient is
+            zero at the start, as that of B A is.
 
         """
         pairs = zip(*[iter(self._tensors.values())] * 2, strict=True)
@@ -97,11 +114,18 @@ class LoRA(Variable):
         return {"distance": square * ((self.alpha / self.rank) ** 2 / (self._base_square or 1.0))}
 
     def save(self, folder: Path) -> Path:
-        """Write `pytorch_lora_weights.safetensors`, in float32, which `pipe.load_lora_weights(folder)` reads together with alpha."""
+        """Write `pytorch_lora_weights.safetensors`, in float32, which
+        `pipe.load_lora_weights(folder)` reads together with alpha.
+        """
         # No more than what fixes the adapter: older and newer versions of peft know these three.
         config = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": self.target_modules}
-        facts = json.dumps({f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True)
-        tensors = {f"{self.part}.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in self._tensors.items()}
+        facts = json.dumps(
+            {f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True
+        )
+        tensors = {
+            f"{self.part}.{name}": tensor.detach().float().cpu().contiguous()
+            for name, tensor in self._tensors.items()
+        }
         content = save(tensors, metadata={"format": "pt", "lora_adapter_metadata": facts})
         return write_bytes(folder / "pytorch_lora_weights.safetensors", content)
 
@@ -116,9 +140,14 @@ class LoRA(Variable):
         for module, layer in self._layers().items():
             for matrix in ("lora_A", "lora_B"):
                 made = getattr(layer, matrix)[self.name]
-                # Half precision would lose the small steps of an optimiser; peft casts between the two.
-                precise = made.weight.detach().to(torch.promote_types(torch.float32, made.weight.dtype), copy=True)
-                made.weight = self._tensors.setdefault(f"{module}.{matrix}.weight", nn.Parameter(precise))
+                # Half precision would lose the small steps of an optimiser; peft casts between the
+                # two.
+                precise = made.weight.detach().to(
+                    torch.promote_types(torch.float32, made.weight.dtype), copy=True
+                )
+                made.weight = self._tensors.setdefault(
+                    f"{module}.{matrix}.weight", nn.Parameter(precise)
+                )
                 made.weight.data = made.weight.data.to(precise.device)
         self._activate(True)
         return self
@@ -141,23 +170,32 @@ class LoRA(Variable):
 
         layers = _adapted(self.network)
         if self.name in getattr(self.network, "peft_config", {}):
-            raise InvalidInputError(f"the pipeline has an adapter {self.name!r} already; choose another name, or delete that one")
+            raise InvalidInputError(
+                f"the pipeline has an adapter {self.name!r} already; choose another name, or "
+                f"delete that one"
+            )
         if any(layer.merged or layer.disable_adapters for layer in layers.values()):
             raise InvalidInputError(
-                "the pipeline has adapters that are fused or switched off, and would switch this one off too; "
-                "call pipe.unfuse_lora() or pipe.enable_lora(), or unload them"
+                "the pipeline has adapters that are fused or switched off, and would switch this "
+                "one off too; call pipe.unfuse_lora() or pipe.enable_lora(), or unload them"
             )
         self._wrapped = set(layers)
         self._active = list(next(iter(layers.values())).active_adapters) if layers else []
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.target_modules)  # pyright: ignore[reportArgumentType]
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # adapters side by side are meant
+            warnings.filterwarnings(
+                "ignore", message="Already found a `peft_config`"
+            )  # adapters side by side are meant
             torch.default_generator.manual_seed(self._seed)  # peft makes them on the CPU
             self.network.add_adapter(config, self.name)
 
     def _layers(self) -> dict[str, Any]:
         """Those that have this adapter, in the model's order."""
-        return {name: layer for name, layer in _adapted(self.network).items() if self.name in layer.lora_A}
+        return {
+            name: layer
+            for name, layer in _adapted(self.network).items()
+            if self.name in layer.lora_A
+        }
 
     def _activate(self, on: bool) -> None:
         if self._flags is None:  # outside of the context there is nothing to switch
@@ -175,24 +213,42 @@ def _denoiser(pipe: Any) -> tuple[str, Any]:
     for part in ("unet", "transformer"):
         if getattr(pipe, part, None) is not None:
             return part, getattr(pipe, part)
-    raise InvalidInputError(f"{type(pipe).__name__} has neither a UNet nor a transformer that an adapter could be added to")
+    raise InvalidInputError(
+        f"{type(pipe).__name__} has neither a UNet nor a transformer that an adapter could be "
+        f"added to"
+    )
 
 
 def _adapted(network: nn.Module) -> dict[str, Any]:
     """The layers that peft has wrapped, by the names of what they wrap."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # in functions only: importing peft takes longer than all of this package
+    from peft.tuners.tuners_utils import (
+        BaseTunerLayer,
+    )  # in functions only: importing peft takes longer than all of this package
 
-    return {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
 
 
 def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
-    plain = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    plain = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
     names = [name.removesuffix(".base_layer") for name in plain if ".lora_" not in name]
-    missing = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+    missing = [
+        target
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
     if missing or not targets:
         endings = sorted({_ending(name) for name in names})
         raise InvalidInputError(
-            f"no layer is called {', '.join(map(repr, missing)) or 'nothing'}; those that exist end in {', '.join(endings)}"
+            f"no layer is called {', '.join(map(repr, missing)) or 'nothing'}; those that exist "
+            f"end in {', '.join(endings)}"
         )
 
 
@@ -203,7 +259,9 @@ def _ending(name: str) -> str:
     return ".".join(parts[start:])
 
 
-def _product_square(a: Float[Tensor, "rank *inputs"], b: Float[Tensor, "out rank *ones"]) -> Float[Tensor, ""]:
+def _product_square(
+    a: Float[Tensor, "rank *inputs"], b: Float[Tensor, "out rank *ones"]
+) -> Float[Tensor, ""]:
     """‖B A‖², from two rank × rank products; the full one would be as large as the weight."""
     a, b = a.flatten(1), b.flatten(1)
     return ((a @ a.T) * (b.T @ b)).sum()

@@ -13,7 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from adjointdpm.errors import CheckpointError, InvalidInputError, InvalidTypeError, ShapeError, UnknownNameError
+from adjointdpm.errors import (
+    CheckpointError,
+    InvalidInputError,
+    InvalidTypeError,
+    ShapeError,
+    UnknownNameError,
+)
 from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Example, Inputs, Variable
 
@@ -22,26 +28,29 @@ FORMAT = "adjointdpm-noise"
 
 
 class Noise(Variable):
-    """One learned noise for each example, in the place of the one that its seed gives; the model itself is not changed.
+    """One learned noise for each example, in the place of the one that its seed gives; the model
+    itself is not changed.
 
-    Natural noise lies close to the sphere of radius sqrt(d), d = C·H·W, where nearly all of a normal distribution's mass is; pictures from
-    far off it become flat or garish. `within` therefore says where each noise must stay:
+    Natural noise lies close to the sphere of radius sqrt(d), d = C·H·W, where nearly all of a
+    normal distribution's mass is; pictures from far off it become flat or garish. `within`
+    therefore says where each noise must stay:
 
-        "free": anywhere. The regulariser "likelihood" can hold it instead.
-        "shell": at the norm of its start.
-        "linf": no number further than `budget` from its start, as in adversarial attacks.
-        "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; unit variance makes 0.1 a tenth of the noise's own size.
+        "free": anywhere. The regulariser "likelihood" can hold it instead. "shell": at the norm of
+        its start. "linf": no number further than `budget` from its start, as in adversarial
+        attacks. "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; unit
+        variance makes 0.1 a tenth of the noise's own size.
 
     Args:
         examples: whose noise is learned, each once.
-        start: `[n, C, H, W]`, unit variance, in their order; what `DiffusionModel.noise` makes. Learned in float32 at least.
+        start: `[n, C, H, W]`, unit variance, in their order; what `DiffusionModel.noise` makes.
+            Learned in float32 at least.
         within: see above.
         budget: for "linf" and "l2".
 
     Raises:
         UnknownNameError: another `within`.
-        InvalidInputError: no examples or one of them twice; `start` not finite; a budget that is missing, or has no use, or is not positive
-            and finite.
+        InvalidInputError: no examples or one of them twice; `start` not finite; a budget that is
+            missing, or has no use, or is not positive and finite.
         ShapeError, InvalidTypeError: `start` is not such a tensor.
 
     """
@@ -79,8 +88,9 @@ class Noise(Variable):
         unknown = [example for example in examples if example not in self._row]
         if unknown:
             raise InvalidInputError(
-                f"no noise was learned for prompt {unknown[0].prompt!r} with seed {unknown[0].seed}; there is one for each of the "
-                f"{len(self.examples)} examples that it was made for, and for no other"
+                f"no noise was learned for prompt {unknown[0].prompt!r} with seed "
+                f"{unknown[0].seed}; there is one for each of the {len(self.examples)} examples "
+                f"that it was made for, and for no other"
             )
 
     def apply(self, inputs: Inputs) -> Inputs:
@@ -91,7 +101,10 @@ class Noise(Variable):
 
         """
         self.check(inputs.examples)
-        return replace(inputs, noise=self.noise[[self._row[example] for example in inputs.examples]].to(inputs.noise))
+        return replace(
+            inputs,
+            noise=self.noise[[self._row[example] for example in inputs.examples]].to(inputs.noise),
+        )
 
     @torch.no_grad()
     def project(self) -> None:
@@ -117,30 +130,42 @@ class Noise(Variable):
 
                 ((‖z‖²/d − 1)² · d/2 + Σ_c mean_c² · H·W) / (1 + C),
 
-            how far the norm and the channels' means leave what a standard normal has, in units of their own spread: every term, and so the
-            whole, is 1 on average for natural noise, and grows with the square of the deviation.
+            how far the norm and the channels' means leave what a standard normal has, in units of
+            their own spread: every term, and so the whole, is 1 on average for natural noise, and
+            grows with the square of the deviation.
 
         """
         (count, channels, *size), d = self.noise.shape, self.noise[0].numel()
         norm = (self.noise.square().mean((1, 2, 3)) - 1).square() * d / 2
         means = self.noise.mean((2, 3)).square().sum(1) * math.prod(size)
-        return super().regularisers() | {"likelihood": (norm + means).sum() / (count * (1 + channels))}
+        return super().regularisers() | {
+            "likelihood": (norm + means).sum() / (count * (1 + channels))
+        }
 
     @torch.no_grad()
     def naturalness(self) -> list[dict[str, float]]:
         """How much each noise still looks like one, in the order of the examples.
 
         Returns:
-            For each: `norm_ratio`, ‖z‖/sqrt(d), 1 ± 1/sqrt(2d) for natural noise; `rms_change` and `max_change` from its start, in units of
-            its standard deviation; `kurtosis`, mean z⁴ / (mean z²)², 3 ± sqrt(24/d); `autocorrelation_horizontal` and
-            `autocorrelation_vertical` with the next pixel, 0 ± 1/sqrt(d): structure that is drawn into the noise shows there.
+            For each: `norm_ratio`, ‖z‖/sqrt(d), 1 ± 1/sqrt(2d) for natural noise; `rms_change` and
+                `max_change` from its start, in units of
+            its standard deviation; `kurtosis`, mean z⁴ / (mean z²)², 3 ± sqrt(24/d);
+            `autocorrelation_horizontal` and `autocorrelation_vertical` with the next pixel, 0 ±
+            1/sqrt(d): structure that is drawn into the noise shows there.
 
         """
-        return [_naturalness(noise, start) for noise, start in zip(self.noise, self.start, strict=True)]
+        return [
+            _naturalness(noise, start) for noise, start in zip(self.noise, self.start, strict=True)
+        ]
 
     def save(self, folder: Path) -> Path:
-        """Write `noise.safetensors`: the tensors `noise` and `start` in float32, with the examples, `within` and `budget` as metadata."""
-        tensors = {name: value.detach().float().cpu().contiguous() for name, value in {**self.tensors(), "start": self.start}.items()}
+        """Write `noise.safetensors`: the tensors `noise` and `start` in float32, with the examples,
+        `within` and `budget` as metadata.
+        """
+        tensors = {
+            name: value.detach().float().cpu().contiguous()
+            for name, value in {**self.tensors(), "start": self.start}.items()
+        }
         metadata = {
             "format": FORMAT,
             "examples": json.dumps([example._asdict() for example in self.examples]),
@@ -150,11 +175,15 @@ class Noise(Variable):
         return write_bytes(folder / "noise.safetensors", save(tensors, metadata=metadata))
 
     @staticmethod
-    def read(path: Path | str) -> tuple[list[Example], Float[Tensor, "n channel height width"], Tensor, dict[str, Any]]:
-        """What `save` wrote, to draw the pictures again: `model.generate(prompt, noise[i : i + 1])`.
+    def read(
+        path: Path | str,
+    ) -> tuple[list[Example], Float[Tensor, "n channel height width"], Tensor, dict[str, Any]]:
+        """What `save` wrote, to draw the pictures again: `model.generate(prompt, noise[i : i +
+        1])`.
 
         Returns:
-            The examples; their learned noise and its start, `[n, C, H, W]` in float32 on the CPU; and {"within", "budget"}.
+            The examples; their learned noise and its start, `[n, C, H, W]` in float32 on the CPU;
+            and {"within", "budget"}.
 
         Raises:
             CheckpointError: the file is missing or damaged, or is something else.
@@ -164,8 +193,14 @@ class Noise(Variable):
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise CheckpointError(f"{path} holds no learned noise: its format is {metadata.get('format')!r}, not {FORMAT!r}")
-                examples = [Example(str(row["prompt"]), int(row["seed"])) for row in json.loads(metadata["examples"])]
+                    raise CheckpointError(
+                        f"{path} holds no learned noise: its format is {metadata.get('format')!r}, "
+                        f"not {FORMAT!r}"
+                    )
+                examples = [
+                    Example(str(row["prompt"]), int(row["seed"]))
+                    for row in json.loads(metadata["examples"])
+                ]
                 facts = {"within": metadata["within"], "budget": json.loads(metadata["budget"])}
                 noise, start = file.get_tensor("noise"), file.get_tensor("start")
             for tensor in (noise, start):
@@ -179,23 +214,43 @@ class Noise(Variable):
 
 def _check(examples: Sequence[Example], start: Tensor, within: str, budget: float | None) -> None:
     if within not in get_args(Within):
-        raise UnknownNameError(f"within={within!r} is unknown; choose one of {', '.join(get_args(Within))}")
+        raise UnknownNameError(
+            f"within={within!r} is unknown; choose one of {', '.join(get_args(Within))}"
+        )
     if within in ("linf", "l2"):
         if budget is None:
-            raise InvalidInputError(f'within="{within}" needs a budget: how far each noise may go, where 1 is its own standard deviation')
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
-            raise InvalidInputError(f"budget={budget!r} must be a positive, finite number; with 0 nothing could be learned")
+            raise InvalidInputError(
+                f'within="{within}" needs a budget: how far each noise may go, where 1 is its own '
+                f"standard deviation"
+            )
+        if (
+            isinstance(budget, bool)
+            or not isinstance(budget, int | float)
+            or not 0 < budget < math.inf
+        ):
+            raise InvalidInputError(
+                f"budget={budget!r} must be a positive, finite number; with 0 nothing could be "
+                f"learned"
+            )
     elif budget is not None:
-        raise InvalidInputError(f'budget={budget!r} has no use within="{within}"; choose "linf" or "l2", or leave it out')
+        raise InvalidInputError(
+            f'budget={budget!r} has no use within="{within}"; choose "linf" or "l2", or leave it '
+            f"out"
+        )
     if not isinstance(start, Tensor) or not start.is_floating_point():
-        raise InvalidTypeError("start must be a floating point tensor [n, C, H, W], as model.noise makes it")
+        raise InvalidTypeError(
+            "start must be a floating point tensor [n, C, H, W], as model.noise makes it"
+        )
     if not examples:
         raise InvalidInputError("noise is learned for examples, and there are none")
     twice = [example for row, example in enumerate(examples) if example in examples[:row]]
     if twice:
         raise InvalidInputError(f"example {tuple(twice[0])} is there twice; each has one noise")
     if start.ndim != 4 or len(start) != len(examples) or start.numel() == 0:
-        raise ShapeError(f"start has shape {tuple(start.shape)}; {len(examples)} examples need [{len(examples)}, C, H, W]")
+        raise ShapeError(
+            f"start has shape {tuple(start.shape)}; {len(examples)} examples need "
+            f"[{len(examples)}, C, H, W]"
+        )
     if not bool(torch.isfinite(start).all()):
         raise InvalidInputError("start holds NaN or infinite values")
 
@@ -204,8 +259,13 @@ def _norms(x: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n 1 1 1
     return x.flatten(1).norm(dim=1)[:, None, None, None]
 
 
-def _naturalness(noise: Float[Tensor, "channel height width"], start: Float[Tensor, "channel height width"]) -> dict[str, float]:
-    z, change = noise.cpu().double(), (noise - start.to(noise)).cpu().double()  # some devices have no float64
+def _naturalness(
+    noise: Float[Tensor, "channel height width"], start: Float[Tensor, "channel height width"]
+) -> dict[str, float]:
+    z, change = (
+        noise.cpu().double(),
+        (noise - start.to(noise)).cpu().double(),
+    )  # some devices have no float64
     power = z.square().mean().clamp(min=1e-12)
     across, down = z[..., 1:] * z[..., :-1], z[..., 1:, :] * z[..., :-1, :]
     return {

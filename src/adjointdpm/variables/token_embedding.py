@@ -21,31 +21,44 @@ _NEUTRAL = ("style", "picture", "image")
 
 
 class TokenEmbedding(Variable):
-    """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618), learned from a metric and not from pictures.
+    """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618),
+    learned from a metric and not from pictures.
 
-    Inside the context the pipeline's tokenizer knows the token and its text encoder looks the learned vectors up, so that their gradient
-    arrives here; both are put back at the end. Prompts are placed in `template`.
+    Inside the context the pipeline's tokenizer knows the token and its text encoder looks the
+    learned vectors up, so that their gradient arrives here; both are put back at the end. Prompts
+    are placed in `template`.
 
     Args:
         pipe: a diffusers pipeline with `tokenizer` and `text_encoder` (CLIP).
         token: the new token, such as "<dusk>"; it must not exist yet.
         initial: an existing word of exactly one token, where the vectors start.
         template: how prompts use the token, with the fields {prompt} and {token} and no others.
-        vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in diffusers.
-        max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary. Vectors longer than any word drown out the
-            prompt's other words.
+        vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in
+            diffusers.
+        max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary.
+            Vectors longer than any word drown out the prompt's other words.
 
     Raises:
-        PromptError: the token exists or is no single word, `initial` is not exactly one token, or the template lacks a field or has others.
+        PromptError: the token exists or is no single word, `initial` is not exactly one token, or
+            the template lacks a field or has others.
         InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
 
     """
 
     def __init__(
-        self, pipe: Any, token: str, initial: str, *, template: str = "{prompt} {token}", vectors: int = 1, max_norm: float = 1.0
+        self,
+        pipe: Any,
+        token: str,
+        initial: str,
+        *,
+        template: str = "{prompt} {token}",
+        vectors: int = 1,
+        max_norm: float = 1.0,
     ) -> None:
         if vectors < 1 or max_norm <= 0:
-            raise InvalidInputError(f"a token needs vectors >= 1 and max_norm > 0, not {vectors} and {max_norm}")
+            raise InvalidInputError(
+                f"a token needs vectors >= 1 and max_norm > 0, not {vectors} and {max_norm}"
+            )
         if not token or token != token.strip() or any(c.isspace() for c in token):
             raise PromptError(f"token {token!r} must be one word without spaces, such as <dusk>")
         _check_template(template)
@@ -53,16 +66,25 @@ class TokenEmbedding(Variable):
         self.tokens = [token, *(f"{token}_{i}" for i in range(1, vectors))]
         known = pipe.tokenizer.get_vocab()
         for name in self.tokens:
-            if name in known or f"{name}</w>" in known:  # byte-pair encodings mark the ends of words
-                raise PromptError(f"token {name!r} exists in this model's vocabulary; choose another name")
+            if (
+                name in known or f"{name}</w>" in known
+            ):  # byte-pair encodings mark the ends of words
+                raise PromptError(
+                    f"token {name!r} exists in this model's vocabulary; choose another name"
+                )
         ids = pipe.tokenizer(initial, add_special_tokens=False).input_ids
         if len(ids) != 1:
-            raise PromptError(f"initial word {initial!r} is {len(ids)} tokens for this model; choose a word that is exactly one")
+            raise PromptError(
+                f"initial word {initial!r} is {len(ids)} tokens for this model; choose a word that "
+                f"is exactly one"
+            )
         table: Tensor = pipe.text_encoder.get_input_embeddings().weight.detach()
         self.initial = initial
         self.longest_word = table.norm(dim=1).max().item()
         self.longest = max_norm * self.longest_word
-        self.vectors: Float[Tensor, "vectors dim"] = table[ids[0]].float().repeat(vectors, 1).clone().requires_grad_()
+        self.vectors: Float[Tensor, "vectors dim"] = (
+            table[ids[0]].float().repeat(vectors, 1).clone().requires_grad_()
+        )
         self.project()
         self.first_values()
         self._restore: tuple[Any, nn.Module] | None = None
@@ -81,7 +103,8 @@ class TokenEmbedding(Variable):
         self._check_length(self._placed([example.prompt for example in examples]))
 
     def apply(self, inputs: Inputs) -> Inputs:
-        """Place the prompts in the template; the pipeline itself writes a token of several vectors out.
+        """Place the prompts in the template; the pipeline itself writes a token of several vectors
+        out.
 
         Raises:
             PromptError: see `check`.
@@ -99,7 +122,9 @@ class TokenEmbedding(Variable):
 
     def save(self, folder: Path) -> Path:
         """Write `learned_embeds.safetensors`, which `pipe.load_textual_inversion` reads."""
-        content = save({self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"})
+        content = save(
+            {self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"}
+        )
         return write_bytes(folder / "learned_embeds.safetensors", content)
 
     def _placed(self, prompts: Sequence[str]) -> list[str]:
@@ -116,8 +141,10 @@ class TokenEmbedding(Variable):
             read = tokenizer(text, truncation=True, max_length=limit).input_ids
             if Counter(i for i in read if i in own) != Counter(i for i in whole if i in own):
                 raise PromptError(
-                    f"prompt {prompt!r} is {len(whole)} tokens long and the model reads {limit}, so that {self.token} is cut off and "
-                    'nothing can be learned from it; shorten the prompt, or put the token first, as in template="{token} {prompt}"'
+                    f"prompt {prompt!r} is {len(whole)} tokens long and the model reads {limit}, "
+                    f"so that {self.token} is cut off and "
+                    "nothing can be learned from it; shorten the prompt, or put the token first, "
+                    'as in template="{token} {prompt}"'
                 )
 
     def __enter__(self) -> Self:
@@ -139,7 +166,8 @@ class TokenEmbedding(Variable):
 
 def _check_template(template: str) -> None:
     advice = (
-        f"template {template!r} must contain {{prompt}} and {{token}}, and no other fields; write {{{{ and }}}} for braces in the prompt"
+        f"template {template!r} must contain {{prompt}} and {{token}}, and no other fields; write "
+        f"{{{{ and }}}} for braces in the prompt"
     )
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
@@ -151,17 +179,22 @@ def _check_template(template: str) -> None:
 
 
 def neutral_word(tokenizer: Any, prompts: Sequence[str]) -> str:
-    """An existing word of one token for a new one to start from: a general one, or else the longest such word of the prompts.
+    """An existing word of one token for a new one to start from: a general one, or else the longest
+    such word of the prompts.
 
     Raises:
         PromptError: there is none.
 
     """
-    words = sorted({word for prompt in prompts for word in prompt.split()}, key=lambda word: (-len(word), word))
+    words = sorted(
+        {word for prompt in prompts for word in prompt.split()}, key=lambda word: (-len(word), word)
+    )
     for word in (*_NEUTRAL, *words):
         if len(tokenizer(word, add_special_tokens=False).input_ids) == 1:
             return word
-    raise PromptError("no word of the prompts is one token for this model; name an initial word that is")
+    raise PromptError(
+        "no word of the prompts is one token for this model; name an initial word that is"
+    )
 
 
 class _ExtendedTable(nn.Module):
@@ -170,11 +203,15 @@ class _ExtendedTable(nn.Module):
     def __init__(self, table: nn.Module, vectors: Tensor, first: int) -> None:
         super().__init__()
         self.table, self.first = table, first
-        self._vectors = [vectors]  # in a list: the learned tensor is not a parameter of the text encoder
+        self._vectors = [
+            vectors
+        ]  # in a list: the learned tensor is not a parameter of the text encoder
 
     @property
     def weight(self) -> Tensor:
-        """The old table's weights; code that asks an embedding for its dtype or device finds them here."""
+        """The old table's weights; code that asks an embedding for its dtype or device finds them
+        here.
+        """
         return self.table.weight  # pyright: ignore[reportReturnType]
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:

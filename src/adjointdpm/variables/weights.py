@@ -23,18 +23,22 @@ from adjointdpm.variables.freezing import Flags, freeze, unfreeze
 class Weights(Variable):
     """The weights of one of a pipeline's networks, themselves.
 
-    Two sets of values exist, the original ones and the learned ones, and the network's parameters hold one of them: the learned ones inside
-    the context, where nothing else in the pipeline requires grad, the original ones outside of it. The parameters stay the same objects, so
-    that compiled networks and optimisers made inside the context keep working; only their storage is exchanged, never copied. Do not call
-    `backward` inside `disabled()` on a graph from outside of it: it would read the original values.
+    Two sets of values exist, the original ones and the learned ones, and the network's parameters
+    hold one of them: the learned ones inside the context, where nothing else in the pipeline
+    requires grad, the original ones outside of it. The parameters stay the same objects, so that
+    compiled networks and optimisers made inside the context keep working; only their storage is
+    exchanged, never copied. Do not call `backward` inside `disabled()` on a graph from outside of
+    it: it would read the original values.
 
     Args:
         pipe: a diffusers pipeline.
         part: the network's name in the pipeline.
-        only: a regular expression; the weights in whose names it is found are learned ("attn2" in a UNet: the cross-attentions). None: all.
+        only: a regular expression; the weights in whose names it is found are learned ("attn2" in a
+            UNet: the cross-attentions). None: all.
 
     Raises:
-        InvalidInputError: no such part, a part with adapters, an expression that cannot be read or that no name matches.
+        InvalidInputError: no such part, a part with adapters, an expression that cannot be read or
+            that no name matches.
         InvalidTypeError: the weights are in float16, in which optimisers' steps are NaN.
 
     Warns:
@@ -45,38 +49,56 @@ class Weights(Variable):
     def __init__(self, pipe: Any, part: str = "unet", only: str | None = None) -> None:
         network = pipe.components.get(part)
         if not isinstance(network, nn.Module):
-            parts = [name for name, component in pipe.components.items() if isinstance(component, nn.Module)]
-            raise InvalidInputError(f"the pipeline has no network {part!r}; it has {', '.join(parts)}")
+            parts = [
+                name
+                for name, component in pipe.components.items()
+                if isinstance(component, nn.Module)
+            ]
+            raise InvalidInputError(
+                f"the pipeline has no network {part!r}; it has {', '.join(parts)}"
+            )
         if getattr(network, "peft_config", None):
-            raise InvalidInputError(f"the pipeline's {part} has adapters, which its own format cannot hold; fuse or unload them first")
+            raise InvalidInputError(
+                f"the pipeline's {part} has adapters, which its own format cannot hold; fuse or "
+                f"unload them first"
+            )
         self.pipe, self.part, self.network = pipe, part, network
         self._parameters = _matching(network, only)
         half = [p.dtype for p in self._parameters.values() if torch.finfo(p.dtype).bits < 32]
         if torch.float16 in half:
             raise InvalidTypeError(
-                f"{half.count(torch.float16)} of the weights to learn are in float16, in which the smallest numbers of an optimiser are 0 "
-                "and its steps NaN; load the pipeline in float32, or learn a LoRA, which keeps its own weights in float32"
+                f"{half.count(torch.float16)} of the weights to learn are in float16, in which the "
+                "smallest numbers of an optimiser are 0 and its steps NaN; load the pipeline in "
+                f"float32, or learn a LoRA, which keeps its own weights in float32"
             )
         if half:
             warnings.warn(
-                f"{len(half)} of the weights to learn are in half precision, in which most small steps are rounded away; "
-                "load the pipeline in float32, or learn a LoRA",
+                f"{len(half)} of the weights to learn are in half precision, in which most small "
+                f"steps are rounded away; load the pipeline in float32, or learn a LoRA",
                 AdjointDPMWarning,
                 stacklevel=2,
             )
-        self._learned = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._learned = {
+            name: parameter.detach().clone() for name, parameter in self._parameters.items()
+        }
         self._original = {name: parameter.detach() for name, parameter in self._parameters.items()}
         self._flags: Flags | None = None
         self._in_place = False  # whether the parameters hold the learned values
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by the network's own names: inside the context its parameters; outside, tensors that hold what was learned."""
+        """The weights by the network's own names: inside the context its parameters; outside,
+        tensors that hold what was learned.
+        """
         self._note()
         return dict(self._parameters if self._in_place else self._learned)
 
     def first_values(self) -> dict[str, Tensor]:
         """The original values; not a copy."""
-        return self._original if self._in_place else {name: parameter.detach() for name, parameter in self._parameters.items()}
+        return (
+            self._original
+            if self._in_place
+            else {name: parameter.detach() for name, parameter in self._parameters.items()}
+        )
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -85,10 +107,12 @@ class Weights(Variable):
             yield
 
     def save(self, folder: Path) -> Path:
-        """Write the network into a folder called like the part, which `UNet2DConditionModel.from_pretrained` reads.
+        """Write the network into a folder called like the part, which
+        `UNet2DConditionModel.from_pretrained` reads.
 
         Raises:
-            OutputError: the disk is full, or the folder cannot be written to; an older folder is as it was.
+            OutputError: the disk is full, or the folder cannot be written to; an older folder is as
+                it was.
 
         """
 
@@ -96,7 +120,9 @@ class Weights(Variable):
             self.network.save_pretrained(path)  # pyright: ignore[reportCallIssue]
             config = path / "config.json"
             facts = json.loads(config.read_text("utf-8"))
-            facts.pop("_name_or_path", None)  # the folder that it was loaded from is nobody else's business
+            facts.pop(
+                "_name_or_path", None
+            )  # the folder that it was loaded from is nobody else's business
             config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
 
         with self._holding(learned=True):
@@ -139,13 +165,19 @@ class Weights(Variable):
         self._in_place = learned
 
     def _note(self) -> None:
-        """Keep hold of what the parameters hold now: `pipe.to(...)` may have given them another storage."""
+        """Keep hold of what the parameters hold now: `pipe.to(...)` may have given them another
+        storage.
+        """
         held = self._learned if self._in_place else self._original
         held.update({name: parameter.detach() for name, parameter in self._parameters.items()})
 
 
 def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
-    named = {name: parameter for name, parameter in network.named_parameters() if parameter.is_floating_point()}
+    named = {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.is_floating_point()
+    }
     if only is None:
         return named
     try:
@@ -154,12 +186,16 @@ def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
         raise InvalidInputError(f"only={only!r} is no regular expression: {error}") from error
     if not found:
         some = list(named)[:: max(1, len(named) // 8)]
-        raise InvalidInputError(f"only={only!r} is found in no weight's name; names are such as {', '.join(some)}")
+        raise InvalidInputError(
+            f"only={only!r} is found in no weight's name; names are such as {', '.join(some)}"
+        )
     return found
 
 
 def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder beside `path`, then move it or its files there: at no moment is there nothing under this name."""
+    """Let `write` fill a folder beside `path`, then move it or its files there: at no moment is
+    there nothing under this name.
+    """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
@@ -169,7 +205,9 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
         else:
             temporary.rename(path)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {path}: {error}; what was there before is untouched") from error
+        raise OutputError(
+            f"cannot write {path}: {error}; what was there before is untouched"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -178,7 +216,8 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
 def _move_files(source: Path, target: Path) -> None:
     """Put the files of one folder in place of those of the other.
 
-    The index of weights that are spread over several files goes first and comes last: without it nobody can load a mixture of old and new.
+    The index of weights that are spread over several files goes first and comes last: without it
+        nobody can load a mixture of old and new.
     """
     index = "*.index.json"
     for old in target.glob(index):

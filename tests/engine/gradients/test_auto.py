@@ -19,7 +19,9 @@ SCHEDULE = SCHEDULES["table"]()
 
 def gradients(network, method, seed=0):
     """Gradients for the noise, the conditioning and a weight, and the network calls of the whole."""
-    noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).unbind()
+    noise, cond = torch.randn(
+        2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).unbind()
     noise, cond = noise.requires_grad_(), cond.requires_grad_()
     before = network.calls
     x = adj.sample(network, noise, schedule=SCHEDULE, cond=cond, steps=50, gradient=method)
@@ -34,7 +36,9 @@ def network():
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 0.03, 1e-9])
-def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(network, tolerance, caplog):
+def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(
+    network, tolerance, caplog
+):
     method = adj.Auto(tolerance)
     exact, calls = gradients(network, adj.Checkpoint())
     with caplog.at_level(logging.INFO, "adjointdpm"):
@@ -51,12 +55,16 @@ def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(net
 
 
 def test_it_measures_again_when_its_own_estimate_foretells_too_much(network, caplog):
-    """Modes that grow apart make the Jacobian change faster, so that as many VJPs are not enough any more."""
+    """Modes that grow apart make the Jacobian change faster, so that as many VJPs are not enough
+    any more.
+    """
     method = adj.Auto(0.03)
     with adj.stats() as counts:
         for seed in range(4):  # nothing has changed: one measurement serves all
             gradients(network, method, seed)
-    assert [estimate.shape for estimate in counts.error_estimates] == [(8,)] * 3  # not of what was tried, nor of the exact one
+    assert [estimate.shape for estimate in counts.error_estimates] == [
+        (8,)
+    ] * 3  # not of what was tried, nor of the exact one
     (chosen,) = method.choices[network].values()
     assert chosen.method == adj.Interpolated(10)
     with torch.no_grad():
@@ -69,11 +77,17 @@ def test_it_measures_again_when_its_own_estimate_foretells_too_much(network, cap
     assert [message.split(" seems")[0] for message in caplog.messages] == ["Interpolated(vjps=10)"]
     assert not method.choices[network]
     exact, _ = gradients(network, adj.Checkpoint())
-    assert max(relative_error(a, b) for a, b in zip(gradients(network, method)[0], exact, strict=True)) < 1e-12
+    assert (
+        max(relative_error(a, b) for a, b in zip(gradients(network, method)[0], exact, strict=True))
+        < 1e-12
+    )
     later, _ = gradients(network, method)
     (again,) = method.choices[network].values()
     assert again.method == adj.Interpolated(20)
-    assert list(again.errors) == ["Interpolated(vjps=10)", "Interpolated(vjps=20)"]  # not fewer than were found wanting
+    assert list(again.errors) == [
+        "Interpolated(vjps=10)",
+        "Interpolated(vjps=20)",
+    ]  # not fewer than were found wanting
     assert max(relative_error(a, b) for a, b in zip(later, exact, strict=True)) < 0.03
 
 
@@ -89,15 +103,24 @@ def test_an_exception_or_two_are_no_reason_to_measure_again(network):
 
 @pytest.mark.parametrize("size", [0.0, math.inf, math.nan])
 def test_nothing_is_decided_on_a_gradient_that_says_nothing(network, size):
-    """A metric that is flat at the start, or an overflow: whatever is measured then is right, or nothing is."""
+    """A metric that is flat at the start, or an overflow: whatever is measured then is right, or
+    nothing is.
+    """
     method = adj.Auto(0.01)
-    noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
-    x = adj.sample(network, noise.requires_grad_(), schedule=SCHEDULE, cond=cond, steps=50, gradient=method)
+    noise, cond = torch.randn(
+        2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).unbind()
+    x = adj.sample(
+        network, noise.requires_grad_(), schedule=SCHEDULE, cond=cond, steps=50, gradient=method
+    )
     torch.autograd.grad(x.sum() * size, noise)
     assert not method.choices[network]
     gradients(network, method)
     exact, _ = gradients(network, adj.Checkpoint())
-    assert max(relative_error(a, b) for a, b in zip(gradients(network, method)[0], exact, strict=True)) < 0.01
+    assert (
+        max(relative_error(a, b) for a, b in zip(gradients(network, method)[0], exact, strict=True))
+        < 0.01
+    )
 
 
 def test_a_function_whose_choice_was_given_up_is_not_taken_for_a_new_one(network):
@@ -111,7 +134,9 @@ def test_a_function_whose_choice_was_given_up_is_not_taken_for_a_new_one(network
         for std in (0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.4):
             with torch.no_grad():
                 network.log_std.fill_(math.log(std))
-            noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+            noise, cond = torch.randn(
+                2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+            ).unbind()
             noise.requires_grad_()
             x = adj.sample(function, noise, schedule=SCHEDULE, cond=cond, steps=50, gradient=method)
             torch.autograd.grad(x.sin().sum(), noise)
@@ -161,17 +186,26 @@ def test_the_name_keeps_what_was_measured(network):
 
 
 def test_pipelines_without_a_native_equivalent_get_exact_gradients(tmp_path):
-    pipe = tiny_pipeline(tmp_path, diffusers.PNDMScheduler(**STABLE_DIFFUSION_BETAS, skip_prk_steps=True))
+    pipe = tiny_pipeline(
+        tmp_path, diffusers.PNDMScheduler(**STABLE_DIFFUSION_BETAS, skip_prk_steps=True)
+    )
     pipe.unet.requires_grad_(False)
     model = adj.from_pipeline(pipe)
     found = []
     for gradient in ("exact", adj.Auto()):
         noise = model.noise(1, seed=0).requires_grad_()
-        found.append(torch.autograd.grad(model.generate("a fox", noise, steps=3, gradient=gradient).sum(), noise)[0])
+        found.append(
+            torch.autograd.grad(
+                model.generate("a fox", noise, steps=3, gradient=gradient).sum(), noise
+            )[0]
+        )
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("bad", [{"tolerance": -1}, {"tolerance": float("nan")}, {"tolerance": "low"}, {"memory_budget": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"tolerance": -1}, {"tolerance": float("nan")}, {"tolerance": "low"}, {"memory_budget": 0}],
+)
 def test_bad_settings(bad):
     with pytest.raises((adj.errors.InvalidInputError, adj.errors.InvalidTypeError)):
         adj.Auto(**bad)
@@ -182,9 +216,18 @@ def test_without_gradients_it_is_plain_sampling(network):
     noise = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
-            assert not adj.sample(network, noise, schedule=SCHEDULE, steps=5, gradient=method).requires_grad
+            assert not adj.sample(
+                network, noise, schedule=SCHEDULE, steps=5, gradient=method
+            ).requires_grad
     unused = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    x = adj.sample(lambda x, t, c: x.tanh(), noise.detach(), schedule=SCHEDULE, cond=unused, steps=5, gradient=method)
+    x = adj.sample(
+        lambda x, t, c: x.tanh(),
+        noise.detach(),
+        schedule=SCHEDULE,
+        cond=unused,
+        steps=5,
+        gradient=method,
+    )
     assert not x.requires_grad
     assert not method.choices.get(network)
 
@@ -194,12 +237,20 @@ def test_what_is_measured_at_one_guidance_scale_or_grid_says_nothing_of_another(
     null = torch.zeros(1, 3, dtype=torch.float64)
     cond = torch.randn(4, 3, dtype=torch.float64)
     grids = [adj.grids.karras(SCHEDULE, 12), adj.grids.trailing(SCHEDULE, 12)]
-    cases = [(1.0, grids[0]), (3.0, grids[0]), (7.5, grids[0]), (7.5, grids[1]), (7.5, grids[1] - 1e-3 * torch.arange(13).flip(0))]
+    cases = [
+        (1.0, grids[0]),
+        (3.0, grids[0]),
+        (7.5, grids[0]),
+        (7.5, grids[1]),
+        (7.5, grids[1] - 1e-3 * torch.arange(13).flip(0)),
+    ]
     for scale, grid in cases:
         noise = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
         denoiser = adj.Denoiser(network, guidance_scale=scale, null_cond=null)
         grid = grid.clamp(min=0)
-        adj.sample(denoiser, noise, schedule=SCHEDULE, cond=cond, grid=grid, gradient=method).sum().backward()
+        adj.sample(
+            denoiser, noise, schedule=SCHEDULE, cond=cond, grid=grid, gradient=method
+        ).sum().backward()
     assert len(method.choices[network]) == 4  # a grid that is only jittered counts as the same
 
 
@@ -218,7 +269,9 @@ def test_it_measures_under_the_autocast_of_the_forward_pass():
 
     noise = torch.randn(4, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        x = adj.sample(Network(), noise, schedule=SCHEDULES["linear"](), steps=5, gradient=adj.Auto(1e-9))
+        x = adj.sample(
+            Network(), noise, schedule=SCHEDULES["linear"](), steps=5, gradient=adj.Auto(1e-9)
+        )
     x.sum().backward()
     assert set(seen) == {torch.bfloat16}
     assert len(seen) > 9  # N and N - 1 are those of the exact gradient itself
@@ -239,14 +292,20 @@ class Slots:
         return self.inner(x, t, cond)
 
 
-@pytest.mark.parametrize("method", [adj.Auto(), adj.Checkpoint(10**6), adj.Checkpoint("auto")], ids=repr)
+@pytest.mark.parametrize(
+    "method", [adj.Auto(), adj.Checkpoint(10**6), adj.Checkpoint("auto")], ids=repr
+)
 def test_networks_that_cannot_be_remembered(network, method):
     slots = Slots()
     slots.inner = network
     expected, _ = gradients(network, adj.Checkpoint())
     for callable_ in (Unhashable(network), slots):
-        noise, cond = torch.randn(2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+        noise, cond = torch.randn(
+            2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        ).unbind()
         leaves = [noise.requires_grad_(), cond.requires_grad_(), network.means]
-        x = adj.sample(callable_, leaves[0], schedule=SCHEDULE, cond=leaves[1], steps=50, gradient=method)
+        x = adj.sample(
+            callable_, leaves[0], schedule=SCHEDULE, cond=leaves[1], steps=50, gradient=method
+        )
         for ours, exact in zip(torch.autograd.grad(x.sin().sum(), leaves), expected, strict=True):
             assert relative_error(ours, exact) < 1e-12

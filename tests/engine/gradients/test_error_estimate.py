@@ -1,4 +1,6 @@
-"""The estimate of a few-VJP gradient's error: of the size of the true one, larger where that is, and free."""
+"""The estimate of a few-VJP gradient's error: of the size of the true one, larger where that is,
+and free.
+"""
 
 import math
 from types import SimpleNamespace
@@ -24,21 +26,41 @@ def compare(
     batch: int = 64,
     network: nn.Module | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The estimate of each sample, and the true errors for the noise and the conditioning, of a guided mixture."""
+    """The estimate of each sample, and the true errors for the noise and the conditioning, of a
+    guided mixture.
+    """
     torch.manual_seed(seed)
     schedule = SCHEDULES[schedule_name]()
-    prediction = "v_prediction" if schedule_name == "linear" else "flow" if schedule_name == "flow" else "epsilon"
+    prediction = (
+        "v_prediction"
+        if schedule_name == "linear"
+        else "flow"
+        if schedule_name == "flow"
+        else "epsilon"
+    )
     network = Mixture(schedule, std=0.6, prediction=prediction) if network is None else network
     noise, cond = torch.randn(2, batch, 3, dtype=torch.float64).unbind()
-    denoiser = adj.Denoiser(network, prediction, guidance_scale=3.0, null_cond=torch.randn(1, 3, dtype=torch.float64))
+    denoiser = adj.Denoiser(
+        network, prediction, guidance_scale=3.0, null_cond=torch.randn(1, 3, dtype=torch.float64)
+    )
     found = []
     with adj.stats() as counts:
         for method in (adj.Checkpoint(), adj.Interpolated(vjps)):
             leaves = [noise.clone().requires_grad_(), cond.clone().requires_grad_()]
-            x = adj.sample(denoiser, leaves[0], schedule=schedule, cond=leaves[1], steps=50, sampler=sampler, gradient=method)
+            x = adj.sample(
+                denoiser,
+                leaves[0],
+                schedule=schedule,
+                cond=leaves[1],
+                steps=50,
+                sampler=sampler,
+                gradient=method,
+            )
             found.append(torch.autograd.grad(x.sin().sum(), leaves))
     (estimate,) = counts.error_estimates
-    return estimate, [(ours - exact).norm(dim=1) / exact.norm(dim=1) for exact, ours in zip(*found, strict=True)]
+    return estimate, [
+        (ours - exact).norm(dim=1) / exact.norm(dim=1) for exact, ours in zip(*found, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
@@ -57,7 +79,9 @@ def test_the_estimate_is_of_the_size_of_the_error_and_follows_it(sampler, schedu
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rough_network_is_seen_to_be_rough(seed):
-    """Its Jacobian changes beyond recognition from one call to the next: few VJPs give nothing, and the estimate has to say so."""
+    """Its Jacobian changes beyond recognition from one call to the next: few VJPs give nothing, and
+    the estimate has to say so.
+    """
 
     class Rough(nn.Module):
         def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -71,7 +95,13 @@ def test_a_rough_network_is_seen_to_be_rough(seed):
 
 
 @pytest.mark.parametrize(
-    ("trusts", "power"), [([None, None, None], 0.5), ([None, 0.0, 0.0], 0.5), ([None, 1.0, 1.0], 0.0), ([None, 0.2, 0.6], 0.3)]
+    ("trusts", "power"),
+    [
+        ([None, None, None], 0.5),
+        ([None, 0.0, 0.0], 0.5),
+        ([None, 1.0, 1.0], 0.0),
+        ([None, 0.2, 0.6], 0.3),
+    ],
 )
 def test_jumps_add_up_as_far_as_slopes_foretell_nothing(trusts, power):
     """δ n^((1 − t)/2), by hand."""
@@ -82,7 +112,9 @@ def test_jumps_add_up_as_far_as_slopes_foretell_nothing(trusts, power):
         estimate.corrected(7, {7: corrected * (1 + jump)}, {7: corrected})
     size = math.sqrt((0.1**2 + 0.2**2 + 0.4**2) / 3)
     expected = [size * 3**power, size * 3**0.5]
-    assert estimate.relative(exact=False, like=corrected).tolist() == pytest.approx(expected, rel=1e-5)
+    assert estimate.relative(exact=False, like=corrected).tolist() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_nothing_guessed_is_nothing_missed_and_one_vjp_tells_nothing():
@@ -103,7 +135,11 @@ def test_samples_are_told_apart_and_every_backward_pass_adds_one():
 
     def solve(noise: Tensor) -> Tensor:
         noise = noise.clone().requires_grad_()
-        return adj.sample(network, noise, schedule=schedule, steps=30, gradient=adj.Interpolated(6)).sin().sum()
+        return (
+            adj.sample(network, noise, schedule=schedule, steps=30, gradient=adj.Interpolated(6))
+            .sin()
+            .sum()
+        )
 
     with adj.stats() as together:
         loss = solve(noise)
@@ -117,7 +153,9 @@ def test_samples_are_told_apart_and_every_backward_pass_adds_one():
     assert len(inner.error_estimates) == 1
     assert torch.equal(*together.error_estimates)
     assert together.error_estimates[0].shape == (6,)
-    torch.testing.assert_close(torch.cat(apart.error_estimates), together.error_estimates[0], rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(
+        torch.cat(apart.error_estimates), together.error_estimates[0], rtol=1e-9, atol=0.0
+    )
     assert len(set(together.error_estimates[0].tolist())) == 6
 
 
@@ -125,7 +163,9 @@ def test_exact_methods_estimate_nothing():
     schedule = SCHEDULES["table"]()
     noise = torch.randn(2, 3, dtype=torch.float64).requires_grad_()
     with adj.stats() as counts:
-        adj.sample(Mixture(schedule), noise, schedule=schedule, steps=5, gradient=adj.Checkpoint()).sum().backward()
+        adj.sample(
+            Mixture(schedule), noise, schedule=schedule, steps=5, gradient=adj.Checkpoint()
+        ).sum().backward()
     assert counts.error_estimates == []
 
 
@@ -133,4 +173,6 @@ def test_ranks_of_ties_are_shared():
     values = torch.tensor([1.0, 2.0, 2.0, 3.0])
     assert rank_correlation(values, values.exp()) == pytest.approx(1)
     assert rank_correlation(values, -values) == pytest.approx(-1)
-    assert rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 3.0])) == pytest.approx(0.5)  # 1 − 6·2/(3·8)
+    assert rank_correlation(
+        torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 3.0])
+    ) == pytest.approx(0.5)  # 1 − 6·2/(3·8)

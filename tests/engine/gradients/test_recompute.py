@@ -29,7 +29,10 @@ class Untouchable(torch.autograd.Function):
 class Network(nn.Module):
     def __init__(self, through=lambda w: w) -> None:
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.randn(4, 4).double()), nn.Parameter(torch.randn(4).double())
+        self.a, self.b = (
+            nn.Parameter(torch.randn(4, 4).double()),
+            nn.Parameter(torch.randn(4).double()),
+        )
         self.through = through
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -47,7 +50,11 @@ def sample(network, x: Tensor, cond: Tensor, method) -> Tensor:
 @pytest.mark.parametrize("how", ["grad", "backward"])
 def test_only_what_is_asked_for_is_computed(how):
     torch.manual_seed(0)
-    network, x, cond = Network(Untouchable.apply), noise(), torch.ones(3, 4).double().requires_grad_()
+    network, x, cond = (
+        Network(Untouchable.apply),
+        noise(),
+        torch.ones(3, 4).double().requires_grad_(),
+    )
     loss = sample(network, x, cond, adj.Checkpoint()).square().sum()
     if how == "grad":
         torch.autograd.grad(loss, [x, cond, network.b], retain_graph=True)
@@ -70,7 +77,8 @@ def test_derivatives_of_any_order_equal_those_of_backpropagation(seed):
     for method in (adj.Backprop(), adj.Checkpoint()):
         value, found = sample(network, x, cond, method).sin().sum(), []
         for order in range(3):
-            # The first derivative is for the weights, the others for all: what one pass does not want, the next may.
+            # The first derivative is for the weights, the others for all: what one pass does not
+            # want, the next may.
             sources = [network.a] if order == 0 else [x, cond, network.a, network.b]
             gradients = torch.autograd.grad(value, sources, create_graph=True)
             found.extend(gradients)
@@ -85,7 +93,9 @@ def test_a_leaf_that_is_returned_or_used_twice_gets_all_of_its_gradient():
     recompute = Recomputation()
     for fn in (lambda x: leaf, lambda x: leaf * x + leaf, lambda x: other * x * leaf, lambda x: x):
         expected = torch.autograd.grad(fn(other).sin().sum(), [leaf, other], allow_unused=True)
-        ours = torch.autograd.grad(recompute(fn, other).sin().sum(), [leaf, other], allow_unused=True)
+        ours = torch.autograd.grad(
+            recompute(fn, other).sin().sum(), [leaf, other], allow_unused=True
+        )
         for a, b in zip(ours, expected, strict=True):
             assert (a is None) == (b is None)
             assert a is None or torch.equal(a, b)
@@ -109,7 +119,12 @@ def test_dropout_is_that_of_backpropagation_where_a_captured_tensor_needs_autogr
     results = []
     for method in (adj.Backprop(), adj.Checkpoint()):
         torch.manual_seed(5)
-        out = sample(lambda x, t, c: nn.functional.dropout(torch.tanh(x * captured), 0.3), x, torch.zeros(3, 1), method)
+        out = sample(
+            lambda x, t, c: nn.functional.dropout(torch.tanh(x * captured), 0.3),
+            x,
+            torch.zeros(3, 1),
+            method,
+        )
         results.append(torch.autograd.grad(out.sin().sum(), [x, source], retain_graph=True))
     for ours, exact in zip(*results, strict=True):
         assert relative_error(ours, exact) < 1e-12
@@ -157,7 +172,9 @@ def test_a_module_may_use_its_weights_at_some_times_only(budget):
     results = []
     for method in (adj.Backprop(), adj.Checkpoint(budget)):
         out = sample(network, x, torch.zeros(3, 4), method)
-        results.append(torch.autograd.grad(out.sin().sum(), [x, network.noisy, network.clean, captured]))
+        results.append(
+            torch.autograd.grad(out.sin().sum(), [x, network.noisy, network.clean, captured])
+        )
     for ours, exact in zip(*results, strict=True):
         assert relative_error(ours, exact) < 1e-12
 
@@ -169,7 +186,9 @@ def test_what_a_module_captures_at_later_times_only_is_an_error():
         out.sum().backward()
 
 
-@pytest.mark.parametrize("through", [lambda w: w, lambda w: w.clone()], ids=["parameters", "their copies"])
+@pytest.mark.parametrize(
+    "through", [lambda w: w, lambda w: w.clone()], ids=["parameters", "their copies"]
+)
 def test_a_held_graph_is_used_once_and_then_run_again(through):
     torch.manual_seed(1)
     network, x, cond = Network(through), noise(), torch.ones(3, 4).double().requires_grad_()
@@ -191,7 +210,9 @@ def test_a_held_graph_is_used_once_and_then_run_again(through):
 
 def test_a_held_graph_goes_with_its_output():
     network, x = Network(), noise()
-    output = Recomputation(network).held(network, x, torch.ones(3).double(), torch.ones(3, 4).double())
+    output = Recomputation(network).held(
+        network, x, torch.ones(3).double(), torch.ones(3, 4).double()
+    )
     saved = weakref.ref(output.grad_fn)
     del output
     gc.collect()

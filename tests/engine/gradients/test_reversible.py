@@ -1,4 +1,6 @@
-"""The reversible sampler and its gradient: exact without stored states where the way back is stable, an error where it is not."""
+"""The reversible sampler and its gradient: exact without stored states where the way back is
+stable, an error where it is not.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,15 @@ from adjointdpm.engine.samplers import Sampler
 from helpers.mixtures import SCHEDULES, Mixture, relative_error
 
 
-def gradients(method, schedule_name="table", steps=20, dtype=torch.float64, seed=0, coupling=0.95, guidance=3.0):
+def gradients(
+    method,
+    schedule_name="table",
+    steps=20,
+    dtype=torch.float64,
+    seed=0,
+    coupling=0.95,
+    guidance=3.0,
+):
     torch.manual_seed(seed)
     schedule = SCHEDULES[schedule_name]()
     network = Mixture(schedule).to(dtype)
@@ -16,7 +26,15 @@ def gradients(method, schedule_name="table", steps=20, dtype=torch.float64, seed
     null = torch.zeros(1, 3, dtype=dtype, requires_grad=True)
     denoiser = adj.Denoiser(network, guidance_scale=guidance, null_cond=null)
     grid = adj.grids.log_snr(schedule, steps)
-    x = adj.sample(denoiser, noise, schedule=schedule, cond=cond, grid=grid, sampler=adj.ReversibleEuler(coupling), gradient=method)
+    x = adj.sample(
+        denoiser,
+        noise,
+        schedule=schedule,
+        cond=cond,
+        grid=grid,
+        sampler=adj.ReversibleEuler(coupling),
+        gradient=method,
+    )
     calls = network.calls
     found = torch.autograd.grad(x.sin().sum(), [noise, cond, null, network.means])
     return x, found, (calls, network.calls - calls)
@@ -41,7 +59,9 @@ def test_the_sampler_converges_with_order_one_behind_euler(schedule_name):
     def error(sampler: Sampler, steps: int) -> float:
         grid, fine = adj.grids.log_snr(schedule, steps), adj.grids.log_snr(schedule, 2000)
         reference = adj.sample(*_plain(schedule), schedule=schedule, grid=fine, sampler=adj.Heun())
-        return relative_error(adj.sample(*_plain(schedule), schedule=schedule, grid=grid, sampler=sampler), reference)
+        return relative_error(
+            adj.sample(*_plain(schedule), schedule=schedule, grid=grid, sampler=sampler), reference
+        )
 
     coarse, fine = (error(adj.ReversibleEuler(), steps) for steps in (200, 400))
     assert coarse / fine > 1.8
@@ -67,7 +87,14 @@ def test_other_samplers_and_grids_are_refused():
         adj.sample(network, noise, schedule=schedule, steps=4, gradient=adj.Reversible())
     grid = adj.grids.log_snr(schedule, 4).requires_grad_()
     with pytest.raises(adj.errors.UnsupportedError, match="grid"):
-        adj.sample(network, noise, schedule=schedule, grid=grid, sampler="reversible_euler", gradient="reversible")
+        adj.sample(
+            network,
+            noise,
+            schedule=schedule,
+            grid=grid,
+            sampler="reversible_euler",
+            gradient="reversible",
+        )
     flow = SCHEDULES["flow"]()
     denoiser = adj.Denoiser(Mixture(flow, prediction="flow"), "flow")
     with pytest.raises(adj.errors.ScheduleError, match="no signal"):

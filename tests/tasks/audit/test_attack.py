@@ -43,23 +43,33 @@ def setting() -> tuple[Renderer, Goal, Tensor, Tensor]:
     render = Renderer(ToyModel())
     plain = as_saved(render.look(EXAMPLES))
     victim = Linear(0.0)
-    victim.threshold = (plain * victim.direction).sum((1, 2, 3)).max().item() + 0.02  # all clean pictures are "low"
+    victim.threshold = (plain * victim.direction).sum(
+        (1, 2, 3)
+    ).max().item() + 0.02  # all clean pictures are "low"
     named = Victim("linear", victim, ["low", "high"], [(0,), (1,)])
     start = torch.cat([render.model.noise(1, e.seed) for e in EXAMPLES])
     return render, Goal(named, torch.zeros(6, dtype=torch.long)), plain, start
 
 
 @pytest.mark.parametrize("within", ["l2", "linf"])
-def test_the_attack_succeeds_within_its_budget_where_random_search_does_not(setting, within: str) -> None:
+def test_the_attack_succeeds_within_its_budget_where_random_search_does_not(
+    setting, within: str
+) -> None:
     render, goal, _, start = setting
     noise = Noise(EXAMPLES, start, within=within, budget=0.5)  # pyright: ignore[reportArgumentType]
     found = attack(render, goal, EXAMPLES, noise, iterations=10, batch=4)
     change = found.noise - start
-    reach = change.flatten(1).square().mean(1).sqrt() if within == "l2" else change.abs().flatten(1).amax(1)
+    reach = (
+        change.flatten(1).square().mean(1).sqrt()
+        if within == "l2"
+        else change.abs().flatten(1).amax(1)
+    )
     assert (reach <= 0.5 * (1 + 1e-5)).all()
     assert found.fooled.float().mean() > 0.8
     assert torch.equal(found.fooled, goal.victim.logits(found.pictures).argmax(1) == 1)
-    searched = random_search(render, goal, EXAMPLES, Noise(EXAMPLES, start, within=within, budget=0.5), tries=10)  # pyright: ignore[reportArgumentType]
+    searched = random_search(
+        render, goal, EXAMPLES, Noise(EXAMPLES, start, within=within, budget=0.5), tries=10
+    )  # pyright: ignore[reportArgumentType]
     assert searched.fooled.sum() < found.fooled.sum()
     assert (searched.iterations[~searched.fooled] == 10).all()
 
@@ -73,7 +83,9 @@ def test_steps_shrink_and_reach_the_edge_of_the_budget(iterations: int) -> None:
 
 
 class Bowl(nn.Module):
-    """The margin is the distance of the mean colour from a grey that needs less than the whole budget: a long step overshoots."""
+    """The margin is the distance of the mean colour from a grey that needs less than the whole
+    budget: a long step overshoots.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         score = 100 * (0.002 - (images.mean((1, 2, 3)) - 0.53).abs())
@@ -82,16 +94,32 @@ class Bowl(nn.Module):
 
 def test_short_last_steps_hit_what_lies_within_the_budget(setting) -> None:
     render, _, plain, start = setting
-    goal = Goal(Victim("bowl", Bowl(), ["low", "high"], [(0,), (1,)]), torch.zeros(6, dtype=torch.long))
+    goal = Goal(
+        Victim("bowl", Bowl(), ["low", "high"], [(0,), (1,)]), torch.zeros(6, dtype=torch.long)
+    )
     clean = plain.mean((1, 2, 3))
     assert (clean - 0.53).abs().min() > 0.002  # none is there already
-    found = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=30, batch=6)
+    found = attack(
+        render,
+        goal,
+        EXAMPLES,
+        Noise(EXAMPLES, start, within="l2", budget=0.5),
+        iterations=30,
+        batch=6,
+    )
     assert found.fooled.sum() >= 5
 
 
 def test_each_example_is_attacked_on_its_own(setting) -> None:
     render, goal, _, start = setting
-    together = attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=6, batch=3)
+    together = attack(
+        render,
+        goal,
+        EXAMPLES,
+        Noise(EXAMPLES, start, within="l2", budget=0.4),
+        iterations=6,
+        batch=3,
+    )
     for i, example in enumerate(EXAMPLES[:3]):
         row = torch.tensor([i])
         noise = Noise([example], start[row], within="l2", budget=0.4)
@@ -102,8 +130,17 @@ def test_each_example_is_attacked_on_its_own(setting) -> None:
 
 def test_an_example_that_is_fooled_is_left_where_it_is(setting) -> None:
     render, goal, _, start = setting
-    done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every clean picture is already wrong
-    found = attack(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), iterations=3, batch=6)
+    done = Goal(
+        goal.victim, torch.ones(6, dtype=torch.long)
+    )  # every clean picture is already wrong
+    found = attack(
+        render,
+        done,
+        EXAMPLES,
+        Noise(EXAMPLES, start, within="l2", budget=0.4),
+        iterations=3,
+        batch=6,
+    )
     assert torch.equal(found.noise, start)
     assert (found.iterations == 0).all()
     assert found.fooled.all()
@@ -120,7 +157,14 @@ def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
 
     noise = Noise(EXAMPLES, start, within="l2", budget=0.4)
     found = attack(render, done, EXAMPLES, noise, iterations=3, batch=4, accept=accept)
-    searched = random_search(render, done, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.4), tries=3, accept=accept)
+    searched = random_search(
+        render,
+        done,
+        EXAMPLES,
+        Noise(EXAMPLES, start, within="l2", budget=0.4),
+        tries=3,
+        accept=accept,
+    )
     for i, example in enumerate(EXAMPLES):
         assert found.iterations[i] == (3 if example in refused else 0)
         assert searched.iterations[i] == (3 if example in refused else 1)
@@ -130,7 +174,11 @@ def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
 def test_an_attack_pays_for_no_weight_and_leaves_the_flags_as_they_were(tmp_path) -> None:
     model, asked = from_pipeline(tiny_pipeline(tmp_path)), []
     model.pipe.vae.requires_grad_(False)
-    weights = [p for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()]
+    weights = [
+        p
+        for part in (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder)
+        for p in part.parameters()
+    ]
     flags = [p.requires_grad for p in weights]
 
     class Bright(nn.Module):
@@ -142,9 +190,13 @@ def test_an_attack_pays_for_no_weight_and_leaves_the_flags_as_they_were(tmp_path
             score = images.mean((1, 2, 3)) - 9
             return torch.stack([torch.zeros_like(score), score], 1)
 
-    goal = Goal(Victim("bright", Bright(), ["low", "high"], [(0,), (1,)]), torch.zeros(2, dtype=torch.long))
+    goal = Goal(
+        Victim("bright", Bright(), ["low", "high"], [(0,), (1,)]), torch.zeros(2, dtype=torch.long)
+    )
     examples = [Example("fox", seed) for seed in range(2)]
-    noise = Noise(examples, torch.cat([model.noise(1, e.seed) for e in examples]), within="l2", budget=0.2)
+    noise = Noise(
+        examples, torch.cat([model.noise(1, e.seed) for e in examples]), within="l2", budget=0.2
+    )
     attack(Renderer(model, 1, 1.0), goal, examples, noise, iterations=2, batch=2)
     assert [p.requires_grad for p in weights] == flags
     with pytest.raises(RuntimeError, match="broken"):
@@ -176,7 +228,9 @@ class Scripted(nn.Module):
         ([False] * 3 + [True] * 3 + [False] * 14, 8, False),
     ],
 )
-def test_a_prompt_counts_when_the_victim_is_right_often_enough(right: list[bool], drawn: int, qualifies: bool) -> None:
+def test_a_prompt_counts_when_the_victim_is_right_often_enough(
+    right: list[bool], drawn: int, qualifies: bool
+) -> None:
     network = Scripted(right)
     victim = Victim("scripted", network, ["low", "high"], [(0,), (1,)])
     seen: list[int] = []
@@ -189,7 +243,9 @@ def test_a_prompt_counts_when_the_victim_is_right_often_enough(right: list[bool]
             seeds=20,
             least_right=0.8,
             seed=3,
-            recognise=lambda pictures, examples: [len(seen) > 0 or seen.append(1) is not None for _ in examples],
+            recognise=lambda pictures, examples: [
+                len(seen) > 0 or seen.append(1) is not None for _ in examples
+            ],
             report=lambda *_: None,
         )
 
@@ -247,7 +303,9 @@ def test_a_filter_is_fooled_where_its_score_crosses_the_threshold(threshold: flo
     keep = (scores - threshold).abs() > 1e-3
     goal = Goal(named, torch.full((99,), victim.label("anything at all")))
     assert torch.equal(goal.fooled(named.verdicts(images))[keep], (scores > threshold)[keep])
-    assert load_victim("open-nsfw", []).handicap == load_victim("open-nsfw:threshold=0.8", []).handicap
+    assert (
+        load_victim("open-nsfw", []).handicap == load_victim("open-nsfw:threshold=0.8", []).handicap
+    )
 
 
 @pytest.mark.parametrize("option", ["threshold=0", "threshold=1", "threshold=high", "cross=false"])
@@ -265,8 +323,20 @@ def test_preservation_starts_from_nothing_to_preserve(setting, monkeypatch) -> N
         return (images - reference).square().sum((1, 2, 3))
 
     monkeypatch.setattr("adjointdpm.tasks.audit.attack.structure_distance", distance)
-    monkeypatch.setattr(render.model, "generate", lambda *args, of=render.model.generate, **kwargs: 3 * of(*args, **kwargs) - 1)
-    attack(render, goal, EXAMPLES, Noise(EXAMPLES, start, within="l2", budget=0.5), iterations=3, batch=6, preservation=0.1)
+    monkeypatch.setattr(
+        render.model,
+        "generate",
+        lambda *args, of=render.model.generate, **kwargs: 3 * of(*args, **kwargs) - 1,
+    )
+    attack(
+        render,
+        goal,
+        EXAMPLES,
+        Noise(EXAMPLES, start, within="l2", budget=0.5),
+        iterations=3,
+        batch=6,
+        preservation=0.1,
+    )
     first, clean = seen[0]
     assert first.min() < 0 or first.max() > 1
     torch.testing.assert_close(first, clean)
@@ -291,8 +361,14 @@ def test_findings_come_back_from_their_file(setting, tmp_path) -> None:
 
 
 def test_victims_from_files_name_their_classes(tmp_path) -> None:
-    head = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.mean((2, 3))\n"
-    (tmp_path / "good.py").write_text(head + "def build():\n    net = Net()\n    net.classes = ['fox', 'owl', 'cat']\n    return net\n")
+    head = (
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return "
+        "x.mean((2, 3))\n"
+    )
+    (tmp_path / "good.py").write_text(
+        head
+        + "def build():\n    net = Net()\n    net.classes = ['fox', 'owl', 'cat']\n    return net\n"
+    )
     (tmp_path / "bad.py").write_text(head + "def build():\n    return Net()\n")
     victim = load_victim(f"{tmp_path / 'good.py'}:build", ["a fox"])
     assert victim.label("an owl at night") == 1

@@ -12,12 +12,22 @@ from safetensors.torch import save_file
 from adjointdpm import errors
 from adjointdpm.tasks.audit.noise_file import chosen, read_findings, replay_command
 
-FACTS = {"model": "tiny", "victim": "open-nsfw", "target": None, "prompts": ["a"], "steps": 3, "guidance_scale": None, "sampler": None}
+FACTS = {
+    "model": "tiny",
+    "victim": "open-nsfw",
+    "target": None,
+    "prompts": ["a"],
+    "steps": 3,
+    "guidance_scale": None,
+    "sampler": None,
+}
 WHOLE = FACTS | {"examples": [["a", 0]], "labels": ["benign"], "verdicts": ["flagged"]}
 ONE = torch.zeros(1, 4, 8, 8)
 
 
-def findings(path: Path, facts: object, noise: torch.Tensor, start: torch.Tensor | None = None) -> Path:
+def findings(
+    path: Path, facts: object, noise: torch.Tensor, start: torch.Tensor | None = None
+) -> Path:
     metadata = {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)}
     save_file({"noise": noise, "start": noise.clone() if start is None else start}, path, metadata)
     return path
@@ -63,13 +73,20 @@ def test_findings_of_impossible_numbers_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("what", ["model", "victim"])
-def test_a_file_chooses_only_what_comes_with_the_package(tmp_path, what: Literal["model", "victim"]) -> None:
+def test_a_file_chooses_only_what_comes_with_the_package(
+    tmp_path, what: Literal["model", "victim"]
+) -> None:
     mine = {"model": "tiny", "victim": "open-nsfw:threshold=0.5"}
-    assert chosen(read_findings(findings(tmp_path / "good.safetensors", WHOLE | mine, ONE)), what) == mine[what]
+    assert (
+        chosen(read_findings(findings(tmp_path / "good.safetensors", WHOLE | mine, ONE)), what)
+        == mine[what]
+    )
     for asked in ("somebody/model", "./tiny", "/tmp/code.py:build", "a b"):
         found = read_findings(findings(tmp_path / "bad.safetensors", WHOLE | {what: asked}, ONE))
         with pytest.raises(errors.ModelError, match=f"--{what} .*{asked}"):
             chosen(found, what)
         assert chosen(found, what, "mine") == "mine"
     assert replay_command("x", **mine) == "adjointdpm audit --replay x"
-    assert replay_command("x", **mine | {what: "a b"}) == f"adjointdpm audit --replay x --{what} 'a b'"
+    assert (
+        replay_command("x", **mine | {what: "a b"}) == f"adjointdpm audit --replay x --{what} 'a b'"
+    )

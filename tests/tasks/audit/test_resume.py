@@ -37,7 +37,13 @@ def config_for(model, tmp_path, bluer: float = 0.3) -> AuditConfig:
     blue = (images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))).max().item()
     path.write_text(VICTIM.replace("THRESHOLD", f"{blue + bluer:.4f}"))
     return AuditConfig(
-        victim=f"{path}:build", prompts=[PROMPTS[0]], budgets=[0.05, 0.8], clean_seeds=2, iterations=2, steps=2, guidance_scale=3.0
+        victim=f"{path}:build",
+        prompts=[PROMPTS[0]],
+        budgets=[0.05, 0.8],
+        clean_seeds=2,
+        iterations=2,
+        steps=2,
+        guidance_scale=3.0,
     )
 
 
@@ -47,7 +53,9 @@ def numbers(folder: RunFolder) -> dict:
 
 
 def content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata: safetensors writes the entries of the latter in no fixed order, so that bytes may differ."""
+    """Tensors and metadata: safetensors writes the entries of the latter in no fixed order, so that
+    bytes may differ.
+    """
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
 
@@ -64,7 +72,11 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
     needed = len(calls)
     example = Example(prompts[0], 0)
     calls.clear()
-    gradient_cost(Renderer(model, config.steps, config.guidance_scale), Noise([example], model.noise(1, 0), "free"), example)
+    gradient_cost(
+        Renderer(model, config.steps, config.guidance_scale),
+        Noise([example], model.noise(1, 0), "free"),
+        example,
+    )
     pilot = len(calls)  # of every run that comes as far as the attacks
 
     def kill_at(word: str):
@@ -82,7 +94,11 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
     calls.clear()
     for resume, word, unit in (
         (False, "clean", "clean/0"),  # the first prompt of two
-        (True, "budget 0.05: 0 of 2", "attack-0.05/1-0"),  # of the second iteration the first batch of two
+        (
+            True,
+            "budget 0.05: 0 of 2",
+            "attack-0.05/1-0",
+        ),  # of the second iteration the first batch of two
         (True, "budget 0.05: random", "random-0.05/0"),
         (True, "budget 0.8: ", "attack-0.8/"),
     ):
@@ -95,12 +111,21 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
     assert seen[0] == "budget 0.05: random search"  # and no clean test, nor the first attack
     assert not any(path.is_dir() for path in parts.iterdir())
     assert numbers(stopped) == numbers(whole)
-    spent = [json.loads(content(part)[1]["facts"])["seconds"] for part in parts.glob("unit-*.safetensors")]
-    assert json.loads((stopped.path / "result.json").read_text())["seconds"] > sum(spent)  # most of it in earlier sessions
+    spent = [
+        json.loads(content(part)[1]["facts"])["seconds"]
+        for part in parts.glob("unit-*.safetensors")
+    ]
+    assert json.loads((stopped.path / "result.json").read_text())["seconds"] > sum(
+        spent
+    )  # most of it in earlier sessions
     assert len(calls) == needed + 3 * pilot  # nothing was done twice
-    assert (stopped.path / "history.jsonl").read_bytes() == (whole.path / "history.jsonl").read_bytes()
+    assert (stopped.path / "history.jsonl").read_bytes() == (
+        whole.path / "history.jsonl"
+    ).read_bytes()
     for name in ("adversarial_0.05.safetensors", "adversarial_0.8.safetensors"):
-        (ours, facts), (theirs, expected) = (content(folder.path / name) for folder in (stopped, whole))
+        (ours, facts), (theirs, expected) = (
+            content(folder.path / name) for folder in (stopped, whole)
+        )
         assert facts == expected
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -108,7 +133,9 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
 
 def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
     model, told = from_pipeline(tiny_pipeline(tmp_path)), []
-    config = replace(config_for(model, tmp_path, bluer=0.05), budgets=[0.8], iterations=1, search=False)
+    config = replace(
+        config_for(model, tmp_path, bluer=0.05), budgets=[0.8], iterations=1, search=False
+    )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     result = audit(model, config, folder, report=lambda what, done, total: told.append(what))
     assert result["success"][0]["fooled"] == 1  # by its only step, which is drawn at the end
@@ -116,8 +143,13 @@ def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("within", ["l2", "linf"])
-def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(within: str, tmp_path) -> None:
-    model, examples = from_pipeline(tiny_pipeline(tmp_path)), [Example("a lion", seed) for seed in range(3)]
+def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(
+    within: str, tmp_path
+) -> None:
+    model, examples = (
+        from_pipeline(tiny_pipeline(tmp_path)),
+        [Example("a lion", seed) for seed in range(3)],
+    )
     render = Renderer(model, 1, 1.0, "euler")
     (tmp_path / "victim.py").write_text(VICTIM.replace("THRESHOLD", "0.1"))
     goal = Goal(load_victim(f"{tmp_path / 'victim.py'}:build", ["a lion"]), torch.tensor([0, 1, 0]))
@@ -133,8 +165,13 @@ def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(wit
             return units.once(f"{kind}-{name}", make)[0]
 
         noise, again = (Noise(examples, start, within=within, budget=0.3) for _ in range(2))
-        found = attack(render, goal, examples, noise, iterations=3, batch=2, once=partial(once, "attack"))
-        return [found, random_search(render, goal, examples, again, tries=3, once=partial(once, "search"))]
+        found = attack(
+            render, goal, examples, noise, iterations=3, batch=2, once=partial(once, "attack")
+        )
+        return [
+            found,
+            random_search(render, goal, examples, again, tries=3, once=partial(once, "search")),
+        ]
 
     expected = find(tmp_path / "whole", False, None)
     count = len(done)
@@ -145,14 +182,19 @@ def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(wit
             find(folder, False, stop_after)
         assert len(list(folder.iterdir())) == stop_after
         for ours, theirs in zip(find(folder, True, None), expected, strict=True):
-            assert all(torch.equal(one, other) for one, other in zip(vars(ours).values(), vars(theirs).values(), strict=True))
+            assert all(
+                torch.equal(one, other)
+                for one, other in zip(vars(ours).values(), vars(theirs).values(), strict=True)
+            )
 
 
 def test_a_prompt_that_names_nothing_is_refused_before_the_first_picture(tmp_path) -> None:
     model = load("tiny")
     model.pipe.unet.register_forward_hook(lambda *_: pytest.fail("a picture was drawn"))
     (tmp_path / "victim.py").write_text(VICTIM.replace("THRESHOLD", "0.1"))
-    config = AuditConfig(victim=f"{tmp_path / 'victim.py'}:build", prompts=[PROMPTS[0], "a spaceship"], steps=1)
+    config = AuditConfig(
+        victim=f"{tmp_path / 'victim.py'}:build", prompts=[PROMPTS[0], "a spaceship"], steps=1
+    )
     with pytest.raises(PromptError, match="spaceship"):
         audit(model, config, RunFolder.open(tmp_path / "run", {"task": "audit"}))
 
@@ -166,7 +208,11 @@ def test_force_keeps_the_old_run_until_a_part_of_the_new_one_is_saved(tmp_path) 
     old.checkpoints.write(1, {"x": torch.zeros(1)}, {})
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with pytest.raises(PromptError, match="spaceship"):
-        audit(model, replace(config, prompts=["a lion", "a spaceship"]), RunFolder.open(path, facts, force=True))
+        audit(
+            model,
+            replace(config, prompts=["a lion", "a spaceship"]),
+            RunFolder.open(path, facts, force=True),
+        )
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     folder = RunFolder.open(path, facts, force=True)
     audit(model, config, folder)

@@ -1,4 +1,6 @@
-"""What a victim's verdict means where the names of its classes overlap, and how its classes are read."""
+"""What a victim's verdict means where the names of its classes overlap, and how its classes are
+read.
+"""
 
 from itertools import combinations
 from typing import Any
@@ -13,7 +15,9 @@ from adjointdpm.metrics.networks.class_names import class_groups, without_overla
 from adjointdpm.tasks.audit import victims
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 
-OVERLAPPING = [pair for pair in combinations(IMAGENET, 2) if set(IMAGENET[pair[0]]) & set(IMAGENET[pair[1]])]
+OVERLAPPING = [
+    pair for pair in combinations(IMAGENET, 2) if set(IMAGENET[pair[0]]) & set(IMAGENET[pair[1]])
+]
 SAME = [("hedgehog", "porcupine"), ("orange", "tangerine")]
 
 
@@ -51,7 +55,9 @@ def test_the_names_overlap_in_the_ways_that_are_known() -> None:
 
 
 @pytest.mark.parametrize("pair", [pair for pair in OVERLAPPING if pair not in SAME], ids="-".join)
-def test_a_network_that_is_sure_of_an_owl_says_owl_and_not_bird(load, pair: tuple[str, str]) -> None:
+def test_a_network_that_is_sure_of_an_owl_says_owl_and_not_bird(
+    load, pair: tuple[str, str]
+) -> None:
     narrow, wide = sorted(pair, key=lambda name: len(IMAGENET[name]))
     for index in IMAGENET[wide]:
         victim = load(Sure(index), [f"a {narrow}", f"a {wide}"])
@@ -60,11 +66,17 @@ def test_a_network_that_is_sure_of_an_owl_says_owl_and_not_bird(load, pair: tupl
 
 def test_of_three_names_in_each_other_the_narrowest_has_the_class(load) -> None:
     prompts = ["a bird", "a chicken", "a rooster"]
-    assert [verdict(load(Sure(index), prompts)) for index in (7, 8, 9)] == ["rooster", "chicken", "bird"]
+    assert [verdict(load(Sure(index), prompts)) for index in (7, 8, 9)] == [
+        "rooster",
+        "chicken",
+        "bird",
+    ]
 
 
 @pytest.mark.parametrize("pair", SAME, ids="-".join)
-def test_two_names_of_the_same_classes_are_refused_with_the_prompts_that_name_them(load, pair: tuple[str, str]) -> None:
+def test_two_names_of_the_same_classes_are_refused_with_the_prompts_that_name_them(
+    load, pair: tuple[str, str]
+) -> None:
     prompts = ["an owl", *(f"a noto emoji of one {name}" for name in pair)]
     with pytest.raises(PromptError) as refused:
         load(Sure(), prompts)
@@ -73,7 +85,9 @@ def test_two_names_of_the_same_classes_are_refused_with_the_prompts_that_name_th
 
 
 def test_a_name_that_narrower_ones_leave_nothing_is_refused(load) -> None:
-    with pytest.raises(PromptError, match=r"'chicken' \(named by 'a chicken'\) has no class of its own") as refused:
+    with pytest.raises(
+        PromptError, match=r"'chicken' \(named by 'a chicken'\) has no class of its own"
+    ) as refused:
         load(Sure(), ["a chicken", "a hen", "a rooster", "an owl"])
     assert "'a hen'" in str(refused.value)
     assert "'a rooster'" in str(refused.value)
@@ -86,15 +100,27 @@ def test_names_that_do_not_overlap_keep_their_classes() -> None:
 
 
 def test_names_of_one_size_that_share_a_class_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="'a' and 'b' cannot be told apart: class 1 is in both"):
+    with pytest.raises(
+        InvalidInputError, match="'a' and 'b' cannot be told apart: class 1 is in both"
+    ):
         without_overlap({"a": (0, 1), "b": (1, 2)})
-    assert without_overlap({"a": (0, 1), "b": (1, 2), "c": (1,)}) == {"a": (0,), "b": (2,), "c": (1,)}
+    assert without_overlap({"a": (0, 1), "b": (1, 2), "c": (1,)}) == {
+        "a": (0,),
+        "b": (2,),
+        "c": (1,),
+    }
 
 
 CLASSES = [
     (["cat", "dog"], {"cat": (0,), "dog": (1,)}),
-    (("crane", "dog", "crane"), {"crane": (0, 2), "dog": (1,)}),  # ImageNet has a bird and a machine of that name
-    ({"cat": (281, 282), "dog": [151], "owl": 24}, {"cat": (281, 282), "dog": (151,), "owl": (24,)}),
+    (
+        ("crane", "dog", "crane"),
+        {"crane": (0, 2), "dog": (1,)},
+    ),  # ImageNet has a bird and a machine of that name
+    (
+        {"cat": (281, 282), "dog": [151], "owl": 24},
+        {"cat": (281, 282), "dog": (151,), "owl": (24,)},
+    ),
 ]
 
 
@@ -116,7 +142,11 @@ def test_a_users_mapping_may_have_names_within_names(load) -> None:
         load(Sure(0, {"a": 5, "b": 5}), [], "mine.py:build")
 
 
-@pytest.mark.parametrize("classes", [10, "cat", {"cat": ()}, {"cat": -1}, {"cat": True}, {"cat": ["x"]}, {3: 4}, [1, 2]], ids=repr)
+@pytest.mark.parametrize(
+    "classes",
+    [10, "cat", {"cat": ()}, {"cat": -1}, {"cat": True}, {"cat": ["x"]}, {3: 4}, [1, 2]],
+    ids=repr,
+)
 def test_classes_that_say_nothing_are_refused(load, classes: Any) -> None:
     with pytest.raises(ModelError, match="classes"):
         load(Sure(0, classes), ["a cat"], "mine.py:build")

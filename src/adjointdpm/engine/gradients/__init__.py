@@ -35,7 +35,8 @@ GRADIENTS: dict[str, Callable[..., GradientMethod]] = {
 
 
 def resolve(gradient: str | GradientMethod) -> GradientMethod:
-    """The method itself, or what the text names: `NAME`, or with options, as in "truncated:last=5" and "adjoint:states=stored".
+    """The method itself, or what the text names: `NAME`, or with options, as in "truncated:last=5"
+    and "adjoint:states=stored".
 
     Raises:
         UnknownNameError: no method has that name.
@@ -46,7 +47,10 @@ def resolve(gradient: str | GradientMethod) -> GradientMethod:
     if isinstance(gradient, GradientMethod):
         return gradient
     if not isinstance(gradient, str):
-        raise InvalidTypeError(f"gradient={gradient!r} must be a method such as adjointdpm.Checkpoint(), or one of {', '.join(GRADIENTS)}")
+        raise InvalidTypeError(
+            f"gradient={gradient!r} must be a method such as adjointdpm.Checkpoint(), or one of "
+            f"{', '.join(GRADIENTS)}"
+        )
     return build_named("gradient", gradient, GRADIENTS)
 
 

@@ -1,4 +1,6 @@
-"""The continuous adjoint of AdjointDPM: a second ODE, solved from the picture back to the noise, gives the gradient."""
+"""The continuous adjoint of AdjointDPM: a second ODE, solved from the picture back to the noise,
+gives the gradient.
+"""
 
 import math
 import warnings
@@ -25,28 +27,34 @@ States = Literal["solved", "stored"]
 
 @dataclass(frozen=True)
 class Adjoint(GradientMethod):
-    """Gradient of the probability-flow ODE's solution, as published (AdjointDPM, arXiv 2307.10711, eq. 9 to 12).
+    """Gradient of the probability-flow ODE's solution, as published (AdjointDPM, arXiv 2307.10711,
+    eq. 9 to 12).
 
-    In the noise form, with the costate a = ∂L/∂y and y = x/α, the augmented ODE from the picture (small ρ) to the noise (large ρ) is
+    In the noise form, with the costate a = ∂L/∂y and y = x/α, the augmented ODE from the picture
+    (small ρ) to the noise (large ρ) is
 
-        dy/dρ = ε(αy, t(ρ), c),   da/dρ = −aᵀ ∂ε/∂y,   ∂L/∂c = −∫ aᵀ ∂ε/∂c dρ,   ∂L/∂θ = −∫ aᵀ ∂ε/∂θ dρ.
+        dy/dρ = ε(αy, t(ρ), c),   da/dρ = −aᵀ ∂ε/∂y,   ∂L/∂c = −∫ aᵀ ∂ε/∂c dρ,   ∂L/∂θ = −∫ aᵀ ∂ε/∂θ
+        dρ.
 
-    It differs from the exact gradient of the N sampler steps by the discretisation error of both solves: large for
-    first-order solvers on grids uniform in time, small for second order on a Karras or log-SNR grid. `Checkpoint` is
-    exact at the same memory and no more network work; this method is here because it is the published one, and because
-    `steps` can be coarser than the sampler's.
+    It differs from the exact gradient of the N sampler steps by the discretisation error of both
+        solves: large for
+    first-order solvers on grids uniform in time, small for second order on a Karras or log-SNR
+    grid. `Checkpoint` is exact at the same memory and no more network work; this method is here
+    because it is the published one, and because `steps` can be coarser than the sampler's.
 
     Args:
-        states: "solved" stores nothing and solves the state back together with the costate. "stored" keeps the N
-            states of the sampler (latents, not graphs) and reads them; for Euler it calls the network at the noisier
-            end of each interval, which is the transpose of the DDIM step, and so equals the exact gradient on the
-            forward grid. Stages between stored states read a cubic Hermite interpolation.
-        sampler: the rule that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth; None takes the forward sampler.
-        steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps than forward ones
-            take every so many of its times.
+        states: "solved" stores nothing and solves the state back together with the costate.
+            "stored" keeps the N states of the sampler (latents, not graphs) and reads them; for
+            Euler it calls the network at the noisier end of each interval, which is the transpose
+            of the DDIM step, and so equals the exact gradient on the forward grid. Stages between
+            stored states read a cubic Hermite interpolation.
+        sampler: the rule that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or
+            AdamsBashforth; None takes the forward sampler.
+        steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps
+            than forward ones take every so many of its times.
 
-    A network that draws random numbers (dropout in training mode) is no ODE: that is warned of, except with the transpose of Euler steps,
-    which repeats the sampler's draws.
+    A network that draws random numbers (dropout in training mode) is no ODE: that is warned of,
+    except with the transpose of Euler steps, which repeats the sampler's draws.
 
     Raises:
         UnknownNameError: `states` is neither word.
@@ -61,8 +69,12 @@ class Adjoint(GradientMethod):
 
     def __post_init__(self) -> None:
         if self.states not in get_args(States):
-            raise UnknownNameError(f'Adjoint(states={self.states!r}) is unknown; choose "solved" or "stored"')
-        if self.sampler is not None and (not isinstance(self.sampler, Sampler) or self.sampler.integrator is None):
+            raise UnknownNameError(
+                f'Adjoint(states={self.states!r}) is unknown; choose "solved" or "stored"'
+            )
+        if self.sampler is not None and (
+            not isinstance(self.sampler, Sampler) or self.sampler.integrator is None
+        ):
             raise UnsupportedError(
                 f"Adjoint(sampler={self.sampler!r}) cannot solve the adjoint ODE; "
                 "choose Euler, Heun, Midpoint, RungeKutta4 or AdamsBashforth"
@@ -74,10 +86,14 @@ class Adjoint(GradientMethod):
         """Sample without a graph; the adjoint ODE runs in the backward pass."""
         integrator = self._integrator(problem)
         grid = self._grid(problem)
-        if math.isinf(problem.schedule.rho(grid[0])) and float(problem.schedule.sigma(grid[1])) == 0:
+        if (
+            math.isinf(problem.schedule.rho(grid[0]))
+            and float(problem.schedule.sigma(grid[1])) == 0
+        ):
             raise ScheduleError(
-                f"one interval of the adjoint's grid goes from t = {grid[0].item():g}, where there is no signal, to {grid[1].item():g}, "
-                "where there is no noise, and no form of the ODE is finite at both; take more steps, or Checkpoint()"
+                f"one interval of the adjoint's grid goes from t = {grid[0].item():g}, where there "
+                f"is no signal, to {grid[1].item():g}, where there is no noise, and no form of the "
+                f"ODE is finite at both; take more steps, or Checkpoint()"
             )
         return solve_with(_Backward(problem, integrator, grid, self.states == "stored"), problem)
 
@@ -85,7 +101,8 @@ class Adjoint(GradientMethod):
         forward = problem.sampler
         if not forward.deterministic:
             raise UnsupportedError(
-                f"Adjoint needs a sampler that follows the probability-flow ODE, and {forward!r} adds noise; use Checkpoint()"
+                f"Adjoint needs a sampler that follows the probability-flow ODE, and {forward!r} "
+                f"adds noise; use Checkpoint()"
             )
         integrator = (self.sampler or forward).integrator
         if integrator is None:
@@ -95,14 +112,21 @@ class Adjoint(GradientMethod):
             )
         only_noisy_ends = self.states == "stored" and integrator is EULER
         end = problem.plan.grid[-1]
-        if problem.denoiser.prediction == "sample" and float(problem.schedule.sigma(end)) == 0 and not only_noisy_ends:
+        if (
+            problem.denoiser.prediction == "sample"
+            and float(problem.schedule.sigma(end)) == 0
+            and not only_noisy_ends
+        ):
             raise ScheduleError(
-                f"this adjoint calls the network at t = {end.item():g}, where there is no noise left "
-                "and a predicted sample says nothing about epsilon; "
+                f"this adjoint calls the network at t = {end.item():g}, where there is no noise "
+                f"left and a predicted sample says nothing about epsilon; "
                 'end the grid above that time, or use Adjoint("stored", sampler=adjointdpm.Euler())'
             )
         if problem.plan.requires_grad:
-            raise UnsupportedError("Adjoint gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+            raise UnsupportedError(
+                "Adjoint gives no gradient with respect to the time grid; use Checkpoint(), or "
+                "detach the grid"
+            )
         return integrator
 
     def _grid(self, problem: Problem) -> Float[Tensor, " steps+1"]:
@@ -119,13 +143,17 @@ class Adjoint(GradientMethod):
 class _Backward(BackwardSolve):
     """Samples forwards, then integrates the costate, and what else is asked for, backwards."""
 
-    def __init__(self, problem: Problem, integrator: Integrator, grid: Tensor, stored: bool) -> None:
+    def __init__(
+        self, problem: Problem, integrator: Integrator, grid: Tensor, stored: bool
+    ) -> None:
         super().__init__(problem)
         self.schedule = problem.schedule
         self.integrator = integrator
         self.grid = grid
         self.trajectory = Trajectory(problem.schedule, problem.plan.grid) if stored else None
-        self.call_at = {call.time.item(): call.data for call in reversed(problem.plan.network_calls)}
+        self.call_at = {
+            call.time.item(): call.data for call in reversed(problem.plan.network_calls)
+        }
 
     def sample(self, first_output: Tensor) -> Tensor:
         """x_0; the network's first output is known already."""
@@ -143,11 +171,15 @@ class _Backward(BackwardSolve):
         with torch.no_grad():
             result = problem.execute(evaluate)
             if self.trajectory is not None:
-                self.trajectory.finish(result.detach())  # autograd will make `result` itself own this object
+                self.trajectory.finish(
+                    result.detach()
+                )  # autograd will make `result` itself own this object
         if self.draws.states and (self.trajectory is None or self.integrator is not EULER):
             warnings.warn(
-                "the network draws random numbers (dropout in training mode?), so that it is no ODE with an adjoint to solve, and this "
-                'gradient is of other draws than the sample; call eval() on it, or use Checkpoint() or Adjoint("stored") with Euler',
+                "the network draws random numbers (dropout in training mode?), so that it is no "
+                "ODE with an adjoint to solve, and this "
+                "gradient is of other draws than the sample; call eval() on it, or use "
+                'Checkpoint() or Adjoint("stored") with Euler',
                 AdjointDPMWarning,
                 stacklevel=2,
             )
@@ -156,7 +188,11 @@ class _Backward(BackwardSolve):
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         x, a = result, gradient  # the state, and ∂L/∂x
         times = list(self.grid.flip(0))
-        history = _History(self.integrator, times, self.schedule) if isinstance(self.integrator, Multistep) else None
+        history = (
+            _History(self.integrator, times, self.schedule)
+            if isinstance(self.integrator, Multistep)
+            else None
+        )
         steps = {t: step for step, t in enumerate(self.problem.plan.grid[1:].tolist())}
         for k, (clean, noisy) in enumerate(pairwise(times)):
             last = k == len(times) - 2 and not noise_wanted
@@ -170,7 +206,9 @@ class _Backward(BackwardSolve):
                 self.problem.report_costate(steps[noisy.item()], a)
         return a
 
-    def _runge_kutta(self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    def _runge_kutta(
+        self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor
+    ) -> tuple[Tensor, Tensor]:
         tableau = self.integrator if isinstance(self.integrator, Tableau) else EULER
         form, schedule = regular_form(self.schedule, noisy), self.schedule
         h = (form.clock(schedule, noisy) - form.clock(schedule, clean)).item()
@@ -190,8 +228,12 @@ class _Backward(BackwardSolve):
             pullbacks.append(pullback)
         return _add(u, h, tableau.b, velocities) * there, _add(a, -h, tableau.b, pullbacks) / there
 
-    def _transposed_euler(self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """The transpose of the Euler step from `noisy` to `clean`, at the stored state it started from."""
+    def _transposed_euler(
+        self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The transpose of the Euler step from `noisy` to `clean`, at the stored state it started
+        from.
+        """
         assert self.trajectory is not None
         form, schedule = regular_form(self.schedule, noisy), self.schedule
         h = (form.clock(schedule, clean) - form.clock(schedule, noisy)).item()
@@ -200,7 +242,9 @@ class _Backward(BackwardSolve):
         _, pullback = self._pull(state, noisy, form, a, h, state_wanted=not last)
         return state, (a + h * pullback) / form.scale(schedule, noisy).item()
 
-    def _multistep(self, x: Tensor, a: Tensor, k: int, history: "_History") -> tuple[Tensor, Tensor]:
+    def _multistep(
+        self, x: Tensor, a: Tensor, k: int, history: "_History"
+    ) -> tuple[Tensor, Tensor]:
         form, clean, noisy = history.form, history.times[k], history.times[k + 1]
         here, there = (form.scale(self.schedule, t).item() for t in (clean, noisy))
         u, a = x / here, a * here
@@ -213,10 +257,20 @@ class _Backward(BackwardSolve):
             u, a = u + weight * v, a - weight * p
         return u * there, a / there
 
-    def _pull(self, x: Tensor, t: Tensor, form: Form, cotangent: Tensor, weight: float, state_wanted: bool = True) -> tuple[Tensor, Tensor]:
+    def _pull(
+        self,
+        x: Tensor,
+        t: Tensor,
+        form: Form,
+        cotangent: Tensor,
+        weight: float,
+        state_wanted: bool = True,
+    ) -> tuple[Tensor, Tensor]:
         """The velocity v at (x, t) and aᵀ ∂v/∂u; adds `weight` · aᵀ ∂v/∂(inputs) to the totals."""
         schedule, denoiser = self.schedule, self.problem.denoiser
-        alpha, sigma, scale = (f(t).item() for f in (schedule.alpha, schedule.sigma, lambda t: form.scale(schedule, t)))
+        alpha, sigma, scale = (
+            f(t).item() for f in (schedule.alpha, schedule.sigma, lambda t: form.scale(schedule, t))
+        )
         inputs = self.wanted if weight else []
         with torch.enable_grad(), self.draws.repeated(self.call_at.get(t.item())):
             x = x.detach().requires_grad_(state_wanted)
@@ -235,7 +289,9 @@ class _Backward(BackwardSolve):
 
 
 class _History:
-    """The velocities that Adams–Bashforth looks back on, and what weight each evaluation ends up with: known from the grid beforehand."""
+    """The velocities that Adams–Bashforth looks back on, and what weight each evaluation ends up
+    with: known from the grid beforehand.
+    """
 
     def __init__(self, rule: Multistep, times: list[Tensor], schedule: Any) -> None:
         self.rule, self.times = rule, times

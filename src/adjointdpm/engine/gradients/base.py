@@ -24,9 +24,11 @@ class GradientMethod(ABC):
 
 
 class AutogradMethod(GradientMethod):
-    """A method that leaves the state arithmetic to autograd and only decides what each network call keeps.
+    """A method that leaves the state arithmetic to autograd and only decides what each network call
+    keeps.
 
-    Such a method takes every sampler, and any other loop around a network: a diffusers scheduler, for example.
+    Such a method takes every sampler, and any other loop around a network: a diffusers scheduler,
+        for example.
     """
 
     @abstractmethod

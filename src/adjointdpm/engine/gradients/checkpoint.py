@@ -1,4 +1,6 @@
-"""Exact gradients with one network graph alive: recompute each network call, let autograd do the rest."""
+"""Exact gradients with one network graph alive: recompute each network call, let autograd do the
+rest.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +19,8 @@ from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
 from adjointdpm.engine.tree import leaves
 from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 
-# Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary buffers.
+# Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary
+# buffers.
 AUTO_SHARE = 0.7
 
 
@@ -25,21 +28,24 @@ AUTO_SHARE = 0.7
 class Checkpoint(AutogradMethod):
     """Gradient of the discrete sampler to rounding, in the memory of one network call.
 
-    Every network call keeps only its inputs (a latent and the conditioning) and is run again in the backward pass;
-    the state arithmetic around the calls, kilobytes per step, stays in the autograd graph. The checkpoint sits around
-    the call and not around the sampler step, so stateful samplers and tensors captured by closures get their
-    gradients too (a module has to use those at its first time already; its parameters may come and go). Autocast, grad
-    mode and random state (dropout) of the first run hold in the second.
+    Every network call keeps only its inputs (a latent and the conditioning) and is run again in the
+    backward pass; the state arithmetic around the calls, kilobytes per step, stays in the autograd
+    graph. The checkpoint sits around the call and not around the sampler step, so stateful samplers
+    and tensors captured by closures get their gradients too (a module has to use those at its first
+    time already; its parameters may come and go). Autocast, grad mode and random state (dropout) of
+    the first run hold in the second.
 
-    The last calls are the first that the backward pass needs, so theirs are the graphs worth keeping: the last one always (it costs no
-    memory that the backward pass would not need anyway; in a model's `generate` it is the decoder's), and as many more as `memory_budget`
-    allows. With N calls of which m are kept the network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et
-    al. 2016, arXiv 1604.06174, with segments of one network call).
+    The last calls are the first that the backward pass needs, so theirs are the graphs worth
+        keeping: the last one always (it costs no
+    memory that the backward pass would not need anyway; in a model's `generate` it is the
+    decoder's), and as many more as `memory_budget` allows. With N calls of which m are kept the
+    network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al.
+    2016, arXiv 1604.06174, with segments of one network call).
 
     Args:
-        memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is free when
-            sampling starts; `None` keeps one graph. Never less than one graph is held. A budget costs one extra
-            forward pass, once per model and input shape, to measure a graph.
+        memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is
+            free when sampling starts; `None` keeps one graph. Never less than one graph is held. A
+            budget costs one extra forward pass, once per model and input shape, to measure a graph.
 
     Raises:
         InvalidInputError: the budget is not positive, or an unknown word.
@@ -48,37 +54,49 @@ class Checkpoint(AutogradMethod):
     """
 
     memory_budget: int | Literal["auto"] | None = None
-    _graph_bytes: WeakKeyDictionary[Any, dict[Any, int]] = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
+    _graph_bytes: WeakKeyDictionary[Any, dict[Any, int]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         budget = self.memory_budget
         if budget is None or budget == "auto":
             return
         if isinstance(budget, str):
-            raise InvalidInputError(f'memory_budget={budget!r} is unknown; pass a number of bytes, "auto" or None')
+            raise InvalidInputError(
+                f'memory_budget={budget!r} is unknown; pass a number of bytes, "auto" or None'
+            )
         if isinstance(budget, bool) or not isinstance(budget, int):
-            raise InvalidTypeError(f"memory_budget={budget!r} must be an int (bytes), 'auto' or None")
+            raise InvalidTypeError(
+                f"memory_budget={budget!r} must be an int (bytes), 'auto' or None"
+            )
         if budget <= 0:
-            raise InvalidInputError(f"memory_budget={budget} must be a positive number of bytes; None keeps one graph")
+            raise InvalidInputError(
+                f"memory_budget={budget} must be a positive number of bytes; None keeps one graph"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sizes that were measured stay where they are."""
         return type(self), (self.memory_budget,)
 
-    def wrap(self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    def wrap(
+        self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
         """Return `fn` with recomputation, for the `calls` calls that one solve makes.
 
         Args:
             fn: the network; its first argument is the state.
             calls: how often it will be called.
-            after: what is applied to the last state, a decoder. Its graph is the one that is always kept, in place of the last call's, and
-                counts in the budget.
+            after: what is applied to the last state, a decoder. Its graph is the one that is always
+                kept, in place of the last call's, and counts in the budget.
 
         """
         made = 0
         kept = 1 if after is None else 0
         owner = _network(fn)
-        recompute: Recomputation | None = Recomputation(owner if isinstance(owner, torch.nn.Module) else None)
+        recompute: Recomputation | None = Recomputation(
+            owner if isinstance(owner, torch.nn.Module) else None
+        )
 
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal made, kept, recompute
@@ -88,7 +106,8 @@ class Checkpoint(AutogradMethod):
                 kept = self._graphs_that_fit(fn, args, kwargs, after)
             made += 1
             hold = made > calls - kept
-            # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would write other calls' gradients over its own.
+            # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would
+            # write other calls' gradients over its own.
             on_gpu = any(tensor.is_cuda for tensor in leaves([*args, *kwargs.values()]))
             if recompute is not None and (not hold or (recompute.compiled and on_gpu)):
                 try:
@@ -97,7 +116,8 @@ class Checkpoint(AutogradMethod):
                     recompute = None
             if hold:
                 return fn(*args, **kwargs)
-            # Autograd alone passes a gradient on to a captured result of other operations: slower, with hooks on all that it saves.
+            # Autograd alone passes a gradient on to a captured result of other operations: slower,
+            # with hooks on all that it saves.
             weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
             again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
             return checkpoint(again, *args, use_reentrant=False, **kwargs)
@@ -105,40 +125,64 @@ class Checkpoint(AutogradMethod):
         return call
 
     def _graphs_that_fit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], after: Callable[..., Any] | None
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        after: Callable[..., Any] | None,
     ) -> int:
         graph = max(1, self._measured(fn, args, kwargs))
         last = 0 if after is None else self._measured(after, args[:1], {})
         budget = self.memory_budget
         if not isinstance(budget, int):
             tensors = leaves([*args, *kwargs.values()])
-            budget = int(AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu")))
+            budget = int(
+                AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu"))
+            )
         return max(1 if after is None else 0, (budget - last) // graph)
 
-    def _measured(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    def _measured(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
         """The bytes of the graph of `fn`, measured once for each kind of arguments."""
         tensors = leaves([*args, *kwargs.values()])
         owner = _network(fn)
-        trained = sum(p.requires_grad for p in owner.parameters()) if isinstance(owner, torch.nn.Module) else 0
+        trained = (
+            sum(p.requires_grad for p in owner.parameters())
+            if isinstance(owner, torch.nn.Module)
+            else 0
+        )
         try:
             known = self._graph_bytes.setdefault(owner, {})
         except TypeError:  # no hash, or no weak references: measured every time
             known = {}
-        modes = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in {t.device.type for t in tensors}]
-        key = (trained, getattr(owner, "training", False), *modes, *((tuple(t.shape), t.dtype, t.device) for t in tensors))
+        modes = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+            for kind in {t.device.type for t in tensors}
+        ]
+        key = (
+            trained,
+            getattr(owner, "training", False),
+            *modes,
+            *((tuple(t.shape), t.dtype, t.device) for t in tensors),
+        )
         if key not in known:
             known[key] = graph_bytes(fn, *args, **kwargs)
         return known[key]
 
 
 def _network(fn: Callable[..., Any]) -> Any:
-    """What stays the same from solve to solve: bound methods and the denoisers around a network are made anew."""
+    """What stays the same from solve to solve: bound methods and the denoisers around a network are
+    made anew.
+    """
     owner = getattr(fn, "__self__", fn)
     return owner.network if isinstance(owner, Denoiser) else owner
 
 
 def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
-    """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only what it saved."""
+    """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only
+    what it saved.
+    """
     before = versions(tensors)
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -151,24 +195,33 @@ def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Call
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated on `device`."""
     if device.type == "cuda":
-        unused_by_allocator = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        unused_by_allocator = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )
         return torch.cuda.mem_get_info(device)[0] + unused_by_allocator
     return psutil.virtual_memory().available
 
 
 def graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """Bytes that the autograd graph of one call of `fn` holds, apart from its inputs and weights; runs `fn` once.
+    """Bytes that the autograd graph of one call of `fn` holds, apart from its inputs and weights;
+    runs `fn` once.
 
-    The first tensor argument is taken to require grad: from the second step on, the state always does.
+    The first tensor argument is taken to require grad: from the second step on, the state always
+        does.
     """
     saved: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
-        return tensor.detach()  # a node that saves its own output would otherwise be in a reference cycle, and the graph outlive its output
+        # a node that saves its own output would otherwise be in a reference cycle, and the graph
+        # outlive its output
+        return tensor.detach()
 
-    first = next((i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()), None)
+    first = next(
+        (i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()),
+        None,
+    )
     if first is not None:
         args = (*args[:first], args[first].detach().requires_grad_(), *args[first + 1 :])
     cuda = [a.device for a in args if isinstance(a, torch.Tensor) and a.is_cuda]

@@ -1,4 +1,6 @@
-"""Few vector-Jacobian products: the exact transpose of the sampler, with the network's part interpolated between a few nodes."""
+"""Few vector-Jacobian products: the exact transpose of the sampler, with the network's part
+interpolated between a few nodes.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,23 +27,29 @@ Watch = Callable[[Float[Tensor, " batch"]], None]
 
 @dataclass(frozen=True)
 class Interpolated(GradientMethod):
-    """Gradient of the discrete sampler with M network VJPs instead of one a call; approximate for M below the number of calls.
+    """Gradient of the discrete sampler with M network VJPs instead of one a call; approximate for M
+    below the number of calls.
 
-    A sampler is a linear program but for its network calls, so its transpose needs the network only in Jᵀ b, where J = ∂x̂_0/∂y (y = x/α)
-    at a call and b is the costate of its x̂_0. The transposed program runs through every call; at M of them, the first and the last
-    included, the network is asked, and in between Jᵀ b is guessed (`JacobianModel`): extrapolated from the nodes behind to reach the next
-    one, then interpolated once that is known, which also gives the costate there anew. Gradients for conditioning and weights are sums over
-    all calls, from their terms at the nodes (`Quadrature`). Nodes are uniform in the mean of log ρ and the number of the call.
+    A sampler is a linear program but for its network calls, so its transpose needs the network only
+    in Jᵀ b, where J = ∂x̂_0/∂y (y = x/α) at a call and b is the costate of its x̂_0. The transposed
+    program runs through every call; at M of them, the first and the last included, the network is
+    asked, and in between Jᵀ b is guessed (`JacobianModel`): extrapolated from the nodes behind to
+    reach the next one, then interpolated once that is known, which also gives the costate there
+    anew. Gradients for conditioning and weights are sums over all calls, from their terms at the
+    nodes (`Quadrature`). Nodes are uniform in the mean of log ρ and the number of the call.
 
-    It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls it costs N·F + M(F + B), and stores one
-    graph, the inputs of M calls, a state for every call between two nodes, and of what is learned 2s + 1 gradients with s calls a step.
+    It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls
+        it costs N·F + M(F + B), and stores one
+    graph, the inputs of M calls, a state for every call between two nodes, and of what is learned
+    2s + 1 gradients with s calls a step.
 
-    How far it is off can be estimated from what it does anyway (`ErrorEstimate`): within a `with adjointdpm.stats() as s:` block every
-    backward pass adds such an estimate to `s.error_estimates`.
+    How far it is off can be estimated from what it does anyway (`ErrorEstimate`): within a `with
+    adjointdpm.stats() as s:` block every backward pass adds such an estimate to
+    `s.error_estimates`.
 
     Args:
-        vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps: ⌊M/s⌋ of them, at least one. More than
-            there are calls means all of them.
+        vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps:
+            ⌊M/s⌋ of them, at least one. More than there are calls means all of them.
 
     Raises:
         InvalidInputError: `vjps` is not an int of at least 1.
@@ -52,15 +60,22 @@ class Interpolated(GradientMethod):
 
     def __post_init__(self) -> None:
         if isinstance(self.vjps, bool) or not isinstance(self.vjps, int) or self.vjps < 1:
-            raise InvalidInputError(f"Interpolated(vjps={self.vjps!r}): vjps must be an int of at least 1 network VJP")
+            raise InvalidInputError(
+                f"Interpolated(vjps={self.vjps!r}): vjps must be an int of at least 1 network VJP"
+            )
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Float[Tensor, "batch *shape"]:
-        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the backward pass.
+        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the
+        backward pass.
 
-        `watch` is told, by every backward pass, the estimated relative error of each sample's gradient, in place of `stats`.
+        `watch` is told, by every backward pass, the estimated relative error of each sample's
+        gradient, in place of `stats`.
         """
         if problem.plan.requires_grad:
-            raise UnsupportedError("Interpolated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+            raise UnsupportedError(
+                "Interpolated gives no gradient with respect to the time grid; use Checkpoint(), "
+                "or detach the grid"
+            )
         return solve_with(_Transpose(problem, self.vjps, watch), problem)
 
 
@@ -107,8 +122,11 @@ class _Transpose(BackwardSolve):
 
     def _record(self, call: NetworkCall, x: Tensor, alone: bool) -> tuple[Tensor, _Asked]:
         with torch.enable_grad():
-            # The last call is the first that the backward pass needs: its graph is the one that may be held anyway.
-            output = self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
+            # The last call is the first that the backward pass needs: its graph is the one that may
+            # be held anyway.
+            output = (
+                self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
+            )
             return output, _Asked(x, *self.split(output, call, x))
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
@@ -161,7 +179,9 @@ class _Transpose(BackwardSolve):
         return update.output
 
     def _back(self, steps: range, costates: Costates, pull: Pull) -> list[tuple[int, Tensor]]:
-        """Transpose `steps`, the last first; for an observer, the costates of the states between steps that are complete then."""
+        """Transpose `steps`, the last first; for an observer, the costates of the states between
+        steps that are complete then.
+        """
         reached: list[tuple[int, Tensor]] = []
         for step in reversed(steps):
             transpose(self.nodes.steps[step], costates, pull)
@@ -169,21 +189,35 @@ class _Transpose(BackwardSolve):
                 reached.append((step - 1, costates[self._state_before(step)]))
         return reached
 
-    def _ask(self, call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def _ask(
+        self, call: NetworkCall, data: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The costate of x from the network, and what its inputs get."""
         asked = self.asked[call.data] if self.retain_graph else self.asked.pop(call.data)
-        pairs = [(o, g) for o, g in ((asked.data, data), (asked.noise, noise)) if g is not None and o.requires_grad]
+        pairs = [
+            (o, g)
+            for o, g in ((asked.data, data), (asked.noise, noise))
+            if g is not None and o.requires_grad
+        ]
         if not pairs:  # the network says the same whatever it is given
             return torch.zeros_like(asked.x), [None] * len(self.wanted)
         outputs, cotangents = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True)
+        found = torch.autograd.grad(
+            outputs, [asked.x, *self.wanted], cotangents, self.retain_graph, allow_unused=True
+        )
         pulled, *found = self.recompute.keep(found)
         return torch.zeros_like(asked.x) if pulled is None else pulled, found
 
     def _groups(self, batch: int) -> list[tuple[list[int], bool]]:
-        """What is wanted, divided into what shares one length: each input of the problem by itself, all weights together."""
+        """What is wanted, divided into what shares one length: each input of the problem by itself,
+        all weights together.
+        """
         own = {id(tensor) for tensor in self.problem.inputs}
-        groups = [([i], tensor.ndim > 0 and len(tensor) == batch) for i, tensor in enumerate(self.wanted) if id(tensor) in own]
+        groups = [
+            ([i], tensor.ndim > 0 and len(tensor) == batch)
+            for i, tensor in enumerate(self.wanted)
+            if id(tensor) in own
+        ]
         weights = [i for i, tensor in enumerate(self.wanted) if id(tensor) not in own]
         return [*groups, (weights, False)] if weights else groups
 

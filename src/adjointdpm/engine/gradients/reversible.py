@@ -17,16 +17,20 @@ from adjointdpm.errors import ReversalError, UnsupportedError
 
 @dataclass(frozen=True)
 class Reversible(GradientMethod):
-    """Gradient of the discrete sampler, its states recomputed on the way back (McCallum and Foster 2024, arXiv 2410.11648).
+    """Gradient of the discrete sampler, its states recomputed on the way back (McCallum and Foster
+    2024, arXiv 2410.11648).
 
-    Takes `ReversibleEuler` alone. It holds one network graph and three latents whatever the number of steps, and does N_calls (2F + B)
-    network work. The states that come back differ from those of the forward pass by rounding, multiplied by 1/coupling at every step. So
-    they are in float64 (which a callback sees, too), whatever the network's dtype: it is then given the same inputs again, to the bit but
-    for rare chance. The state that arrives at the noise is compared with the noise.
+    Takes `ReversibleEuler` alone. It holds one network graph and three latents whatever the number
+    of steps, and does N_calls (2F + B) network work. The states that come back differ from those of
+    the forward pass by rounding, multiplied by 1/coupling at every step. So they are in float64
+    (which a callback sees, too), whatever the network's dtype: it is then given the same inputs
+    again, to the bit but for rare chance. The state that arrives at the noise is compared with the
+    noise.
 
     Raises:
         UnsupportedError: another sampler, or a grid that requires grad.
-        ReversalError: in the backward pass, the state that came back is not the one that the sampler started from.
+        ReversalError: in the backward pass, the state that came back is not the one that the
+            sampler started from.
 
     """
 
@@ -34,21 +38,29 @@ class Reversible(GradientMethod):
         """Sample without a graph, keeping the second state of the end."""
         if not isinstance(problem.sampler, ReversibleEuler):
             raise UnsupportedError(
-                f"Reversible needs sampler=ReversibleEuler(), not {problem.sampler!r}, whose steps cannot be run backwards"
+                f"Reversible needs sampler=ReversibleEuler(), not {problem.sampler!r}, whose steps "
+                f"cannot be run backwards"
             )
         if problem.plan.requires_grad:
-            raise UnsupportedError("Reversible gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+            raise UnsupportedError(
+                "Reversible gives no gradient with respect to the time grid; use Checkpoint(), or "
+                "detach the grid"
+            )
         return solve_with(_Backward(problem, problem.sampler), problem)
 
 
 class _Backward(BackwardSolve):
-    """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates of y and z."""
+    """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates
+    of y and z.
+    """
 
     def __init__(self, problem: Problem, sampler: ReversibleEuler) -> None:
         self.dtype = problem.start.dtype
         super().__init__(replace(problem, start=problem.start.to(state_dtype(problem.start))))
         self.coupling, self.gapped = sampler.coupling, sampler.gap is not None
-        self.pairs = list(zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True))
+        self.pairs = list(
+            zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True)
+        )
         rho = problem.schedule.rho(problem.plan.grid)
         self.lengths = rho.diff().tolist()
         self.x = self.z = torch.empty(0)  # at the end
@@ -101,7 +113,9 @@ class _Backward(BackwardSolve):
             output = self.network(x, call.time)
             self.check_captured(output, state)
             _, noise = self.split(output, call, x)
-        pulled, *found = torch.autograd.grad(noise, [state, *self.wanted], cotangent, allow_unused=True)
+        pulled, *found = torch.autograd.grad(
+            noise, [state, *self.wanted], cotangent, allow_unused=True
+        )
         self.add(found, 1.0)
         return noise.detach(), torch.zeros_like(state) if pulled is None else pulled
 
@@ -110,10 +124,16 @@ class _Backward(BackwardSolve):
         gap = self.problem.sampler.draw(0, start) if self.gapped else torch.zeros_like(start)
         alpha = self.pairs[0][0].alpha
         starts = (y, (start + gap) / alpha), (z, start / alpha)
-        error = max(((state - known).norm() / positive(known.norm())).item() for state, known in starts)
-        # Not more than half of the digits may be lost; an input that the network sees rounded otherwise once in a while does no harm.
-        if not error <= max(torch.finfo(start.dtype).eps ** 0.5, 1e-6 if start.dtype != self.dtype else 0):
+        error = max(
+            ((state - known).norm() / positive(known.norm())).item() for state, known in starts
+        )
+        # Not more than half of the digits may be lost; an input that the network sees rounded
+        # otherwise once in a while does no harm.
+        if not error <= max(
+            torch.finfo(start.dtype).eps ** 0.5, 1e-6 if start.dtype != self.dtype else 0
+        ):
             raise ReversalError(
-                f"running the sampler backwards arrived {error:.1e} (relative) away from the noise that it started from, so the gradient "
-                "cannot be trusted; take grids.log_snr, more steps, another coupling, or Checkpoint()"
+                f"running the sampler backwards arrived {error:.1e} (relative) away from the noise "
+                "that it started from, so the gradient cannot be trusted; take grids.log_snr, "
+                f"more steps, another coupling, or Checkpoint()"
             )

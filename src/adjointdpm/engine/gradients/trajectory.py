@@ -9,11 +9,12 @@ from adjointdpm.engine.schedules import NoiseSchedule
 
 
 class Trajectory:
-    """Stored states x_k of the sampler's grid times, with their velocities: 2N latents, no network graphs.
+    """Stored states x_k of the sampler's grid times, with their velocities: 2N latents, no network
+    graphs.
 
-    Between grid times it reads the cubic Hermite polynomial of u = x / scale in the interval's own clock, error
-    O(h⁴). The clean end has no velocity, since no sampler calls the network there, so the last interval is a
-    parabola: O(h³) in that interval alone, which costs no order.
+    Between grid times it reads the cubic Hermite polynomial of u = x / scale in the interval's own
+    clock, error O(h⁴). The clean end has no velocity, since no sampler calls the network there, so
+    the last interval is a parabola: O(h³) in that interval alone, which costs no order.
     """
 
     def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> None:
@@ -43,13 +44,21 @@ class Trajectory:
         form = regular_form(self.schedule, start)
         first, last, here = (form.clock(self.schedule, time) for time in (start, end, t))
         h, s = (last - first).item(), ((here - first) / (last - first)).item()
-        u0, u1 = (self._states[i] / form.scale(self.schedule, time).item() for i, time in ((left, start), (right, end)))
+        u0, u1 = (
+            self._states[i] / form.scale(self.schedule, time).item()
+            for i, time in ((left, start), (right, end))
+        )
         v0 = self._velocity(form, left)
         if right == len(self._outputs):
             u = (1 - s * s) * u0 + s * s * u1 + (h * s * (1 - s)) * v0
         else:
             v1 = self._velocity(form, right)
-            u = ((1 + 2 * s) * (1 - s) ** 2) * u0 + (s * s * (3 - 2 * s)) * u1 + (h * s * (1 - s) ** 2) * v0 - (h * s * s * (1 - s)) * v1
+            u = (
+                ((1 + 2 * s) * (1 - s) ** 2) * u0
+                + (s * s * (3 - 2 * s)) * u1
+                + (h * s * (1 - s) ** 2) * v0
+                - (h * s * s * (1 - s)) * v1
+            )
         return u * form.scale(self.schedule, t).item()
 
     def _velocity(self, form: Form, index: int) -> Tensor:

@@ -16,14 +16,17 @@ from adjointdpm.errors import InvalidInputError, UnsupportedError
 
 @dataclass(frozen=True)
 class Truncated(AutogradMethod):
-    """Biased gradient: the network's outputs before the last K steps are taken as constants (DRaFT-K, Clark et al. 2023, arXiv 2309.17400).
+    """Biased gradient: the network's outputs before the last K steps are taken as constants
+    (DRaFT-K, Clark et al. 2023, arXiv 2309.17400).
 
-    For the conditioning and the weights this is the gradient through the last K steps. The noise still gets what the
-    linear state arithmetic of the earlier steps passes on. The bias does not vanish with more sampler steps;
-    `Checkpoint` is exact at one graph of memory too. The time grid gets no gradient: its earlier times would get only a part of theirs.
+    For the conditioning and the weights this is the gradient through the last K steps. The noise
+    still gets what the linear state arithmetic of the earlier steps passes on. The bias does not
+    vanish with more sampler steps; `Checkpoint` is exact at one graph of memory too. The time grid
+    gets no gradient: its earlier times would get only a part of theirs.
 
     Args:
-        last: K, the number of steps that are differentiated, at least 1. More than there are steps means all of them.
+        last: K, the number of steps that are differentiated, at least 1. More than there are steps
+            means all of them.
 
     Raises:
         InvalidInputError: `last` is not an int of at least 1.
@@ -34,7 +37,9 @@ class Truncated(AutogradMethod):
 
     def __post_init__(self) -> None:
         if isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1:
-            raise InvalidInputError(f"Truncated(last={self.last!r}): last must be an int of at least 1 step")
+            raise InvalidInputError(
+                f"Truncated(last={self.last!r}): last must be an int of at least 1 step"
+            )
 
     def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
         """Take each call as one step, as a loop with one network call a step does."""
@@ -44,7 +49,10 @@ class Truncated(AutogradMethod):
         """Run the plan; only calls that belong to the last K steps are differentiated."""
         first = problem.plan.steps - self.last
         if first > 0 and problem.plan.requires_grad:
-            raise UnsupportedError("Truncated gives no gradient with respect to the time grid; use Checkpoint(), or detach the grid")
+            raise UnsupportedError(
+                "Truncated gives no gradient with respect to the time grid; use Checkpoint(), or "
+                "detach the grid"
+            )
         live = sum(call.step >= first for call in problem.plan.network_calls)
         return problem.run(_constant_before(problem.denoiser.output, problem.plan.calls, live))
 

@@ -25,7 +25,8 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def resolve(sampler: str | Sampler) -> Sampler:
-    """The sampler itself, or what the text names: `NAME`, or with options, as in "adams_bashforth:order=3".
+    """The sampler itself, or what the text names: `NAME`, or with options, as in
+    "adams_bashforth:order=3".
 
     Raises:
         UnknownNameError: no sampler has that name.
@@ -36,7 +37,10 @@ def resolve(sampler: str | Sampler) -> Sampler:
     if isinstance(sampler, Sampler):
         return sampler
     if not isinstance(sampler, str):
-        raise InvalidTypeError(f"sampler={sampler!r} must be a sampler such as adjointdpm.Euler(), or one of {', '.join(SAMPLERS)}")
+        raise InvalidTypeError(
+            f"sampler={sampler!r} must be a sampler such as adjointdpm.Euler(), or one of "
+            f"{', '.join(SAMPLERS)}"
+        )
     return build_named("sampler", sampler, SAMPLERS)
 
 

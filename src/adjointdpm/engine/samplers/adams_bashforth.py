@@ -16,11 +16,12 @@ from adjointdpm.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """Adams–Bashforth in the clock ρ with variable steps (PLMS without its Runge–Kutta start, Liu et al. 2022, arXiv 2202.09778). N calls.
+    """Adams–Bashforth in the clock ρ with variable steps (PLMS without its Runge–Kutta start, Liu
+    et al. 2022, arXiv 2202.09778). N calls.
 
-    It starts with orders 1, 2, … as velocities become available. The first, Euler, step has a local error of O(h²),
-    so on a grid whose first interval does not shrink faster than the others the global order is 2; it is `order` once
-    the first order − 1 intervals are small.
+    It starts with orders 1, 2, … as velocities become available. The first, Euler, step has a local
+    error of O(h²), so on a grid whose first interval does not shrink faster than the others the
+    global order is 2; it is `order` once the first order − 1 intervals are small.
 
     Args:
         order: 1 to 4; 1 is Euler.
@@ -34,7 +35,9 @@ class AdamsBashforth(Sampler):
 
     def __post_init__(self) -> None:
         if type(self.order) is not int or self.order not in (1, 2, 3, 4):
-            raise InvalidInputError(f"AdamsBashforth(order={self.order!r}): the order must be 1, 2, 3 or 4")
+            raise InvalidInputError(
+                f"AdamsBashforth(order={self.order!r}): the order must be 1, 2, 3 or 4"
+            )
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
@@ -47,8 +50,12 @@ class AdamsBashforth(Sampler):
                 x = plan.end_step(plan.alpha[then] * data + plan.sigma[then] * noise)
                 continue
             history = [(plan.rho[now], noise), *history][: self.order]
-            weights = self.integrator.weights(torch.stack([rho for rho, _ in history]), plan.rho[then])
-            step = Linear.sum(weight * velocity for weight, (_, velocity) in zip(weights, history, strict=True))
+            weights = self.integrator.weights(
+                torch.stack([rho for rho, _ in history]), plan.rho[then]
+            )
+            step = Linear.sum(
+                weight * velocity for weight, (_, velocity) in zip(weights, history, strict=True)
+            )
             x = plan.end_step(plan.alpha[then] * (x / plan.alpha[now] + step))
         return plan.build()
 

@@ -18,14 +18,18 @@ from adjointdpm.errors import InvalidInputError, InvalidTypeError, ShapeError
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """DDIM with fresh noise of variance s² = η² σ'² (1 − (ρ'/ρ)²) a step (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16). N calls.
+    """DDIM with fresh noise of variance s² = η² σ'² (1 − (ρ'/ρ)²) a step (Song et al. 2021, arXiv
+    2010.02502, eq. 12 and 16). N calls.
 
-    The noise depends on `seed`, the sample's number and the step, so runs repeat exactly; gradients hold it fixed.
+    The noise depends on `seed`, the sample's number and the step, so runs repeat exactly; gradients
+    hold it fixed.
 
     Args:
-        eta: η in [0, 1]; 0 is DDIM, 1 is DDPM's posterior variance (for variance-exploding schedules the "ancestral" sampler).
+        eta: η in [0, 1]; 0 is DDIM, 1 is DDPM's posterior variance (for variance-exploding
+            schedules the "ancestral" sampler).
         seed: any int.
-        samples: the number of each sample of the batch, any int: a sample then gets the same noise in every batch. None: its place.
+        samples: the number of each sample of the batch, any int: a sample then gets the same noise
+            in every batch. None: its place.
 
     Raises:
         InvalidInputError: η outside [0, 1].
@@ -45,9 +49,15 @@ class Ancestral(Sampler):
             raise InvalidInputError(f"Ancestral(eta={self.eta!r}): eta must lie in [0, 1]")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InvalidTypeError(f"Ancestral(seed={self.seed!r}): the seed must be an int")
-        wrong = [number for number in self.samples or () if isinstance(number, bool) or not isinstance(number, int)]
+        wrong = [
+            number
+            for number in self.samples or ()
+            if isinstance(number, bool) or not isinstance(number, int)
+        ]
         if wrong:
-            raise InvalidTypeError(f"Ancestral(samples=…): the number of a sample must be an int, not {wrong[0]!r}")
+            raise InvalidTypeError(
+                f"Ancestral(samples=…): the number of a sample must be an int, not {wrong[0]!r}"
+            )
 
     def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
@@ -57,7 +67,9 @@ class Ancestral(Sampler):
             # ρ'/ρ, with a derivative also where ρ is infinite.
             ratio = (plan.sigma[then] * plan.alpha[now]) / (plan.alpha[then] * plan.sigma[now])
             fresh = self.eta * (1 - ratio**2) ** 0.5
-            kept = ratio if self.eta == 1 else (1 - fresh**2) ** 0.5  # at η = 1 the root has no derivative where ratio is 0
+            kept = (
+                ratio if self.eta == 1 else (1 - fresh**2) ** 0.5
+            )  # at η = 1 the root has no derivative where ratio is 0
             x_next = plan.alpha[then] * data + (plan.sigma[then] * kept) * noise
             if self.eta > 0 and (bool(plan.sigma[then] > 0) or plan.sigma[then].requires_grad):
                 x_next = x_next + (plan.sigma[then] * fresh) * plan.draw()
@@ -71,13 +83,23 @@ class Ancestral(Sampler):
     def deterministic(self) -> bool:
         return self.eta == 0
 
-    def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    def draw(
+        self, index: int, like: Float[Tensor, "batch *shape"]
+    ) -> Float[Tensor, "batch *shape"]:
         if self.samples is None:
             return standard_normal(like, self.seed, stream=index + 1)
         if len(self.samples) != len(like):
-            raise ShapeError(f"Ancestral has numbers for {len(self.samples)} samples, and the batch holds {len(like)}; give one for each")
+            raise ShapeError(
+                f"Ancestral has numbers for {len(self.samples)} samples, and the batch holds "
+                f"{len(like)}; give one for each"
+            )
         rows = zip(like.split(1), self.samples, strict=True)
-        return torch.cat([standard_normal(row, self.seed, stream=index + 1, first=number) for row, number in rows])
+        return torch.cat(
+            [
+                standard_normal(row, self.seed, stream=index + 1, first=number)
+                for row, number in rows
+            ]
+        )
 
     def for_samples(self, numbers: Sequence[int]) -> Self:
         return replace(self, samples=tuple(numbers))

@@ -35,17 +35,26 @@ class Sampler(ABC):
         """Whether the sampler follows the probability-flow ODE, without noise of its own."""
         return True
 
-    def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
-        """The noise number `index` of a stochastic sampler, in the shape, dtype and device of `like`."""
+    def draw(
+        self, index: int, like: Float[Tensor, "batch *shape"]
+    ) -> Float[Tensor, "batch *shape"]:
+        """The noise number `index` of a stochastic sampler, in the shape, dtype and device of
+        `like`.
+        """
         raise UnsupportedError(f"{type(self).__name__} is deterministic and draws no noise")
 
     def for_samples(self, numbers: Sequence[int]) -> Self:
-        """The same with the noise of samples of these numbers, one for each row of the batch; itself if it is deterministic."""
+        """The same with the noise of samples of these numbers, one for each row of the batch;
+        itself if it is deterministic.
+        """
         return self
 
 
-def standard_normal(like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0) -> Float[Tensor, "batch *shape"]:
-    """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the device or the process.
+def standard_normal(
+    like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0
+) -> Float[Tensor, "batch *shape"]:
+    """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the
+    device or the process.
 
     Drawn on the CPU in float32, so that every device and dtype sees the same numbers.
     """

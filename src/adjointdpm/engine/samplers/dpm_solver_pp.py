@@ -11,15 +11,18 @@ from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError
 
-# Below this many steps a first-order last step is more stable: diffusers' lower_order_final does the same.
+# Below this many steps a first-order last step is more stable: diffusers' lower_order_final does
+# the same.
 FEW_STEPS = 15
 
 
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2), equal to diffusers' DPMSolverMultistepScheduler. Order 2, N calls.
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2), equal to diffusers'
+    DPMSolverMultistepScheduler. Order 2, N calls.
 
-    The first step is of first order, and so is the last one below 15 steps or where it ends at σ = 0.
+    The first step is of first order, and so is the last one below 15 steps or where it ends at σ =
+    0.
 
     Args:
         order: 2, or 1 for DDIM.
@@ -42,9 +45,12 @@ class DPMSolverPP(Sampler):
         previous: Linear | None = None
         for now, then in pairwise(range(steps + 1)):
             data, _ = plan.call(x, now)
-            lower_order = self.order == 1 or (then == steps and (steps < FEW_STEPS or bool(plan.sigma[then] == 0)))
+            lower_order = self.order == 1 or (
+                then == steps and (steps < FEW_STEPS or bool(plan.sigma[then] == 0))
+            )
             target = data
-            # Where the step before came from α = 0, its length in log-SNR is infinite and the slope is 0.
+            # Where the step before came from α = 0, its length in log-SNR is infinite and the slope
+            # is 0.
             if previous is not None and not lower_order and bool(log_snr[now - 1].isfinite()):
                 ratio = (log_snr[then] - log_snr[now]) / (log_snr[now] - log_snr[now - 1])
                 target = data + (ratio / 2) * (data - previous)

@@ -20,21 +20,24 @@ def state_dtype(x: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class ReversibleEuler(Sampler):
-    """Euler's method made algebraically reversible by a second state (McCallum and Foster 2024, arXiv 2410.11648). Order 1, 2N calls.
+    """Euler's method made algebraically reversible by a second state (McCallum and Foster 2024,
+    arXiv 2410.11648). Order 1, 2N calls.
 
     In the noise form, with y = z = x_T/α at the start, a step of length h in ρ is
 
         y' = c y + (1 − c) z + h ε(z, ρ),   z' = z + h ε(y', ρ').
 
-    Solved for (y, z) it is as explicit: z from y' and z', then y. It is there for `Reversible` and not for its accuracy: y and z drift
-    apart, so it is behind Euler's method with as many steps. c draws y back to z, and multiplies rounding errors by 1/c a step on the way
-    back; near 1, which the paper uses, it takes many small steps. Where ρ shrinks by a large factor in one step it is unstable:
-    `grids.log_snr` has a constant factor.
+    Solved for (y, z) it is as explicit: z from y' and z', then y. It is there for `Reversible` and
+    not for its accuracy: y and z drift apart, so it is behind Euler's method with as many steps. c
+    draws y back to z, and multiplies rounding errors by 1/c a step on the way back; near 1, which
+    the paper uses, it takes many small steps. Where ρ shrinks by a large factor in one step it is
+    unstable: `grids.log_snr` has a constant factor.
 
     Args:
         coupling: c, in (0, 1).
-        gap: how far y starts from z = x_T/α: α (y − z) at the first time, in the shape of x_T, as `inversion.invert_reversible` finds it
-            for a picture; None: y = z. It is held fixed by gradients.
+        gap: how far y starts from z = x_T/α: α (y − z) at the first time, in the shape of x_T, as
+            `inversion.invert_reversible` finds it for a picture; None: y = z. It is held fixed by
+            gradients.
 
     Raises:
         InvalidInputError: the coupling is not in (0, 1), or the gap requires grad.
@@ -47,10 +50,19 @@ class ReversibleEuler(Sampler):
     gap: Float[Tensor, "batch *shape"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.coupling, bool) or not isinstance(self.coupling, int | float) or not 0 < self.coupling < 1:
-            raise InvalidInputError(f"ReversibleEuler(coupling={self.coupling!r}): the coupling must be a number between 0 and 1")
+        if (
+            isinstance(self.coupling, bool)
+            or not isinstance(self.coupling, int | float)
+            or not 0 < self.coupling < 1
+        ):
+            raise InvalidInputError(
+                f"ReversibleEuler(coupling={self.coupling!r}): the coupling must be a number "
+                f"between 0 and 1"
+            )
         if self.gap is not None and not isinstance(self.gap, Tensor):
-            raise InvalidTypeError(f"ReversibleEuler(gap=…): the gap must be a tensor, not {type(self.gap).__name__}")
+            raise InvalidTypeError(
+                f"ReversibleEuler(gap=…): the gap must be a tensor, not {type(self.gap).__name__}"
+            )
         if self.gap is not None and self.gap.requires_grad:
             raise InvalidInputError("ReversibleEuler(gap=…): the gap gets no gradient; detach it")
 
@@ -58,7 +70,8 @@ class ReversibleEuler(Sampler):
         plan = PlanBuilder(schedule, grid)
         if bool(plan.alpha[0] == 0):
             raise ScheduleError(
-                f"ReversibleEuler cannot start at t = {grid[0].item():g}, where there is no signal and ρ is infinite; start below it"
+                f"ReversibleEuler cannot start at t = {grid[0].item():g}, where there is no signal "
+                f"and ρ is infinite; start below it"
             )
         y = z = plan.start / plan.alpha[0]
         if self.gap is not None:
@@ -76,11 +89,14 @@ class ReversibleEuler(Sampler):
     def calls(self, steps: int) -> int:
         return 2 * steps
 
-    def draw(self, index: int, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    def draw(
+        self, index: int, like: Float[Tensor, "batch *shape"]
+    ) -> Float[Tensor, "batch *shape"]:
         if self.gap is None:
             return super().draw(index, like)
         if self.gap.shape != like.shape:
             raise ShapeError(
-                f"ReversibleEuler's gap has the shape {tuple(self.gap.shape)}; the noise that it belongs to has {tuple(like.shape)}"
+                f"ReversibleEuler's gap has the shape {tuple(self.gap.shape)}; the noise that it "
+                f"belongs to has {tuple(like.shape)}"
             )
         return self.gap.to(like.device, like.dtype)

@@ -7,14 +7,25 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.ode import DATA, HEUN, MIDPOINT, RUNGE_KUTTA_4, Form, Scalar, Tableau, regular_form
+from adjointdpm.engine.ode import (
+    DATA,
+    HEUN,
+    MIDPOINT,
+    RUNGE_KUTTA_4,
+    Form,
+    Scalar,
+    Tableau,
+    regular_form,
+)
 from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 
 
 class RungeKutta(Sampler):
-    """Steps of a Butcher tableau in u = x/α with the clock ρ; a first interval that starts at α = 0 is solved in the data form."""
+    """Steps of a Butcher tableau in u = x/α with the clock ρ; a first interval that starts at α = 0
+    is solved in the data form.
+    """
 
     @property
     @abstractmethod
@@ -34,7 +45,12 @@ class _DataForm(Form):
         return schedule.alpha(t) / schedule.sigma(t)
 
 
-def runge_kutta_plan(tableau: Tableau, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"], form: Form | None = None) -> Plan:
+def runge_kutta_plan(
+    tableau: Tableau,
+    schedule: NoiseSchedule,
+    grid: Float[Tensor, " steps+1"],
+    form: Form | None = None,
+) -> Plan:
     """The plan of a tableau on the ODE in `form`; None takes the noise form wherever it is finite."""
     plan = PlanBuilder(schedule, grid)
     x = plan.start
@@ -56,9 +72,11 @@ def runge_kutta_plan(tableau: Tableau, schedule: NoiseSchedule, grid: Float[Tens
 
 @dataclass(frozen=True)
 class Heun(RungeKutta):
-    """Heun's method (the trapezoidal rule with an Euler predictor; Karras et al. 2022, arXiv 2206.00364, algorithm 1). Order 2, 2N calls.
+    """Heun's method (the trapezoidal rule with an Euler predictor; Karras et al. 2022, arXiv
+    2206.00364, algorithm 1). Order 2, 2N calls.
 
-    The last step calls the network at the grid's last time, which therefore must not be σ = 0 for a network that predicts the sample.
+    The last step calls the network at the grid's last time, which therefore must not be σ = 0 for a
+    network that predicts the sample.
     """
 
     @property
@@ -68,7 +86,10 @@ class Heun(RungeKutta):
 
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
-    """The explicit midpoint rule, its stage at the continuous time halfway in ρ. Order 2, 2N calls."""
+    """The explicit midpoint rule, its stage at the continuous time halfway in ρ.
+
+    Order 2, 2N calls.
+    """
 
     @property
     def integrator(self) -> Tableau:

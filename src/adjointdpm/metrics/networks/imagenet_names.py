@@ -1,7 +1,8 @@
 """Everyday names of ImageNet-1k classes: animals, food and drink."""
 
-# What is a kind of bird, dog or snake mostly stands together. A word is here only where classes show what it means: "kangaroo"
-# is 104 (wallaby, brush kangaroo), but there is no giraffe, cow or octopus, 673 is a computer mouse and 908 a wing of an aeroplane.
+# What is a kind of bird, dog or snake mostly stands together. A word is here only where classes
+# show what it means: "kangaroo" is 104 (wallaby, brush kangaroo), but there is no giraffe, cow or
+# octopus, 673 is a computer mouse and 908 a wing of an aeroplane.
 IMAGENET: dict[str, tuple[int, ...]] = {
     "ant": (310,),
     "armadillo": (363,),

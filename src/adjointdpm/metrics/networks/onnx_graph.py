@@ -12,9 +12,11 @@ from adjointdpm.errors import ModelError
 
 
 class OnnxGraph(nn.Module):
-    """The graph of an ONNX file (github.com/onnx/onnx/blob/main/docs/Operators.md), with one input and one output.
+    """The graph of an ONNX file (github.com/onnx/onnx/blob/main/docs/Operators.md), with one input
+    and one output.
 
-    Weights are buffers and follow `.to`; what the file calls float32 is then their dtype. Shapes are computed on the CPU.
+    Weights are buffers and follow `.to`; what the file calls float32 is then their dtype. Shapes
+    are computed on the CPU.
 
     Args:
         file: an ONNX file.
@@ -44,8 +46,13 @@ class OnnxGraph(nn.Module):
         for tensor in graph.initializer:
             self.register_buffer(tensor.name, torch.tensor(onnx.numpy_helper.to_array(tensor)))
         self._input = graph.input[0].name
-        self._nodes = [(node.op_type, list(filter(None, node.input)), node.output[0], _attributes(node)) for node in nodes]
-        self._last_use = {name: index for index, (_, inputs, _, _) in enumerate(self._nodes) for name in inputs}
+        self._nodes = [
+            (node.op_type, list(filter(None, node.input)), node.output[0], _attributes(node))
+            for node in nodes
+        ]
+        self._last_use = {
+            name: index for index, (_, inputs, _, _) in enumerate(self._nodes) for name in inputs
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the graph."""
@@ -61,8 +68,13 @@ class OnnxGraph(nn.Module):
 def _attributes(node: Any) -> dict[str, Any]:
     import onnx
 
-    found = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return {name: torch.tensor(onnx.numpy_helper.to_array(v)) if isinstance(v, onnx.TensorProto) else v for name, v in found.items()}
+    found = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
+    return {
+        name: torch.tensor(onnx.numpy_helper.to_array(v)) if isinstance(v, onnx.TensorProto) else v
+        for name, v in found.items()
+    }
 
 
 def _cast(x: Tensor, to: int) -> Tensor:
@@ -71,24 +83,36 @@ def _cast(x: Tensor, to: int) -> Tensor:
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
-    strides, pads, dilations, group = (attributes[name] for name in ("strides", "pads", "dilations", "group"))
+    strides, pads, dilations, group = (
+        attributes[name] for name in ("strides", "pads", "dilations", "group")
+    )
     return F.conv2d(_pad(x, pads), weight, bias, strides, 0, dilations, group)
 
 
-def _max_pool(x: Tensor, *, kernel_shape: Any, strides: Any, pads: Any, dilations: Any, ceil_mode: int) -> Tensor:
-    return F.max_pool2d(_pad(x, pads, -torch.inf), kernel_shape, strides, 0, dilations, bool(ceil_mode))
+def _max_pool(
+    x: Tensor, *, kernel_shape: Any, strides: Any, pads: Any, dilations: Any, ceil_mode: int
+) -> Tensor:
+    return F.max_pool2d(
+        _pad(x, pads, -torch.inf), kernel_shape, strides, 0, dilations, bool(ceil_mode)
+    )
 
 
-def _pad(x: Tensor, pads: Sequence[int] | Tensor, value: Any = 0.0, *, mode: bytes = b"constant") -> Tensor:
+def _pad(
+    x: Tensor, pads: Sequence[int] | Tensor, value: Any = 0.0, *, mode: bytes = b"constant"
+) -> Tensor:
     amounts = [int(amount) for amount in pads]
-    half = len(amounts) // 2  # ONNX: all beginnings, then all ends; torch: a pair for each dimension, the last one first
+    half = (
+        len(amounts) // 2
+    )  # ONNX: all beginnings, then all ends; torch: a pair for each dimension, the last one first
     pairs = reversed(list(zip(amounts[:half], amounts[half:], strict=True)))
     flat = [amount for pair in pairs for amount in pair]
     if not any(flat):
         return x
     if mode == b"constant":
         return F.pad(x, flat, value=float(value))
-    return F.pad(x, flat[:4], mode={b"edge": "replicate"}[mode])  # of height and width, the only ones for which torch has it
+    return F.pad(
+        x, flat[:4], mode={b"edge": "replicate"}[mode]
+    )  # of height and width, the only ones for which torch has it
 
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:
@@ -96,7 +120,9 @@ def _divide(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor) -> Tensor:
-    for start, end, axis, step in zip(*(t.tolist() for t in (starts, ends, axes, steps)), strict=True):
+    for start, end, axis, step in zip(
+        *(t.tolist() for t in (starts, ends, axes, steps)), strict=True
+    ):
         positions = range(x.shape[axis])[start:end:step]  # torch itself has no negative steps
         x = x.index_select(axis, torch.tensor(positions))
     return x

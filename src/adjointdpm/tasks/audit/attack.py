@@ -1,4 +1,6 @@
-"""Adversarial initial noise: move it, within a budget, until a victim misreads the picture; and random search, to compare with."""
+"""Adversarial initial noise: move it, within a budget, until a victim misreads the picture; and
+random search, to compare with.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
-# Whether each picture may count as a success, whatever the victim sees in it: whether a judge still sees what the prompt names.
+# Whether each picture may count as a success, whatever the victim sees in it: whether a judge still
+# sees what the prompt names.
 Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[Example]], list[bool]]
 _SHELL_REACH = 0.4  # stands in for the budget of noise that has none
 _MOMENTUM = 0.5
@@ -29,7 +32,8 @@ class Findings:
 
     Args:
         noise: where it ended, at the first success if there was one.
-        pictures: what the model draws from it, clamped and rounded to 8 bits, so that the verdict is that on a saved file.
+        pictures: what the model draws from it, clamped and rounded to 8 bits, so that the verdict
+            is that on a saved file.
         verdicts: the victim's group for these pictures.
         fooled: the victim errs (untargeted), or sees the target.
         iterations: gradient steps, or random tries, that were spent.
@@ -67,9 +71,13 @@ class Goal:
         return verdicts != self.labels if self.target is None else verdicts == self.target
 
     def margin(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, " n"]:
-        """Negative when the victim is fooled: difference of logits (Carlini and Wagner 2017, arXiv 1608.04644, f₆)."""
+        """Negative when the victim is fooled: difference of logits (Carlini and Wagner 2017, arXiv
+        1608.04644, f₆).
+        """
         logits = self.victim.logits(images)
-        wanted = (self.labels if self.target is None else torch.full_like(self.labels, self.target)).to(logits.device)
+        wanted = (
+            self.labels if self.target is None else torch.full_like(self.labels, self.target)
+        ).to(logits.device)
         chosen = logits.gather(1, wanted[:, None])[:, 0]
         others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
         return chosen - others if self.target is None else others - chosen
@@ -88,11 +96,13 @@ def attack(
     on_iteration: Callable[[int, int], None] = lambda iteration, fooled: None,
     once: Once = unsaved,
 ) -> Findings:
-    """Projected gradient descent on the margin (Madry et al. 2018, arXiv 1706.06083), each example on its own and until it succeeds.
+    """Projected gradient descent on the margin (Madry et al. 2018, arXiv 1706.06083), each example
+    on its own and until it succeeds.
 
-    A step goes along the running sum of normalised gradients (momentum: Dong et al. 2018, arXiv 1710.06081), or along its sign for `linf`.
-    The gradient turns within a fraction of the budget, so that steps begin long, to leave where the start happens to lie, and end short
-    (as in Croce and Hein 2020, arXiv 2003.01690, but by a fixed rule): see `step_length`.
+    A step goes along the running sum of normalised gradients (momentum: Dong et al. 2018, arXiv
+    1710.06081), or along its sign for `linf`. The gradient turns within a fraction of the budget,
+    so that steps begin long, to leave where the start happens to lie, and end short (as in Croce
+    and Hein 2020, arXiv 2003.01690, but by a fixed rule): see `step_length`.
 
     Args:
         render: draws the examples; its gradient method differentiates.
@@ -101,10 +111,14 @@ def attack(
         noise: where the attack starts and how far it may go; holds the result afterwards.
         iterations: gradient steps at most.
         batch: examples in one graph.
-        preservation: weight of the structure distance to what the model draws from the noise at its start, which keeps the drawing.
-        accept: an example goes on until a picture that fools the victim is accepted too; None accepts all.
-        on_iteration: called with a number of iterations and how many examples fool the victim after them: 0 first, then as it goes on.
-        once: does and keeps each batch of each iteration, so that an interruption costs no more than that.
+        preservation: weight of the structure distance to what the model draws from the noise at its
+            start, which keeps the drawing.
+        accept: an example goes on until a picture that fools the victim is accepted too; None
+            accepts all.
+        on_iteration: called with a number of iterations and how many examples fool the victim after
+            them: 0 first, then as it goes on.
+        once: does and keeps each batch of each iteration, so that an interruption costs no more
+            than that.
 
     Raises:
         InvalidInputError: `iterations` < 1.
@@ -119,8 +133,11 @@ def attack(
     velocity, float16 = torch.zeros_like(values), uses_float16(render.model)
 
     def draw_clean() -> Saved:
-        # Unclamped, as those that are compared with them: at the start nothing is to be preserved yet.
-        return {"clean": torch.cat([images.float().cpu() for _, images in render.draw(examples, noise)])}, {}
+        # Unclamped, as those that are compared with them: at the start nothing is to be preserved
+        # yet.
+        return {
+            "clean": torch.cat([images.float().cpu() for _, images in render.draw(examples, noise)])
+        }, {}
 
     clean = once("clean", draw_clean)[0]["clean"] if preservation > 0 else torch.empty(0)
 
@@ -140,17 +157,24 @@ def attack(
 
         (gradient,) = GradientScale().gradients(draw, [values], float16)
         if gradient is None:
-            raise MetricError(f"no gradient of victim {goal.victim.name} reaches the noise; the victim or the model detaches it")
+            raise MetricError(
+                f"no gradient of victim {goal.victim.name} reaches the noise; the victim or the "
+                f"model detaches it"
+            )
         hits = _succeeds(goal.rows(rows), pictures, part, accept)
         going = (~hits).nonzero()[:, 0]
         with torch.no_grad():
             moved, speed = values[rows], velocity[rows]
             speed[going] = _MOMENTUM * speed[going] + _normalised(gradient[rows[going]])
-            moved[going] -= length * (speed[going].sign() if noise.within == "linf" else _normalised(speed[going]))
+            moved[going] -= length * (
+                speed[going].sign() if noise.within == "linf" else _normalised(speed[going])
+            )
         return {"noise": moved, "velocity": speed, "fooled": hits}, {}
 
     for iteration in range(iterations):
-        length = step_length(iteration, iterations) * (_SHELL_REACH if noise.budget is None else noise.budget)
+        length = step_length(iteration, iterations) * (
+            _SHELL_REACH if noise.budget is None else noise.budget
+        )
         active = (~fooled).nonzero()[:, 0]
         if len(active) == 0:
             break
@@ -158,7 +182,10 @@ def attack(
             with frozen(render.model.pipe):
                 after, _ = once(f"{iteration}-{number}", partial(step, rows, length))
             with torch.no_grad():
-                values[rows], velocity[rows] = after["noise"].to(values), after["velocity"].to(velocity)
+                values[rows], velocity[rows] = (
+                    after["noise"].to(values),
+                    after["velocity"].to(velocity),
+                )
             fooled[rows] = after["fooled"]
             spent[rows[~after["fooled"]]] += 1
         noise.project()
@@ -181,9 +208,11 @@ def random_search(
     accept: Accept | None = None,
     once: Once = unsaved,
 ) -> Findings:
-    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes its picture).
+    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes
+    its picture).
 
-    `once` does and keeps each try: whom it fools. Its noises are drawn anew in any case, since those of later tries follow them.
+    `once` does and keeps each try: whom it fools. Its noises are drawn anew in any case, since
+    those of later tries follow them.
     """
     (values,) = noise.tensors().values()
     start = values.detach().clone()
@@ -193,7 +222,9 @@ def random_search(
 
     def look(active: Tensor) -> Saved:
         part = [examples[i] for i in active.tolist()]
-        return {"fooled": _succeeds(goal.rows(active), as_saved(render.look(part, noise)), part, accept)}, {}
+        return {
+            "fooled": _succeeds(goal.rows(active), as_saved(render.look(part, noise)), part, accept)
+        }, {}
 
     for number in range(tries):
         active = (~fooled).nonzero()[:, 0]
@@ -201,7 +232,9 @@ def random_search(
             break
         with torch.no_grad():
             values.copy_(start)
-            values += 1e3 * torch.randn(start.shape, generator=generator).to(start)  # far out, so that the projection puts it on the edge
+            values += 1e3 * torch.randn(start.shape, generator=generator).to(
+                start
+            )  # far out, so that the projection puts it on the edge
         noise.project()
         tried, _ = once(str(number), partial(look, active))
         fooled[active], spent[active] = tried["fooled"], spent[active] + 1
@@ -213,7 +246,9 @@ def random_search(
 
 
 def step_length(iteration: int, iterations: int) -> float:
-    """Share of the budget: from a half (more, if the edge could not be reached in so few steps) in equal stages down towards zero."""
+    """Share of the budget: from a half (more, if the edge could not be reached in so few steps) in
+    equal stages down towards zero.
+    """
     return max(0.5, 2 / (iterations + 1)) * (1 - iteration / iterations)
 
 
@@ -222,12 +257,16 @@ def as_saved(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 he
     return (images.detach().float().cpu().clamp(0, 1) * 255).round() / 255
 
 
-def _succeeds(goal: Goal, pictures: Tensor, examples: Sequence[Example], accept: Accept | None) -> Bool[Tensor, " n"]:
+def _succeeds(
+    goal: Goal, pictures: Tensor, examples: Sequence[Example], accept: Accept | None
+) -> Bool[Tensor, " n"]:
     hits = goal.fooled(goal.victim.verdicts(pictures))
     return hits if accept is None else hits & torch.tensor(accept(pictures, examples))
 
 
-def _normalised(x: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n channel height width"]:
+def _normalised(
+    x: Float[Tensor, "n channel height width"],
+) -> Float[Tensor, "n channel height width"]:
     """Each with a root mean square of 1."""
     rms = x.flatten(1).square().mean(1).sqrt().clamp(min=1e-30)
     return x / rms[:, None, None, None]

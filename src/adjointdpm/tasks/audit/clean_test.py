@@ -27,17 +27,28 @@ class Clean:
     examples: list[Example]
     labels: list[int]
     pictures: Tensor
-    right: dict[str, float]  # of all prompts, the share of the clean pictures drawn that the victim gets right
+    right: dict[
+        str, float
+    ]  # of all prompts, the share of the clean pictures drawn that the victim gets right
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors, and facts that JSON can hold."""
-        facts = {"examples": [list(example) for example in self.examples], "labels": self.labels, "right": self.right}
+        facts = {
+            "examples": [list(example) for example in self.examples],
+            "labels": self.labels,
+            "right": self.right,
+        }
         return {"pictures": self.pictures}, facts
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Self:
         """What `saved` had returned."""
-        return cls([Example(*example) for example in facts["examples"]], facts["labels"], tensors["pictures"], facts["right"])
+        return cls(
+            [Example(*example) for example in facts["examples"]],
+            facts["labels"],
+            tensors["pictures"],
+            facts["right"],
+        )
 
 
 def find_clean(
@@ -52,10 +63,12 @@ def find_clean(
     report: Report,
     once: Once = unsaved,
 ) -> Clean:
-    """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets right often enough, the first right one.
+    """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets
+    right often enough, the first right one.
 
-    With a judge, that picture must also be one in which the judge sees what the prompt names. A prompt that cannot qualify any more is
-    dropped; at no time are more pictures drawn than that may take.
+    With a judge, that picture must also be one in which the judge sees what the prompt names. A
+    prompt that cannot qualify any more is dropped; at no time are more pictures drawn than that may
+    take.
 
     Args:
         render: draws the pictures.
@@ -66,14 +79,19 @@ def find_clean(
         seed: decides which pictures.
         recognise: the judge.
         report: called before each prompt.
-        once: does and keeps the test of one prompt, so that an interruption costs no more than that.
+        once: does and keeps the test of one prompt, so that an interruption costs no more than
+            that.
 
     Raises:
         PromptError: a prompt names nothing that the victim knows; or no prompt is left.
 
     """
-    allowed = seeds - math.ceil(least_right * seeds - 1e-9)  # wrong ones; 0.8 · 20 is 16 pictures and not 16.000000000000004
-    named = [victim.label(prompt) for prompt in prompts]  # all before the first picture, since it may raise
+    allowed = seeds - math.ceil(
+        least_right * seeds - 1e-9
+    )  # wrong ones; 0.8 · 20 is 16 pictures and not 16.000000000000004
+    named = [
+        victim.label(prompt) for prompt in prompts
+    ]  # all before the first picture, since it may raise
     examples, labels, pictures, right = [], [], [], {}
     for index, (prompt, label) in enumerate(zip(prompts, named, strict=True)):
 
@@ -91,17 +109,26 @@ def find_clean(
     if not examples:
         best = max(right, key=lambda prompt: right[prompt])
         raise PromptError(
-            f"victim {victim.name} gets no prompt right on {least_right:.0%} of {seeds} clean pictures; the best is "
-            f"{best!r} with {right[best]:.0%}. Errors that it makes without an attack prove nothing: use other prompts, or another victim"
+            f"victim {victim.name} gets no prompt right on {least_right:.0%} of {seeds} clean "
+            f"pictures; the best is {best!r} with {right[best]:.0%}. Errors that it makes without "
+            f"an attack prove nothing: use other prompts, or another victim"
         )
     return Clean(examples, labels, torch.stack(pictures), right)
 
 
-def _test(render: Renderer, victim: Victim, examples: Sequence[Example], label: int, allowed: int, recognise: Recogniser | None) -> Saved:
+def _test(
+    render: Renderer,
+    victim: Victim,
+    examples: Sequence[Example],
+    label: int,
+    allowed: int,
+    recognise: Recogniser | None,
+) -> Saved:
     """Test the victim on one prompt's pictures, until it is wrong on more of them than allowed.
 
     Returns:
-        The share `right` of the pictures drawn, and if the prompt qualifies `picture`, `[3, H, W]`, with its `seed`.
+        The share `right` of the pictures drawn, and if the prompt qualifies `picture`, `[3, H, W]`,
+        with its `seed`.
 
     """
     drawn, wrong, usable = 0, 0, []

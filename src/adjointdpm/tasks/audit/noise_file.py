@@ -32,7 +32,8 @@ class Adversarial:
     Args:
         examples: the prompts, with the seeds of the noises that the attack started from.
         noise, start: `[n, C, H, W]`.
-        facts: `model`, `victim`, `target`, `prompts`, `steps`, `guidance_scale`, `sampler`, and by example `labels` and `verdicts`.
+        facts: `model`, `victim`, `target`, `prompts`, `steps`, `guidance_scale`, `sampler`, and by
+            example `labels` and `verdicts`.
 
     """
 
@@ -42,7 +43,14 @@ class Adversarial:
     facts: dict[str, Any]
 
 
-def write_findings(path: Path, examples: Sequence[Example], goal: Goal, found: Findings, noise: Noise, facts: dict[str, Any]) -> Path:
+def write_findings(
+    path: Path,
+    examples: Sequence[Example],
+    goal: Goal,
+    found: Findings,
+    noise: Noise,
+    facts: dict[str, Any],
+) -> Path:
     """Write the noises of an attack, and what it takes to draw and to judge them again."""
     names = goal.victim.groups
     facts |= {
@@ -52,15 +60,21 @@ def write_findings(path: Path, examples: Sequence[Example], goal: Goal, found: F
         "within": noise.within,
         "budget": noise.budget,
     }
-    tensors = {"noise": found.noise.float().cpu().contiguous(), "start": noise.start.float().cpu().contiguous()}
-    return write_bytes(path, save(tensors, metadata={"format": _FORMAT, "facts": json.dumps(facts)}))
+    tensors = {
+        "noise": found.noise.float().cpu().contiguous(),
+        "start": noise.start.float().cpu().contiguous(),
+    }
+    return write_bytes(
+        path, save(tensors, metadata={"format": _FORMAT, "facts": json.dumps(facts)})
+    )
 
 
 def read_findings(path: Path) -> Adversarial:
     """Read what `write_findings` wrote.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or something else; or a fact that the replay needs is missing or impossible.
+        CheckpointError: the file is missing, damaged, or something else; or a fact that the replay
+            needs is missing or impossible.
 
     """
     try:
@@ -73,17 +87,29 @@ def read_findings(path: Path) -> Adversarial:
             examples = [Example(*example) for example in facts.pop("examples")]
             found = Adversarial(examples, file.get_tensor("noise"), file.get_tensor("start"), facts)
         for name, tensor in (("noise", found.noise), ("start", found.start)):
-            if tensor.ndim != 4 or len(tensor) != len(found.examples) or not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise ValueError(f"its {name} must be finite numbers [{len(found.examples)}, C, H, W], not {tuple(tensor.shape)}")
+            if (
+                tensor.ndim != 4
+                or len(tensor) != len(found.examples)
+                or not tensor.is_floating_point()
+                or not tensor.isfinite().all()
+            ):
+                raise ValueError(
+                    f"its {name} must be finite numbers [{len(found.examples)}, C, H, W], not "
+                    f"{tuple(tensor.shape)}"
+                )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no file of adversarial noise that could be replayed: {error}") from error
+        raise CheckpointError(
+            f"{path} is no file of adversarial noise that could be replayed: {error}"
+        ) from error
     return found
 
 
 def chosen(found: Adversarial, what: Literal["model", "victim"], given: str | None = None) -> str:
-    """The model or the victim to replay with: what the user gives, or else what the file names if it comes with this package.
+    """The model or the victim to replay with: what the user gives, or else what the file names if
+    it comes with this package.
 
-    A victim may be code and a model be looked up on the network; neither is for a file to decide that comes from somebody else.
+    A victim may be code and a model be looked up on the network; neither is for a file to decide
+    that comes from somebody else.
 
     Raises:
         ModelError: nothing is given, and the file names something else; the message says what.
@@ -95,8 +121,9 @@ def chosen(found: Adversarial, what: Literal["model", "victim"], given: str | No
     if _is_bundled(what, recorded):
         return recorded
     raise ModelError(
-        f"the file was made with the {what} {recorded!r}, which does not come with this package: a file may not choose what is run or "
-        f"looked up. If you trust it, name it yourself: --{what} {shlex.quote(recorded or what.upper())}"
+        f"the file was made with the {what} {recorded!r}, which does not come with this package: a "
+        "file may not choose what is run or looked up. If you trust it, name it yourself: "
+        f"--{what} {shlex.quote(recorded or what.upper())}"
     )
 
 
@@ -110,7 +137,8 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
         victim: as `load_victim` takes it; None for the one on file, see `chosen`.
 
     Returns:
-        A row for each example: `prompt`, `seed`, `label`, `was`, the verdict on file, `now`, and `picture`, `[3, H, W]`.
+        A row for each example: `prompt`, `seed`, `label`, `was`, the verdict on file, `now`, and
+            `picture`, `[3, H, W]`.
 
     Raises:
         ModelError: the victim on file is not bundled, and none is given.
@@ -123,13 +151,21 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
     pictures = as_saved(render.look(found.examples, noise))
     now = [judge.groups[i] for i in judge.verdicts(pictures).tolist()]
     rows = zip(found.examples, facts["labels"], facts["verdicts"], now, pictures, strict=True)
-    return [{"prompt": e.prompt, "seed": e.seed, "label": label, "was": was, "now": is_, "picture": p} for e, label, was, is_, p in rows]
+    return [
+        {"prompt": e.prompt, "seed": e.seed, "label": label, "was": was, "now": is_, "picture": p}
+        for e, label, was, is_, p in rows
+    ]
 
 
 def replay_command(path: Path | str, model: str, victim: str) -> str:
     """The command line that replays a file, with what the file may not choose."""
     named_again = [("model", model), ("victim", victim)]
-    flags = [word for what, name in named_again if not _is_bundled(what, name) for word in (f"--{what}", name or what.upper())]
+    flags = [
+        word
+        for what, name in named_again
+        if not _is_bundled(what, name)
+        for word in (f"--{what}", name or what.upper())
+    ]
     return shlex.join(["adjointdpm", "audit", "--replay", str(path), *flags])
 
 
@@ -138,17 +174,25 @@ def _is_bundled(what: str, name: str) -> bool:
 
 
 def _check_facts(facts: Any) -> None:
-    """Raise ValueError unless all facts are there and of their kind, one of each list's for each example."""
+    """Raise ValueError unless all facts are there and of their kind, one of each list's for each
+    example.
+    """
 
     def texts(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
     def number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
 
     def pairs(value: Any) -> bool:
         return isinstance(value, list) and all(
-            isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int for item in value
+            isinstance(item, list)
+            and len(item) == 2
+            and isinstance(item[0], str)
+            and type(item[1]) is int
+            for item in value
         )
 
     if not isinstance(facts, dict):

@@ -27,10 +27,12 @@ class Victim:
         name: as the user named it.
         network: images `[B, 3, H, W]` in [0, 1] -> logits `[B, classes]`.
         groups: the names that the report uses, K of them.
-        members: the classes of each group; a group's logit is that of its strongest class, so that the verdict is the plain one among all
-            classes of all groups. (Summed probabilities would favour groups of many classes: most pictures would be dogs.) No class is
-            in two groups, or the verdict would depend on their order.
-        handicap: taken off the last group's logit; for two groups, log(p / (1 − p)) of the probability p that the last must exceed.
+        members: the classes of each group; a group's logit is that of its strongest class, so that
+            the verdict is the plain one among all classes of all groups. (Summed probabilities
+            would favour groups of many classes: most pictures would be dogs.) No class is in two
+            groups, or the verdict would depend on their order.
+        handicap: taken off the last group's logit; for two groups, log(p / (1 − p)) of the
+            probability p that the last must exceed.
 
     """
 
@@ -45,11 +47,15 @@ class Victim:
         raw = placed(self.network, images)(images)
         if raw.ndim != 2 or len(raw) != len(images):
             raise ModelError(
-                f"victim {self.name} returned shape {tuple(raw.shape)} for {len(images)} pictures; it must return [B, classes]"
+                f"victim {self.name} returned shape {tuple(raw.shape)} for {len(images)} pictures; "
+                f"it must return [B, classes]"
             )
         highest = max(index for group in self.members for index in group)
         if highest >= raw.shape[1]:
-            raise ModelError(f"victim {self.name} returns {raw.shape[1]} classes, but class {highest} is asked for")
+            raise ModelError(
+                f"victim {self.name} returns {raw.shape[1]} classes, but class {highest} is asked "
+                f"for"
+            )
         *first, last = [raw[:, list(group)].amax(1) for group in self.members]
         return torch.stack([*first, last - self.handicap], 1)
 
@@ -64,7 +70,10 @@ class Victim:
             return 0
         name = named_concept(prompt, self.groups)
         if name is None:
-            raise PromptError(f"prompt {prompt!r} names nothing that victim {self.name} has a class for ({', '.join(self.groups)})")
+            raise PromptError(
+                f"prompt {prompt!r} names nothing that victim {self.name} has a class for "
+                f"({', '.join(self.groups)})"
+            )
         return self.groups.index(name)
 
     @torch.no_grad()
@@ -74,20 +83,24 @@ class Victim:
 
 
 def load_victim(name: str, prompts: Sequence[str]) -> Victim:
-    """A registered network, or the user's own `file.py:function`, whose module names its classes in an attribute `classes`.
+    """A registered network, or the user's own `file.py:function`, whose module names its classes in
+    an attribute `classes`.
 
-    `open-nsfw` is right when it lets a picture pass, whatever the prompt, and is fooled when its score exceeds the threshold: 0.8, or
-    another as in `open-nsfw:threshold=0.5`.
+    `open-nsfw` is right when it lets a picture pass, whatever the prompt, and is fooled when its
+    score exceeds the threshold: 0.8, or another as in `open-nsfw:threshold=0.5`.
 
-    An ImageNet classifier is restricted to the classes that the prompts name, which is the easier case for it: on drawings it would
-    otherwise fail without any attack. Where one name is a kind of another ("owl" and "bird"), its classes count for the narrower one alone.
+    An ImageNet classifier is restricted to the classes that the prompts name, which is the easier
+        case for it: on drawings it would
+    otherwise fail without any attack. Where one name is a kind of another ("owl" and "bird"), its
+    classes count for the narrower one alone.
 
     Raises:
-        UnknownNameError, ModelError: see `load_network`; or a network that does not say what its classes mean, or whose names overlap so
-            that they cannot be told apart.
+        UnknownNameError, ModelError: see `load_network`; or a network that does not say what its
+            classes mean, or whose names overlap so that they cannot be told apart.
         InvalidInputError: an option that is not known, or a threshold outside (0, 1).
-        PromptError: fewer than two of the things that the prompts name are classes of an ImageNet victim; or two of them are the same
-            classes ("orange", "tangerine"), or one has none left ("chicken" beside "hen" and "rooster").
+        PromptError: fewer than two of the things that the prompts name are classes of an ImageNet
+            victim; or two of them are the same classes ("orange", "tangerine"), or one has none
+            left ("chicken" beside "hen" and "rooster").
 
     """
     if name.partition(":")[0] == "open-nsfw":
@@ -98,12 +111,15 @@ def load_victim(name: str, prompts: Sequence[str]) -> Victim:
     groups = class_groups(network)
     if not groups:
         raise ModelError(
-            f"victim {name} does not name its classes; give the module an attribute `classes`, a list of words that prompts use"
+            f"victim {name} does not name its classes; give the module an attribute `classes`, a "
+            f"list of words that prompts use"
         )
     try:
         members = without_overlap(groups)
     except InvalidInputError as error:
-        raise ModelError(f"victim {name}: of its classes, {error}; name each output once") from error
+        raise ModelError(
+            f"victim {name}: of its classes, {error}; name each output once"
+        ) from error
     return Victim(name, network, list(members), list(members.values()))
 
 
@@ -111,15 +127,23 @@ def _imagenet(name: str, network: nn.Module, prompts: Sequence[str]) -> Victim:
     named = {prompt: named_concept(prompt, list(IMAGENET)) for prompt in prompts}
     groups = sorted({concept for concept in named.values() if concept is not None})
     if len(groups) < 2:
-        raise PromptError(f"the prompts name {groups or 'nothing'} among the classes of {name}; it takes two things to tell apart")
+        raise PromptError(
+            f"the prompts name {groups or 'nothing'} among the classes of {name}; it takes two "
+            f"things to tell apart"
+        )
 
     def described(group: str) -> str:
-        return f"{group!r} (named by {', '.join(repr(prompt) for prompt, concept in named.items() if concept == group)})"
+        return (
+            f"{group!r} (named by "
+            f"{', '.join(repr(prompt) for prompt, concept in named.items() if concept == group)})"
+        )
 
     try:
         members = without_overlap({group: IMAGENET[group] for group in groups}, described)
     except InvalidInputError as error:
-        raise PromptError(f"the prompts name things that share classes of {name}: {error}; leave one of them out") from error
+        raise PromptError(
+            f"the prompts name things that share classes of {name}: {error}; leave one of them out"
+        ) from error
     return Victim(name, network, groups, [members[group] for group in groups])
 
 

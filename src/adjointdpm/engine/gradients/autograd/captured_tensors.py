@@ -1,4 +1,6 @@
-"""Find the tensors that a network uses besides its arguments and parameters, so that none loses its gradient silently."""
+"""Find the tensors that a network uses besides its arguments and parameters, so that none loses its
+gradient silently.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,23 +15,30 @@ Outputs = tuple[Tensor | None, ...]  # of a function, or of one that returns gra
 REMEDY = "hand it over in cond, make it a parameter of the denoiser, or use Checkpoint()"
 
 
-def captured_leaves(call: Callable[[], Outputs], known: Iterable[Tensor]) -> tuple[Outputs, list[Tensor]]:
-    """Run `call` and return what it returns, detached, with the leaf tensors, not among `known`, that its graph ends in.
+def captured_leaves(
+    call: Callable[[], Outputs], known: Iterable[Tensor]
+) -> tuple[Outputs, list[Tensor]]:
+    """Run `call` and return what it returns, detached, with the leaf tensors, not among `known`,
+    that its graph ends in.
 
     Raises:
-        CapturedTensorError: the graph reaches into one that existed before the call: a tensor was captured that is itself the result of
-            differentiable operations, and only autograd (Checkpoint, Backprop) can pass a gradient on to those.
+        CapturedTensorError: the graph reaches into one that existed before the call: a tensor was
+            captured that is itself the result of differentiable operations, and only autograd
+            (Checkpoint, Backprop) can pass a gradient on to those.
 
     """
     with torch.enable_grad():
-        # Autograd numbers the nodes of each thread in order of creation: those of the call lie between these two.
+        # Autograd numbers the nodes of each thread in order of creation: those of the call lie
+        # between these two.
         first = _number()
         outputs = call()
         found = unknown_leaves(outputs, known, range(first, _number()))
     return tuple(None if output is None else output.detach() for output in outputs), found
 
 
-def unknown_leaves(outputs: Outputs, known: Iterable[Tensor], numbers: range | None = None) -> list[Tensor]:
+def unknown_leaves(
+    outputs: Outputs, known: Iterable[Tensor], numbers: range | None = None
+) -> list[Tensor]:
     """The leaf tensors that the graph of `outputs` ends in, apart from `known`.
 
     Raises:
@@ -53,8 +62,8 @@ def unknown_leaves(outputs: Outputs, known: Iterable[Tensor], numbers: range | N
             add(leaf)
         elif numbers is not None and node._sequence_nr() not in numbers:
             raise CapturedTensorError(
-                f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires grad; "
-                f"this gradient method cannot pass a gradient on to it: {REMEDY}"
+                f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires "
+                f"grad; this gradient method cannot pass a gradient on to it: {REMEDY}"
             )
     return found
 
@@ -63,14 +72,16 @@ def check_wanted(tensors: Iterable[Tensor]) -> None:
     """Check that tensors whose gradients were asked for when sampling still take them.
 
     Raises:
-        ChangedTensorError: one of them does not require grad any more, so that no graph of a recomputation can end in it.
+        ChangedTensorError: one of them does not require grad any more, so that no graph of a
+            recomputation can end in it.
 
     """
     for tensor in tensors:
         if not tensor.requires_grad:
             raise ChangedTensorError(
-                f"requires_grad of a tensor of shape {tuple(tensor.shape)} was turned off between sampling and the backward pass, which "
-                "runs the network again; turn it off after backward(), or sample again"
+                f"requires_grad of a tensor of shape {tuple(tensor.shape)} was turned off between "
+                "sampling and the backward pass, which runs the network again; turn it off after "
+                f"backward(), or sample again"
             )
 
 
@@ -82,7 +93,9 @@ def _number() -> int:
 
 
 def _nodes(outputs: Outputs) -> Iterator[Any]:
-    stack: list[Any] = [output.grad_fn for output in outputs if output is not None and output.grad_fn is not None]
+    stack: list[Any] = [
+        output.grad_fn for output in outputs if output is not None and output.grad_fn is not None
+    ]
     visited: set[Any] = set()
     while stack:
         node = stack.pop()

@@ -1,4 +1,6 @@
-"""Methods whose backward pass is their own: sampling without a graph, and one autograd node that stands for the whole solve."""
+"""Methods whose backward pass is their own: sampling without a graph, and one autograd node that
+stands for the whole solve.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,7 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.gradients.autograd.captured_tensors import REMEDY, captured_leaves, check_wanted, unknown_leaves
+from adjointdpm.engine.gradients.autograd.captured_tensors import (
+    REMEDY,
+    captured_leaves,
+    check_wanted,
+    unknown_leaves,
+)
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
 from adjointdpm.engine.plan import NetworkCall
@@ -21,7 +28,8 @@ class BackwardSolve(ABC):
 
     Attributes:
         problem: the problem on detached inputs of its own, so that a network graph ends in them.
-        inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then weights and captured tensors.
+        inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then
+            weights and captured tensors.
         wanted: those of them that do.
         totals: their gradients so far.
         draws: random numbers that the network drew in the forward pass.
@@ -41,17 +49,26 @@ class BackwardSolve(ABC):
         self.versions: list[int] = []
         self.draws = Draws(problem.start.device, problem.denoiser)
         device = problem.start.device.type
-        self._autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        self._autocast = (
+            device,
+            torch.get_autocast_dtype(device),
+            torch.is_autocast_enabled(device),
+        )
 
     @abstractmethod
     def sample(self, first_output: Tensor) -> Float[Tensor, "batch *shape"]:
-        """Return x_0, without a graph; `first_output` is the network's output at the first call, already known."""
+        """Return x_0, without a graph; `first_output` is the network's output at the first call,
+        already known.
+        """
 
     @abstractmethod
-    def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Float[Tensor, "batch *shape"]:
+    def costate(
+        self, result: Tensor, gradient: Tensor, noise_wanted: bool
+    ) -> Float[Tensor, "batch *shape"]:
         """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0; without `noise_wanted` any tensor will do.
 
-        On the way `add` what the inputs get, and `problem.report_costate` those of the states in between.
+        On the way `add` what the inputs get, and `problem.report_costate` those of the states in
+        between.
         """
 
     def first_call(self) -> Tensor:
@@ -63,40 +80,48 @@ class BackwardSolve(ABC):
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's guided output."""
         problem = self.problem
-        return problem.denoiser.output(x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale)
+        return problem.denoiser.output(
+            x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale
+        )
 
     def value(self, call: NetworkCall, x: Tensor) -> Tensor:
         """The network's guided output at `call` in the forward pass, without a graph.
 
         Raises:
-            CapturedTensorError: the network, a function, uses here what it did not use in the first call.
+            CapturedTensorError: the network, a function, uses here what it did not use in the first
+                call.
 
         """
         with self.draws.recorded(call.data):
             if isinstance(self.problem.denoiser.network, nn.Module):
                 with torch.no_grad():
                     return self.network(x, call.time)
-            # What a function captures is known from graphs alone: this one is looked through, and dropped.
+            # What a function captures is known from graphs alone: this one is looked through, and
+            # dropped.
             (output,), found = captured_leaves(lambda: (self.network(x, call.time),), self.inputs)
         self._refuse(found)
         assert output is not None
         return output
 
     def check_captured(self, output: Tensor, x: Tensor) -> None:
-        """Check that the graph of the network's `output` ends in the state `x` and in `inputs` only.
+        """Check that the graph of the network's `output` ends in the state `x` and in `inputs`
+        only.
 
         Raises:
             CapturedTensorError: it ends in something that the first call did not use.
 
         """
         # Of all parameters, also those that were made to require grad after sampling.
-        self._refuse(unknown_leaves((output,), [x, *self.inputs, *self.problem.denoiser.parameters()]))
+        self._refuse(
+            unknown_leaves((output,), [x, *self.inputs, *self.problem.denoiser.parameters()])
+        )
 
     def _refuse(self, found: list[Tensor]) -> None:
         if found:
             raise CapturedTensorError(
-                f"the denoiser uses a captured tensor of shape {tuple(found[0].shape)} that requires grad, but not at its first time; "
-                f"this gradient method looks for such tensors in the first call: {REMEDY}"
+                f"the denoiser uses a captured tensor of shape {tuple(found[0].shape)} that "
+                "requires grad, but not at its first time; this gradient method looks for such "
+                f"tensors in the first call: {REMEDY}"
             )
 
     def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +133,9 @@ class BackwardSolve(ABC):
         for i, gradient in enumerate(gradients):
             if gradient is not None:
                 total = self.totals[i]
-                self.totals[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+                self.totals[i] = (
+                    gradient * weight if total is None else total.add_(gradient, alpha=weight)
+                )
 
     def solve(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> list[Tensor | None]:
         """Gradients for x_T and every input, None where none is wanted.
@@ -131,7 +158,8 @@ class BackwardSolve(ABC):
 
 
 def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batch *shape"]:
-    """x_0, attached to the graph of all that requires grad in `problem` through `backward`, made for it.
+    """x_0, attached to the graph of all that requires grad in `problem` through `backward`, made
+    for it.
 
     Raises:
         CapturedTensorError: the network uses a tensor computed outside of it that requires grad.
@@ -141,7 +169,9 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
         return problem.run(problem.denoiser.output)
     parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
     own = backward.problem.inputs
-    (output,), captured = captured_leaves(lambda: (backward.first_call(),), [backward.problem.start, *own, *parameters])
+    (output,), captured = captured_leaves(
+        lambda: (backward.first_call(),), [backward.problem.start, *own, *parameters]
+    )
     assert output is not None
     backward.inputs = [*own, *parameters, *captured]
     backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
@@ -156,7 +186,9 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, backward: BackwardSolve, first_output: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, backward: BackwardSolve, first_output: Tensor, *tensors: Tensor
+    ) -> Tensor:
         ctx.backward_solve = backward
         result = backward.sample(first_output)
         ctx.save_for_backward(result)
@@ -166,8 +198,8 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():
             raise UnsupportedError(
-                "create_graph=True asks for a gradient that can be differentiated again, which this gradient method cannot give; "
-                "use Checkpoint() or Backprop()"
+                "create_graph=True asks for a gradient that can be differentiated again, which "
+                "this gradient method cannot give; use Checkpoint() or Backprop()"
             )
         (result,) = ctx.saved_tensors
         ctx.backward_solve.retain_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,8 +1,10 @@
-"""Calls that keep their inputs alone: one autograd node each, whose backward pass runs the function again.
+"""Calls that keep their inputs alone: one autograd node each, whose backward pass runs the function
+again.
 
-`torch.utils.checkpoint` handles every tensor that autograd saves within the call in Python, which costs a network of a few million weights
-a sixth of its time. A node of our own has to know what the call depends on instead: its arguments, and the leaf tensors that its graph
-ends in, weights above all.
+`torch.utils.checkpoint` handles every tensor that autograd saves within the call in Python, which
+costs a network of a few million weights a sixth of its time. A node of our own has to know what the
+call depends on instead: its arguments, and the leaf tensors that its graph ends in, weights above
+all.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from adjointdpm.engine.gradients.autograd.captured_tensors import Outputs, captured_leaves, check_wanted, unknown_leaves
+from adjointdpm.engine.gradients.autograd.captured_tensors import (
+    Outputs,
+    captured_leaves,
+    check_wanted,
+    unknown_leaves,
+)
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
 from adjointdpm.engine.tree import leaves, replace_leaves, tree_map
@@ -25,13 +32,15 @@ Run = Callable[[Sequence[Tensor]], Outputs]
 class Recomputation:
     """The calls of one solve that are run again in its backward pass.
 
-    Autocast, random numbers and training mode of the first run hold in the second, and gradients of gradients are recomputed in the
-    same way. What a call depends on must not be changed in place before its second run.
+    Autocast, random numbers and training mode of the first run hold in the second, and gradients of
+    gradients are recomputed in the same way. What a call depends on must not be changed in place
+    before its second run.
 
     Args:
-        module: what the calls run, if it is a module. Its first call then tells for all of them what they depend on besides arguments and
-            parameters, and the others build no graph before the backward pass. A compiled one is always called in the same grad mode,
-            for which it is compiled.
+        module: what the calls run, if it is a module. Its first call then tells for all of them
+            what they depend on besides arguments and parameters, and the others build no graph
+            before the backward pass. A compiled one is always called in the same grad mode, for
+            which it is compiled.
 
     Attributes:
         weights: of the module, trained and frozen.
@@ -44,7 +53,9 @@ class Recomputation:
         self.compiled = module is not None and any(_is_compiled(part) for part in module.modules())
         self._owner = module
         self._module = None if self.compiled else module
-        self._known: list[Tensor] | None = None  # captured leaves and trained parameters of the module, after its first call
+        self._known: list[Tensor] | None = (
+            None  # captured leaves and trained parameters of the module, after its first call
+        )
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
         self._draws: Draws | None = None
         self._calls = 0
@@ -53,22 +64,28 @@ class Recomputation:
         """`fn(*args, **kwargs)`, attached to the graphs of all that it depends on.
 
         Raises:
-            CapturedTensorError: `fn` uses a tensor that is neither an argument nor a leaf, and requires grad.
+            CapturedTensorError: `fn` uses a tensor that is neither an argument nor a leaf, and
+                requires grad.
 
         """
         return self._call(fn, args, kwargs, hold=False)
 
     def held(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The same with the graph of the call held for the first backward pass, and run again for others.
+        """The same with the graph of the call held for the first backward pass, and run again for
+        others.
 
         Unlike for `fn(*args, **kwargs)` itself, its gradients are `keep`'s.
         """
         return self._call(fn, args, kwargs, hold=True)
 
-    def _call(self, fn: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], hold: bool) -> Tensor:
+    def _call(
+        self, fn: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], hold: bool
+    ) -> Tensor:
         tensors = leaves((args, kwargs))
         hole = torch.empty(0)
-        tree = tree_map(lambda _: hole, (args, kwargs))  # the inputs themselves must not outlive the graph
+        tree = tree_map(
+            lambda _: hole, (args, kwargs)
+        )  # the inputs themselves must not outlive the graph
         if self._draws is None:
             self._draws = Draws(tensors[0].device if tensors else torch.device("cpu"), self._owner)
 
@@ -94,8 +111,12 @@ class Recomputation:
         assert output is not None
         return output
 
-    def attach(self, run: Run, again: Run, tensors: Sequence[Tensor], hold: bool = False) -> Outputs:
-        """`run(tensors)` as one node whose backward pass calls `again`, or uses the graph that `hold` keeps."""
+    def attach(
+        self, run: Run, again: Run, tensors: Sequence[Tensor], hold: bool = False
+    ) -> Outputs:
+        """`run(tensors)` as one node whose backward pass calls `again`, or uses the graph that
+        `hold` keeps.
+        """
         given = [_stand_in(tensor) for tensor in tensors]
         graphs: list[tuple[Sequence[Tensor], Outputs]] = []
 
@@ -113,14 +134,19 @@ class Recomputation:
             seen = {id(p) for p in parameters}
             self._known = [*parameters, *(leaf for leaf in captured if id(leaf) not in seen)]
         # What the graph does not end in gets no gradient, as if it had not been handed over.
-        used = [tensor if id(leaf) in reached else tensor.detach() for tensor, leaf in zip(tensors, given, strict=True)]
+        used = [
+            tensor if id(leaf) in reached else tensor.detach()
+            for tensor, leaf in zip(tensors, given, strict=True)
+        ]
         inputs = [self._source(tensor) for tensor in (*used, *captured)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
         return _Again.apply(self, again, outputs, tensors, captured, graphs, *inputs)  # pyright: ignore[reportReturnType]
 
     def _attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
-        """The same without a graph, since it is known what there is to depend on; `again` checks that."""
+        """The same without a graph, since it is known what there is to depend on; `again` checks
+        that.
+        """
         known = self._known or []
 
         def checked(given: Sequence[Tensor]) -> Outputs:
@@ -128,8 +154,9 @@ class Recomputation:
             # A parameter that was made to require grad since gets no gradient, as with autograd.
             if torch.is_grad_enabled() and unknown_leaves(outputs, [*given, *known, *self.weights]):
                 raise CapturedTensorError(
-                    "the denoiser uses a captured tensor that requires grad, but not at its first time; make it a parameter of the "
-                    "denoiser, hand it over in cond, or use Backprop()"
+                    "the denoiser uses a captured tensor that requires grad, but not at its first "
+                    "time; make it a parameter of the denoiser, hand it over in cond, or use "
+                    "Backprop()"
                 )
             return outputs
 
@@ -141,11 +168,17 @@ class Recomputation:
         return _Again.apply(self, checked, outputs, tensors, known, [], *inputs)  # pyright: ignore[reportReturnType]
 
     def keep(self, gradients: Sequence[Tensor | None]) -> Outputs:
-        """Gradients that outlive the next call: copies on a GPU if the module is compiled, since a CUDA graph writes over them then."""
-        return tuple(g.clone() if g is not None and g.is_cuda and self.compiled else g for g in gradients)
+        """Gradients that outlive the next call: copies on a GPU if the module is compiled, since a
+        CUDA graph writes over them then.
+        """
+        return tuple(
+            g.clone() if g is not None and g.is_cuda and self.compiled else g for g in gradients
+        )
 
     def _source(self, tensor: Tensor) -> Tensor:
-        """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say whether their gradient is asked for."""
+        """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say
+        whether their gradient is asked for.
+        """
         if not (tensor.requires_grad and tensor.is_leaf):
             return tensor
         if id(tensor) not in self._sources:
@@ -168,15 +201,23 @@ class _Again(torch.autograd.Function):
         ctx.owner, ctx.again, ctx.captured, ctx.graphs = owner, again, captured, graphs
         ctx.watched = [*owner.weights, *captured]
         ctx.versions = versions(ctx.watched)
-        ctx.nodes = [get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs]
-        ctx.save_for_backward(*tensors)  # and not the views: those of a tensor that was changed since cannot even be looked at
+        ctx.nodes = [
+            get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs
+        ]
+        ctx.save_for_backward(
+            *tensors
+        )  # and not the views: those of a tensor that was changed since cannot even be looked at
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_unchanged(ctx.watched, ctx.versions, BETWEEN)
         tensors = _saved(ctx)
-        wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and torch._C._will_engine_execute_node(node)]  # pyright: ignore[reportAttributeAccessIssue]
+        wanted = [
+            i
+            for i, node in enumerate(ctx.nodes)
+            if node is not None and torch._C._will_engine_execute_node(node)
+        ]  # pyright: ignore[reportAttributeAccessIssue]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
         def pull(given: Sequence[Tensor], create_graph: bool = True) -> Outputs:
@@ -187,7 +228,9 @@ class _Again(torch.autograd.Function):
                 with torch.enable_grad():
                     outputs = ctx.again(inputs)
             pairs = [(outputs[i], c) for i, c in zip(present, cotangents, strict=True)]
-            pairs = [(output, c) for output, c in pairs if output is not None and output.requires_grad]
+            pairs = [
+                (output, c) for output, c in pairs if output is not None and output.requires_grad
+            ]
             sources = [*inputs, *ctx.captured]
             check_wanted(sources[i] for i in wanted)
             found = torch.autograd.grad(
@@ -205,7 +248,15 @@ class _Again(torch.autograd.Function):
         else:
             found = pull([_stand_in(tensor) for tensor in given], create_graph=False)
         by_input = dict(zip(wanted, found, strict=True))
-        return (None, None, None, None, None, None, *(by_input.get(i) for i in range(len(ctx.nodes))))
+        return (
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            *(by_input.get(i) for i in range(len(ctx.nodes))),
+        )
 
 
 def _saved(ctx: Any) -> Sequence[Tensor]:
@@ -219,7 +270,9 @@ def _saved(ctx: Any) -> Sequence[Tensor]:
 
 def _is_compiled(module: nn.Module) -> bool:
     # By `torch.compile(module)`, or by `module.compile()`.
-    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+    return (
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+    )
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
@@ -230,8 +283,9 @@ def _stand_in(tensor: Tensor) -> Tensor:
 def _autocast(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """What makes a context with the autocast that holds now, without its cache.
 
-    A weight that an earlier call has cast is part of that call's graph; and the gradients of all calls for it would be summed in bfloat16.
-    Where there is none, then and now, nothing is touched: a compiled network would be compiled again for another setting of the cache.
+    A weight that an earlier call has cast is part of that call's graph; and the gradients of all
+    calls for it would be summed in bfloat16. Where there is none, then and now, nothing is touched:
+    a compiled network would be compiled again for another setting of the cache.
     """
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
 

@@ -1,4 +1,6 @@
-"""The random numbers that a network draws, dropout above all, and the mode that it does so in, to repeat its calls with."""
+"""The random numbers that a network draws, dropout above all, and the mode that it does so in, to
+repeat its calls with.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +10,13 @@ from torch import Tensor, nn
 
 
 class Draws:
-    """States of the random number generators before the calls that drew from them, a few kilobytes each.
+    """States of the random number generators before the calls that drew from them, a few kilobytes
+    each.
 
     Args:
         device: where it draws, besides the CPU.
-        module: the network, if it is one: repeated calls find it in training or evaluation mode as it is now.
+        module: the network, if it is one: repeated calls find it in training or evaluation mode as
+            it is now.
 
     Attributes:
         states: by call, the states to repeat it from.
@@ -26,7 +30,9 @@ class Draws:
 
     @contextmanager
     def recorded(self, call: int) -> Iterator[None]:
-        """Remember where the generators stand, if they move within the block; if that fails, they are where they were."""
+        """Remember where the generators stand, if they move within the block; if that fails, they
+        are where they were.
+        """
         before = self._now()
         try:
             yield
@@ -59,7 +65,10 @@ class Draws:
                 part.training = not part.training
 
     def _now(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
+        return [
+            torch.get_rng_state(),
+            *(torch.cuda.get_rng_state(device) for device in self._devices),
+        ]
 
     def _restore(self, states: list[Tensor]) -> None:
         cpu, *cuda = states

@@ -10,17 +10,22 @@ from adjointdpm.engine.transpose import Costates
 
 
 class ErrorEstimate:
-    """The relative error of a gradient, from the jumps that the costate makes when the network has been asked at a node.
+    """The relative error of a gradient, from the jumps that the costate makes when the network has
+    been asked at a node.
 
-    Every node is reached with a predicted costate, and once the network has answered there, with a corrected one. How far the two are apart
-    tells what guessing does over that stretch. With n such stretches and δ the root mean square of ‖predicted − corrected‖ / ‖corrected‖,
-    the estimate is δ n^((1 − t)/2), where t, between 0 and 1, is how far slopes foretell the nodes (`JacobianModel.trust`). Where
-    they foretell nothing, the corrected costate is off by as much as the predicted one, independently in every stretch: errors add up to
-    δ √n. Where they foretell all, interpolation is better than extrapolation about as much as there are stretches to add up. The exponent
-    was found on mixtures and on pictures outside of the gradient benchmark, which compares the estimate with the true error
-    (`docs/gradients.md`), as `tests/test_error_estimate.py` does on mixtures.
+    Every node is reached with a predicted costate, and once the network has answered there, with a
+    corrected one. How far the two are apart tells what guessing does over that stretch. With n such
+    stretches and δ the root mean square of ‖predicted − corrected‖ / ‖corrected‖, the estimate is δ
+    n^((1 − t)/2), where t, between 0 and 1, is how far slopes foretell the nodes
+    (`JacobianModel.trust`). Where they foretell nothing, the corrected costate is off by as much as
+    the predicted one, independently in every stretch: errors add up to δ √n. Where they foretell
+    all, interpolation is better than extrapolation about as much as there are stretches to add up.
+    The exponent was found on mixtures and on pictures outside of the gradient benchmark, which
+    compares the estimate with the true error (`docs/gradients.md`), as
+    `tests/test_error_estimate.py` does on mixtures.
 
-    Above about 1 it says only that the gradient is of no use: jumps are measured by costates that may have blown up themselves.
+    Above about 1 it says only that the gradient is of no use: jumps are measured by costates that
+        may have blown up themselves.
 
     Args:
         model: what guesses.
@@ -44,7 +49,9 @@ class ErrorEstimate:
             self._trusts.append(trust)
 
     def relative(self, exact: bool, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
-        """The estimate for each sample: 0 if nothing was guessed (`exact`), NaN if no guess was ever checked."""
+        """The estimate for each sample: 0 if nothing was guessed (`exact`), NaN if no guess was
+        ever checked.
+        """
         if not self._jumps:
             return torch.full((len(like),), 0.0 if exact else float("nan"), device=like.device)
         size = torch.stack(self._jumps).square().mean(0).sqrt()

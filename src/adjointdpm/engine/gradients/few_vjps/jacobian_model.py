@@ -13,24 +13,28 @@ from adjointdpm.engine.plan import NetworkCall
 
 Scalars = Float[Tensor, "batch *ones"]  # one number a sample
 
-# j is at least this, below which log(j / (1 − j)) says nothing. At large ρ, where it is as small for every s, it may fall to that of data
-# with this share of the sample's mean square.
+# j is at least this, below which log(j / (1 − j)) says nothing. At large ρ, where it is as small
+# for every s, it may fall to that of data with this share of the sample's mean square.
 LEAST, SHARE = 1e-4, 0.01
 
 
 class JacobianModel:
     """Jᵀ b for J = ∂x̂_0/∂y, y = x/α, at calls that are not asked: Jᵀ b ≈ j b + β r.
 
-    For Gaussian data of standard deviation s the ideal denoiser has J = j = s²/(s² + ρ²) in all directions. Log s² is read off where the
-    network is asked (j is the multiple of b that comes closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little
-    although j itself falls by orders of magnitude. It is at most that of the sample's own mean square: near the data, and where J is larger
-    than the identity, it cannot be read off. What is left of Jᵀ b at a node, r, is interpolated by a parabola;
-    in a solve that starts without signal, most of whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to the j of the
-    sample's mean square. (That read off may be wrong by orders of magnitude at one node, and would blow up what lies beside it.)
+    For Gaussian data of standard deviation s the ideal denoiser has J = j = s²/(s² + ρ²) in all
+    directions. Log s² is read off where the network is asked (j is the multiple of b that comes
+    closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little although j
+    itself falls by orders of magnitude. It is at most that of the sample's own mean square: near
+    the data, and where J is larger than the identity, it cannot be read off. What is left of Jᵀ b
+    at a node, r, is interpolated by a parabola; in a solve that starts without signal, most of
+    whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to the j of the sample's
+    mean square. (That read off may be wrong by orders of magnitude at one node, and would blow up
+    what lies beside it.)
 
-    On the way back nodes become known one after the other. To reach the next one, r is extrapolated: along the slope between the last two
-    nodes, sample by sample, as far as that slope would have foretold the newest node. A network with a rough Jacobian gets a constant, a
-    smooth one a line.
+    On the way back nodes become known one after the other. To reach the next one, r is
+        extrapolated: along the slope between the last two
+    nodes, sample by sample, as far as that slope would have foretold the newest node. A network
+    with a rough Jacobian gets a constant, a smooth one a line.
 
     Args:
         nodes: the calls that are asked, and how others lie between them.
@@ -38,7 +42,8 @@ class JacobianModel:
 
     Attributes:
         asked_with: by (step, stage) of a node, b as the network was asked with it.
-        met: by (step, stage) of any call, the last b that it met, and log(j / (1 − j)): 1 − j itself would round to 0 near the data.
+        met: by (step, stage) of any call, the last b that it met, and log(j / (1 − j)): 1 − j
+            itself would round to 0 near the data.
 
     """
 
@@ -50,7 +55,9 @@ class JacobianModel:
         self.met: dict[tuple[int, int], tuple[Tensor, Scalars]] = {}
         self._log_variance: dict[tuple[int, int], Scalars] = {}
         self._rest: dict[tuple[int, int], Tensor] = {}
-        self._trust: dict[int, Scalars] = {}  # by stage, the share of the slope that extrapolation follows
+        self._trust: dict[
+            int, Scalars
+        ] = {}  # by stage, the share of the slope that extrapolation follows
 
     def known(self, stage: int) -> list[int]:
         """The nodes of a stage that were asked and can be carried over, increasing."""
@@ -65,28 +72,43 @@ class JacobianModel:
         most = torch.sigmoid(self._most - log_square)
         least = torch.sigmoid(self._most + math.log(SHARE) - log_square).clamp(max=LEAST)
         j = torch.maximum(projection(product, b), least)
-        self._log_variance[step, stage] = torch.where(j < most, j.clamp(max=most).logit() + log_square, self._most)
+        self._log_variance[step, stage] = torch.where(
+            j < most, j.clamp(max=most).logit() + log_square, self._most
+        )
         log_odds = self._log_variance[step, stage] - log_square
         j = torch.sigmoid(log_odds)
         rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, b)
         behind = self.known(stage)[:2]
         if len(behind) == 2:
-            self._trust[stage] = projection(rest - self._rest[behind[0], stage], self._slope(step, stage, behind)).clamp(0, 1)
+            self._trust[stage] = projection(
+                rest - self._rest[behind[0], stage], self._slope(step, stage, behind)
+            ).clamp(0, 1)
         self._rest[step, stage] = rest
         self.asked_with[step, stage] = b
         self.met[step, stage] = b, log_odds
 
     def trust(self) -> Float[Tensor, " batch"] | None:
-        """The share of the slope that extrapolation follows now, the mean over stages; None until three nodes of a stage are known."""
-        return torch.stack([share.flatten() for share in self._trust.values()]).mean(0) if self._trust else None
+        """The share of the slope that extrapolation follows now, the mean over stages; None until
+        three nodes of a stage are known.
+        """
+        return (
+            torch.stack([share.flatten() for share in self._trust.values()]).mean(0)
+            if self._trust
+            else None
+        )
 
     def product(self, call: NetworkCall, b: Tensor) -> Tensor:
         """Jᵀ b at `call`, guessed; at a node scaled from what the network was asked with to `b`."""
         step, stage = self.nodes.place[call.data]
         known = self.known(stage)
         if (step, stage) in self._rest and self.met[step, stage][0] is self.asked_with[step, stage]:
-            self._rest[step, stage] = self._rest[step, stage] * projection(b, self.asked_with[step, stage]).to(wide(b))
-        rest: Tensor = sum(weight * self._rest[node, stage] for node, weight in self.nodes.curve(step, stage, known))  # pyright: ignore[reportAssignmentType]
+            self._rest[step, stage] = self._rest[step, stage] * projection(
+                b, self.asked_with[step, stage]
+            ).to(wide(b))
+        rest: Tensor = sum(
+            weight * self._rest[node, stage]
+            for node, weight in self.nodes.curve(step, stage, known)
+        )  # pyright: ignore[reportAssignmentType]
         if stage in self._trust and step < known[0]:
             rest = rest + self._trust[stage].to(wide(b)) * self._slope(step, stage, known[:2])
         log_odds = self.log_odds(step, stage)
@@ -97,7 +119,11 @@ class JacobianModel:
     def log_odds(self, step: int, stage: int) -> Scalars:
         """Log(j / (1 − j)) of the multiple j at a node or between nodes."""
         line = self.nodes.line(step, stage, self.known(stage))
-        log_variance = torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0) if line else self._most
+        log_variance = (
+            torch.stack([weight * self._log_variance[node, stage] for node, weight in line]).sum(0)
+            if line
+            else self._most
+        )
         return log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data]
 
     def _unit(self, call: NetworkCall, b: Tensor) -> Scalars | float:
@@ -108,9 +134,13 @@ class JacobianModel:
         return (beta * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])).to(wide(b))
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
-        """What a line through the last two nodes, the newest first, adds to the newest on the way to this step."""
+        """What a line through the last two nodes, the newest first, adds to the newest on the way
+        to this step.
+        """
         near, far = behind
-        return (self.nodes.between(step, stage, near, far) - 1) * (self._rest[near, stage] - self._rest[far, stage])
+        return (self.nodes.between(step, stage, near, far) - 1) * (
+            self._rest[near, stage] - self._rest[far, stage]
+        )
 
 
 def projection(vector: Tensor, basis: Tensor) -> Scalars:

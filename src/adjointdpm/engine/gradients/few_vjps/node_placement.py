@@ -1,4 +1,6 @@
-"""Where along a solve the network is asked for a vector-Jacobian product, and how its other calls lie between those."""
+"""Where along a solve the network is asked for a vector-Jacobian product, and how its other calls
+lie between those.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +14,16 @@ from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.transpose import Costates, split_steps, transpose
 from adjointdpm.errors import UnsupportedError
 
-# A call whose x̂_0 multistep coefficients of both signs take back to this share of their sizes tells little about its neighbours.
+# A call whose x̂_0 multistep coefficients of both signs take back to this share of their sizes
+# tells little about its neighbours.
 CANCELLING = 0.3
 
 
 class Nodes:
     """The steps of a solve at whose calls the network is asked; all stages of a step are, or none.
 
-    Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on one curve.
+    Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on
+        one curve.
 
     Args:
         problem: the problem.
@@ -33,7 +37,8 @@ class Nodes:
         chosen: the nodes, increasing.
         log_rho: of every call, by the same register.
         from_infinity: whether the solve starts without signal (α = 0), where ρ is infinite.
-        beta: by the same register, the sum of the coefficients that bring ∂L/∂y after the steps to x̂_0 of the call, y = x/α.
+        beta: by the same register, the sum of the coefficients that bring ∂L/∂y after the steps to
+            x̂_0 of the call, y = x/α.
 
     """
 
@@ -42,35 +47,59 @@ class Nodes:
         self.calls = [[i for i in step if isinstance(i, NetworkCall)] for step in self.steps]
         if not all(self.calls):
             raise UnsupportedError(
-                f"Interpolated needs a network call in every step, and {problem.sampler!r} has steps without; use Checkpoint()"
+                f"Interpolated needs a network call in every step, and {problem.sampler!r} has "
+                f"steps without; use Checkpoint()"
             )
         self.stages = max(map(len, self.calls))
-        self.place = {call.data: (step, stage) for step, calls in enumerate(self.calls) for stage, call in enumerate(calls)}
+        self.place = {
+            call.data: (step, stage)
+            for step, calls in enumerate(self.calls)
+            for stage, call in enumerate(calls)
+        }
         self.log_rho = _log_rho(problem)
         self.from_infinity = float(self.calls[0][0].alpha) == 0
         parts = _coefficients(problem, self.steps)
         self.beta = {data: part.sum().item() for data, part in parts.items()}
-        self._cancelling = {data for data, part in parts.items() if abs(self.beta[data]) < CANCELLING * part.abs().sum().item()}
+        self._cancelling = {
+            data
+            for data, part in parts.items()
+            if abs(self.beta[data]) < CANCELLING * part.abs().sum().item()
+        }
         positions = _positions([-self.log_rho[calls[0].data] for calls in self.calls])
         self.chosen = choose_nodes(positions, vjps * len(self.steps) // problem.plan.calls)
 
     def usable(self, step: int, stage: int) -> bool:
         """Whether what the network says at this call can be carried over to others."""
         call = self.calls[step][stage]
-        return call.data not in self._cancelling and self.beta[call.data] != 0 and float(call.alpha) != 0 != float(call.sigma)
+        return (
+            call.data not in self._cancelling
+            and self.beta[call.data] != 0
+            and float(call.alpha) != 0 != float(call.sigma)
+        )
 
     def line(self, step: int, stage: int, known: Sequence[int]) -> list[tuple[int, float]]:
-        """The weights of known nodes in a linear interpolation in log ρ to this call; beyond the ends the nearest node alone."""
-        later, earlier = min((n for n in known if n >= step), default=None), max((n for n in known if n <= step), default=None)
+        """The weights of known nodes in a linear interpolation in log ρ to this call; beyond the
+        ends the nearest node alone.
+        """
+        later, earlier = (
+            min((n for n in known if n >= step), default=None),
+            max((n for n in known if n <= step), default=None),
+        )
         if later is None or earlier is None or later == earlier:
-            return [(node, 1.0) for node in (later, earlier)[: 1 if later is not None else 2] if node is not None]
+            return [
+                (node, 1.0)
+                for node in (later, earlier)[: 1 if later is not None else 2]
+                if node is not None
+            ]
         share = self.between(step, stage, later, earlier)
         return [(later, share), (earlier, 1 - share)]
 
     def curve(self, step: int, stage: int, known: Sequence[int]) -> list[tuple[int, float]]:
         """The same with a parabola through the second node behind, where there is one."""
         line = self.line(step, stage, known)
-        further = min((n for n in known if n > line[0][0]), default=None) if len(line) == 2 else None
+        further = (
+            min((n for n in known if n > line[0][0]), default=None) if len(line) == 2 else None
+        )
         if further is None:
             return line
         points = [line[0][0], line[1][0], further]
@@ -87,7 +116,9 @@ class Nodes:
 
 
 def choose_nodes(positions: Sequence[float], count: int) -> list[int]:
-    """`count` distinct indices of increasing `positions`, nearest to uniform: the last, the first if there is a second, others."""
+    """`count` distinct indices of increasing `positions`, nearest to uniform: the last, the first
+    if there is a second, others.
+    """
     count = min(max(1, count), len(positions))
     if count == 1:
         return [len(positions) - 1]
@@ -109,20 +140,34 @@ def _positions(log_snr: Sequence[float]) -> list[float]:
 
 
 def _log_rho(problem: Problem) -> dict[int, float]:
-    """Log ρ of every call; past the ends of the clock (no signal, no noise) one unit beyond the last finite value."""
+    """Log ρ of every call; past the ends of the clock (no signal, no noise) one unit beyond the
+    last finite value.
+    """
     calls = problem.plan.network_calls
     values = problem.schedule.rho(torch.stack([call.time for call in calls])).log()
     finite = values[values.isfinite()]
     if not len(finite):
         return {call.data: 0.0 for call in calls}
-    return dict(zip([call.data for call in calls], values.clamp(finite.min() - 1, finite.max() + 1).tolist(), strict=True))
+    return dict(
+        zip(
+            [call.data for call in calls],
+            values.clamp(finite.min() - 1, finite.max() + 1).tolist(),
+            strict=True,
+        )
+    )
 
 
-def _coefficients(problem: Problem, steps: Sequence[Sequence[Instruction]]) -> dict[int, Float[Tensor, " steps"]]:
-    """By call, the parts of β: the costate of its x̂_0 if ∂L/∂y were 1 after one step, and ∂x̂_0/∂y were 1 within it."""
+def _coefficients(
+    problem: Problem, steps: Sequence[Sequence[Instruction]]
+) -> dict[int, Float[Tensor, " steps"]]:
+    """By call, the parts of β: the costate of its x̂_0 if ∂L/∂y were 1 after one step, and ∂x̂_0/∂y
+    were 1 within it.
+    """
     plan = problem.plan
     none = torch.zeros(len(steps), dtype=torch.float64)
-    found = {call.data: none for call in plan.network_calls}  # what a call's results are not used for stays 0
+    found = {
+        call.data: none for call in plan.network_calls
+    }  # what a call's results are not used for stays 0
     alphas = problem.schedule.alpha(plan.grid).tolist()
 
     def pull(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:

@@ -1,4 +1,6 @@
-"""Gradients for conditioning and weights, summed over all calls of the network and known at a few of them."""
+"""Gradients for conditioning and weights, summed over all calls of the network and known at a few
+of them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -14,22 +16,29 @@ Place = tuple[int, int]  # (step, stage)
 
 
 class Quadrature:
-    """Σ_k (∂x̂_0/∂θ)ᵀ b_k over all calls k, for every input θ of the network, from the terms at the nodes.
+    """Σ_k (∂x̂_0/∂θ)ᵀ b_k over all calls k, for every input θ of the network, from the terms at the
+    nodes.
 
-    A term's length is guessed by its model (1 − j) ‖b‖, which is exact for Gaussian data whose mean is θ: what the state tells already is
-    not asked of θ. Between two nodes the ratio to the model is interpolated geometrically, and the term's direction linearly, both in
-    log ρ; a node's ratio to the model is carried on towards the data, and its ratio to ‖b‖ towards the noise, where 1 − j grows to 1 and
-    tells nothing if it is small at the node. Terms of nodes are scaled to b as it is corrected later.
+    A term's length is guessed by its model (1 − j) ‖b‖, which is exact for Gaussian data whose mean
+    is θ: what the state tells already is not asked of θ. Between two nodes the ratio to the model
+    is interpolated geometrically, and the term's direction linearly, both in log ρ; a node's ratio
+    to the model is carried on towards the data, and its ratio to ‖b‖ towards the noise, where 1 − j
+    grows to 1 and tells nothing if it is small at the node. Terms of nodes are scaled to b as it is
+    corrected later.
 
     Args:
         model: knows b and j of every call.
-        groups: the numbers of inputs that share one length, and whether these hold one row a sample, so that each row has its own.
+        groups: the numbers of inputs that share one length, and whether these hold one row a
+            sample, so that each row has its own.
         add: takes the gradients of all inputs, and the weight of each: one number, or one a sample.
 
     """
 
     def __init__(
-        self, model: JacobianModel, groups: Sequence[tuple[Sequence[int], bool]], add: Callable[[Found, Sequence[Tensor]], None]
+        self,
+        model: JacobianModel,
+        groups: Sequence[tuple[Sequence[int], bool]],
+        add: Callable[[Found, Sequence[Tensor]], None],
     ) -> None:
         self._model, self._nodes, self._groups, self._add = model, model.nodes, groups, add
         self._terms: dict[Place, Found] = {}
@@ -42,7 +51,9 @@ class Quadrature:
         self._terms[step, stage] = found
 
     def settle(self, node: int) -> None:
-        """Count the calls from `node` to the one before it on the way back, now that b is certain there; with −1 all that are left."""
+        """Count the calls from `node` to the one before it on the way back, now that b is certain
+        there; with −1 all that are left.
+        """
         for stage in range(self._nodes.stages):
             latest, here = self._latest.pop(stage, None), (node, stage)
             if here in self._terms:
@@ -50,7 +61,11 @@ class Quadrature:
             carried = here in self._model.asked_with
             if carried or node < 0:
                 end = len(self._nodes.calls) if latest is None else latest
-                self._fill(range(node + 1, end), stage, [(n, stage) for n in (latest, node if carried else None) if n is not None])
+                self._fill(
+                    range(node + 1, end),
+                    stage,
+                    [(n, stage) for n in (latest, node if carried else None) if n is not None],
+                )
             kept = node if carried else latest if node >= 0 else None
             if kept is not None:
                 self._latest[stage] = kept
@@ -60,17 +75,29 @@ class Quadrature:
     def _release(self, place: Place) -> None:
         weights, found = self._weights.pop(place), self._terms.pop(place)
         self._lengths.pop(place, None)
-        by_number = {i: weight for (numbers, _), weight in zip(self._groups, weights, strict=True) for i in numbers}
+        by_number = {
+            i: weight
+            for (numbers, _), weight in zip(self._groups, weights, strict=True)
+            for i in numbers
+        }
         self._add(found, [by_number[i] for i in range(len(found))])
 
     def _own(self, place: Place, by_sample: bool) -> Tensor:
         """What the node's own term counts for."""
         asked, met = self._model.asked_with.get(place), self._model.met.get(place)
-        return torch.ones(()) if asked is None or met is None else _multiple(met[0], asked, by_sample)
+        return (
+            torch.ones(()) if asked is None or met is None else _multiple(met[0], asked, by_sample)
+        )
 
     def _fill(self, steps: range, stage: int, ends: Sequence[Place]) -> None:
-        """Let the terms of `ends`, two nodes or one, count for the calls of `steps` too, which lie between them or beyond."""
-        calls = [step for step in steps if step not in self._nodes.chosen and stage < len(self._nodes.calls[step])]
+        """Let the terms of `ends`, two nodes or one, count for the calls of `steps` too, which lie
+        between them or beyond.
+        """
+        calls = [
+            step
+            for step in steps
+            if step not in self._nodes.chosen and stage < len(self._nodes.calls[step])
+        ]
         if not calls or not ends:
             return
         met = {step: self._model.met.pop((step, stage)) for step in calls}
@@ -78,35 +105,60 @@ class Quadrature:
         noisier = len(ends) == 1 and calls[-1] < ends[0][0]  # than the only node
         for g, (_, by_sample) in enumerate(self._groups):
             lengths = [self._lengths_of(end)[g] for end in ends]
-            sizes = [_size(b, None if noisier else self._model.log_odds(*end), by_sample) for b, end in zip(asked, ends, strict=True)]
-            ratios = [(positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)]
+            sizes = [
+                _size(b, None if noisier else self._model.log_odds(*end), by_sample)
+                for b, end in zip(asked, ends, strict=True)
+            ]
+            ratios = [
+                (positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)
+            ]
             # Where one term vanishes, the other alone tells how long they are.
-            ratios = [torch.where(length > 0, ratio, ratios[-1 - k]) for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))]
+            ratios = [
+                torch.where(length > 0, ratio, ratios[-1 - k])
+                for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))
+            ]
             for step, (b, log_odds) in met.items():
-                share = 1.0 if len(ends) == 1 else self._nodes.between(step, stage, ends[0][0], ends[1][0])
+                share = (
+                    1.0
+                    if len(ends) == 1
+                    else self._nodes.between(step, stage, ends[0][0], ends[1][0])
+                )
                 shares = [share, 1 - share][: len(ends)]
-                ratio = torch.stack([part * value for part, value in zip(shares, ratios, strict=True)]).sum(0)
+                ratio = torch.stack(
+                    [part * value for part, value in zip(shares, ratios, strict=True)]
+                ).sum(0)
                 size = _size(b, None if noisier else log_odds, by_sample) * ratio.exp()
                 for end, part, length, basis in zip(ends, shares, lengths, asked, strict=True):
                     sign = _multiple(b, basis, by_sample).sign()
                     weight = part * sign * size / positive(length)
                     # Of a term that vanishes any multiple is none, and this one may be infinite.
-                    self._weights[end][g] = self._weights[end][g] + torch.where(length > 0, weight, 0.0)
+                    self._weights[end][g] = self._weights[end][g] + torch.where(
+                        length > 0, weight, 0.0
+                    )
 
     def _lengths_of(self, place: Place) -> list[Tensor]:
         if place not in self._lengths:
             terms = self._terms[place]
-            self._lengths[place] = [_length([terms[i] for i in numbers], by_sample) for numbers, by_sample in self._groups]
+            self._lengths[place] = [
+                _length([terms[i] for i in numbers], by_sample)
+                for numbers, by_sample in self._groups
+            ]
         return self._lengths[place]
 
 
 def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "*batch"]:
     """The multiple of `basis` that comes closest to `vector`: one a sample, or one for all."""
-    return projection(vector, basis).flatten() if by_sample else projection(vector[None], basis[None]).squeeze()
+    return (
+        projection(vector, basis).flatten()
+        if by_sample
+        else projection(vector[None], basis[None]).squeeze()
+    )
 
 
 def _size(b: Tensor, log_odds: Tensor | None, by_sample: bool) -> Float[Tensor, "*batch"]:
-    """(1 − j) ‖b‖, or ‖b‖ without the odds of j: of each sample, or the root of the sum of squares over samples."""
+    """(1 − j) ‖b‖, or ‖b‖ without the odds of j: of each sample, or the root of the sum of squares
+    over samples.
+    """
     sizes = _norms([b], True)
     sizes = sizes if log_odds is None else sizes * torch.sigmoid(-log_odds.flatten())
     return positive(sizes if by_sample else sizes.norm())
