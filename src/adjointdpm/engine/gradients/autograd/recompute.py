@@ -27,6 +27,7 @@ from adjointdpm.engine.tree import leaves, replace_leaves, tree_map
 from adjointdpm.errors import CapturedTensorError, ChangedTensorError
 
 Run = Callable[[Sequence[Tensor]], Outputs]
+Graphs = list[tuple[Sequence[Tensor], Outputs]]  # leaves that stand for the inputs, and outputs
 
 
 class Recomputation:
@@ -53,7 +54,7 @@ class Recomputation:
         self.compiled = module is not None and any(_is_compiled(part) for part in module.modules())
         self._owner = module
         self._module = None if self.compiled else module
-        self._known: list[Tensor] | None = (
+        self.known: list[Tensor] | None = (
             None  # captured leaves and trained parameters of the module, after its first call
         )
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
@@ -91,7 +92,7 @@ class Recomputation:
 
         number, self._calls = self._calls, self._calls + 1
         kinds = dict.fromkeys(["cpu", *(tensor.device.type for tensor in tensors)])
-        casts = [_autocast(kind) for kind in kinds]
+        casts = [autocast_now(kind) for kind in kinds]
         draws = self._draws
 
         def run(given: Sequence[Tensor]) -> Outputs:
@@ -104,25 +105,26 @@ class Recomputation:
                 return run(given)
 
         with draws.recorded(number):
-            if hold or self._known is None:
-                (output,) = self.attach(run, again, tensors, hold)
+            if hold or self.known is None:
+                (output,) = self.attach(run, again, tensors, [] if hold else None)
             else:
-                (output,) = self._attach_known(run, again, tensors)
+                (output,) = self.attach_known(run, again, tensors)
         assert output is not None
         return output
 
     def attach(
-        self, run: Run, again: Run, tensors: Sequence[Tensor], hold: bool = False
+        self, run: Run, again: Run, tensors: Sequence[Tensor], graphs: Graphs | None = None
     ) -> Outputs:
-        """`run(tensors)` as one node whose backward pass calls `again`, or uses the graph that
-        `hold` keeps.
+        """`run(tensors)` as one node whose backward pass calls `again`.
+
+        Where `graphs` is a list, the graph is put into it, and the backward pass uses it if it is
+        still there.
         """
         given = [_stand_in(tensor) for tensor in tensors]
-        graphs: list[tuple[Sequence[Tensor], Outputs]] = []
 
         def first() -> Outputs:
             outputs = run(given)
-            if hold:
+            if graphs is not None:
                 graphs.append((given, outputs))
             return outputs
 
@@ -132,7 +134,7 @@ class Recomputation:
         if self._module is not None and run is not again:
             parameters = [p for p in self._module.parameters() if p.requires_grad]
             seen = {id(p) for p in parameters}
-            self._known = [*parameters, *(leaf for leaf in captured if id(leaf) not in seen)]
+            self.known = [*parameters, *(leaf for leaf in captured if id(leaf) not in seen)]
         # What the graph does not end in gets no gradient, as if it had not been handed over.
         used = [
             tensor if id(leaf) in reached else tensor.detach()
@@ -141,13 +143,14 @@ class Recomputation:
         inputs = [self._source(tensor) for tensor in (*used, *captured)]
         if not any(tensor.requires_grad for tensor in inputs):
             return outputs
-        return _Again.apply(self, again, outputs, tensors, captured, graphs, *inputs)  # pyright: ignore[reportReturnType]
+        held = [] if graphs is None else graphs
+        return _Again.apply(self, again, outputs, tensors, captured, held, *inputs)  # pyright: ignore[reportReturnType]
 
-    def _attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
+    def attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
         """The same without a graph, since it is known what there is to depend on; `again` checks
         that.
         """
-        known = self._known or []
+        known = self.known or []
 
         def checked(given: Sequence[Tensor]) -> Outputs:
             outputs = again(given)
@@ -195,7 +198,7 @@ class _Again(torch.autograd.Function):
         outputs: Outputs,
         tensors: Sequence[Tensor],
         captured: Sequence[Tensor],
-        graphs: list[tuple[Sequence[Tensor], Outputs]],
+        graphs: Graphs,
         *inputs: Tensor,
     ) -> Outputs:
         ctx.owner, ctx.again, ctx.captured, ctx.graphs = owner, again, captured, graphs
@@ -280,7 +283,7 @@ def _stand_in(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-def _autocast(kind: str) -> Callable[[], AbstractContextManager[Any]]:
+def autocast_now(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """What makes a context with the autocast that holds now, without its cache.
 
     A weight that an earlier call has cast is part of that call's graph; and the gradients of all

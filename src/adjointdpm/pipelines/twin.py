@@ -1,0 +1,135 @@
+"""A shallow copy of a pipeline whose `__call__` can be differentiated; the pipeline stays as it is.
+
+The copy shares all weights. What differs: methods run as written, without their `no_grad`
+decorator; the networks of the loop are recomputed in the backward pass; schedulers keep their state
+to themselves; pictures are not clamped.
+"""
+
+import collections
+import copy
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
+
+import diffusers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
+
+from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
+from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
+
+Call = Callable[..., Any]
+Wrap = Callable[[str, nn.Module], Call]  # name and network -> what runs in place of its forward
+
+
+def twin_of(pipe: Any, wrap: Wrap, quiet: bool = True) -> Any:
+    """The copy.
+
+    Args:
+        pipe: a diffusers pipeline.
+        wrap: makes what is called in place of a network of the loop.
+        quiet: without the pipeline's own progress bars.
+
+    """
+    return _twin(pipe, wrap, {}, quiet, "")
+
+
+def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str) -> Any:
+    made = copy.copy(pipe)
+    for name, value in list(vars(made).items()):
+        full = f"{prefix}{name}"
+        if id(value) in seen:
+            vars(made)[name] = seen[id(value)]
+        elif isinstance(value, nn.Module) and is_recomputed(value):
+            vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
+        elif isinstance(value, SchedulerMixin):
+            vars(made)[name] = seen[id(value)] = scheduler_twin(value)
+        elif isinstance(value, diffusers.DiffusionPipeline):
+            vars(made)[name] = seen[id(value)] = _twin(value, wrap, seen, quiet, f"{full}.")
+        elif hasattr(value, "denormalize") or hasattr(value, "_image_processor"):
+            vars(made)[name] = seen[id(value)] = _unclamped(value)
+    if quiet:
+        vars(made)["_progress_bar_config"] = {"disable": True}
+    made.__class__ = differentiable_class(type(pipe))
+    return made
+
+
+def _network_twin(network: nn.Module, name: str, wrap: Wrap) -> nn.Module:
+    made = copy.copy(network)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for kind in hooks:  # they run with the network itself, which is called below
+        vars(made)[kind] = collections.OrderedDict()
+    vars(made)["_compiled_call_impl"] = None
+    vars(made)["forward"] = wrap(name, network)
+    return made
+
+
+def is_recomputed(network: nn.Module) -> bool:
+    """Whether a module is a network of the loop: a denoiser, ControlNet, adapter or prior.
+
+    Autoencoders keep their graph, which is needed first in the backward pass. So do text encoders:
+    pipelines change those around their one call (the scale of a LoRA), and a second run would find
+    another network.
+    """
+    inner = getattr(network, "_orig_mod", network)
+    return isinstance(inner, diffusers.ModelMixin) and not callable(getattr(inner, "decode", None))
+
+
+@cache
+def differentiable_class(cls: type) -> type:
+    """A subclass of a pipeline's class whose methods run as written, without `no_grad`."""
+    body: dict[str, Any] = {}
+    for name in dir(cls):
+        found = inspect.getattr_static(cls, name, None)
+        static = isinstance(found, staticmethod)
+        function = found.__func__ if isinstance(found, staticmethod) else found
+        written = function.__wrapped__ if _without_gradients(function) else function
+        if written is not function or draws_noise(written):
+            own = with_own_draws(written, name)
+            body[name] = staticmethod(own) if static else own
+    return types.new_class(cls.__name__, (cls,), exec_body=lambda space: space.update(body))
+
+
+def _without_gradients(function: Any) -> bool:
+    """Whether `torch.no_grad()` decorates a function."""
+    code = getattr(function, "__code__", None)
+    return hasattr(function, "__wrapped__") and getattr(code, "co_name", "") == "decorate_context"
+
+
+def _unclamped(processor: Any) -> Any:
+    """An image or video processor whose pictures keep their values outside of [0, 1]."""
+    made = copy.copy(processor)
+    if hasattr(made, "denormalize"):
+        vars(made)["denormalize"] = _denormalized
+    inner = getattr(made, "_image_processor", None)
+    if inner is not None:
+        vars(made)["_image_processor"] = _unclamped(inner)
+    return made
+
+
+def _denormalized(images: Any) -> Any:
+    return images * 0.5 + 0.5
+
+
+def attention_processors(network: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
+    """What puts today's attention processors back for a block.
+
+    Some pipelines (PAG) swap them around their loop.
+    """
+    then = [(part, part.processor) for part in network.modules() if hasattr(part, "processor")]
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        changed = [(part, part.processor, old) for part, old in then if part.processor is not old]
+        for part, _, old in changed:
+            part.processor = old
+        try:
+            yield
+        finally:
+            for part, now, _ in changed:
+                part.processor = now
+
+    return block
