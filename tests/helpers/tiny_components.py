@@ -5,7 +5,6 @@ known parts takes no line here, and a new part one.
 """
 
 import inspect
-import json
 import tempfile
 import types
 import typing
@@ -22,6 +21,7 @@ from torch import nn
 from helpers.tiny_pipelines import tiny_tokenizer
 
 WIDTH = 16  # of every text encoder
+NEEDED = ("transformer", "text_encoder_2", "tokenizer_2")  # also where a constructor has a default
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "owl", "blurry"]
 
 _UNET = {
@@ -64,7 +64,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "motion_max_seq_length": 8,
         "use_motion_mid_block": False,
     },
-    "T2IAdapter": {"channels": [8, 16], "num_res_blocks": 1, "downscale_factor": 4},
+    "T2IAdapter": {"channels": [8, 16], "num_res_blocks": 1, "downscale_factor": 2},
     "SD3Transformer2DModel": _HEADS
     | {
         "sample_size": 8,
@@ -165,13 +165,47 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "axes_dims": [2, 2, 4],
         "axes_lens": [64, 16, 16],
     },
+    "Lumina2Transformer2DModel": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 2,
+        "num_kv_heads": 1,
+        "multiple_of": 8,
+        "scaling_factor": 1.0,
+        "axes_dim_rope": (2, 2, 4),
+        "axes_lens": (64, 16, 16),
+        "cap_feat_dim": WIDTH,
+    },
+    "Flux2Transformer2DModel": _HEADS
+    | {
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "joint_attention_dim": 3 * WIDTH,
+        "timestep_guidance_channels": 8,
+        "axes_dims_rope": (2, 2, 2, 2),
+        "guidance_embeds": False,
+    },
+    "AutoencoderKLFlux2": {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "sample_size": 16,
+    },
     "DiTTransformer2DModel": _HEADS
     | {
         "num_layers": 2,
         "sample_size": 8,
         "out_channels": 8,
         "norm_num_groups": 4,
-        "num_embeds_ada_norm": 10,
+        "num_embeds_ada_norm": 1000,
     },
     "CogVideoXTransformer3DModel": {
         "num_attention_heads": 2,
@@ -214,11 +248,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "cross_attention_dim_t5": WIDTH,
         "pooled_projection_dim": 16,
         "text_len": 8,
-        "text_len_t5": 8,
+        "text_len_t5": 256,
     },
     "UNetSpatioTemporalConditionModel": {
         "sample_size": 8,
-        "block_out_channels": (8, 16),
+        "block_out_channels": (32, 64),
         "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
@@ -236,9 +270,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "norm_num_groups": 4,
         "layers_per_block": 1,
         "sample_size": 16,
+        "shift_factor": 0.1,
     },
     "AutoencoderKLTemporalDecoder": {
-        "block_out_channels": (8, 16),
+        "block_out_channels": (32, 32),
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "latent_channels": 4,
         "layers_per_block": 1,
@@ -338,9 +373,9 @@ def _clip(cls: Any) -> nn.Module:
     return cls(config)
 
 
-def _t5(cls: Any) -> nn.Module:
+def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
     config = transformers.UMT5Config if "UMT5" in cls.__name__ else transformers.T5Config
-    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     return cls(config(vocab_size=len(WORDS), **sizes))
 
 
@@ -364,6 +399,15 @@ def _llm(cls: Any) -> nn.Module:
         max_position_embeddings=64,
     )
     return cls(config)
+
+
+def _qwen_vl(cls: Any) -> nn.Module:
+    text = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
+    text |= {"rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}}
+    vision = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32, "num_heads": 2}
+    vision |= {"out_hidden_size": WIDTH}
+    return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
 
 
 def _bert(cls: Any) -> nn.Module:
@@ -398,15 +442,17 @@ def component(cls: Any, seed: int = 0, **overrides: Any) -> Any:
         elif name in ("CLIPTextModel", "CLIPTextModelWithProjection"):
             made = _clip(cls)
         elif name in ("T5EncoderModel", "UMT5EncoderModel"):
-            made = _t5(cls)
+            made = _t5(cls, **overrides)
         elif name.startswith("CLIPVisionModel"):
             made = _vision(cls)
+        elif name == "Qwen2_5_VLForConditionalGeneration":
+            made = _qwen_vl(cls)
         elif name == "BertModel":
             made = _bert(cls)
         elif name == "Gemma2PreTrainedModel":
             made = _llm(transformers.Gemma2Model)
-        elif name == "PreTrainedModel":
-            made = _llm(transformers.Qwen3Model)
+        elif name in ("PreTrainedModel", "Qwen3ForCausalLM"):
+            made = _llm(transformers.Qwen3Model if name == "PreTrainedModel" else cls)
         elif name == "CLIPTokenizer":
             return _clip_tokenizer()
         elif "Tokenizer" in name:
@@ -443,9 +489,10 @@ def assemble(cls: Any, networks: dict[str, dict[str, Any]] | None = None, **give
             continue
         if name in given:
             parts[name] = given[name]
-        elif parameter.default is not inspect.Parameter.empty or name in ("safety_checker",):
-            value = None if name == "safety_checker" else parameter.default
-            parts[name] = value
+        elif name == "safety_checker":
+            parts[name] = None
+        elif name not in NEEDED and parameter.default is not inspect.Parameter.empty:
+            parts[name] = parameter.default
         else:
             parts[name] = component(_class(hints[name]), seed, **(networks or {}).get(name, {}))
     return cls(**parts)
@@ -458,6 +505,3 @@ def _class(hint: Any) -> Any:
     return hint
 
 
-def as_json(value: Any) -> str:
-    """For keys of caches."""
-    return json.dumps(value, sort_keys=True, default=str)

@@ -1,244 +1,292 @@
-"""Every diffusers pipeline, differentiable: its own `__call__`, its networks recomputed."""
+"""A model made of any diffusers pipeline: noise, prompts, pictures and gradients through them."""
 
-import difflib
-import functools
+import ast
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import _pop_mode_temporarily
-from torch.utils._pytree import tree_flatten
 
-from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
-from adjointdpm.engine.gradients import resolve as resolve_gradient
-from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
-from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
-from adjointdpm.errors import (
-    InvalidInputError,
-    InvalidTypeError,
-    ShapeError,
-    UnsupportedError,
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
+from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.pipeline_call import (
+    call_parameters,
+    call_pipeline,
+    check_arguments,
+    draws_in_prepare,
 )
-from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, draws_noise, drawing_from
-from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import attention_processors, differentiable_class, twin_of
+from adjointdpm.pipelines.twin import twin_of
 
-OUTPUTS = {"sample": "pt", "latent": "latent"}
+ENCODER = "encode_prompt"
+NATIVE = (
+    "it steps by its own scheduler, in its own code; methods and samplers that solve the ODE "
+    "themselves need the network, schedule and conditioning of a Stable Diffusion pipeline"
+)
 
 
-def run(
-    pipe: Any,
-    arguments: Mapping[str, Any],
-    noise: Tensor | None = None,
-    gradient: GradientMethod | str = "exact",
-    output: str = "sample",
-) -> Tensor:
-    """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
+class AnyPipeline:
+    """A pipeline of any diffusers class, differentiable; made by `load` or `from_pipeline`.
 
-    Gradients reach the noise, every tensor among the arguments, and every weight of the pipeline
-    that requires grad. The pipeline is left as it is, also if the call fails.
+    The pipeline stays the user's: each call runs on a shallow copy, and nothing in the pipeline is
+    changed. Calls from several threads do not disturb each other, as long as no thread changes the
+    pipeline's weights or settings meanwhile.
 
-    Args:
-        pipe: any diffusers pipeline.
-        arguments: of its `__call__`, under its own names and with its own defaults.
-        noise: its initial noise, in the shape that it draws itself.
-        gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
-        output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
-
-    Returns:
-        Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
-        else the pipeline makes in its own layout.
-
-    Raises:
-        InvalidInputError, InvalidTypeError: an argument that the pipeline does not take, or that
-            this function sets.
-        ShapeError: noise of another shape than the pipeline draws.
-        UnsupportedError: the pipeline does not draw noise though some was given, makes no tensor,
-            or blocks the gradient of one of its networks.
+    Attributes:
+        pipe: the diffusers pipeline.
 
     """
-    method = resolve_gradient(gradient)
-    names = call_parameters(pipe)
-    check_arguments(pipe, arguments, names)
-    if output not in OUTPUTS:
-        raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-    given = dict(arguments)
-    if "output_type" in names:
-        given["output_type"] = OUTPUTS[output]
-    elif output == "latent":
-        raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
-    if "return_dict" in names:
-        given["return_dict"] = False
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    run_ = _Run(method)
-    twin = twin_of(pipe, run_.wrap)
-    run_.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), last:
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    run_.check_reached(sample)
-    return sample
 
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
-class _Run:
-    """One call of a pipeline: what its networks do in it."""
+    def __call__(
+        self,
+        *,
+        noise: Float[Tensor, "batch *shape"] | None = None,
+        gradient: GradientMethod | str = "exact",
+        output: str = "sample",
+        **arguments: Any,
+    ) -> Tensor:
+        """Run the pipeline's own `__call__`; the result has its graph and is not clamped.
 
-    def __init__(self, method: GradientMethod) -> None:
-        if not isinstance(method, Backprop | Checkpoint | Truncated):
-            raise UnsupportedError(
-                f"{method!r} solves an ODE of its own and cannot run a pipeline's own code; use "
-                'gradient="exact", Backprop() or Truncated(last=K)'
-            )
-        self.method = method
-        self.scheduler: Any = None
-        self.steps = 0
-        self.grad = torch.is_grad_enabled()
-        self.calls: dict[str, TreeRecomputation] = {}
-        self.blocked: list[str] = []
-        self._sizes: dict[Any, int] = {}
-        self._held: HeldGraphs | None = None
+        Args:
+            noise: the initial noise, as `noise()` makes it; None lets the pipeline draw.
+            gradient: `Checkpoint` ("exact"), `Backprop` or `Truncated`.
+            output: "sample", or "latent" for what the pipeline hands to its decoder.
+            arguments: the pipeline's own, with its own defaults; all but `output_type` and
+                `return_dict`.
 
-    def follow(self, scheduler: Any) -> None:
-        """Count the steps of the copy's scheduler."""
-        self.scheduler = scheduler
-        step = getattr(scheduler, "step", None)
-        if step is None:
-            return
-
-        @functools.wraps(step)  # pipelines look at its signature
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.steps += 1
-            return step(*args, **kwargs)
-
-        vars(scheduler)["step"] = counted
-
-    def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
-        """What the copy of the pipeline calls in place of `network`."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with _pop_mode_temporarily() if _modes() else nullcontext():
-                return self._call(name, network, args, kwargs)
-
-        return call
-
-    def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            if self.grad and self._wanted(network, args, kwargs):
-                self.blocked.append(name)
-            return network(*args, **kwargs)
-        if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
-        if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
-            with torch.no_grad():
-                return network(*args, **kwargs)
-        if name not in self.calls:
-            self.calls[name] = TreeRecomputation(
-                name, network, lambda: attention_processors(network)
-            )
-        held = self._held_graphs(network)
-        return self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
-
-    def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        return any(x.requires_grad for x in [*inputs, *network.parameters()])
-
-    def _before_the_last(self, last: int) -> bool:
-        """Whether the sampler is before its last `last` steps."""
-        timesteps = getattr(self.scheduler, "timesteps", None)
-        if timesteps is None:
-            raise UnsupportedError(
-                "Truncated counts the steps of the pipeline's scheduler, and this one has none"
-            )
-        return self.steps < len(timesteps) - last
-
-    def _held_graphs(self, network: nn.Module) -> HeldGraphs:
-        if self._held is None:
-            budget = self.method.memory_budget if isinstance(self.method, Checkpoint) else None
-            if budget == "auto":
-                device = next((p.device for p in network.parameters()), torch.device("cpu"))
-                budget = int(AUTO_SHARE * free_bytes(device))
-            self._held = HeldGraphs(budget or 0)
-        return self._held
-
-    def _size(self, name: str, network: nn.Module, args: Any, kwargs: Any, held: Any) -> int:
-        if held.budget == 0:
-            return 0
-        flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        key = (name, *((tuple(x.shape), x.dtype) for x in flat))
-        if key not in self._sizes:
-            self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
-        return self._sizes[key]
-
-    def check_reached(self, sample: Tensor) -> None:
-        """Check that a gradient of the sample reaches every call of a network that wants one.
+        Returns:
+            Pictures `[B, 3, H, W]` about [0, 1]; videos `[B, F, 3, H, W]`; sound `[B, C, T]`; what
+            else there is in its own layout.
 
         Raises:
-            UnsupportedError: it does not; the message names the network.
+            AdjointDPMError: see `call_pipeline`.
 
         """
-        if self.blocked:
+        return call_pipeline(self.pipe, arguments, noise, gradient, output)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline runs its networks."""
+        return torch.device(self.pipe._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of `noise`: float32, or float64 for a float64 pipeline."""
+        found = [m.dtype for m in self.pipe.components.values() if isinstance(m, nn.Module)]
+        return torch.float64 if torch.float64 in found else torch.float32
+
+    def noise(
+        self, batch: int, seed: int, offset: int = 0, **arguments: Any
+    ) -> Float[Tensor, "batch *shape"]:
+        """Initial noise of unit variance, in the shape that the pipeline draws for `arguments`.
+
+        Sample i depends on (seed, offset + i) alone, whatever the batch, device or process.
+
+        Args:
+            batch: B, at least 1.
+            seed: any non-negative int.
+            offset: the number of the first sample.
+            arguments: of the pipeline, as for the call that takes the noise (height, num_frames,
+                image, …).
+
+        Raises:
+            InvalidTypeError, InvalidInputError: an argument is not an int, or out of range.
+            UnsupportedError: the pipeline draws no noise for these arguments.
+
+        """
+        check_count(batch, "batch", least=1)
+        check_count(seed, "seed", least=0)
+        check_count(offset, "offset", least=0)
+        shape = self._noise_shape(arguments)
+        like = torch.empty((batch, *shape), dtype=self.dtype, device=self.device)
+        return standard_normal(like, seed, stream=0, first=offset)
+
+    def encode(self, prompts: str | Sequence[str], **arguments: Any) -> dict[str, Any]:
+        """What the pipeline's text encoders make of prompts, differentiable.
+
+        Args:
+            prompts: one string or a list of B.
+            arguments: further ones of the pipeline's `encode_prompt`.
+
+        Returns:
+            Tensors by the names under which the pipeline's `__call__` takes them, such as
+            "prompt_embeds" and "pooled_prompt_embeds".
+
+        Raises:
+            PromptError: neither a string nor a non-empty list of strings.
+            UnsupportedError: the pipeline has no `encode_prompt`.
+
+        """
+        texts = check_prompts(prompts)
+        method = getattr(type(self.pipe), ENCODER, None)
+        if method is None:
             raise UnsupportedError(
-                f"the pipeline calls its network {self.blocked[0]!r} without gradients "
-                f"({len(self.blocked)} calls), so the gradient would be wrong; differentiate what "
-                "does not depend on it, or run the pipeline under torch.no_grad"
+                f"{type(self.pipe).__name__} has no {ENCODER}; pass its own arguments to the model"
             )
-        wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
-        if not wanted:
-            return
-        stack, seen = [sample.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
-        lost = [name for node, name in wanted.items() if node not in seen]
-        if lost:
-            raise UnsupportedError(
-                f"{len(lost)} of {len(wanted)} calls of the networks get no gradient "
-                f"({', '.join(sorted(set(lost)))}): the pipeline detaches what they made"
-            )
+        parameters = inspect.signature(inspect.unwrap(method)).parameters
+        names = call_parameters(self.pipe)
+        known = {
+            "prompt": texts,
+            "device": self.device,
+            "num_images_per_prompt": 1,
+            "num_videos_per_prompt": 1,
+            "do_classifier_free_guidance": "negative_prompt_embeds" in names,
+        }
+        given = {name: value for name, value in known.items() if name in parameters} | arguments
+        for name, parameter in parameters.items():
+            if name not in ("self", *given) and parameter.default is parameter.empty:
+                given[name] = None
+        twin = twin_of(self.pipe, lambda name, network: network)
+        found = getattr(twin, ENCODER)(**given)
+        found = found if isinstance(found, tuple) else (found,)
+        named = zip(_returned_names(method), found, strict=False)
+        return {name: value for name, value in named if name in names and value is not None}
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        noise: Float[Tensor, "batch *shape"] | None = None,
+        *,
+        steps: int = 50,
+        guidance_scale: float | None = None,
+        sampler: Any = None,
+        gradient: GradientMethod | str = "exact",
+        seeds: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """Samples of prompts, by the pipeline's own scheduler.
+
+        Args:
+            prompt: a string for the whole batch, or a list of B; None where other arguments say
+                what to draw.
+            noise: as `noise()` makes it; None: the samples of seed 0.
+            steps: the pipeline's `num_inference_steps`.
+            guidance_scale: None is the pipeline's default.
+            sampler: not supported here.
+            gradient: see `__call__`.
+            seeds: what a stochastic scheduler draws for each sample depends on its seed alone.
+            arguments: further ones of the pipeline.
+
+        Raises:
+            AdjointDPMError: see `__call__`.
+
+        """
+        if sampler is not None:
+            raise UnsupportedError(f"{type(self.pipe).__name__} takes no native sampler: {NATIVE}")
+        names, given = call_parameters(self.pipe), dict(arguments)
+        batch = len(noise) if noise is not None else _batch(prompt, seeds, arguments)
+        if prompt is not None:
+            if "prompt" not in names:
+                raise PromptError(f"{type(self.pipe).__name__} takes no prompt")
+            texts = check_prompts(prompt)
+            given["prompt"] = [texts] * batch if isinstance(texts, str) else texts
+        for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance_scale)):
+            if value is not None and name in names:
+                given[name] = value
+        if "generator" in names and "generator" not in given:
+            numbers = range(batch) if seeds is None else check_seeds(seeds, None)
+            given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]
+        if noise is None and "latents" not in given:
+            noise = self.noise(batch, 0, **arguments)
+        return self(noise=noise, gradient=gradient, **given)
+
+    def supports(self) -> dict[str, dict[str, bool | str]]:
+        """What works with this pipeline: True, or the reason why not, by kind and name."""
+        names = call_parameters(self.pipe)
+        exact = {name: True for name in ("Checkpoint", "Backprop", "Truncated")}
+        others = dict.fromkeys(("Adjoint", "Interpolated", "Reversible", "Auto"), NATIVE)
+        lora = any("Lora" in cls.__name__ for cls in type(self.pipe).__mro__)
+        tokens = hasattr(self.pipe, "load_textual_inversion")
+        embeds = "prompt_embeds" in names and hasattr(self.pipe, ENCODER)
+        return {
+            "gradient methods": {**exact, **others},
+            "native samplers": {"all": NATIVE},
+            "variables": {
+                "noise": True if self._draws_noise else "the pipeline draws no initial noise",
+                "prompt embedding": True if embeds else "the pipeline takes no prompt_embeds",
+                "weights": True,
+            },
+            "artefacts": {
+                "LoRA": True if lora else "the pipeline has no LoRA loader",
+                "token": True if tokens else "the pipeline has no loader for learned tokens",
+            },
+        }
+
+    @property
+    def _draws_noise(self) -> bool:
+        try:
+            self._noise_shape({})
+        except Exception:  # whatever the pipeline wants besides
+            return draws_in_prepare(self.pipe)
+        return True
+
+    def _noise_shape(self, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape of one sample's noise: the pipeline's own code is run up to its draw."""
+        key = repr([(name, _kind(value)) for name, value in sorted(arguments.items())])
+        if key not in self._shapes:
+            self._shapes[key] = self._drawn_shape(dict(arguments))
+        return self._shapes[key]
+
+    def _drawn_shape(self, arguments: dict[str, Any]) -> tuple[int, ...]:
+        names = call_parameters(self.pipe)
+        check_arguments(self.pipe, arguments, names)
+        given = dict(arguments)
+        if "prompt" in names and not {"prompt", "prompt_embeds"} & given.keys():
+            given["prompt"] = ""
+        if "class_labels" in names:
+            given.setdefault("class_labels", [0])
+        if "output_type" in names:
+            given["output_type"] = "pt"
+        source = _FirstDraw(None, everywhere=not draws_in_prepare(self.pipe))
+        try:
+            with torch.no_grad(), drawing_from(source):
+                twin_of(self.pipe, lambda name, network: network)(**given)
+        except _Drawn as drawn:
+            return drawn.shape[1:]
+        raise UnsupportedError(
+            f"{type(self.pipe).__name__} draws no initial noise for these arguments"
+        )
 
 
-def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a pipeline's `__call__`, by name."""
-    found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
-    return {name: p for name, p in found.items() if name != "self"}
+class _Drawn(Exception):
+    """The pipeline has asked for its initial noise."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
 
 
-def draws_in_prepare(pipe: Any) -> bool:
-    """Whether the pipeline draws its initial noise in the method that prepares latents."""
-    prepare = getattr(type(pipe), PREPARE, None)
-    return prepare is not None and draws_noise(inspect.unwrap(prepare))
+class _FirstDraw(NoiseSource):
+    def draw(self, original: Any, shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.preparing:
+            return original(shape, *args, **kwargs)
+        raise _Drawn(tuple(shape))
 
 
-def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError for arguments that the pipeline does not take, or that are set here."""
-    for name in ("output_type", "return_dict"):
-        if name in arguments:
-            raise InvalidInputError(
-                f"{name} is set by the model, which returns tensors; "
-                'output="latent" asks for latents instead of samples'
-            )
-    for name in arguments:
-        if name not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
-            close = difflib.get_close_matches(name, names, n=3) or sorted(names)
-            raise InvalidInputError(
-                f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
-                f"{', '.join(close)}"
-            )
+def _returned_names(method: Any) -> list[str | None]:
+    """The names of what a method returns, in its last return statement."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(method))))
+    returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return) and n.value is not None]
+    last = max(returns, key=lambda value: value.lineno)
+    return [getattr(e, "id", None) for e in (last.elts if isinstance(last, ast.Tuple) else [last])]
 
 
-def _modes() -> bool:
-    return torch._C._len_torch_function_stack() > 0
+def _batch(prompt: Any, seeds: Sequence[int] | None, arguments: Mapping[str, Any]) -> int:
+    for given in (prompt, seeds, arguments.get("prompt_embeds"), arguments.get("class_labels")):
+        if given is not None and not isinstance(given, str):
+            if not hasattr(given, "__len__") or len(given) == 0:
+                raise InvalidInputError(f"{given!r} must be a list with one entry a sample")
+            return len(given)
+    return 1
+
+
+def _kind(value: Any) -> Any:
+    return ("tensor", tuple(value.shape)) if isinstance(value, Tensor) else value

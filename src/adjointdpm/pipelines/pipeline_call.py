@@ -1,0 +1,244 @@
+"""One differentiable call of any diffusers pipeline: its own `__call__`, its networks recomputed."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _pop_mode_temporarily
+from torch.utils._pytree import tree_flatten
+
+from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
+from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
+from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
+from adjointdpm.errors import (
+    InvalidInputError,
+    InvalidTypeError,
+    ShapeError,
+    UnsupportedError,
+)
+from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, draws_noise, drawing_from
+from adjointdpm.pipelines.last_tensor import LastTensor
+from adjointdpm.pipelines.twin import attention_processors, differentiable_class, twin_of
+
+OUTPUTS = {"sample": "pt", "latent": "latent"}
+
+
+def call_pipeline(
+    pipe: Any,
+    arguments: Mapping[str, Any],
+    noise: Tensor | None = None,
+    gradient: GradientMethod | str = "exact",
+    output: str = "sample",
+) -> Tensor:
+    """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
+
+    Gradients reach the noise, every tensor among the arguments, and every weight of the pipeline
+    that requires grad. The pipeline is left as it is, also if the call fails.
+
+    Args:
+        pipe: any diffusers pipeline.
+        arguments: of its `__call__`, under its own names and with its own defaults.
+        noise: its initial noise, in the shape that it draws itself.
+        gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
+        output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+
+    Returns:
+        Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
+        else the pipeline makes in its own layout.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: an argument that the pipeline does not take, or that
+            this function sets.
+        ShapeError: noise of another shape than the pipeline draws.
+        UnsupportedError: the pipeline does not draw noise though some was given, makes no tensor,
+            or blocks the gradient of one of its networks.
+
+    """
+    method = resolve_gradient(gradient)
+    names = call_parameters(pipe)
+    check_arguments(pipe, arguments, names)
+    if output not in OUTPUTS:
+        raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = dict(arguments)
+    if "output_type" in names:
+        given["output_type"] = OUTPUTS[output]
+    elif output == "latent":
+        raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
+    if "return_dict" in names:
+        given["return_dict"] = False
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    networks = _Networks(method)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    with drawing_from(source), last:
+        found = twin(**given)
+    if noise is not None and not source.used:
+        raise UnsupportedError(
+            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
+            "place; leave it out, or hand over what the pipeline takes (latents=)"
+        )
+    sample = last.of(found)
+    if sample is None:
+        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
+    networks.check_reached(sample)
+    return sample
+
+
+class _Networks:
+    """One call of a pipeline: what its networks do in it."""
+
+    def __init__(self, method: GradientMethod) -> None:
+        if not isinstance(method, Backprop | Checkpoint | Truncated):
+            raise UnsupportedError(
+                f"{method!r} solves an ODE of its own and cannot run a pipeline's own code; use "
+                'gradient="exact", Backprop() or Truncated(last=K)'
+            )
+        self.method = method
+        self.scheduler: Any = None
+        self.steps = 0
+        self.grad = torch.is_grad_enabled()
+        self.calls: dict[str, TreeRecomputation] = {}
+        self.blocked: list[str] = []
+        self._sizes: dict[Any, int] = {}
+        self._held: HeldGraphs | None = None
+
+    def follow(self, scheduler: Any) -> None:
+        """Count the steps of the copy's scheduler."""
+        self.scheduler = scheduler
+        step = getattr(scheduler, "step", None)
+        if step is None:
+            return
+
+        @functools.wraps(step)  # pipelines look at its signature
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.steps += 1
+            return step(*args, **kwargs)
+
+        vars(scheduler)["step"] = counted
+
+    def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
+        """What the copy of the pipeline calls in place of `network`."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with _pop_mode_temporarily() if _modes() else nullcontext():
+                return self._call(name, network, args, kwargs)
+
+        return call
+
+    def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            if self.grad and self._wanted(network, args, kwargs):
+                self.blocked.append(name)
+            return network(*args, **kwargs)
+        if isinstance(self.method, Backprop):
+            return network(*args, **kwargs)
+        if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
+            with torch.no_grad():
+                return network(*args, **kwargs)
+        if name not in self.calls:
+            self.calls[name] = TreeRecomputation(
+                name, network, lambda: attention_processors(network)
+            )
+        held = self._held_graphs(network)
+        return self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
+
+    def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        return any(x.requires_grad for x in [*inputs, *network.parameters()])
+
+    def _before_the_last(self, last: int) -> bool:
+        """Whether the sampler is before its last `last` steps."""
+        timesteps = getattr(self.scheduler, "timesteps", None)
+        if timesteps is None:
+            raise UnsupportedError(
+                "Truncated counts the steps of the pipeline's scheduler, and this one has none"
+            )
+        return self.steps < len(timesteps) - last
+
+    def _held_graphs(self, network: nn.Module) -> HeldGraphs:
+        if self._held is None:
+            budget = self.method.memory_budget if isinstance(self.method, Checkpoint) else None
+            if budget == "auto":
+                device = next((p.device for p in network.parameters()), torch.device("cpu"))
+                budget = int(AUTO_SHARE * free_bytes(device))
+            self._held = HeldGraphs(budget or 0)
+        return self._held
+
+    def _size(self, name: str, network: nn.Module, args: Any, kwargs: Any, held: Any) -> int:
+        if held.budget == 0:
+            return 0
+        flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        key = (name, *((tuple(x.shape), x.dtype) for x in flat))
+        if key not in self._sizes:
+            self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
+        return self._sizes[key]
+
+    def check_reached(self, sample: Tensor) -> None:
+        """Check that a gradient of the sample reaches every call of a network that wants one.
+
+        Raises:
+            UnsupportedError: it does not; the message names the network.
+
+        """
+        if self.blocked:
+            raise UnsupportedError(
+                f"the pipeline calls its network {self.blocked[0]!r} without gradients "
+                f"({len(self.blocked)} calls), so the gradient would be wrong; differentiate what "
+                "does not depend on it, or run the pipeline under torch.no_grad"
+            )
+        wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
+        if not wanted:
+            return
+        stack, seen = [sample.grad_fn], set()
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions)
+        lost = [name for node, name in wanted.items() if node not in seen]
+        if lost:
+            raise UnsupportedError(
+                f"{len(lost)} of {len(wanted)} calls of the networks get no gradient "
+                f"({', '.join(sorted(set(lost)))}): the pipeline detaches what they made"
+            )
+
+
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a pipeline's `__call__`, by name."""
+    found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
+    return {name: p for name, p in found.items() if name != "self"}
+
+
+def draws_in_prepare(pipe: Any) -> bool:
+    """Whether the pipeline draws its initial noise in the method that prepares latents."""
+    prepare = getattr(type(pipe), PREPARE, None)
+    return prepare is not None and draws_noise(inspect.unwrap(prepare))
+
+
+def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for arguments that the pipeline does not take, or that are set here."""
+    for name in ("output_type", "return_dict"):
+        if name in arguments:
+            raise InvalidInputError(
+                f"{name} is set by the model, which returns tensors; "
+                'output="latent" asks for latents instead of samples'
+            )
+    for name in arguments:
+        if name not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
+            close = difflib.get_close_matches(name, names, n=3) or sorted(names)
+            raise InvalidInputError(
+                f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
+                f"{', '.join(close)}"
+            )
+
+
+def _modes() -> bool:
+    return torch._C._len_torch_function_stack() > 0
