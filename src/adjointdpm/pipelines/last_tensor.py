@@ -30,16 +30,19 @@ class LastTensor(TorchFunctionMode):
                 self._clamped, self._low = args[0], int(bounds[0])
         return func(*args, **kwargs)
 
-    def of(self, output: Any) -> Tensor | tuple[Tensor, ...] | None:
+    def of(self, output: Any) -> Tensor | None:
         """The unclamped counterpart of what a pipeline returned; None if it made no tensor."""
-        returned = _tensor(output)
-        if returned is not None and (returned.requires_grad or self._found is None):
-            clamped = self._clamped
-            same = clamped is not None and clamped.shape == returned.shape
-            if same and torch.equal(clamped.detach().clamp(self._low, 1), returned.detach()):
+        returned, clamped = _tensor(output), self._clamped
+        if clamped is not None and returned is not None and clamped.shape == returned.shape:
+            if torch.equal(clamped.detach().clamp(self._low, 1), returned.detach()):
                 return clamped
+        if self._found is None or (returned is not None and not self._lost(returned)):
             return returned
-        return self._found if self._found is not None else returned
+        return self._found
+
+    def _lost(self, returned: Tensor) -> bool:
+        """Whether a graph ended between what was noted and what was returned."""
+        return self._found is not None and self._found.requires_grad and not returned.requires_grad
 
     @property
     def _found(self) -> Tensor | None:

@@ -3,8 +3,8 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, draws_noise, drawing_from
 from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import attention_processors, differentiable_class, twin_of
+from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
 
@@ -77,7 +77,7 @@ def call_pipeline(
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
-    with drawing_from(source), last:
+    with drawing_from(source), last, networks.restored():
         found = twin(**given)
     if noise is not None and not source.used:
         raise UnsupportedError(
@@ -106,6 +106,7 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
+        self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
 
@@ -123,8 +124,21 @@ class _Networks:
 
         vars(scheduler)["step"] = counted
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put attention processors back if the block fails: some pipelines swap them for a loop."""
+        before = [AttentionProcessors(network) for network in self._seen]
+        try:
+            yield
+        except BaseException:
+            for processors in before:
+                processors.put_back()
+            raise
+
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
+
+        self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with _pop_mode_temporarily() if _modes() else nullcontext():
@@ -144,10 +158,13 @@ class _Networks:
                 return network(*args, **kwargs)
         if name not in self.calls:
             self.calls[name] = TreeRecomputation(
-                name, network, lambda: attention_processors(network)
+                name, network, lambda: AttentionProcessors(network).again
             )
         held = self._held_graphs(network)
-        return self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
+        found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
+        if self._wanted(network, args, kwargs) and not _attached(found):
+            self.blocked.append(name)
+        return found
 
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
@@ -238,6 +255,10 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
                 f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
                 f"{', '.join(close)}"
             )
+
+
+def _attached(tree: Any) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in tree_flatten(tree)[0])
 
 
 def _modes() -> bool:

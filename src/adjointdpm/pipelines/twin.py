@@ -10,7 +10,7 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -114,22 +114,29 @@ def _denormalized(images: Any) -> Any:
     return images * 0.5 + 0.5
 
 
-def attention_processors(network: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
-    """What puts today's attention processors back for a block.
+class AttentionProcessors:
+    """The attention processors of a network as they are now.
 
     Some pipelines (PAG) swap them around their loop.
     """
-    then = [(part, part.processor) for part in network.modules() if hasattr(part, "processor")]
+
+    def __init__(self, network: nn.Module) -> None:
+        parts = network.modules()
+        self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
+
+    def put_back(self) -> list[tuple[Any, Any]]:
+        """Set them again; returns those that were others, with the others."""
+        changed = [(part, part.processor) for part, old in self._then if part.processor is not old]
+        for part, old in self._then:
+            part.processor = old
+        return changed
 
     @contextmanager
-    def block() -> Iterator[None]:
-        changed = [(part, part.processor, old) for part, old in then if part.processor is not old]
-        for part, _, old in changed:
-            part.processor = old
+    def again(self) -> Iterator[None]:
+        """Within the block they are as they were."""
+        changed = self.put_back()
         try:
             yield
         finally:
-            for part, now, _ in changed:
+            for part, now in changed:
                 part.processor = now
-
-    return block
