@@ -14,7 +14,8 @@ from adjointdpm.engine.samplers import Euler, ReversibleEuler, Sampler
 from adjointdpm.errors import InvalidInputError, ShapeError, UnsupportedError
 from adjointdpm.pipelines import schedulers
 from adjointdpm.pipelines.checks import check_tensor
-from adjointdpm.pipelines.native import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.examples import expand_batch
+from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
 
 RANGE = 1.0  # how far a model's own unclamped pictures may lie outside of [0, 1]
 
@@ -116,8 +117,7 @@ def _encode(model: Any, images: Tensor) -> Tensor:
     check_tensor(
         images,
         "images",
-        ("B", "3", "H", "W"),
-        {},
+        ("B", 3, "H", "W"),
         images.device if isinstance(images, Tensor) else model.device,
     )
     if images.amin() < -RANGE or images.amax() > 1 + RANGE:
@@ -125,12 +125,7 @@ def _encode(model: Any, images: Tensor) -> Tensor:
             f"images hold values from {images.amin().item():.3g} to {images.amax().item():.3g}; "
             f"pictures to invert are in [0, 1]"
         )
-    if (
-        images.ndim != 4
-        or images.shape[1] != 3
-        or images.shape[2] % factor
-        or images.shape[3] % factor
-    ):
+    if images.shape[2] % factor or images.shape[3] % factor:
         raise ShapeError(
             f"pictures to invert have the shape [B, 3, H, W], H and W multiples of {factor}, not "
             f"{tuple(images.shape)}"
@@ -152,7 +147,7 @@ def _problem(
     guidance_scale: float,
 ) -> Problem:
     cond, null_cond, scale = model.conditioning(
-        model.encode(prompt).expand(len(latents), -1, -1), None, guidance_scale
+        expand_batch(model.encode(prompt), len(latents)), None, guidance_scale
     )
     schedule, prediction = schedule_and_prediction(scheduler)
     denoiser = Denoiser(model.network, prediction, scale, null_cond)

@@ -5,40 +5,15 @@ file they are saved as.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError
-
-
-class Example(NamedTuple):
-    """A prompt and the seed of its noise: together they fix a picture."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the model is asked for, one row an example.
-
-    Args:
-        examples: which pictures these are.
-        prompts: as the model gets them.
-        noise: `[B, C, H, W]`, unit variance.
-        prompt_embeds: `[B, L, D]` in the prompts' place, or None.
-
-    """
-
-    examples: Sequence[Example]
-    prompts: Sequence[str]
-    noise: Float[Tensor, "batch channel height width"]
-    prompt_embeds: Float[Tensor, "batch length width"] | None = None
+from adjointdpm.pipelines.examples import Example, Inputs
 
 
 class Variable(ABC):

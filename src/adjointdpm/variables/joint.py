@@ -8,7 +8,8 @@ from typing import Self
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.variables.base import Variable
 
 
 class Joint(Variable):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.variables.base import Variable
 
 _NEUTRAL = ("style", "picture", "image")
 

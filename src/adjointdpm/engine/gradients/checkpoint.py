@@ -3,7 +3,7 @@ rest.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,9 +19,10 @@ from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
 from adjointdpm.engine.tree import leaves
 from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 
-# Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary
-# buffers.
+# Shares of the free memory that "auto" uses: the rest is for the optimiser and temporary buffers.
 AUTO_SHARE = 0.7
+# By network, the bytes of one call's graph for each kind of arguments.
+_GRAPH_BYTES: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,8 @@ class Checkpoint(AutogradMethod):
     the first run hold in the second.
 
     The last calls are the first that the backward pass needs, so theirs are the graphs worth
-        keeping: the last one always (it costs no
-    memory that the backward pass would not need anyway; in a model's `generate` it is the
-    decoder's), and as many more as `memory_budget` allows. With N calls of which m are kept the
+    keeping: the last one (it costs no memory that the backward pass would not need anyway), and as
+    many more as `memory_budget` allows. With N calls of which m are kept the
     network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al.
     2016, arXiv 1604.06174, with segments of one network call).
 
@@ -46,6 +46,8 @@ class Checkpoint(AutogradMethod):
         memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is
             free when sampling starts; `None` keeps one graph. Never less than one graph is held. A
             budget costs one extra forward pass, once per model and input shape, to measure a graph.
+        keep_last: False keeps no graph that the budget does not pay for. That is right if what
+            follows the solve has a graph of its own, which the backward pass needs first: a decoder.
 
     Raises:
         InvalidInputError: the budget is not positive, or an unknown word.
@@ -54,9 +56,7 @@ class Checkpoint(AutogradMethod):
     """
 
     memory_budget: int | Literal["auto"] | None = None
-    _graph_bytes: WeakKeyDictionary[Any, dict[Any, int]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    keep_last: bool = True
 
     def __post_init__(self) -> None:
         budget = self.memory_budget
@@ -75,24 +75,16 @@ class Checkpoint(AutogradMethod):
                 f"memory_budget={budget} must be a positive number of bytes; None keeps one graph"
             )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Sizes that were measured stay where they are."""
-        return type(self), (self.memory_budget,)
-
-    def wrap(
-        self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None
-    ) -> Callable[..., Any]:
+    def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
         """Return `fn` with recomputation, for the `calls` calls that one solve makes.
 
         Args:
             fn: the network; its first argument is the state.
             calls: how often it will be called.
-            after: what is applied to the last state, a decoder. Its graph is the one that is always
-                kept, in place of the last call's, and counts in the budget.
 
         """
         made = 0
-        kept = 1 if after is None else 0
+        kept = int(self.keep_last)
         owner = _network(fn)
         recompute: Recomputation | None = Recomputation(
             owner if isinstance(owner, torch.nn.Module) else None
@@ -103,7 +95,7 @@ class Checkpoint(AutogradMethod):
             if not torch.is_grad_enabled():
                 return fn(*args, **kwargs)
             if made == 0 and self.memory_budget is not None:
-                kept = self._graphs_that_fit(fn, args, kwargs, after)
+                kept = self._graphs_that_fit(fn, args, kwargs)
             made += 1
             hold = made > calls - kept
             # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would
@@ -124,51 +116,47 @@ class Checkpoint(AutogradMethod):
 
         return call
 
-    def _graphs_that_fit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        after: Callable[..., Any] | None,
-    ) -> int:
-        graph = max(1, self._measured(fn, args, kwargs))
-        last = 0 if after is None else self._measured(after, args[:1], {})
-        budget = self.memory_budget
-        if not isinstance(budget, int):
-            tensors = leaves([*args, *kwargs.values()])
-            budget = int(
-                AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu"))
-            )
-        return max(1 if after is None else 0, (budget - last) // graph)
+    def budget_bytes(self, device: torch.device) -> int | None:
+        """The budget as a number, for a solve that starts now on `device`; None without a budget."""
+        if self.memory_budget == "auto":
+            return int(AUTO_SHARE * free_bytes(device))
+        return self.memory_budget
 
-    def _measured(
+    def _graphs_that_fit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> int:
-        """The bytes of the graph of `fn`, measured once for each kind of arguments."""
+        graph = max(1, measured_graph_bytes(fn, *args, **kwargs))
         tensors = leaves([*args, *kwargs.values()])
-        owner = _network(fn)
-        trained = (
-            sum(p.requires_grad for p in owner.parameters())
-            if isinstance(owner, torch.nn.Module)
-            else 0
-        )
-        try:
-            known = self._graph_bytes.setdefault(owner, {})
-        except TypeError:  # no hash, or no weak references: measured every time
-            known = {}
-        modes = [
-            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            for kind in {t.device.type for t in tensors}
-        ]
-        key = (
-            trained,
-            getattr(owner, "training", False),
-            *modes,
-            *((tuple(t.shape), t.dtype, t.device) for t in tensors),
-        )
-        if key not in known:
-            known[key] = graph_bytes(fn, *args, **kwargs)
-        return known[key]
+        budget = self.budget_bytes(tensors[0].device if tensors else torch.device("cpu"))
+        return max(int(self.keep_last), (budget or 0) // graph)
+
+
+def measured_graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """`graph_bytes`, measured once for each network and kind of arguments."""
+    tensors = leaves([*args, *kwargs.values()])
+    owner = _network(fn)
+    trained = (
+        sum(p.requires_grad for p in owner.parameters())
+        if isinstance(owner, torch.nn.Module)
+        else 0
+    )
+    try:
+        known = _GRAPH_BYTES.setdefault(owner, {})
+    except TypeError:  # no hash, or no weak references: measured every time
+        known = {}
+    modes = [
+        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        for kind in {t.device.type for t in tensors}
+    ]
+    key = (
+        trained,
+        getattr(owner, "training", False),
+        *modes,
+        *((tuple(t.shape), t.dtype, t.device) for t in tensors),
+    )
+    if key not in known:
+        known[key] = graph_bytes(fn, *args, **kwargs)
+    return known[key]
 
 
 def _network(fn: Callable[..., Any]) -> Any:
