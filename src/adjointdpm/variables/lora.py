@@ -46,6 +46,8 @@ class LoRA(Variable):
 
     """
 
+    artefacts = ("pytorch_lora_weights.safetensors",)
+
     def __init__(
         self,
         pipe: Any,
@@ -127,7 +129,7 @@ class LoRA(Variable):
             for name, tensor in self._tensors.items()
         }
         content = save(tensors, metadata={"format": "pt", "lora_adapter_metadata": facts})
-        return write_bytes(folder / "pytorch_lora_weights.safetensors", content)
+        return write_bytes(folder / self.artefacts[0], content)
 
     def __enter__(self) -> Self:
         flags = freeze(self.pipe)

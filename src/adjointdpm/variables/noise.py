@@ -57,6 +57,8 @@ class Noise(Variable):
 
     """
 
+    artefacts = ("noise.safetensors",)
+
     def __init__(
         self,
         examples: Sequence[Example],
@@ -175,7 +177,7 @@ class Noise(Variable):
             "within": self.within,
             "budget": json.dumps(self.budget),
         }
-        return write_bytes(folder / "noise.safetensors", save(tensors, metadata=metadata))
+        return write_bytes(folder / self.artefacts[0], save(tensors, metadata=metadata))
 
     @staticmethod
     def read(

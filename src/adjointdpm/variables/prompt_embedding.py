@@ -110,7 +110,7 @@ class PromptEmbedding(Variable):
             for name, tensor in {**self.encoding, **learned}.items()
         }
         content = save(tensors, metadata={"format": "pt", "prompt": self.prompt})
-        return write_bytes(folder / "prompt_embeds.safetensors", content)
+        return write_bytes(folder / self.artefacts[0], content)
 
 
 def _rows(encoded: Encoded) -> list[Encoded]:

@@ -46,6 +46,8 @@ class TokenEmbedding(Variable):
 
     """
 
+    artefacts = ("learned_embeds.safetensors",)
+
     def __init__(
         self,
         pipe: Any,
@@ -126,7 +128,7 @@ class TokenEmbedding(Variable):
         content = save(
             {self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"}
         )
-        return write_bytes(folder / "learned_embeds.safetensors", content)
+        return write_bytes(folder / self.artefacts[0], content)
 
     def _placed(self, prompts: Sequence[str]) -> list[str]:
         return [self.template.format(prompt=prompt, token=self.token) for prompt in prompts]

@@ -63,6 +63,7 @@ class Weights(Variable):
                 f"unload them first"
             )
         self.pipe, self.part, self.network = pipe, part, network
+        self.artefacts = (part,)
         self._parameters = _matching(network, only)
         half = [p.dtype for p in self._parameters.values() if torch.finfo(p.dtype).bits < 32]
         if torch.float16 in half:
