@@ -336,10 +336,8 @@ def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_
             assert (
                 model.generate(prompts, noise, steps=4, sampler=sampler) - full
             ).abs().max() < 0.3
-        if (
-            len(halved) == 3
-            # the pipeline itself takes nothing else; with its own dtype of noise the picture is its own
-        ):
+        # The pipeline itself takes nothing else; with its own dtype of noise the picture is its own.
+        if len(halved) == 3:
             theirs = stock(pipe, prompts, noise.to(dtype), 4)
             torch.testing.assert_close(
                 model.generate(prompts, noise.to(dtype), steps=4).clamp(0, 1), theirs
