@@ -4,7 +4,6 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from adjointdpm.engine.denoiser import Denoiser
 from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
-from adjointdpm.engine.gradients.checkpoint import measured_graph_bytes
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.samplers.base import standard_normal
@@ -259,12 +257,7 @@ class DiffusionModel(ABC):
         rows = positive if isinstance(positive, dict) else self.encode(positive)
         cond, null_cond, scale = self.conditioning(expand_batch(rows, batch), negative, scale)
         if isinstance(guidance_scale, Tensor):
-            if null_cond is None:
-                raise UnsupportedError(
-                    "this pipeline's network was distilled for guidance and takes the scale as a "
-                    "number, not as a tensor"
-                )
-            scale = guidance_scale
+            scale = _as_input(guidance_scale, null_cond)
 
         grid = None
         if sampler is None and not isinstance(method, AutogradMethod):
@@ -303,10 +296,8 @@ class DiffusionModel(ABC):
         """
         budget = method.budget_bytes(x.device)
         if budget is not None and torch.is_grad_enabled():
-            budget -= measured_graph_bytes(self.decode, x)
-        return replace(
-            method, keep_last=False, memory_budget=budget if budget and budget > 0 else None
-        )
+            budget -= method.measured_bytes(self.decode, x)
+        return method.without_last(budget if budget and budget > 0 else None)
 
     def _guidance(self, scale: float | Tensor | None) -> float:
         """The scale as a number that says whether the pipeline guides."""
@@ -363,3 +354,13 @@ class DiffusionModel(ABC):
             if concern not in self._warned:
                 self._warned.add(concern)
                 warnings.warn(concern, AdjointDPMWarning, stacklevel=4)
+
+
+def _as_input(guidance_scale: Tensor, null_cond: Tree) -> Tensor:
+    """A guidance scale that is a tensor, which `Denoiser` guides with."""
+    if null_cond is None:
+        raise UnsupportedError(
+            "this pipeline's network was distilled for guidance and takes the scale as a number, "
+            "not as a tensor"
+        )
+    return guidance_scale

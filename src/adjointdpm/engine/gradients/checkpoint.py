@@ -3,7 +3,7 @@ rest.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -21,8 +21,6 @@ from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTyp
 
 # Shares of the free memory that "auto" uses: the rest is for the optimiser and temporary buffers.
 AUTO_SHARE = 0.7
-# By network, the bytes of one call's graph for each kind of arguments.
-_GRAPH_BYTES: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,6 @@ class Checkpoint(AutogradMethod):
         memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is
             free when sampling starts; `None` keeps one graph. Never less than one graph is held. A
             budget costs one extra forward pass, once per model and input shape, to measure a graph.
-        keep_last: False keeps no graph that the budget does not pay for. That is right if what
-            follows the solve has a graph of its own, which the backward pass needs first: a decoder.
 
     Raises:
         InvalidInputError: the budget is not positive, or an unknown word.
@@ -56,7 +52,10 @@ class Checkpoint(AutogradMethod):
     """
 
     memory_budget: int | Literal["auto"] | None = None
-    keep_last: bool = True
+    _keep_last: bool = field(default=True, init=False, repr=False)
+    _graph_bytes: WeakKeyDictionary[Any, dict[Any, int]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         budget = self.memory_budget
@@ -75,6 +74,21 @@ class Checkpoint(AutogradMethod):
                 f"memory_budget={budget} must be a positive number of bytes; None keeps one graph"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sizes that were measured stay where they are."""
+        return type(self), (self.memory_budget,)
+
+    def without_last(self, memory_budget: int | None) -> "Checkpoint":
+        """The same, keeping only those graphs that `memory_budget` pays for: none if it is None.
+
+        For a solve followed by something whose graph the backward pass needs first: a decoder. What
+        was measured is shared.
+        """
+        method = Checkpoint(memory_budget)
+        object.__setattr__(method, "_keep_last", False)
+        object.__setattr__(method, "_graph_bytes", self._graph_bytes)
+        return method
+
     def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
         """Return `fn` with recomputation, for the `calls` calls that one solve makes.
 
@@ -84,7 +98,7 @@ class Checkpoint(AutogradMethod):
 
         """
         made = 0
-        kept = int(self.keep_last)
+        kept = int(self._keep_last)
         owner = _network(fn)
         recompute: Recomputation | None = Recomputation(
             owner if isinstance(owner, torch.nn.Module) else None
@@ -125,38 +139,37 @@ class Checkpoint(AutogradMethod):
     def _graphs_that_fit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> int:
-        graph = max(1, measured_graph_bytes(fn, *args, **kwargs))
+        graph = max(1, self.measured_bytes(fn, *args, **kwargs))
         tensors = leaves([*args, *kwargs.values()])
         budget = self.budget_bytes(tensors[0].device if tensors else torch.device("cpu"))
-        return max(int(self.keep_last), (budget or 0) // graph)
+        return max(int(self._keep_last), (budget or 0) // graph)
 
-
-def measured_graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """`graph_bytes`, measured once for each network and kind of arguments."""
-    tensors = leaves([*args, *kwargs.values()])
-    owner = _network(fn)
-    trained = (
-        sum(p.requires_grad for p in owner.parameters())
-        if isinstance(owner, torch.nn.Module)
-        else 0
-    )
-    try:
-        known = _GRAPH_BYTES.setdefault(owner, {})
-    except TypeError:  # no hash, or no weak references: measured every time
-        known = {}
-    modes = [
-        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        for kind in {t.device.type for t in tensors}
-    ]
-    key = (
-        trained,
-        getattr(owner, "training", False),
-        *modes,
-        *((tuple(t.shape), t.dtype, t.device) for t in tensors),
-    )
-    if key not in known:
-        known[key] = graph_bytes(fn, *args, **kwargs)
-    return known[key]
+    def measured_bytes(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+        """`graph_bytes`, measured once for each network and kind of arguments."""
+        tensors = leaves([*args, *kwargs.values()])
+        owner = _network(fn)
+        trained = (
+            sum(p.requires_grad for p in owner.parameters())
+            if isinstance(owner, torch.nn.Module)
+            else 0
+        )
+        try:
+            known = self._graph_bytes.setdefault(owner, {})
+        except TypeError:  # no hash, or no weak references: measured every time
+            known = {}
+        modes = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+            for kind in {t.device.type for t in tensors}
+        ]
+        key = (
+            trained,
+            getattr(owner, "training", False),
+            *modes,
+            *((tuple(t.shape), t.dtype, t.device) for t in tensors),
+        )
+        if key not in known:
+            known[key] = graph_bytes(fn, *args, **kwargs)
+        return known[key]
 
 
 def _network(fn: Callable[..., Any]) -> Any:
