@@ -336,7 +336,7 @@ def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_
             assert (
                 model.generate(prompts, noise, steps=4, sampler=sampler) - full
             ).abs().max() < 0.3
-        # The pipeline itself takes nothing else; with its own dtype of noise the picture is its own.
+        # The pipeline itself takes nothing else; with its dtype of noise the picture is its own.
         if len(halved) == 3:
             theirs = stock(pipe, prompts, noise.to(dtype), 4)
             torch.testing.assert_close(

@@ -65,9 +65,10 @@ class DiffusionModel(ABC):
     @property
     @abstractmethod
     def network(self) -> nn.Module:
-        """The denoiser as `network(x, t, cond) -> output`, t in the unit of the scheduler's timesteps.
+        """The denoiser as `network(x, t, cond) -> output`.
 
-        It is the same object as long as the pipeline has the same network.
+        t is in the unit of the scheduler's timesteps. It is the same object as long as the pipeline
+        has the same network.
         """
 
     @property
@@ -203,8 +204,8 @@ class DiffusionModel(ABC):
 
         Args:
             prompt: a string for the whole batch, or a list of B. This or `encoded`.
-            noise: `[B, …]`, unit variance, as `noise()` makes it; its size sets the picture's. State
-                arithmetic is in its dtype. None: the samples of seed 0, the same at every call.
+            noise: `[B, …]`, unit variance, as `noise()` makes it; its size sets the picture's. All
+                states have its dtype. None: the samples of seed 0, the same at every call.
             negative_prompt: a string for the whole batch, or a list of B; None is "".
             steps: the scheduler's `num_inference_steps`, or the native sampler's steps.
             guidance_scale: w of null + w (text - null), in one batched call; guidance is off at w

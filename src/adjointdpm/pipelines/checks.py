@@ -22,7 +22,7 @@ Layout = tuple[int | str, ...]
 
 
 def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
-    """`prompt` as a string or a list of strings.
+    """Return the prompts as a string or a list of strings.
 
     Raises:
         PromptError: neither, or an empty list.
@@ -166,7 +166,7 @@ def check_layout(tensor: object, name: str, layout: Layout) -> None:
 
 
 def check_guidance(scale: object) -> float:
-    """`scale` as a float.
+    """Return the guidance scale as a float.
 
     Raises:
         InvalidTypeError, InvalidInputError: not a number, or not a finite one.
@@ -180,7 +180,7 @@ def check_guidance(scale: object) -> float:
 
 
 def check_count(value: object, name: str, least: int) -> int:
-    """`value`, an int of at least `least`.
+    """Return `value` if it is an int of at least `least`.
 
     Raises:
         InvalidTypeError, InvalidInputError: not an int, or too small.
@@ -194,10 +194,11 @@ def check_count(value: object, name: str, least: int) -> int:
 
 
 def check_seeds(seeds: object, generator: object) -> list[int]:
-    """`seeds` as a list of non-negative ints, which take the place of a generator.
+    """Return the seeds as a list, one non-negative int a sample.
 
     Raises:
-        InvalidTypeError, InvalidInputError: not a sequence of such ints, or a generator besides.
+        InvalidTypeError, InvalidInputError: not a sequence of such ints, or there is a generator
+            too.
 
     """
     if generator is not None:

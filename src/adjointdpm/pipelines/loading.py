@@ -51,22 +51,22 @@ REFUSED = {
 def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> DiffusionModel:
     """Load a pipeline and make it differentiable.
 
-    The weights come frozen (`requires_grad=False`), so that a gradient with respect to noise or a
-    prompt pays for nothing else; call `model.pipe.unet.requires_grad_()`, or add an adapter, to
-    train weights. Only safetensors files are read, and code in a model's repository is never run. A
+    The weights are frozen (`requires_grad=False`), so that a gradient with respect to noise or a
+    prompt pays for nothing else. To train weights, call `model.pipe.unet.requires_grad_()` or add
+    an adapter. Only safetensors files are read, and code in a model's repository is never run. A
     bundled name or a folder causes no network access.
 
     Args:
         name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id
-            "owner/model", which is looked up only if nothing called "owner" lies in the working
-            directory. A folder that is called like a bundled model is reached as "./tiny".
+            "owner/model", which is looked up only if the working directory has nothing called
+            "owner". Write "./tiny" for a folder with the name of a bundled model.
         **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`,
             `variant`, `safety_checker=None`.
 
     Raises:
         ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an
-                unknown class, or with parts that are not diffusers' or transformers' own, weights
-                that cannot be read.
+            unknown class or with parts that are not diffusers' or transformers' own, or weights
+            that cannot be read.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -214,11 +214,14 @@ def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, A
 
 
 def _check_parts(source: str, index: dict[str, Any]) -> None:
-    """Raise ModelError unless all parts are of classes that come with the libraries, whatever
-    diffusers would do about others.
+    """Check that all parts are of classes that come with diffusers or transformers.
 
-    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or
-    from any module L that can be imported.
+    diffusers takes a part of class [L, C] from L.py in the part's own folder if there is such a
+    file, or from any module L that can be imported. Neither may happen.
+
+    Raises:
+        ModelError: a part is of another class, or has such a file.
+
     """
     for name, value in index.items():
         if (

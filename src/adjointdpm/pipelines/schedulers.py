@@ -17,8 +17,7 @@ from adjointdpm.engine.scheduler_options import option
 from adjointdpm.errors import InvalidInputError, ScheduleError, UnsupportedError
 
 Generators = torch.Generator | list[torch.Generator]
-# Keeps what a scheduler draws for a sample apart from the noise that somebody makes of the same
-# seed.
+# What a scheduler draws for a sample must differ from the noise made from the same seed.
 _DRAWS = 0x5C4ED01E
 
 
@@ -111,7 +110,7 @@ class SchedulerLoop:
 
 
 class ScaledSchedulerLoop(SchedulerLoop):
-    """The loop of Stable Diffusion and its relatives: the scheduler scales noise and network input."""
+    """The loop of Stable Diffusion and its relatives: the scheduler scales noise and input."""
 
     needs = (*SchedulerLoop.needs, "init_noise_sigma", "scale_model_input")
 
@@ -187,9 +186,7 @@ def check_scheduler(scheduler: Any, needs: Sequence[str]) -> None:
 
 
 def blocked_gradients(scheduler: Any) -> list[str]:
-    """What in the scheduler's configuration zeroes gradients wherever it acts, in words that say
-    what to do.
-    """
+    """Name the settings of a scheduler that zero gradients, and say what to do about each."""
     name = type(scheduler).__name__
     return [
         f"{name} {action} its predicted samples ({setting}=True), and gradients are silently zero "

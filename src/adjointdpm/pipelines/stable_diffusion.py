@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a text-conditioned UNet in the latent space of a VAE."""
+"""Stable Diffusion 1.x and 2.x: a UNet that sees text, in the latent space of a VAE."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -20,8 +20,8 @@ from adjointdpm.errors import (
     ShapeError,
     UnknownNameError,
 )
-from adjointdpm.support.files import write_bytes
 from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.base import Variable
 
 Within = Literal["free", "shell", "linf", "l2"]
@@ -29,12 +29,11 @@ FORMAT = "adjointdpm-noise"
 
 
 class Noise(Variable):
-    """One learned noise for each example, in the place of the one that its seed gives; the model
-    itself is not changed.
+    """One learned noise for each example, in place of the one that its seed gives.
 
-    Natural noise lies close to the sphere of radius sqrt(d), d the number of its entries, where
-    nearly all of a normal distribution's mass is; pictures from far off it become flat or garish.
-    `within` therefore says where each noise must stay:
+    The model itself is not changed. Natural noise of d numbers lies close to the sphere of radius
+    sqrt(d), where nearly all of a normal distribution's mass is; pictures from far off it become
+    flat or garish. `within` therefore says where each noise must stay:
 
     - "free": anywhere. The regulariser "likelihood" can hold it instead.
     - "shell": at the norm of its start.
@@ -72,7 +71,7 @@ class Noise(Variable):
         self.budget = budget
         self._row = {example: row for row, example in enumerate(self.examples)}
         self.start = start.detach().to(torch.promote_types(torch.float32, start.dtype), copy=True)
-        self.noise: Float[Tensor, "n *shape"] = self.start.clone().requires_grad_()
+        self.noise = self.start.clone().requires_grad_()
 
     def tensors(self) -> dict[str, Tensor]:
         """`noise`, in the shape of `start`."""
@@ -127,7 +126,7 @@ class Noise(Variable):
             noise.copy_(start + change * (allowed / _norms(change)).clamp(max=1))
 
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
-        """As `Variable.regularisers`, and how natural the noise is.
+        """As `Variable.regularisers`, with one that says how natural the noise is.
 
         Returns:
             "distance"; "likelihood": the mean over the examples of
@@ -148,7 +147,7 @@ class Noise(Variable):
 
     @torch.no_grad()
     def naturalness(self) -> list[dict[str, float]]:
-        """How much each noise still looks like one, in the order of the examples.
+        """Measure how natural each noise still looks, in the order of the examples.
 
         Returns:
             For each: `norm_ratio`, ‖z‖/sqrt(d), 1 ± 1/sqrt(2d) for natural noise; `rms_change` and
@@ -164,8 +163,9 @@ class Noise(Variable):
         ]
 
     def save(self, folder: Path) -> Path:
-        """Write `noise.safetensors`: the tensors `noise` and `start` in float32, with the examples,
-        `within` and `budget` as metadata.
+        """Write `noise.safetensors`: the tensors `noise` and `start`, in float32.
+
+        The examples, `within` and `budget` are its metadata.
         """
         tensors = {
             name: value.detach().float().cpu().contiguous()
@@ -183,8 +183,9 @@ class Noise(Variable):
     def read(
         path: Path | str,
     ) -> tuple[list[Example], Float[Tensor, "n *shape"], Tensor, dict[str, Any]]:
-        """What `save` wrote, to draw the pictures again: `model.generate(prompt, noise[i : i +
-        1])`.
+        """Read what `save` wrote.
+
+        `model.generate(examples[i].prompt, noise[i : i + 1])` draws a picture again.
 
         Returns:
             The examples; their learned noise and its start, `[n, …]` in float32 on the CPU; and

@@ -78,7 +78,7 @@ class PromptEmbedding(Variable):
         return replace(inputs, encoded=encoded)
 
     def _others(self, inputs: Inputs) -> list[Encoded]:
-        """One row of encoded prompts an example; it may be empty where the prompt is the learned one."""
+        """The encoded prompt of each example, which may be empty for the learned prompt."""
         if inputs.encoded is not None:
             return _rows(inputs.encoded)
         unknown = sorted(set(inputs.prompts) - {self.prompt})
