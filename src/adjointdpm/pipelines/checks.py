@@ -89,24 +89,24 @@ def check_encoded(
         ShapeError, DeviceError, InvalidInputError: see `check_tensor`.
 
     """
-    negative = {f"negative_{name}": name for name in layouts}
+    known = [*layouts, *(f"negative_{name}" for name in layouts)]
     for name in given:
-        if name not in layouts and name not in negative:
+        if name not in known:
             raise InvalidTypeError(
                 f"generate() has no argument {name!r}; this pipeline's encoded prompts are "
-                f"{', '.join([*layouts, *negative])}"
+                f"{', '.join(known)}"
             )
-    positives = {name: given[name] for name in layouts if given.get(name) is not None}
-    for name, tensor in positives.items():
-        check_tensor(tensor, name, layouts[name], device)
+    positives: Encoded = {}
     negatives: Encoded = {}
-    for argument, name in negative.items():
-        tensor = given.get(argument)
+    for name, layout in layouts.items():
+        tensor, opposite = given.get(name), given.get(f"negative_{name}")
         if tensor is not None:
-            beside = positives.get(name)
-            layout = layouts[name] if beside is None else ("B", *beside.shape[1:])
-            check_tensor(tensor, argument, layout, device)
-            negatives[name] = tensor
+            check_tensor(tensor, name, layout, device)
+            positives[name] = tensor
+            layout = ("B", *tensor.shape[1:])
+        if opposite is not None:
+            check_tensor(opposite, f"negative_{name}", layout, device)
+            negatives[name] = opposite
     return positives, negatives
 
 

@@ -239,7 +239,7 @@ def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
         lines.append('embeds = load_file("prompt_embeds.safetensors")')
         if count > 1:
             lines.append(
-                f"embeds = {{name: rows.repeat_interleave({count}, 0) for name, rows in embeds.items()}}"
+                f"embeds = {{name: x.repeat_interleave({count}, 0) for name, x in embeds.items()}}"
             )
         given.append("**embeds")
     if config.sampler is None:

@@ -131,7 +131,7 @@ class Checkpoint(AutogradMethod):
         return call
 
     def budget_bytes(self, device: torch.device) -> int | None:
-        """The budget as a number, for a solve that starts now on `device`; None without a budget."""
+        """The budget of a solve that starts now on `device`, or None if there is none."""
         if self.memory_budget == "auto":
             return int(AUTO_SHARE * free_bytes(device))
         return self.memory_budget
