@@ -338,3 +338,51 @@ def test_memory_grows_by_states_and_not_by_graphs() -> None:
         held[steps] = size[0]
     states = 9 * 8 * noise.nbytes  # a step's: state, two outputs, their sum, the doubled input
     assert held[12] - held[3] <= states
+
+
+@pytest.mark.parametrize("name", ["FluxPipeline", "DiTPipeline", "WanPipeline"])
+def test_a_saved_pipeline_of_any_class_is_loaded(name: str, tmp_path) -> None:
+    pipe = build(name)
+    pipe.save_pretrained(tmp_path / "model")
+    model = adj.load(tmp_path / "model")
+    assert type(model.pipe).__name__ == name
+    noise = model.noise(2, 1, **shaping(name))
+    assert not any(p.requires_grad for p in denoiser(model.pipe).parameters())
+    with torch.no_grad():
+        expected = AnyPipeline(pipe)(noise=noise, **arguments(name, pipe))
+        found = model(noise=noise, **arguments(name, pipe))
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_generate_takes_prompts_or_labels_or_nothing() -> None:
+    for name in ("FluxPipeline", "DiTPipeline", "DDPMPipeline"):
+        model = adj.from_pipeline(build(name))
+        given = {k: v for k, v in CASES[name].arguments.items() if k in ("class_labels", *shaping(name))}
+        prompt = {"prompt": ["red fox", "owl"]} if name == "FluxPipeline" else {}
+        noise = model.noise(2, 1, **shaping(name)).requires_grad_()
+        samples = model.generate(noise=noise, steps=2, seeds=[4, 5], **prompt, **given)
+        assert len(samples) == 2
+        samples.sum().backward()
+        assert noise.grad.norm() > 0
+
+
+def test_what_a_pipeline_supports_is_told_with_reasons() -> None:
+    flux = adj.from_pipeline(build("FluxPipeline")).supports()
+    assert flux["gradient methods"]["Checkpoint"] is True
+    assert isinstance(flux["gradient methods"]["Adjoint"], str)
+    assert flux["artefacts"] == {"LoRA": True, "token": True}
+    dit = adj.from_pipeline(build("DiTPipeline")).supports()
+    assert "no LoRA loader" in dit["artefacts"]["LoRA"]
+    assert "prompt_embeds" in dit["variables"]["prompt embedding"]
+
+
+def test_a_family_runs_its_own_call_too(tmp_path) -> None:
+    pipe = build("StableDiffusionPipeline")
+    pipe.scheduler.config["clip_sample"]
+    model = adj.from_pipeline(pipe)
+    assert not isinstance(model, AnyPipeline)
+    noise = model.noise(2, 1)
+    with torch.no_grad():
+        found = model(noise=noise, prompt=["red fox", "owl"], num_inference_steps=3)
+        expected = model.generate(["red fox", "owl"], noise, steps=3)
+    assert (found - expected).abs().max() < 1e-5

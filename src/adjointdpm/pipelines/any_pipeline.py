@@ -192,6 +192,8 @@ class AnyPipeline:
         for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance_scale)):
             if value is not None and name in names:
                 given[name] = value
+        if "batch_size" in names and prompt is None:
+            given.setdefault("batch_size", batch)
         if "generator" in names and "generator" not in given:
             numbers = range(batch) if seeds is None else check_seeds(seeds, None)
             given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]

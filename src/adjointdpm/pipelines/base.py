@@ -32,6 +32,7 @@ from adjointdpm.pipelines.checks import (
 )
 from adjointdpm.pipelines.examples import Encoded, expand_batch
 from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.pipeline_call import call_pipeline
 from adjointdpm.pipelines.schedulers import (
     Generators,
     SchedulerLoop,
@@ -136,6 +137,17 @@ class DiffusionModel(ABC):
         """
 
     # What all families share.
+
+    def __call__(
+        self,
+        *,
+        noise: Float[Tensor, "batch *shape"] | None = None,
+        gradient: GradientMethod | str = "exact",
+        output: str = "sample",
+        **arguments: Any,
+    ) -> Tensor:
+        """Run the pipeline's own `__call__`; as `AnyPipeline.__call__`, for every pipeline."""
+        return call_pipeline(self.pipe, arguments, noise, gradient, output)
 
     @property
     def device(self) -> torch.device:

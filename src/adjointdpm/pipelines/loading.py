@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from adjointdpm.errors import ModelError
+from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
@@ -48,7 +49,9 @@ REFUSED = {
 }
 
 
-def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> DiffusionModel:
+def load(
+    name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any
+) -> DiffusionModel | AnyPipeline:
     """Load a pipeline and make it differentiable.
 
     The weights are frozen (`requires_grad=False`), so that a gradient with respect to noise or a
@@ -85,11 +88,10 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
         kwargs["local_files_only"] = True
     index = _read_index(source, local, kwargs)
     class_name = index.get("_class_name")
-    if not isinstance(class_name, str) or class_name not in FAMILIES:
-        raise _unknown_family(class_name if isinstance(class_name, str) else repr(class_name))
-    _check_parts(source, index)
+    pipeline_class = _pipeline_class(source, class_name)
+    _check_parts(source, index, pipeline_class)
     try:
-        pipe = getattr(diffusers, class_name).from_pretrained(source, **kwargs)
+        pipe = pipeline_class.from_pretrained(source, **kwargs)
     except (
         OSError,
         ValueError,
@@ -107,7 +109,7 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     return from_pipeline(pipe)
 
 
-def from_pipeline(pipe: Any) -> DiffusionModel:
+def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
     """Make a pipeline differentiable.
 
     The pipeline is used as it is. Its weights keep their `requires_grad`, and every weight that
@@ -116,10 +118,12 @@ def from_pipeline(pipe: Any) -> DiffusionModel:
     that.
 
     Args:
-        pipe: a loaded diffusers pipeline of a known class, or a subclass that keeps its `__call__`.
+        pipe: a loaded diffusers pipeline. One of a family with a file of its own (or of a subclass
+            that keeps its `__call__`) also has native samplers and the gradient methods that solve
+            an ODE; any other runs its own `__call__`.
 
     Raises:
-        ModelError: not a pipeline, not of a known class, or incomplete.
+        ModelError: not a pipeline, or an incomplete one of a family.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -137,14 +141,23 @@ def from_pipeline(pipe: Any) -> DiffusionModel:
             and type(pipe).__call__ is getattr(diffusers, cls.__name__).__call__
         ):
             return FAMILIES[cls.__name__](pipe)
-    raise _unknown_family(type(pipe).__name__)
+    return AnyPipeline(pipe)
 
 
-def _unknown_family(name: object) -> ModelError:
-    """The error for a pipeline class that is not registered."""
-    return ModelError(
-        f"pipelines of class {name} are not supported; known are {', '.join(FAMILIES)}"
-    )
+def _pipeline_class(source: str, name: object) -> Any:
+    """The class of diffusers that an index names.
+
+    Raises:
+        ModelError: diffusers has no pipeline of that name.
+
+    """
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise ModelError(
+            f"{source!r}: its {INDEX} names the pipeline class {name!r}, which diffusers "
+            f"{diffusers.__version__} does not have"
+        )
+    return found
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:
@@ -213,7 +226,7 @@ def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, A
     return index if isinstance(index, dict) else {}
 
 
-def _check_parts(source: str, index: dict[str, Any]) -> None:
+def _check_parts(source: str, index: dict[str, Any], pipeline_class: Any) -> None:
     """Check that all parts are of classes that come with diffusers or transformers.
 
     diffusers takes a part of class [L, C] from L.py in the part's own folder if there is such a
@@ -223,9 +236,11 @@ def _check_parts(source: str, index: dict[str, Any]) -> None:
         ModelError: a part is of another class, or has such a file.
 
     """
+    _, settings = pipeline_class._get_signature_keys(pipeline_class)
     for name, value in index.items():
         if (
             name.startswith("_")
+            or name in settings  # an argument of the constructor, which diffusers loads nothing for
             or value is None
             or value == [None, None]
             or isinstance(value, bool | int | float)
@@ -250,9 +265,10 @@ def _is_known(value: Any) -> bool:
         not isinstance(value, list)
         or len(value) != 2
         or not all(isinstance(part, str) for part in value)
-        or value[0] not in COMPONENTS
     ):
         return False
+    if value[0] not in COMPONENTS:
+        return _is_pipelines_own(*value)
     library = importlib.import_module(value[0])
     try:
         found = getattr(library, value[1], None)
@@ -264,6 +280,12 @@ def _is_known(value: Any) -> bool:
     return isinstance(found, type) and issubclass(
         found, tuple(getattr(library, base) for base in COMPONENTS[value[0]])
     )
+
+
+def _is_pipelines_own(module: str, name: str) -> bool:
+    """Whether a part's class stands beside a pipeline in diffusers itself, as a few do."""
+    found = getattr(getattr(diffusers.pipelines, module, None), name, None)
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _known() -> str:
