@@ -71,8 +71,8 @@ class Learning:
             optimisation=Settings(
                 iterations=self.iterations,
                 batch=2,
-                learning_rate=self.rate,
-                schedule="cosine",
+                lr=self.rate,
+                lr_schedule="cosine",
                 preservation=self.preservation,
                 validate_every=max(1, self.iterations // 5),
                 patience=self.iterations,

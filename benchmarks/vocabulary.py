@@ -436,9 +436,9 @@ def main(
             seed=seed,
             optimisation=Settings(
                 iterations=iterations,
-                learning_rate=rate,
+                lr=rate,
                 preservation=0,
-                schedule="cosine",
+                lr_schedule="cosine",
                 validate_every=10,
                 patience=iterations,
                 seed=seed,

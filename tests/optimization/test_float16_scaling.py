@@ -68,7 +68,7 @@ def learn(
     settings = Settings(
         iterations=iterations,
         batch=2,
-        learning_rate=0.1,
+        lr=0.1,
         preservation=0.0,
         validate_every=3,
         checkpoint_every=1,

@@ -26,7 +26,7 @@ VALIDATION = [Example("a", seed) for seed in range(100, 103)]
 SETTINGS = Settings(
     iterations=12,
     batch=2,
-    learning_rate=0.1,
+    lr=0.1,
     preservation=0.5,
     validate_every=3,
     patience=5,
@@ -58,7 +58,7 @@ def test_the_metric_falls_and_the_best_state_is_kept() -> None:
     assert variable.color[0] > 0.3 > variable.color[1]
 
 
-EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "schedule": "cosine"}
+EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "lr_schedule": "cosine"}
 
 
 @pytest.mark.parametrize("extra", [{}, EVERYTHING])
@@ -156,7 +156,7 @@ def test_resuming_without_a_checkpoint_or_with_anothers_is_an_error(tmp_path) ->
 )  # so far off that the colours are saturated
 def test_it_stops_early_when_nothing_gets_better() -> None:
     settings = Settings(
-        iterations=50, learning_rate=100.0, validate_every=1, patience=2
+        iterations=50, lr=100.0, validate_every=1, patience=2
     )  # jumps far past the optimum
     variable = Tint()
     outcome = run(variable, settings)
@@ -169,7 +169,7 @@ def test_it_stops_early_when_nothing_gets_better() -> None:
 def test_preservation_holds_the_drawing() -> None:
     def drift(weight: float) -> float:
         variable, render = Tint(), Renderer(ToyModel())
-        run(variable, Settings(iterations=12, learning_rate=0.5, preservation=weight, patience=9))
+        run(variable, Settings(iterations=12, lr=0.5, preservation=weight, patience=9))
         return (
             metrics.structure_distance(render.look(VALIDATION, variable), render.look(VALIDATION))
             .mean()
@@ -246,7 +246,7 @@ def test_the_average_is_what_is_validated_kept_and_projected() -> None:
         variable.iterates.append(variable.color.detach().clone())
 
     variable = Recording()
-    settings = Settings(iterations=3, learning_rate=0.1, ema=0.5, validate_every=1, patience=9)
+    settings = Settings(iterations=3, lr=0.1, ema=0.5, validate_every=1, patience=9)
     outcome = run(variable, settings, on_history=remember)
     average = variable.iterates[0]
     for k, iterate in enumerate(variable.iterates[1:], start=1):
@@ -290,10 +290,10 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
 
 
 def test_the_cosine_schedule_falls_to_zero() -> None:
-    settings = replace(SETTINGS, schedule="cosine")
-    rates = [settings.learning_rate_at(i) for i in (0, 6, 12)]
+    settings = replace(SETTINGS, lr_schedule="cosine")
+    rates = [settings.lr_at(i) for i in (0, 6, 12)]
     assert rates == pytest.approx([0.1, 0.05, 0.0])
-    assert replace(SETTINGS, schedule="constant").learning_rate_at(6) == 0.1
+    assert replace(SETTINGS, lr_schedule="constant").lr_at(6) == 0.1
 
 
 def test_trackers_get_the_values_of_every_iteration(tmp_path) -> None:
@@ -358,7 +358,7 @@ MORE_BAD = [
     {"ema": 1.0},
     {"distance": -1},
     {"likelihood": float("nan")},
-    {"schedule": "linear"},
+    {"lr_schedule": "linear"},
 ]
 
 
@@ -367,7 +367,7 @@ MORE_BAD = [
     [
         {"iterations": 0},
         {"batch": 1.5},
-        {"learning_rate": -1},
+        {"lr": -1},
         {"preservation": -0.1},
         {"patience": 0},
         *MORE_BAD,

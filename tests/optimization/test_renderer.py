@@ -127,7 +127,7 @@ def flat(images: Tensor) -> Tensor:
 
 def test_an_untouched_drawing_has_not_drifted_and_both_curves_are_the_same_quantity(model) -> None:
     with LoRA(model.pipe, rank=1) as lora:
-        settings = Settings(iterations=1, batch=2, learning_rate=1e-9, preservation=1.0)
+        settings = Settings(iterations=1, batch=2, lr=1e-9, preservation=1.0)
         outcome = optimize(
             Renderer(model, 3, 1.0),
             lora,

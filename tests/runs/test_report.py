@@ -102,10 +102,10 @@ def folder(tmp_path) -> RunFolder:
                 "gradient": "adjoint",
                 "optimisation": {
                     "preservation": 0.5,
-                    "learning_rate": 0.01,
+                    "lr": 0.01,
                     "batch": 2,
                     "accumulate": 1,
-                    "max_gradient_norm": 1.0,
+                    "clip": 1.0,
                 },
             },
         }

@@ -33,7 +33,7 @@ TRAINING = [Example("a", seed) for seed in range(5)]
 VALIDATION = [Example("a", seed) for seed in range(100, 103)]
 CASES = {  # name -> settings; a step uses 2, 3, 4 and 1 examples
     "even": {"batch": 2, "ema": 0.9, "distance": 0.1},
-    "uneven": {"batch": 3, "schedule": "cosine"},
+    "uneven": {"batch": 3, "lr_schedule": "cosine"},
     "accumulated": {"batch": 1, "accumulate": 4, "preservation": 0.0},
     "one process draws nothing": {"batch": 1},
 }
@@ -42,7 +42,7 @@ CASES = {  # name -> settings; a step uses 2, 3, 4 and 1 examples
 def settings(**changes: Any) -> Settings:
     values = {
         "iterations": 6,
-        "learning_rate": 0.1,
+        "lr": 0.1,
         "preservation": 0.5,
         "validate_every": 2,
         "patience": 9,

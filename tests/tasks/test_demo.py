@@ -19,7 +19,7 @@ from adjointdpm.tasks import demo as module
 from adjointdpm.tasks.demo import AUDITED, HELD_OUT, TRAINING, DemoConfig, demo, demo_config
 from adjointdpm.tasks.embed import EmbedConfig, embed
 
-SHORT = Settings(iterations=3, batch=2, learning_rate=0.02, preservation=0.1, validate_every=3)
+SHORT = Settings(iterations=3, batch=2, lr=0.02, preservation=0.1, validate_every=3)
 
 
 def small(config: EmbedConfig) -> EmbedConfig:

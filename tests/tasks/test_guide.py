@@ -20,7 +20,7 @@ from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.guide import GuideConfig, guide
 
 PROMPT = "a noto emoji of a lion"
-SHORT = Settings(iterations=2, batch=1, learning_rate=0.02, preservation=0.1, validate_every=1)
+SHORT = Settings(iterations=2, batch=1, lr=0.02, preservation=0.1, validate_every=1)
 
 
 def run_lines(folder: Path, lines: list[str], monkeypatch) -> dict:

@@ -40,7 +40,7 @@ NEEDED = {
     "seed",
     "versions",
 }
-SHORT = Settings(iterations=2, batch=2, learning_rate=0.02, preservation=0.1, validate_every=1)
+SHORT = Settings(iterations=2, batch=2, lr=0.02, preservation=0.1, validate_every=1)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
         optimisation=Settings(
             iterations=3,
             batch=1,
-            learning_rate=0.05,
+            lr=0.05,
             preservation=0.1,
             validate_every=1,
             patience=9,
@@ -189,9 +189,7 @@ def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
         held_out=[PROMPTS[0]],
         picture=str(tmp_path / "mine.png"),
         steps=10,
-        optimisation=Settings(
-            iterations=1, batch=1, learning_rate=0.01, preservation=0.1, validate_every=1
-        ),
+        optimisation=Settings(iterations=1, batch=1, lr=0.01, preservation=0.1, validate_every=1),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(model, config, folder)

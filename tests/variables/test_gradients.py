@@ -183,9 +183,7 @@ def test_the_loop_learns_it_and_keeps_the_model_as_it_was(model, make, tmp_path)
     )
     plain = render.look(EXAMPLES)
     variable = make(model)
-    settings = Settings(
-        iterations=2, batch=2, learning_rate=1e-3, validate_every=1, preservation=0.0
-    )
+    settings = Settings(iterations=2, batch=2, lr=1e-3, validate_every=1, preservation=0.0)
     with variable:
         outcome = optimize(render, variable, metric, EXAMPLES, EXAMPLES, settings)
         assert outcome.history[-1]["iteration"] == 2

@@ -19,9 +19,6 @@ _FLAGS = {
     "target_modules": "target_module",
     "budgets": "budget",
     "search": "random_search",
-    "learning_rate": "lr",
-    "schedule": "lr_schedule",
-    "max_gradient_norm": "clip",
 }
 
 

@@ -134,7 +134,7 @@ def optimize(
     begun, calls_before = time.perf_counter(), render.counter.calls
     tensors = variable.tensors()
     processes.copy_from_main_(tensors.values())
-    adam = torch.optim.Adam(tensors.values(), lr=settings.learning_rate)
+    adam = torch.optim.Adam(tensors.values(), lr=settings.lr)
     state = LoopState(variable, adam, Average(variable, settings.ema))
     if resume:
         assert checkpoints is not None
@@ -195,12 +195,12 @@ def optimize(
             examples = _minibatch(
                 training, settings.step_examples, progress.iteration, settings.seed
             )
-            adam.param_groups[0]["lr"] = settings.learning_rate_at(progress.iteration)
+            adam.param_groups[0]["lr"] = settings.lr_at(progress.iteration)
             adam.zero_grad()
             with stats(memory=False) as counted:
                 values = objective.backward(examples)
             progress.gradients = agreed(render, processes)
-            norm = _clip(metric, variable, settings.max_gradient_norm)
+            norm = _clip(metric, variable, settings.clip)
             adam.step()
             variable.project()
             progress.iteration += 1

@@ -8,6 +8,13 @@ from adjointdpm.errors import InvalidInputError, UnknownNameError
 #: What the learning rate does over a run.
 SCHEDULES = ("constant", "cosine")
 
+#: Former names of settings, and what they are called now: a config file that uses one is told so.
+RENAMED: dict[str, str] = {
+    "learning_rate": "lr",
+    "schedule": "lr_schedule",
+    "max_gradient_norm": "clip",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,10 +25,10 @@ class Settings:
         batch: examples drawn in one graph; memory grows with it.
         accumulate: a step uses batch · accumulate examples, whatever the number of processes they
             are shared out over.
-        learning_rate: of Adam (Kingma & Ba 2015).
-        schedule: "constant", or "cosine": from the learning rate down to 0 after the last iteration
+        lr: of Adam (Kingma & Ba 2015).
+        lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
             (Loshchilov & Hutter 2017).
-        max_gradient_norm: the gradient is scaled down to this norm.
+        clip: the gradient is scaled down to this norm.
         ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
             k) / (10 + k)), so that the start is soon forgotten.
@@ -44,8 +51,8 @@ class Settings:
 
     iterations: int = 20
     batch: int = 2
-    learning_rate: float = 0.05
-    max_gradient_norm: float = 1.0
+    lr: float = 0.05
+    clip: float = 1.0
     preservation: float = 1.0
     validate_every: int = 5
     patience: int = 2
@@ -55,7 +62,7 @@ class Settings:
     ema: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
-    schedule: str = "constant"
+    lr_schedule: str = "constant"
 
     def __post_init__(self) -> None:
         for name in (
@@ -69,7 +76,7 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
-        for name in ("learning_rate", "max_gradient_norm"):
+        for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError(f"{name}={getattr(self, name)!r} must be a positive number")
         for name in ("preservation", "distance", "likelihood"):
@@ -80,9 +87,9 @@ class Settings:
                 f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last "
                 f"100 iterations"
             )
-        if self.schedule not in SCHEDULES:
+        if self.lr_schedule not in SCHEDULES:
             raise UnknownNameError(
-                f"schedule {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"
+                f"lr_schedule {self.lr_schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"
             )
 
     @property
@@ -99,10 +106,10 @@ class Settings:
             if weight
         }
 
-    def learning_rate_at(self, iteration: int) -> float:
+    def lr_at(self, iteration: int) -> float:
         """The learning rate of the step after `iteration` steps, a function of nothing else: a
         resumed run needs no state for it.
         """
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        if self.lr_schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

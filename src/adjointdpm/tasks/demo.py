@@ -97,7 +97,7 @@ def demo_config(
             optimisation=Settings(
                 iterations=iterations,
                 batch=2,
-                learning_rate=0.05,
+                lr=0.05,
                 preservation=0.2,
                 validate_every=4,
                 seed=seed,
@@ -121,8 +121,8 @@ def demo_config(
             optimisation=Settings(
                 iterations=iterations * 4 // 3,
                 batch=2,
-                learning_rate=1e-2,
-                schedule="cosine",
+                lr=1e-2,
+                lr_schedule="cosine",
                 preservation=0.2,
                 validate_every=max(1, iterations // 3),
                 seed=seed,
