@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, MetricError
-from adjointdpm.metrics import Metric, check_scores, structure_distance
+from adjointdpm.metrics import Metric, check_samples, check_scores, structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
@@ -156,7 +156,8 @@ class Objective:
 
     def _parts(self, images: Tensor, examples: Sequence[Example]) -> list[Tensor]:
         """The terms that `_weights` weighs, `[B]` each."""
-        scores = self.metric(images)
+        check_samples(self.metric, images)
+        scores = self.metric(images, prompts=[example.prompt for example in examples])
         check_scores(self.metric, scores, len(examples))
         if not self.settings.preservation:
             return [scores]

@@ -18,7 +18,9 @@ def evaluate(
     examples: Sequence[Example],
     views: Mapping[str, Tensor],
     recognise: Recogniser | None = None,
-    score: Callable[[Metric, Tensor], Tensor] = lambda metric, images: metric(images),
+    score: Callable[[Metric, Tensor, Sequence[str]], Tensor] = lambda metric, images, prompts: (
+        metric(images, prompts=prompts)
+    ),
 ) -> dict[str, Any]:
     """Means over the examples of everything that says whether the effect is there and the content
     survived.
@@ -29,7 +31,7 @@ def evaluate(
         views: the same examples drawn several times, pictures `[B, 3, H, W]` by name: "before" by
             the untouched model, "after" with what was learned, and any controls.
         recognise: a judge of content.
-        score: a metric's scores of pictures; `Renderer.score` takes the pictures to where the
+        score: a metric's scores of pictures and prompts; `Renderer.score` takes the pictures to where the
             metric was trained with.
 
     Returns:
@@ -43,9 +45,10 @@ def evaluate(
         with `recognised_interval`, 95 %, over prompts too.
 
     """
-    scores = {name: score(metric, images) for name, images in views.items()}
+    prompts = [example.prompt for example in examples]
+    scores = {name: score(metric, images, prompts) for name, images in views.items()}
     before, after = views["before"], views["after"]
-    change, prompts = scores["after"] - scores["before"], [example.prompt for example in examples]
+    change = scores["after"] - scores["before"]
     result: dict[str, Any] = {name: values.mean().item() for name, values in scores.items()}
     result |= {
         "change": change.mean().item(),
@@ -57,7 +60,9 @@ def evaluate(
     }
     if isinstance(metric, WeightedSum):
         result["parts"] = {
-            part.name: {name: score(part, images).mean().item() for name, images in views.items()}
+            part.name: {
+                name: score(part, images, prompts).mean().item() for name, images in views.items()
+            }
             for part in metric.metrics
         }
     if recognise is not None:

@@ -129,7 +129,10 @@ def learn(
     config, variable, metric = assignment.config, assignment.variable, assignment.metric
     training, validation, held_out = assignment.sets
     render, gradient = render or renderer(model, config), resolve_gradient(config.gradient)
-    metrics.probe(metric, *picture_size(model), device=model.device, dtype=model.dtype)
+    prompts = [example.prompt for example in training]
+    metrics.probe(
+        metric, *picture_size(model), device=model.device, dtype=model.dtype, prompts=prompts
+    )
 
     def keep(history: list[Record]) -> None:
         folder.write_history(history)
@@ -169,11 +172,12 @@ def learn(
             [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
         )
         checked = counter.calls - own - evaluated
+    validation_prompts = [example.prompt for example in validation]
     result |= {
         "metric": {
             "name": metric.name,
-            "before": render.score(metric, seen_before).mean().item(),
-            "after": render.score(metric, seen_after).mean().item(),
+            "before": render.score(metric, seen_before, validation_prompts).mean().item(),
+            "after": render.score(metric, seen_after, validation_prompts).mean().item(),
         },
         "held_out": evaluate(metric, held_out, views, assignment.recognise, render.score),
         "pictures": save_pictures(folder, held_out, views),
