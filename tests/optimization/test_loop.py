@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adjointdpm import errors, metrics
 from adjointdpm.optimization.loop import Interrupted, Settings, _minibatch, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
@@ -36,7 +37,12 @@ SETTINGS = Settings(
 
 def run(variable: Tint, settings: Settings = SETTINGS, metric=REDDISH, **kwargs):
     return optimize(
-        Renderer(ToyModel()), variable, metric, TRAINING, VALIDATION, settings, **kwargs
+        MetricObjective(Renderer(ToyModel()), metric),
+        variable,
+        TRAINING,
+        VALIDATION,
+        settings,
+        **kwargs,
     )
 
 
@@ -190,7 +196,9 @@ def test_without_preservation_no_plain_picture_is_drawn() -> None:
     def drawn(preservation: float) -> int:
         model = Counting()
         settings = Settings(iterations=1, batch=2, preservation=preservation)
-        outcome = optimize(Renderer(model), Tint(), REDDISH, TRAINING, VALIDATION, settings)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), Tint(), TRAINING, VALIDATION, settings
+        )
         assert ("drift" in outcome.history[0]["validation"]) == (preservation > 0)
         return model.drawn
 
@@ -204,7 +212,9 @@ def test_plain_pictures_are_the_untouched_models() -> None:
     model = ToyModel()
     with Recolored(model) as variable:
         variable.color.data += torch.tensor([3.0, -3.0, 0.0])
-        outcome = optimize(Renderer(model), variable, REDDISH, TRAINING, VALIDATION, SETTINGS)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), variable, TRAINING, VALIDATION, SETTINGS
+        )
     assert outcome.history[0]["validation"]["drift"] > 0.1
 
 
@@ -280,9 +290,8 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
 
     with pytest.raises(errors.InvalidInputError, match=r"likelihood.*Tint.*distance"):
         optimize(
-            Renderer(NoPictures()),
+            MetricObjective(Renderer(NoPictures()), REDDISH),
             Tint(),
-            REDDISH,
             TRAINING,
             VALIDATION,
             replace(SETTINGS, likelihood=0.1),
@@ -380,7 +389,7 @@ def test_settings_out_of_range_are_refused(bad: dict) -> None:
 
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(errors.PromptError):
-        optimize(Renderer(ToyModel()), Tint(), REDDISH, [], VALIDATION, SETTINGS)
+        optimize(MetricObjective(Renderer(ToyModel()), REDDISH), Tint(), [], VALIDATION, SETTINGS)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch) -> None:
@@ -421,8 +430,8 @@ def test_a_metric_of_two_arguments_sees_the_prompt_of_each_picture(preservation:
         return means
 
     settings = Settings(iterations=3, batch=2, accumulate=2, preservation=preservation)
-    render = Renderer(Colored(), chunk=2)
-    optimize(render, Tint(), metrics.resolve(score), PROMPTED, PROMPTED[:3], settings)
+    objective = MetricObjective(Renderer(Colored(), chunk=2), metrics.resolve(score))
+    optimize(objective, Tint(), PROMPTED, PROMPTED[:3], settings)
     assert {len(prompts) for prompts, _ in seen} == {1, 2}
     learned = [prompt for prompts, graph in seen if graph for prompt in prompts]
     assert len(learned) == 12

@@ -21,6 +21,7 @@ from adjointdpm import errors, metrics
 from adjointdpm.engine.gradients import Auto, resolve
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.loop import Interrupted, Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
@@ -71,9 +72,8 @@ def learn(
     **kwargs: Any,
 ):
     return optimize(
-        Renderer(model or ToyModel()),
+        MetricObjective(Renderer(model or ToyModel()), metric),
         variable,
-        metric,
         TRAINING,
         VALIDATION,
         settings(**changes),
@@ -245,7 +245,8 @@ def prompted() -> dict[str, Any]:
         return means
 
     values = settings(iterations=2, batch=2, accumulate=2)
-    optimize(Renderer(Named()), Tint(), metrics.resolve(score), examples, examples[:3], values)
+    objective = MetricObjective(Renderer(Named()), metrics.resolve(score))
+    optimize(objective, Tint(), examples, examples[:3], values)
     return {"seen": seen}
 
 

@@ -22,6 +22,7 @@ from adjointdpm.optimization.gradient_check import (
     versions,
 )
 from adjointdpm.optimization.loop import Record, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
@@ -141,9 +142,8 @@ def learn(
     with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
         variable.check([*training, *validation, *held_out])
         outcome = optimize(
-            render,
+            MetricObjective(render, metric),
             variable,
-            metric,
             training,
             validation,
             config.optimisation,
