@@ -25,7 +25,7 @@ from torch import Tensor
 
 from adjointdpm import metrics
 from adjointdpm.metrics import MOODS, Metric
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import judge_prompts
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
@@ -112,7 +112,7 @@ def measure(
     prompts = [example.prompt for example in examples]
     with torch.no_grad():
         scores = {view: metric(images, prompts=prompts).tolist() for view, images in views.items()}
-        hits = {view: recognise(images, examples) for view, images in views.items()}
+        hits = {view: recognise(images, prompts) for view, images in views.items()}
     fall = [
         float(before) - float(after)
         for before, after in zip(hits["plain"], hits["learned"], strict=True)

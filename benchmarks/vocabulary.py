@@ -35,7 +35,7 @@ import typer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.optimization.loop import Settings
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import load

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from data import BACKGROUNDS, HERE, STYLES, VARIANTS, WORK, load_concepts, with_article
 from export import TINY
 from judges import HELD_OUT, accuracies, pictures

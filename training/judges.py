@@ -16,7 +16,7 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.metrics.judge import Judge, JudgeNetwork
+from adjointdpm.metrics.networks.judge import Judge
 from data import HERE, STYLES, VARIANTS, WORK, draw, load_concepts
 
 FOLDER = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
@@ -69,12 +69,12 @@ def accuracies(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict[str
 def save(judge: Judge, folder: Path) -> None:
     """Half-precision weights and the names of the classes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
+    weights = {k: v.half().contiguous() for k, v in judge.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
     widths = [
         layer.out_channels
-        for layer in judge.network.trunk
+        for layer in judge.trunk
         if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
     ]
     (folder / "config.json").write_text(
@@ -128,34 +128,30 @@ def main(
             np.concatenate([images, more[known]]),
             np.concatenate([labels, labelled[known]]),
         )
-    judge = Judge(
-        JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))),
-        concepts,
-        styles,
-    )
+    judge = Judge(concepts, styles, tuple(map(int, widths.split(","))))
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)
         rng = np.random.default_rng(seed + 1)
-    network = judge.network.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
+    judge.requires_grad_(True)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=2e-2)
     start, step = time.time(), 0
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
         picks = rng.integers(len(images), size=batch)
-        features = network(augment(pictures(images[picks])))
+        features = judge.pooled(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
-        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(
-            network.style(features), truth[:, 1]
+        loss = F.cross_entropy(judge.concept(features), truth[:, 0]) + F.cross_entropy(
+            judge.style(features), truth[:, 1]
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimizer.step()
         step += 1
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
-    network.requires_grad_(False)
+    judge.requires_grad_(False)
     facts = {
         "left_out": left_out or None,
         "minutes": minutes,

@@ -142,7 +142,7 @@ def test_the_pairs_are_those_of_the_written_rule():
 
 
 def test_the_judge_knows_every_target():
-    from adjointdpm.metrics.judge import Judge
+    from adjointdpm.metrics.networks.judge import Judge
 
     concepts = Judge.load().concepts
     assert all(pair.target in concepts for pair in Registration().pairs("tiny"))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import adjointdpm as adj
 from adjointdpm.errors import ModelError, PromptError
 from adjointdpm.metrics import Classifier, FunctionMetric
-from adjointdpm.metrics.judge import Judge, JudgeNetwork
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.optimization.loop import Settings
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.tasks.demo import demo_config
@@ -150,7 +150,9 @@ def write_judge(folder: Path, widths: tuple[int, ...] = (8, 8, 8, 16)) -> None:
     folder.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_file(JudgeNetwork(3, 2, widths).state_dict(), folder / "model.safetensors")
+        save_file(
+            Judge(["a", "b", "c"], ["x", "y"], widths).state_dict(), folder / "model.safetensors"
+        )
     (folder / "config.json").write_text(
         json.dumps({"concepts": ["a", "pig nose", "c"], "styles": ["x", "y"], "widths": widths})
     )

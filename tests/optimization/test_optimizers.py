@@ -225,12 +225,12 @@ def test_a_gradient_that_is_not_finite_names_the_objective() -> None:
             return values
 
     for name in OPTIMIZERS:
-        with pytest.raises(errors.MetricError, match="gradient of broken .* became nan"):
+        with pytest.raises(errors.MetricError, match=r"gradient of broken .* became nan"):
             learn(name, Broken(Renderer(ToyModel()), REDDISH))
 
 
 def test_an_optimizer_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(errors.UnknownNameError, match="'adamw'.*adam, sgd, prodigy, lbfgs"):
+    with pytest.raises(errors.UnknownNameError, match=r"'adamw'.*adam, sgd, prodigy, lbfgs"):
         Settings(optimizer="adamw")
     with pytest.raises(errors.UnknownNameError, match="'adamw'"):
         make_optimizer("adamw", [], 0.1)

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adjointdpm import errors
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.optimization.loop import Interrupted, Settings
 from adjointdpm.pipelines import load

@@ -141,7 +141,7 @@ def audit(
         force=force,
     )
     pipeline = options.load_model(model, device, dtype)
-    recognise = recogniser_for(lines) if model == "tiny" and victim != "judge" else None
+    recognise = recogniser_for(lines, model, optimised=victim == "judge")
     with progress_bar() as progress:
         bar = progress.add_task("audit", total=1, metric="")
 

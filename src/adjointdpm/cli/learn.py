@@ -353,8 +353,7 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     facts = {"task": task, "model": where.model, "dtype": where.dtype} | asdict(settings)
     folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
     model = options.load_model(where.model, where.device, where.dtype)
-    independent = where.model == "tiny" and not metric.asks_judge
-    recognise = recogniser_for(settings.held_out) if independent else None
+    recognise = recogniser_for(settings.held_out, where.model, optimised=metric.asks_judge)
     iterations = settings.optimisation.iterations
     with progress_bar(visible=folder.writable) as progress:
         bar = progress.add_task(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
-from adjointdpm.metrics.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
+from adjointdpm.metrics.networks import Judge, Wanted, class_indices, load_network, placed
 from adjointdpm.support.named_options import quoted
 
 
@@ -64,7 +64,7 @@ class Classifier(Metric):
     @property
     def asks_judge(self) -> bool:
         """Whether the network is the bundled judge."""
-        return self.network == "judge" or isinstance(self.network, JudgeConcepts)
+        return self.network == "judge" or isinstance(self.network, Judge)
 
     def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each picture."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks import Judge
 from adjointdpm.metrics.subject_recognition import judge_prompts
 from adjointdpm.optimization.loop import Interrupted, Settings
 from adjointdpm.runs.folder import RunFolder

@@ -66,7 +66,7 @@ def evaluate(
             for part in metric.metrics
         }
     if recognise is not None:
-        hits = {name: recognise(images, examples) for name, images in views.items()}
+        hits = {name: recognise(images, prompts) for name, images in views.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
         result["recognised_interval"] = {
             name: clustered_share_interval(found, prompts) for name, found in hits.items()

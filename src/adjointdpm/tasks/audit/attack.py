@@ -21,7 +21,7 @@ from adjointdpm.variables.freezing import frozen
 
 # Whether each picture may count as a success, whatever the victim sees in it: whether a judge still
 # sees what the prompt names.
-Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[Example]], list[bool]]
+Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[str]], list[bool]]
 _SHELL_REACH = 0.4  # stands in for the budget of noise that has none
 _MOMENTUM = 0.5
 
@@ -261,7 +261,9 @@ def _succeeds(
     goal: Goal, pictures: Tensor, examples: Sequence[Example], accept: Accept | None
 ) -> Bool[Tensor, " n"]:
     hits = goal.fooled(goal.victim.verdicts(pictures))
-    return hits if accept is None else hits & torch.tensor(accept(pictures, examples))
+    if accept is None:
+        return hits
+    return hits & torch.tensor(accept(pictures, [example.prompt for example in examples]))
 
 
 def _normalised(

@@ -139,7 +139,7 @@ def _test(
         hits = victim.verdicts(images) == label
         wrong += int((~hits).sum())
         if recognise is not None:
-            hits &= torch.tensor(recognise(images, part))
+            hits &= torch.tensor(recognise(images, [example.prompt for example in part]))
         usable += [(part[i].seed, images[i]) for i in hits.nonzero()[:, 0].tolist()]
     facts = {"right": 1 - wrong / drawn}
     if wrong > allowed or not usable:

@@ -359,7 +359,7 @@ def _measure(
     """One row of `success`."""
     agrees = torch.ones(len(examples), dtype=torch.bool)
     if recognise is not None:
-        agrees = torch.tensor(recognise(found.pictures, examples))
+        agrees = torch.tensor(recognise(found.pictures, [example.prompt for example in examples]))
     success = found.fooled & agrees
     transfer = None
     if second is not None:
