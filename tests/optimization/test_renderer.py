@@ -152,7 +152,10 @@ def config(**changes: Any) -> EmbedConfig:
         "validation": 1,
         "steps": 1,
         "guidance_scale": 1.0,
-        "optimisation": Settings(iterations=1, batch=2, preservation=0.0),
+        "iterations": 1,
+        "batch": 2,
+        "preservation": 0.0,
+        "tracker": [],
     }
     return EmbedConfig(**values | changes)
 

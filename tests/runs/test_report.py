@@ -59,6 +59,14 @@ def folder(tmp_path) -> RunFolder:
                 "best_iteration": 1,
                 "iterations": 1,
                 "stopped": "all iterations done",
+                "validation_examples": 4,
+                "settings": {
+                    "preservation": 0.5,
+                    "lr": 0.01,
+                    "batch": 2,
+                    "accumulate": 1,
+                    "clip": 1.0,
+                },
             },
             "gradient": {
                 "method": "adjoint",
@@ -100,13 +108,6 @@ def folder(tmp_path) -> RunFolder:
                 "steps": 50,
                 "guidance_scale": 5.0,
                 "gradient": "adjoint",
-                "optimisation": {
-                    "preservation": 0.5,
-                    "lr": 0.01,
-                    "batch": 2,
-                    "accumulate": 1,
-                    "clip": 1.0,
-                },
             },
         }
     )

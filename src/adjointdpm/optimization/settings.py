@@ -23,9 +23,9 @@ class Settings:
     Args:
         iterations: optimiser steps at most.
         batch: examples drawn in one graph; memory grows with it.
-        accumulate: a step uses batch · accumulate examples, whatever the number of processes they
-            are shared out over.
-        lr: of Adam (Kingma & Ba 2015).
+        accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
+            number of processes they are shared out over.
+        lr: learning rate of Adam (Kingma & Ba 2015).
         lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
             (Loshchilov & Hutter 2017).
         clip: the gradient is scaled down to this norm.
