@@ -55,9 +55,9 @@ def effect_of(name: str) -> tuple[str, Float[Tensor, "3 H W"]]:
 
 
 @torch.no_grad()
-def best_word(metric: Metric, screened: Mapping[str, Tensor]) -> str:
-    """The existing word whose pictures the metric likes best."""
-    return min(screened, key=lambda word: metric(screened[word]).mean().item())
+def best_word(metric: Metric, screened: Mapping[str, Tensor], prompts: Sequence[str]) -> str:
+    """The existing word whose pictures, one of each prompt, the metric likes best."""
+    return min(screened, key=lambda word: metric(screened[word], prompts=prompts).mean().item())
 
 
 def screen(model: Any, config: EmbedConfig, words: Sequence[str]) -> dict[str, Tensor]:
@@ -106,18 +106,18 @@ def measure(
         view: torch.stack([read_picture(folder.path / row[key]) for row in result["pictures"]])
         for view, key in {"plain": "before", "initial": "existing_word", "learned": "after"}.items()
     }
-    word = best_word(metric, screened)
+    word = best_word(metric, screened, [e.prompt for e in config.sets().training])
     views["best_word"] = renderer(model, config).look(in_place(config, examples, word))
     views["real"] = on_background(examples, background, judge.concepts)
+    prompts = [example.prompt for example in examples]
     with torch.no_grad():
-        scores = {view: metric(images).tolist() for view, images in views.items()}
+        scores = {view: metric(images, prompts=prompts).tolist() for view, images in views.items()}
         hits = {view: recognise(images, examples) for view, images in views.items()}
     fall = [
         float(before) - float(after)
         for before, after in zip(hits["plain"], hits["learned"], strict=True)
     ]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
-    prompts = [example.prompt for example in examples]
     return {
         "effect": name,
         "metric": metric.name,

@@ -303,7 +303,9 @@ def test_the_best_word_is_the_one_that_the_metric_likes_best():
     darkness = FunctionMetric(lambda images: images.mean((1, 2, 3)), "brightness")
     assert (
         effect.best_word(
-            darkness, {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)}
+            darkness,
+            {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)},
+            ["a fox", "an owl"],
         )
         == "black"
     )

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adjointdpm import errors, metrics
 from adjointdpm.optimization.loop import Interrupted, Settings, _minibatch, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
@@ -36,7 +37,12 @@ SETTINGS = Settings(
 
 def run(variable: Tint, settings: Settings = SETTINGS, metric=REDDISH, **kwargs):
     return optimize(
-        Renderer(ToyModel()), variable, metric, TRAINING, VALIDATION, settings, **kwargs
+        MetricObjective(Renderer(ToyModel()), metric),
+        variable,
+        TRAINING,
+        VALIDATION,
+        settings,
+        **kwargs,
     )
 
 
@@ -190,7 +196,9 @@ def test_without_preservation_no_plain_picture_is_drawn() -> None:
     def drawn(preservation: float) -> int:
         model = Counting()
         settings = Settings(iterations=1, batch=2, preservation=preservation)
-        outcome = optimize(Renderer(model), Tint(), REDDISH, TRAINING, VALIDATION, settings)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), Tint(), TRAINING, VALIDATION, settings
+        )
         assert ("drift" in outcome.history[0]["validation"]) == (preservation > 0)
         return model.drawn
 
@@ -204,7 +212,9 @@ def test_plain_pictures_are_the_untouched_models() -> None:
     model = ToyModel()
     with Recolored(model) as variable:
         variable.color.data += torch.tensor([3.0, -3.0, 0.0])
-        outcome = optimize(Renderer(model), variable, REDDISH, TRAINING, VALIDATION, SETTINGS)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), variable, TRAINING, VALIDATION, SETTINGS
+        )
     assert outcome.history[0]["validation"]["drift"] > 0.1
 
 
@@ -280,9 +290,8 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
 
     with pytest.raises(errors.InvalidInputError, match=r"likelihood.*Tint.*distance"):
         optimize(
-            Renderer(NoPictures()),
+            MetricObjective(Renderer(NoPictures()), REDDISH),
             Tint(),
-            REDDISH,
             TRAINING,
             VALIDATION,
             replace(SETTINGS, likelihood=0.1),
@@ -380,7 +389,7 @@ def test_settings_out_of_range_are_refused(bad: dict) -> None:
 
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(errors.PromptError):
-        optimize(Renderer(ToyModel()), Tint(), REDDISH, [], VALIDATION, SETTINGS)
+        optimize(MetricObjective(Renderer(ToyModel()), REDDISH), Tint(), [], VALIDATION, SETTINGS)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch) -> None:
@@ -395,3 +404,57 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch) -> None
         checkpoints.write(1, {"x": torch.zeros(1)}, {})
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     assert checkpoints.read()[0]["x"] == 1
+
+
+class Colored(ToyModel):
+    """Draws a picture whose mean tells for which prompt it was drawn."""
+
+    def generate(self, prompt, noise, **_):
+        levels = torch.tensor([LEVELS[text] for text in prompt]).view(-1, 1, 1, 1)
+        return 0.01 * super().generate(prompt, noise) + levels
+
+
+LEVELS = {"a": 0.2, "b": 0.4, "c": 0.6}
+PROMPTED = [Example(prompt, seed) for seed, prompt in enumerate("abcab")]
+
+
+@pytest.mark.parametrize("preservation", [0.0, 0.5])
+def test_a_metric_of_two_arguments_sees_the_prompt_of_each_picture(preservation: float) -> None:
+    seen = []
+
+    def score(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        levels = torch.tensor([LEVELS[prompt] for prompt in prompts])
+        means = images.mean((1, 2, 3))
+        assert (means - levels).abs().max() < 0.02
+        seen.append((list(prompts), images.requires_grad))
+        return means
+
+    settings = Settings(iterations=3, batch=2, accumulate=2, preservation=preservation)
+    objective = MetricObjective(Renderer(Colored(), chunk=2), metrics.resolve(score))
+    optimize(objective, Tint(), PROMPTED, PROMPTED[:3], settings)
+    assert {len(prompts) for prompts, _ in seen} == {1, 2}
+    learned = [prompt for prompts, graph in seen if graph for prompt in prompts]
+    assert len(learned) == 12
+    assert set(learned) == set("abc")
+    looked = [prompt for prompts, graph in seen if not graph for prompt in prompts]
+    assert looked == list("abc") * 2
+
+
+def test_the_renderer_scores_chunks_with_their_own_prompts() -> None:
+    render = Renderer(Colored(), chunk=2)
+    render.model.device, render.model.dtype = "cpu", torch.float32
+    metric = metrics.resolve(
+        lambda images, prompts: (
+            images.mean((1, 2, 3)) - torch.tensor([LEVELS[text] for text in prompts])
+        )
+    )
+    prompts = [example.prompt for example in PROMPTED]
+    scores = render.score(metric, render.look(PROMPTED), prompts)
+    assert scores.shape == (5,)
+    assert scores.abs().max() < 0.02
+    with pytest.raises(errors.MetricError, match="not videos"):
+        render.score(metric, torch.rand(5, 2, 3, 8, 8), prompts)
+    steadiness = type("Steadiness", (), {"takes_videos": True})
+    steadiness.__call__ = lambda self, videos, prompts: videos.flatten(1).var(1) + len(prompts)
+    scores = render.score(metrics.resolve(steadiness), torch.ones(5, 2, 3, 8, 8), prompts)
+    assert scores.tolist() == [2.0, 2.0, 2.0, 2.0, 1.0]

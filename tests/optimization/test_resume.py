@@ -14,6 +14,7 @@ from adjointdpm import metrics
 from adjointdpm.engine.gradients import Auto, resolve
 from adjointdpm.optimization.gradient_check import gradient_error
 from adjointdpm.optimization.loop import Interrupted, Outcome, Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.base import DiffusionModel
@@ -52,9 +53,10 @@ def learn_noise(
             os.kill(os.getpid(), signal.SIGINT)
 
     outcome = optimize(
-        Renderer(model, 6, 1.0, "euler", gradient),
+        MetricObjective(
+            Renderer(model, 6, 1.0, "euler", gradient), metrics.resolve("color:mood=dusk")
+        ),
         noise,
-        metrics.resolve("color:mood=dusk"),
         EXAMPLES,
         EXAMPLES[:1],
         LOOP,

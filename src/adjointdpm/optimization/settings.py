@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from adjointdpm.errors import InvalidInputError, UnknownNameError
+from adjointdpm.optimization.optimizers import check_optimizer
 
 #: What the learning rate does over a run.
 SCHEDULES = ("constant", "cosine")
@@ -25,10 +26,11 @@ class Settings:
         batch: examples drawn in one graph; memory grows with it.
         accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
             number of processes they are shared out over.
-        lr: learning rate of Adam (Kingma & Ba 2015).
+        optimizer: the optimiser: adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
+        lr: the learning rate, which each optimiser takes in its own way. See `OPTIMIZERS`.
         lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
             (Loshchilov & Hutter 2017).
-        clip: the gradient is scaled down to this norm.
+        clip: the gradient is scaled down to this norm; that of "lbfgs" never is.
         ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
             k) / (10 + k)), so that the start is soon forgotten.
@@ -45,7 +47,7 @@ class Settings:
 
     Raises:
         InvalidInputError: a value out of range.
-        UnknownNameError: an unknown schedule.
+        UnknownNameError: an unknown schedule or optimiser.
 
     """
 
@@ -63,6 +65,7 @@ class Settings:
     distance: float = 0.0
     likelihood: float = 0.0
     lr_schedule: str = "constant"
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
         for name in (
@@ -87,6 +90,7 @@ class Settings:
                 f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last "
                 f"100 iterations"
             )
+        check_optimizer(self.optimizer)
         if self.lr_schedule not in SCHEDULES:
             raise UnknownNameError(
                 f"lr_schedule {self.lr_schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"

@@ -52,6 +52,11 @@ AUDITED = [
     "a twemoji emoji of a hot dog",
 ]
 STYLES = ("noto", "twemoji", "fluent")
+_LEAD = (
+    "A word learned from a number, a style learned from one picture, and a classifier fooled by a "
+    "nudge of the noise: all by sending a gradient back through the sampler of the bundled model. "
+    f"First the word, `{TOKEN}`."
+)
 
 Report = Callable[[str, int, int, str], None]  # part, done, of how many, what there is to say
 
@@ -203,13 +208,8 @@ def demo(
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
     }
     if summaries:
-        result["story"] |= {
-            "title": "One gradient, three uses",
-            "lead": "A word learned from a number, a style learned from one picture, and a "
-            "classifier fooled by a nudge of the noise: all by sending a gradient back through "
-            f"the sampler of the bundled model. First the word, `{TOKEN}`. "
-            f"{result['story']['lead']}",
-        }
+        lead = result["story"]["lead"]
+        result["story"] |= {"title": "One gradient, three uses", "lead": f"{_LEAD} {lead}"}
     folder.write_result(result)
     return result
 

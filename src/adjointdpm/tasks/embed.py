@@ -10,7 +10,7 @@ from adjointdpm.optimization.loop import Record
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import LearningConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
-from adjointdpm.variables import Example, TokenEmbedding
+from adjointdpm.variables import TokenEmbedding
 from adjointdpm.variables.token_embedding import neutral_word
 
 
@@ -56,7 +56,7 @@ def embed(
         model: what `adjointdpm.load` returns; afterwards it is as it was.
         config: what to learn.
         folder: where results are written.
-        metric: what to make small; by default the one that the config names.
+        metric: what to make small; by default what the config names.
         task: the name in `result.json`.
         command: the command line that repeats the run, for the report.
         recognise: a judge of content, never the optimised metric.
@@ -72,8 +72,7 @@ def embed(
 
     """
     metric, sets = metric or config.resolve_metric(), config.sets()
-    initial = config.initial
-    if initial is None:
+    if (initial := config.initial) is None:
         initial = neutral_word(model.pipe.tokenizer, config.prompts)
         config = replace(config, initial=initial)
     token = TokenEmbedding(
@@ -84,8 +83,8 @@ def embed(
         vectors=config.vectors,
         max_norm=config.max_norm,
     )
-    word = [
-        Example(config.template.format(prompt=e.prompt, token=initial), e.seed)
+    controls = [
+        e._replace(prompt=config.template.format(prompt=e.prompt, token=initial))
         for e in sets.held_out
     ]
     assignment = Assignment(
@@ -95,7 +94,7 @@ def embed(
         metric,
         sets,
         _story(config, metric.name),
-        {"existing_word": word},
+        {"existing_word": controls},
         recognise,
         command=command,
     )

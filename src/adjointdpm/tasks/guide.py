@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.gradients import resolve as resolve_gradient
@@ -163,13 +162,7 @@ def guide(
     if config.picture is not None:
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
-        starts[sets.training[0]] = invert(
-            model,
-            _fitting(model, Path(config.picture)),
-            config.prompt,
-            steps=config.steps,
-            guidance_scale=scale,
-        )
+        starts[sets.training[0]] = _inverted(model, config, scale, Path(config.picture))
     render = _Watched(
         model,
         config.steps,
@@ -200,23 +193,22 @@ def guide(
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
     result["held_out"]["same_examples"] = sets.held_out == sets.training
-    result["trajectory"] = sorted(
-        str(path.relative_to(folder.path))
-        for path in (folder.path / "images").glob("iteration_*.png")
-    )
+    trajectory = sorted((folder.path / "images").glob("iteration_*.png"))
+    result["trajectory"] = [str(path.relative_to(folder.path)) for path in trajectory]
     folder.write_result(result)
     return result
 
 
-def _fitting(model: Any, path: Path) -> Float[Tensor, "1 3 height width"]:
-    """The user's picture in the size that the model draws."""
-    return torch.nn.functional.interpolate(
+def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:
+    """The noise that the pipeline draws the user's picture from."""
+    picture = torch.nn.functional.interpolate(
         read_picture(path)[None],
         picture_size(model),
         mode="bilinear",
         antialias=True,
         align_corners=False,
     )
+    return invert(model, picture, config.prompt, steps=config.steps, guidance_scale=scale)
 
 
 def _variable(

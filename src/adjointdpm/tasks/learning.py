@@ -20,6 +20,7 @@ from adjointdpm.optimization.gradient_check import (
     versions,
 )
 from adjointdpm.optimization.loop import Outcome, Record, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
@@ -126,7 +127,10 @@ def learn(
     started, processes = time.perf_counter(), Processes()
     config, variable, metric = assignment.config, assignment.variable, assignment.metric
     render = render or renderer(model, config)
-    metrics.probe(metric, *picture_size(model), device=model.device, dtype=model.dtype)
+    prompts = [example.prompt for example in assignment.sets.training]
+    metrics.probe(
+        metric, *picture_size(model), device=model.device, dtype=model.dtype, prompts=prompts
+    )
     with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
         outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
@@ -140,14 +144,8 @@ def learn(
         calls["evaluating"] = counter.calls - own
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.calls - own - calls["evaluating"]
+        result["optimisation"] = _course(outcome, assignment)
     result |= {
-        "optimisation": {
-            "best_iteration": outcome.best_iteration,
-            "iterations": outcome.history[-1]["iteration"],
-            "stopped": outcome.stopped,
-            "validation_examples": len(assignment.sets.validation),
-            "settings": asdict(config.loop_settings()),
-        },
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
         "resumed": resume,
@@ -180,9 +178,8 @@ def _optimise(
         on_record(history[-1])
 
     return optimize(
-        render,
+        MetricObjective(render, assignment.metric),
         variable,
-        assignment.metric,
         sets.training,
         sets.validation,
         config.loop_settings(),
@@ -194,6 +191,17 @@ def _optimise(
     )
 
 
+def _course(outcome: Outcome, assignment: Assignment) -> dict[str, Any]:
+    """How the optimisation went, and with which settings."""
+    return {
+        "best_iteration": outcome.best_iteration,
+        "iterations": outcome.history[-1]["iteration"],
+        "stopped": outcome.stopped,
+        "validation_examples": len(assignment.sets.validation),
+        "settings": asdict(assignment.config.loop_settings()),
+    }
+
+
 def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> dict[str, Any]:
     """Draw the validation and held-out examples before and after, and score and save them."""
     variable, metric, sets = assignment.variable, assignment.metric, assignment.sets
@@ -203,11 +211,12 @@ def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> di
         seen_before = render.look(sets.validation)
     views["after"] = render.look(sets.held_out, variable)
     seen_after = render.look(sets.validation, variable)
+    prompts = [example.prompt for example in sets.validation]
     return {
         "metric": {
             "name": metric.name,
-            "before": render.score(metric, seen_before).mean().item(),
-            "after": render.score(metric, seen_after).mean().item(),
+            "before": render.score(metric, seen_before, prompts).mean().item(),
+            "after": render.score(metric, seen_after, prompts).mean().item(),
         },
         "held_out": evaluate(metric, sets.held_out, views, assignment.recognise, render.score),
         "pictures": save_pictures(folder, sets.held_out, views),
