@@ -10,8 +10,7 @@ from safetensors import safe_open
 
 from adjointdpm.runs.folder import png
 from adjointdpm.tasks.demo import reference_pattern
-from cli.test_commands import restored_state, run  # noqa: F401 - a fixture
-from cli.test_tasks import files  # noqa: F401 - a fixture
+from helpers.commands import run
 
 VICTIM = """
 import torch
@@ -61,7 +60,7 @@ RUNS = {
 
 
 @pytest.fixture
-def folder(files) -> Path:  # noqa: F811 - the fixture
+def folder(files) -> Path:
     """A folder with all that the runs need; the working directory."""
     Path("style.png").write_bytes(png(reference_pattern()))
     Path("victim.py").write_text(VICTIM)

@@ -10,52 +10,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from cli.test_commands import restored_state, run  # noqa: F401 - a fixture
-from helpers.tiny_pipelines import tiny_pipeline
-from tasks.audit.test_noise_file import FACTS
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
-    """A folder with prompts, a metric and a small pipeline; the working directory."""
-    monkeypatch.chdir(tmp_path)
-    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
-    Path("prompts.txt").write_text("# colours\nred fox\n\nfox\nred\nfo re\n")
-    Path("empty.txt").write_text("\n# nothing\n\n")
-    Path("metric.py").write_text(
-        "def score(images):\n    return images[:, 0].mean((1, 2))\n\ndef wrong(images):\n    "
-        "return images.mean()\n\n"
-        "def blocked(images):\n    return images.detach().mean((1, 2, 3))\n"
-    )
-    Path("text.png").write_text("no picture")
-    return tmp_path
-
-
-EMBED = (
-    "embed",
-    "--model",
-    "model",
-    "--prompts",
-    "prompts.txt",
-    "--metric",
-    "metric.py:score",
-    "--token",
-    "<t>",
-    "--initial",
-    "fox",
-)
-SMALL = (
-    "--steps",
-    2,
-    "--iterations",
-    2,
-    "--guidance-scale",
-    2,
-    "--tracker",
-    "none",
-    "--device",
-    "cpu",
-)
+from helpers.audits import FACTS
+from helpers.commands import EMBED, SMALL, run
 
 
 def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
