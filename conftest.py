@@ -1,6 +1,6 @@
-"""Fixtures that the tests of the package, of the benchmarks and of the training scripts share.
+"""What the tests of the package, of the benchmarks and of the training scripts share.
 
-`adjointdpm` is imported inside them, so that a test that needs none starts at once.
+The package is imported inside the fixtures only: the import hook has to be there first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jaxtyping import install_import_hook
+
+import helpers.shape_checks  # noqa: F401 - so that the hook finds it
 
 if TYPE_CHECKING:
     from adjointdpm.pipelines.base import DiffusionModel
     from adjointdpm.runs.folder import RunFolder
+
+install_import_hook("adjointdpm", "helpers.shape_checks.check")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings of the package are errors. pyproject.toml would import it before the hook is there."""
+    config.addinivalue_line("filterwarnings", "error::adjointdpm.errors.AdjointDPMWarning")
 
 
 @pytest.fixture
