@@ -282,7 +282,7 @@ def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(
     save_file(
         noise,
         "found.safetensors",
-        {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)},
+        {"facts": json.dumps({"format": "adjointdpm-adversarial-noise"} | facts)},
     )
     code, _, err = run(monkeypatch, capsys, "audit", "--replay", "metric.py")
     assert code == 2

@@ -20,7 +20,9 @@ ONE = torch.zeros(1, 4, 8, 8)
 def findings(
     path: Path, facts: object, noise: torch.Tensor, start: torch.Tensor | None = None
 ) -> Path:
-    metadata = {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)}
+    if isinstance(facts, dict):
+        facts = {"format": "adjointdpm-adversarial-noise"} | facts
+    metadata = {"facts": json.dumps(facts)}
     save_file({"noise": noise, "start": noise.clone() if start is None else start}, path, metadata)
     return path
 
