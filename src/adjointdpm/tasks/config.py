@@ -4,16 +4,16 @@ Every field is a flag of the task's command, a key of a `--config` file and an a
 all of one name. The first sentence of its entry under `Args` is the flag's help.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, NamedTuple
 
 from adjointdpm import metrics
 from adjointdpm.engine import gradients, samplers
-from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimization.settings import Settings
+from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.variables import Example
 
 # Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two
@@ -61,8 +61,8 @@ class Sampling:
 
         """
         check_counts(self, "steps")
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise InvalidInputError(f"guidance_scale={self.guidance_scale} must be finite")
+        if self.guidance_scale is not None:
+            check_number("guidance_scale", self.guidance_scale)
         if self.sampler is not None:
             samplers.resolve(self.sampler)
         gradients.resolve(self.gradient)
@@ -179,11 +179,9 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raise InvalidInputError unless each of these settings is an int of at least 1."""
+    """Raise InvalidInputError or InvalidTypeError unless each setting is an int of at least 1."""
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
+        check_int(name, getattr(config, name), 1)
 
 
 def check_prompts(prompts: Sequence[str], name: str) -> None:

@@ -163,8 +163,7 @@ def demo(
     judged by the bundled judge, which has no part in any metric.
 
     Returns:
-        What `result.json` holds: the first part's figures, costs of all parts, and a summary of
-        each in `parts`.
+        What `result.json` holds: the first part's figures, all costs, a summary of each part.
 
     Raises:
         Interrupted: a signal arrived. Only the first part can be resumed; the others start anew.
@@ -184,19 +183,16 @@ def demo(
     )
     bands = [Band(folder, result, {"before": "untouched", "after": f"with {TOKEN}"})]
     runs, summaries = [result], []
-    for name, config, run in (
-        ("stylize", parts.stylize, _stylize),
-        ("audit", parts.audit, _audit),
-    ):
+    for name, run in (("stylize", _stylize), ("audit", _audit)):
+        config = getattr(parts, name)
         if config is None:
             continue
         part = _part(folder, name)
         with _not_resumed(name):
             done, summary, band = run(model, config, part, command, judge, report)
         write_report(part)
-        story = done["story"]
-        facts = {"title": story["title"], "lead": story["lead"], "summary": summary}
-        summaries.append({"folder": name} | facts)
+        story = {key: done["story"][key] for key in ("title", "lead")}
+        summaries.append({"folder": name, "summary": summary} | story)
         runs.append(done)
         bands.append(band)
     story = write_storyboard(bands, folder.path / "images" / "story.png")

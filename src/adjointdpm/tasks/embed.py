@@ -48,9 +48,7 @@ def embed(
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Learn the token, measure it on held-out prompts and seeds, and fill the run folder.
-
-    Everything is written but the report: see `write_report`.
+    """Learn the token, measure it on held-out prompts, and fill the run folder, all but its report.
 
     Args:
         model: what `adjointdpm.load` returns; afterwards it is as it was.
@@ -75,17 +73,12 @@ def embed(
     if (initial := config.initial) is None:
         initial = neutral_word(model.pipe.tokenizer, config.prompts)
         config = replace(config, initial=initial)
+    template, vectors, bound = config.template, config.vectors, config.max_norm
     token = TokenEmbedding(
-        model.pipe,
-        config.token,
-        initial,
-        template=config.template,
-        vectors=config.vectors,
-        max_norm=config.max_norm,
+        model.pipe, config.token, initial, template=template, vectors=vectors, max_norm=bound
     )
     controls = [
-        e._replace(prompt=config.template.format(prompt=e.prompt, token=initial))
-        for e in sets.held_out
+        e._replace(prompt=template.format(prompt=e.prompt, token=initial)) for e in sets.held_out
     ]
     assignment = Assignment(
         task,

@@ -40,8 +40,7 @@ def evaluate(
           all its seeds (over the seeds if there is one prompt).
         - `structure_distance`: of after to before; as a yardstick, `structure_distance_unrelated`
           is that of before to the next example's before.
-        - `distinctness`: mean distance between pictures after, relative to before (1: as different
-          from each other as they were).
+        - `distinctness`: mean distance between pictures after, relative to before.
         - `parts`: each metric of a weighted sum by name, its mean by view, unweighted.
         - `recognised`: with a judge, the share of each view's pictures in which it sees the
           prompt's subject; `recognised_interval`, 95 %, is over prompts too.

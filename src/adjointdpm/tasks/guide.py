@@ -163,13 +163,9 @@ def guide(
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
         starts[sets.training[0]] = _inverted(model, config, scale, Path(config.picture))
+    gradient = resolve_gradient(config.gradient)
     render = _Watched(
-        model,
-        config.steps,
-        config.guidance_scale,
-        config.sampler,
-        resolve_gradient(config.gradient),
-        noises=starts,
+        model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts
     )
 
     def keep(record: Record) -> None:
@@ -188,8 +184,8 @@ def guide(
         command=command,
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
-    if "held_out" not in result:  # another process measures
-        return result
+    if "held_out" not in result:
+        return result  # another process measures
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
     result["held_out"]["same_examples"] = sets.held_out == sets.training

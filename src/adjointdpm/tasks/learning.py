@@ -116,8 +116,7 @@ def learn(
         render: draws in place of the renderer that the configuration asks for.
 
     Returns:
-        What `result.json` holds. Of several processes only the main one measures; the others return
-        what they have.
+        What `result.json` holds; of several processes, only the main one's is complete.
 
     Raises:
         MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the
@@ -125,12 +124,9 @@ def learn(
 
     """
     started, processes = time.perf_counter(), Processes()
-    config, variable, metric = assignment.config, assignment.variable, assignment.metric
+    config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
-    prompts = [example.prompt for example in assignment.sets.training]
-    metrics.probe(
-        metric, *picture_size(model), device=model.device, dtype=model.dtype, prompts=prompts
-    )
+    _check_metric(model, assignment)
     with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
         outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
@@ -160,6 +156,18 @@ def learn(
     }
     folder.write_result(result)
     return result
+
+
+def _check_metric(model: Any, assignment: Assignment) -> None:
+    """Probe the metric with pictures and prompts such as those it will score."""
+    prompts = [example.prompt for example in assignment.sets.training]
+    metrics.probe(
+        assignment.metric,
+        *picture_size(model),
+        device=model.device,
+        dtype=model.dtype,
+        prompts=prompts,
+    )
 
 
 def _optimise(
