@@ -148,7 +148,7 @@ def test_without_held_out_prompts_every_fourth_is_held_out() -> None:
     prompts = ["a", "b", "c", "d", "e", "f"]
     config = EmbedConfig(token="<t>", metric=["color:mood=dusk"], prompts=prompts)
     assert (config.prompts, config.held_out) == (["a", "c", "d", "e"], ["b", "f"])
-    with pytest.raises(errors.PromptError, match="one prompt.*--held-out"):
+    with pytest.raises(errors.PromptError, match=r"one prompt.*--held-out"):
         EmbedConfig(token="<t>", metric=["color:mood=dusk"], prompts=["a"], batch=1)
 
 

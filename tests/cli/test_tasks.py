@@ -1,4 +1,4 @@
-"""The tasks' commands: what they refuse, configuration files, and a run on a user's own pipeline."""
+"""The tasks' commands: what they refuse, config files, and a run on a user's own pipeline."""
 
 import json
 import socket
@@ -269,7 +269,8 @@ def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(
     )
     Path("victim.py").write_text(
         head
-        + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\ndef build():\n    return Net()\n"
+        + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\n"
+        + "def build():\n    return Net()\n"
     )
     facts = FACTS | {
         "examples": [["red fox", 0]],

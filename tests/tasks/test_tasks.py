@@ -1,4 +1,4 @@
-"""stylize, guide and audit from end to end on the bundled model, with too few steps to learn much."""
+"""stylize, guide and audit from end to end on the bundled model, in too few steps to learn much."""
 
 import json
 import math
