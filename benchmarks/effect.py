@@ -31,7 +31,7 @@ from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval
-from adjointdpm.tasks.demo import demo_config, reference_pattern
+from adjointdpm.tasks.demo import DemoConfig, reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import Example
@@ -99,7 +99,7 @@ def measure(
         folder,
         recognise=recognise,
         on_record=lambda record: tell(
-            f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"
+            f"{name}: iteration {record['iteration']} of {config.iterations}"
         ),
     )
     views = {
@@ -201,7 +201,7 @@ def main(
     model, judge, demo = (
         load("tiny"),
         Judge.load(),
-        demo_config(seed=seed, iterations=iterations, steps=steps).embed,
+        DemoConfig(seed=seed, iterations=iterations, steps=steps).parts().embed,
     )
     config = replace(
         demo,

@@ -19,8 +19,8 @@ from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.variables import Example, LoRA, Noise, TokenEmbedding, Variable, Weights
+from helpers.schedulers import scheduler_with_torchsde
 from helpers.tiny_pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
-from pipelines.test_pictures import scheduler_with_torchsde
 
 EXAMPLES = [Example("red fox", seed) for seed in (0, 1, 7, 3)]
 DRAWING = {  # scheduler, native sampler
@@ -152,7 +152,10 @@ def config(**changes: Any) -> EmbedConfig:
         "validation": 1,
         "steps": 1,
         "guidance_scale": 1.0,
-        "optimisation": Settings(iterations=1, batch=2, preservation=0.0),
+        "iterations": 1,
+        "batch": 2,
+        "preservation": 0.0,
+        "tracker": [],
     }
     return EmbedConfig(**values | changes)
 

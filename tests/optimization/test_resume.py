@@ -172,9 +172,12 @@ def learn_word(
         validation=1,
         steps=2,
         guidance_scale=1.0,
-        optimisation=Settings(
-            iterations=4, batch=1, validate_every=2, preservation=preservation, patience=9
-        ),
+        iterations=4,
+        batch=1,
+        validate_every=2,
+        preservation=preservation,
+        patience=9,
+        tracker=[],
     )
 
     def interrupt(record: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
 from adjointdpm.runs.checkpoints import Checkpoints
-from adjointdpm.runs.interruption import stop_requests
+from adjointdpm.runs.interruption import Interrupted, stop_requests
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example, Variable
@@ -28,10 +28,6 @@ from adjointdpm.variables.freezing import frozen
 __all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
 Record = dict[str, Any]  # one line of history.jsonl
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the state after the last whole iteration is saved."""
 
 
 @dataclass

@@ -24,10 +24,10 @@ class Settings:
     Args:
         iterations: optimiser steps at most.
         batch: examples drawn in one graph; memory grows with it.
-        accumulate: a step uses batch · accumulate examples, whatever the number of processes they
-            are shared out over.
-        optimizer: one of `OPTIMIZERS`: "adam", "sgd", "prodigy" or "lbfgs".
-        lr: the learning rate, which the optimiser takes in its own way; see `OPTIMIZERS`.
+        accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
+            number of processes they are shared out over.
+        optimizer: the optimiser: adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
+        lr: the learning rate, which each optimiser takes in its own way. See `OPTIMIZERS`.
         lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
             (Loshchilov & Hutter 2017).
         clip: the gradient is scaled down to this norm; that of "lbfgs" never is.

@@ -2,7 +2,6 @@
 of them.
 """
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -10,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from adjointdpm.errors import AdjointDPMWarning
-from adjointdpm.optimization.loop import Interrupted
-from adjointdpm.support.files import write_bytes
+from adjointdpm.errors import AdjointDPMWarning, CheckpointError
+from adjointdpm.runs.interruption import Interrupted
+from adjointdpm.support import tensor_file
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
 Once = Callable[
@@ -60,8 +57,7 @@ class Units:
         former = _read(path) if self.resume else None
         made = make() if former is None else former
         if former is None:
-            tensors = {key: value.detach().cpu().contiguous() for key, value in made[0].items()}
-            write_bytes(path, save(tensors, metadata={"facts": json.dumps(made[1])}))
+            tensor_file.write(path, *made)
         shutil.rmtree(self.folder / f"unit-{name}", ignore_errors=True)
         if self.stop():
             raise Interrupted(f"stopped after {name}, saved in {path}; go on with --resume")
@@ -72,12 +68,7 @@ def _read(path: Path) -> Saved | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
-                file.metadata()["facts"]
-            )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(
-            f"{path} is damaged ({error}); doing this part again", AdjointDPMWarning, stacklevel=2
-        )
+        return tensor_file.read(path)
+    except CheckpointError as error:
+        warnings.warn(f"{error}; doing this part again", AdjointDPMWarning, stacklevel=2)
         return None

@@ -1,6 +1,5 @@
 """Files of adversarial noise: everything that replays a finding, in one safetensors file."""
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -9,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError, ModelError
 from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.loading import BUNDLED
-from adjointdpm.support.files import write_bytes
+from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
@@ -54,19 +51,15 @@ def write_findings(
     """Write the noises of an attack, and what it takes to draw and to judge them again."""
     names = goal.victim.groups
     facts |= {
+        "format": _FORMAT,
         "examples": [list(example) for example in examples],
         "labels": [names[i] for i in goal.labels.tolist()],
         "verdicts": [names[i] for i in found.verdicts.tolist()],
         "within": noise.within,
         "budget": noise.budget,
     }
-    tensors = {
-        "noise": found.noise.float().cpu().contiguous(),
-        "start": noise.start.float().cpu().contiguous(),
-    }
-    return write_bytes(
-        path, save(tensors, metadata={"format": _FORMAT, "facts": json.dumps(facts)})
-    )
+    tensors = {"noise": found.noise.float(), "start": noise.start.float()}
+    return tensor_file.write(path, tensors, facts)
 
 
 def read_findings(path: Path) -> Adversarial:
@@ -78,14 +71,10 @@ def read_findings(path: Path) -> Adversarial:
 
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-            facts = json.loads(metadata["facts"])
-            _check_facts(facts)
-            examples = [Example(*example) for example in facts.pop("examples")]
-            found = Adversarial(examples, file.get_tensor("noise"), file.get_tensor("start"), facts)
+        tensors, facts = tensor_file.read(path, _FORMAT)
+        _check_facts(facts)
+        examples = [Example(*example) for example in facts.pop("examples")]
+        found = Adversarial(examples, tensors["noise"], tensors["start"], facts)
         for name, tensor in (("noise", found.noise), ("start", found.start)):
             if (
                 tensor.ndim != 4
@@ -97,7 +86,7 @@ def read_findings(path: Path) -> Adversarial:
                     f"its {name} must be finite numbers [{len(found.examples)}, C, H, W], not "
                     f"{tuple(tensor.shape)}"
                 )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no file of adversarial noise that could be replayed: {error}"
         ) from error
@@ -173,7 +162,7 @@ def _is_bundled(what: str, name: str) -> bool:
     return name in BUNDLED if what == "model" else name.partition(":")[0] in NETWORKS
 
 
-def _check_facts(facts: Any) -> None:
+def _check_facts(facts: dict[str, Any]) -> None:
     """Raise ValueError unless all facts are there and of their kind, one of each list's for each
     example.
     """
@@ -195,8 +184,6 @@ def _check_facts(facts: Any) -> None:
             for item in value
         )
 
-    if not isinstance(facts, dict):
-        raise ValueError("its facts are no mapping")
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "model": (lambda value: isinstance(value, str), "a text"),
         "victim": (lambda value: isinstance(value, str), "a text"),
