@@ -56,9 +56,7 @@ class Tint(Variable):
 
 
 class Recolored(Tint):
-    """A colour that is part of the model: what is inside its context draws with it, unless it is
-    disabled.
-    """
+    """A colour that is part of the model, inside the variable's context and unless disabled."""
 
     def __init__(self, model: ToyModel) -> None:
         super().__init__()

@@ -55,6 +55,14 @@ def test_structure_distance_ignores_colour_and_sees_another_drawing() -> None:
     )  # the grids of blocks coincide, what they hold does not
 
 
+def test_the_structure_of_a_video_is_the_mean_over_its_frames() -> None:
+    frames, others = (torch.cat([picture(seed) for seed in seeds]) for seeds in ((0, 1), (2, 1)))
+    together = structure_distance(frames[None], others[None])
+    assert together.shape == (1,)
+    assert together.item() == pytest.approx(structure_distance(frames, others).mean().item())
+    assert together > 0.1
+
+
 def test_a_weighted_sum_adds_up() -> None:
     first, second = ColorStatistics("dusk"), ColorStatistics("teal")
     images = picture()

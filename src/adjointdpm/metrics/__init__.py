@@ -33,12 +33,12 @@ METRICS: dict[str, Callable[..., Metric]] = {
 
 
 def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
-    """The metric itself, a function as a metric, or what the text names.
+    """Make a metric of what the user gives: a metric, a function, or a text that names one.
 
     Args:
-        metric: a `Metric`; a function samples -> `[B]`, or (samples, prompts) -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`,
-            where a value that holds a comma stands in quotes; or `file.py:function`, the user's
-            own.
+        metric: a `Metric`; a function samples -> `[B]` or (samples, prompts) -> `[B]`; `NAME` or
+            `NAME:key=value,…` of `METRICS`, with quotes around a value that holds a comma; or
+            `file.py:function`, the user's own.
 
     Raises:
         UnknownNameError: no metric has that name; the message lists those there are.
@@ -63,12 +63,11 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
 def resolve_weighted(
     specs: Sequence[str | Metric | Callable[..., Any]], weights: Sequence[float] | None = None
 ) -> Metric:
-    """One metric of several, each as `resolve` takes it: Σ weight · metric, or a single metric
-    itself.
+    """Σ weight · metric, each as `resolve` takes it; a single metric of weight 1 stays itself.
 
     Args:
         specs: the metrics.
-        weights: as many numbers; None weighs each by 1.
+        weights: as many numbers; None weighs each metric by 1.
 
     Raises:
         InvalidInputError: no metrics, another number of weights, or a weight that is not finite.

@@ -24,14 +24,12 @@ MOODS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class ColorStatistics(Metric):
-    """Distance between a picture's colours and a mood's, both taken as Gaussians in luma and
-    chroma; 0 is a perfect match.
+    """Distance between a picture's colours and those of a mood; 0 is a perfect match.
 
-    sqrt(|Δmean|² + |Δstd|²), the Fréchet distance of two Gaussians with independent channels,
-    between the mean colours and, if `spread` is given, between the standard deviations of the
-    chroma. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color transfer
-    between images"). Being a distance it ends at 0 and cannot be driven ever lower, as a plain
-    "more orange" could.
+    It is sqrt(|Δmean|² + |Δstd|²): the Fréchet distance between Gaussians with independent channels
+    in luma and chroma. Means are compared, and standard deviations of the chroma if `spread` is
+    given. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color transfer
+    between images"). A distance ends at 0, where a plain "more orange" could be driven ever lower.
 
     Args:
         mood: one of `MOODS`; or give `red`, `green` and `blue`, the mean colour in [0, 1].
@@ -72,7 +70,7 @@ class ColorStatistics(Metric):
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its spread."""
+        """The text that makes this metric, without its spread."""
         return (
             f"color:mood={self.mood}"
             if self.mood
@@ -81,7 +79,7 @@ class ColorStatistics(Metric):
 
     @property
     def target(self) -> tuple[float, float, float]:
-        """The mean colour aimed at: R, G, B in [0, 1]."""
+        """The mean colour that is wanted: R, G, B in [0, 1]."""
         if self.mood is not None:
             return MOODS[self.mood]
         assert self.red is not None

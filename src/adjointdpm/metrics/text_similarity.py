@@ -46,7 +46,7 @@ class TextSimilarity(Metric):
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its model."""
+        """The text that makes this metric, without its model."""
         return f"similarity:text={quoted(self.text)}"
 
     @property

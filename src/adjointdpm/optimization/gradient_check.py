@@ -18,8 +18,9 @@ from adjointdpm.variables import Example, Variable
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: what torch allocated on a GPU, or else resident
-    memory, libraries included.
+    """The most memory that this process has held.
+
+    On a GPU that is what torch allocated; without one, resident memory, libraries included.
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
@@ -43,8 +44,7 @@ def is_exact(gradient: GradientMethod) -> bool:
 def gradient_error(
     render: Renderer, variable: Variable, metric: Metric, examples: Sequence[Example]
 ) -> list[dict[str, float | str | int]]:
-    """Compare the renderer's gradient of the metric with respect to the variable with the exact
-    one, example by example.
+    """Compare the renderer's gradient of the metric with the exact one, example by example.
 
     Returns:
         For each example `prompt`, `seed`, `cosine` and `relative_error` = |g − exact| / |exact|.
@@ -53,7 +53,7 @@ def gradient_error(
     exact = render.with_gradient("exact")
     errors = []
     for example in examples:
-        with unchanged(render):  # it is the method of the run that is looked at
+        with unchanged(render):  # the run's own decisions are what is checked
             mine, reference = (
                 _gradient(renderer, variable, metric, example) for renderer in (render, exact)
             )
@@ -71,8 +71,9 @@ def gradient_error(
 
 
 def gradient_cost(render: Renderer, variable: Variable, example: Example) -> float:
-    """What a picture with its gradient costs, in pictures without: network calls, recomputations
-    too, and VJPs counted as two calls.
+    """What a picture with its gradient costs, in pictures without.
+
+    Costs are network calls, recomputations included; a VJP counts as two calls.
     """
     with stats() as plain:
         render.look([example], variable)

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from adjointdpm.errors import InvalidInputError, UnknownNameError
+from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.optimizers import check_optimizer
+from adjointdpm.support.checks import check_int, check_number
 
 #: What the learning rate does over a run.
 SCHEDULES = ("constant", "cosine")
@@ -46,7 +47,7 @@ class Settings:
         seed: of the order in which examples are used.
 
     Raises:
-        InvalidInputError: a value out of range.
+        InvalidTypeError, InvalidInputError: a value that is no such number, or out of range.
         UnknownNameError: an unknown schedule or optimiser.
 
     """
@@ -76,20 +77,14 @@ class Settings:
             "patience",
             "checkpoint_every",
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
+            check_int(name, getattr(self, name), 1)
         for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError(f"{name}={getattr(self, name)!r} must be a positive number")
+            check_number(name, getattr(self, name), above=0)
         for name in ("preservation", "distance", "likelihood"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidInputError(f"{name}={getattr(self, name)!r} must be at least 0")
-        if not 0 <= self.ema < 1:
-            raise InvalidInputError(
-                f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last "
-                f"100 iterations"
-            )
+            check_number(name, getattr(self, name), least=0)
+        check_number(
+            "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"
+        )
         check_optimizer(self.optimizer)
         if self.lr_schedule not in SCHEDULES:
             raise UnknownNameError(
@@ -111,8 +106,9 @@ class Settings:
         }
 
     def lr_at(self, iteration: int) -> float:
-        """The learning rate of the step after `iteration` steps, a function of nothing else: a
-        resumed run needs no state for it.
+        """The learning rate of the step after `iteration` steps.
+
+        It depends on nothing else, so that a resumed run needs no state for it.
         """
         if self.lr_schedule == "constant":
             return self.lr

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adjointdpm import metrics
 from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import (
@@ -127,19 +128,19 @@ def learn(
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
     _check_metric(model, assignment)
-    with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
+    with stats(memory=False) as counter, variable, frozen(model.pipe, variable.tensors().values()):
         outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
-        optimised, own = time.perf_counter() - started, counter.calls
+        optimised, own = time.perf_counter() - started, counter.network_calls
         calls = {"optimising": outcome.former_calls + sum(processes.gather([own]))}
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
         if not processes.is_main:
             return result
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
         result |= _measured(render, assignment, folder)
-        calls["evaluating"] = counter.calls - own
+        calls["evaluating"] = counter.network_calls - own
         result["gradient"] = _gradient(render, assignment, outcome.history)
-        calls["checking the gradient"] = counter.calls - own - calls["evaluating"]
+        calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
     result |= {
         "seconds": time.perf_counter() - started,

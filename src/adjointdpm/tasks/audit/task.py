@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.stats import stats
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import (
@@ -151,7 +152,7 @@ def audit(
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
     restored_calls, restored_seconds = 0, 0.0
-    with render.counted() as counter, stop_requests() as stop, frozen(model.pipe):
+    with stats(memory=False) as counter, stop_requests() as stop, frozen(model.pipe):
         units = Units(folder.path / "checkpoint", resume, stop)
 
         def once(name: str, make: Callable[[], Saved]) -> Saved:
@@ -159,13 +160,16 @@ def audit(
             before an interruption.
             """
             nonlocal restored_calls, restored_seconds
-            before, began = counter.calls + restored_calls, time.perf_counter() + restored_seconds
+            before, began = (
+                counter.network_calls + restored_calls,
+                time.perf_counter() + restored_seconds,
+            )
 
             def counted() -> Saved:
                 tensors, facts = make()
                 folder.begin()  # this is written into it next
                 took = {
-                    "calls": counter.calls + restored_calls - before,
+                    "calls": counter.network_calls + restored_calls - before,
                     "seconds": time.perf_counter() + restored_seconds - began,
                 }
                 return tensors, facts | took
@@ -293,7 +297,7 @@ def audit(
                 noise,
                 _replay_facts(config, model_name),
             )
-        network_calls = counter.calls + restored_calls
+        network_calls = counter.network_calls + restored_calls
     result = {
         "task": "audit",
         "metric": {
