@@ -215,7 +215,7 @@ def test_the_loss_is_the_training_loss_of_the_scheduler(model):
     latents, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
     alpha = model.pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    output = model.pipe.unet(noisy, t, model.encode(["red fox", "fox"])).sample
+    output = model.pipe.unet(noisy, t, model.encode(["red fox", "fox"])["prompt_embeds"]).sample
     torch.testing.assert_close(
         denoising_loss(model, ["red fox", "fox"], latents, t, noise),
         (output - noise).square().mean(),

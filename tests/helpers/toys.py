@@ -34,6 +34,8 @@ class ToyModel:
 class Tint(Variable):
     """A colour that is added to the noise."""
 
+    artefacts = ("color.safetensors",)
+
     def __init__(self) -> None:
         self.color = torch.zeros(3, requires_grad=True)
 

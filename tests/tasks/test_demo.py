@@ -77,7 +77,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     assert [record["iteration"] for record in history] == [0, 1, 2, 3]
     assert all(record["gradient_norm"] > 0 for record in history[1:])
     (vector,) = load_file(folder.path / "learned_embeds.safetensors").values()
-    assert vector.shape == (1, load("tiny").embedding_width)
+    assert vector.shape == (1, load("tiny").pipe.text_encoder.config.hidden_size)
     error = stored["gradient"]["error"]
     if gradient == "exact":
         assert stored["gradient"]["exact"]

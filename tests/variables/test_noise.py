@@ -126,7 +126,7 @@ def test_an_unmoved_start_stays_exactly_where_it_is() -> None:
         ({"examples": [*EXAMPLES[:2], EXAMPLES[0]]}, "'red fox', 0.* twice"),
         ({"examples": []}, "none"),
         ({"start": torch.full((3, *SHAPE), math.nan)}, "NaN"),
-        ({"start": torch.zeros(3, 4)}, "shape"),
+        ({"start": torch.zeros(3)}, "shape"),
     ],
 )
 def test_bad_arguments_are_refused(change: dict, message: str) -> None:

@@ -31,7 +31,7 @@ class Renderer:
         sampler: a sampler or its name; None is the pipeline's own scheduler.
         gradient: the gradient method or its name.
         chunk: pictures drawn or scored at once where no gradient is needed.
-        noises: initial noise `[1, C, H, W]` of examples that do not start from their seed's.
+        noises: initial noise `[1, …]` of examples that do not start from their seed's.
 
     """
 
@@ -113,12 +113,12 @@ class Renderer:
 
     def _generate(self, inputs: Inputs) -> Tensor:
         return self.model.generate(
-            list(inputs.prompts) if inputs.prompt_embeds is None else None,
+            list(inputs.prompts) if inputs.encoded is None else None,
             inputs.noise,
-            prompt_embeds=inputs.prompt_embeds,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             gradient=self.gradient,
             seeds=[example.seed for example in inputs.examples],
+            **(inputs.encoded or {}),
         )

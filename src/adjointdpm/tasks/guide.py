@@ -287,8 +287,12 @@ def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
     if noise:
         lines.append('noise = load_file("noise.safetensors")["noise"]')
     if embeds:
-        lines.append('embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]')
-        given.append(f"prompt_embeds=embeds.expand({count}, -1, -1)")
+        lines.append('embeds = load_file("prompt_embeds.safetensors")')
+        if count > 1:
+            lines.append(
+                f"embeds = {{name: x.repeat_interleave({count}, 0) for name, x in embeds.items()}}"
+            )
+        given.append("**embeds")
     if config.sampler is None:
         given += ["latents=noise"] * noise
         return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]

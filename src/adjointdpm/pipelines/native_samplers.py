@@ -1,5 +1,6 @@
-"""Which native sampler and grid repeat a diffusers scheduler: for gradient methods that solve an
-ODE themselves.
+"""Which native sampler and grid repeat a diffusers scheduler.
+
+Gradient methods that solve an ODE themselves need them.
 """
 
 from itertools import pairwise
@@ -33,7 +34,7 @@ OTHER_SIGMAS = (
 
 
 def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
-    """What a native sampler must know of the pipeline's scheduler.
+    """Return the noise schedule of a scheduler and what its network predicts.
 
     Raises:
         UnsupportedError: its noise levels are not a table in the network's own time, or its
@@ -59,10 +60,13 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
 
 
 def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]:
-    """The sampler and grid that make the same picture as `scheduler`, whose timesteps are set.
+    """Return the sampler and the grid that make the same picture as a scheduler.
+
+    Args:
+        scheduler: a diffusers scheduler whose timesteps are set.
 
     Raises:
-        UnsupportedError: there is none; the message says why.
+        UnsupportedError: there are none; the message says why.
 
     """
     reason = next(iter(blocked_gradients(scheduler)), None) or next(
