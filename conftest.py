@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jaxtyping import install_import_hook
 
-import helpers.shape_checks  # noqa: F401 - so that the hook finds it
+import helpers.shape_checks
 
 if TYPE_CHECKING:
     from adjointdpm.pipelines.base import DiffusionModel
     from adjointdpm.runs.folder import RunFolder
 
-install_import_hook("adjointdpm", "helpers.shape_checks.check")
+helpers.shape_checks.install("adjointdpm")
 
 
 def pytest_configure(config: pytest.Config) -> None:

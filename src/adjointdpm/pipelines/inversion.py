@@ -27,7 +27,7 @@ def invert(
     *,
     steps: int = 50,
     guidance_scale: float = 1.0,
-) -> Float[Tensor, "batch channel height width"]:
+) -> Float[Tensor, "batch channel latent_height latent_width"]:
     """The noise from which the pipeline's own scheduler makes the pictures again, as far as its
     autoencoder can draw them.
 
@@ -69,7 +69,7 @@ def invert_exactly(
     steps: int = 50,
     guidance_scale: float = 1.0,
     coupling: float = 0.95,
-) -> tuple[Float[Tensor, "batch channel height width"], ReversibleEuler]:
+) -> tuple[Float[Tensor, "batch channel latent_height latent_width"], ReversibleEuler]:
     """The noise, and the sampler, from which the model makes the pictures again to rounding, as its
     autoencoder draws them.
 
