@@ -22,8 +22,13 @@ helpers.shape_checks.install("adjointdpm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of the package are errors. pyproject.toml would import it before the hook is there."""
+    """Warnings of the package are errors. Said in pyproject.toml it is imported before the hook."""
     config.addinivalue_line("filterwarnings", "error::adjointdpm.errors.AdjointDPMWarning")
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_anew() -> None:
+    helpers.shape_checks.calls.clear()
 
 
 @pytest.fixture

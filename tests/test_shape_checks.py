@@ -67,6 +67,16 @@ def test_wrong_shapes_are_found(module) -> None:
     assert module.Pair(TWO, TWO.long()).values is TWO
 
 
+def test_of_many_calls_the_first_ones_are_checked(module, monkeypatch) -> None:
+    monkeypatch.setattr(shape_checks, "CALLS_CHECKED", 1)
+    with pytest.raises(TypeCheckError):
+        module.doubled(ONE)
+    assert module.doubled(ONE).shape == (6, 4)
+    shape_checks.calls.clear()
+    with pytest.raises(TypeCheckError):
+        module.doubled(ONE)
+
+
 def test_other_annotations_and_calls_that_raise_are_left_alone(module) -> None:
     assert module.plain("not an int") == "not an int"
     with pytest.raises(ValueError, match="our own error"):

@@ -8,27 +8,32 @@ differ from handing `beartype.beartype` to the hook:
 - Arguments are checked together with the result, after the call. A call that raises is not
   checked: the package's own error is what its test wants to see.
 - Functions without such an annotation are left as they are, and so are functions inside functions,
-  which would be wrapped anew at each call. Otherwise the samplers' tests take four times as long.
+  which would be wrapped anew at each call. Of the others the first calls in each test are checked.
+  Otherwise tests with thousands of sampler steps take four times as long.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, get_args, get_origin
+from dataclasses import is_dataclass
+from functools import wraps
+from typing import Any, get_args, get_origin
 
 import jaxtyping
 from beartype import beartype
 from jaxtyping import AbstractArray, jaxtyped
-
-T = TypeVar("T")
 
 # What these yield or return later cannot be checked when a function is called.
 LATER = (Callable, Generator, Iterator, AbstractContextManager)
 # They hand on what a user's code returns. The package has an error of its own if that is wrong.
 UNCHECKED = {"FunctionMetric.__call__"}
 
+CALLS_CHECKED = 100
+calls: Counter[Callable] = Counter()  # in the test that runs
+
 
 def install(package: str) -> jaxtyping._import_hook.ImportHookManager:
-    """Check what is imported of `package` from now on; used as a context manager, within it only."""
+    """Check what is imported of `package` from now on, or within the context that this opens."""
     jaxtyping.jaxtyped = _jaxtyped_where_a_shape_is_promised  # the name that the hook's code calls
     return jaxtyping.install_import_hook(package, "helpers.shape_checks.check")
 
@@ -46,17 +51,30 @@ def check(stub: Callable) -> Callable:
     return beartype(stub)
 
 
-def _jaxtyped_where_a_shape_is_promised(*, typechecker: Callable) -> Callable[[T], T]:
-    def decorate(target: T) -> T:
-        called = target.__init__ if isinstance(target, type) else target
-        name, annotations = called.__qualname__, getattr(called, "__annotations__", {})
-        if "<locals>" in name or name in UNCHECKED:
-            return target
-        if not any(map(_promises_a_shape, annotations.values())):
-            return target
-        return jaxtyped(target, typechecker=typechecker)
+def _jaxtyped_where_a_shape_is_promised(*, typechecker: Callable) -> Callable[[Any], Any]:
+    def decorate(target: Any) -> Any:
+        if not isinstance(target, type):
+            return _checked_at_first(target, typechecker)
+        if is_dataclass(target):
+            target.__init__ = _checked_at_first(target.__init__, typechecker)
+        return target
 
     return decorate
+
+
+def _checked_at_first(function: Callable, typechecker: Callable) -> Callable:
+    if "<locals>" in function.__qualname__ or function.__qualname__ in UNCHECKED:
+        return function
+    if not any(map(_promises_a_shape, getattr(function, "__annotations__", {}).values())):
+        return function
+    checked = jaxtyped(function, typechecker=typechecker)
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        calls[function] += 1
+        return (checked if calls[function] <= CALLS_CHECKED else function)(*args, **kwargs)
+
+    return called
 
 
 def _promises_a_shape(annotation: Any) -> bool:
