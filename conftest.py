@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jaxtyping import install_import_hook
 
-import helpers.shape_checks  # noqa: F401 - so that the hook finds it
+import helpers.shape_checks
 
 if TYPE_CHECKING:
     from adjointdpm.pipelines.base import DiffusionModel
     from adjointdpm.runs.folder import RunFolder
 
-install_import_hook("adjointdpm", "helpers.shape_checks.check")
+helpers.shape_checks.install("adjointdpm")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings of the package are errors. pyproject.toml would import it before the hook is there."""
+    """Warnings of the package are errors. Said in pyproject.toml it is imported before the hook."""
     config.addinivalue_line("filterwarnings", "error::adjointdpm.errors.AdjointDPMWarning")
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_anew() -> None:
+    helpers.shape_checks.calls.clear()
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError, install_import_hook
+from jaxtyping import TypeCheckError
 
 import adjointdpm as adj
+from helpers import shape_checks
 
 WRONG = """
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def module(tmp_path: Path, monkeypatch):
     name = "a_module_of_wrong_shapes"
     (tmp_path / f"{name}.py").write_text(WRONG)
     monkeypatch.syspath_prepend(tmp_path)
-    with install_import_hook(name, "helpers.shape_checks.check"):
+    with shape_checks.install(name):
         yield __import__(name)
     del sys.modules[name]
 
@@ -66,6 +67,16 @@ def test_wrong_shapes_are_found(module) -> None:
     assert module.Pair(TWO, TWO.long()).values is TWO
 
 
+def test_of_many_calls_the_first_ones_are_checked(module, monkeypatch) -> None:
+    monkeypatch.setattr(shape_checks, "CALLS_CHECKED", 1)
+    with pytest.raises(TypeCheckError):
+        module.doubled(ONE)
+    assert module.doubled(ONE).shape == (6, 4)
+    shape_checks.calls.clear()
+    with pytest.raises(TypeCheckError):
+        module.doubled(ONE)
+
+
 def test_other_annotations_and_calls_that_raise_are_left_alone(module) -> None:
     assert module.plain("not an int") == "not an int"
     with pytest.raises(ValueError, match="our own error"):
@@ -75,6 +86,7 @@ def test_other_annotations_and_calls_that_raise_are_left_alone(module) -> None:
     assert module.calling(lambda x: x) == 3
 
 
-def test_the_package_is_under_the_hook() -> None:
+def test_the_package_is_checked() -> None:
     schedule = adj.NoiseSchedule.from_alphas_cumprod(torch.linspace(0.99, 0.01, 100))
-    assert hasattr(type(schedule).__init__, "__wrapped__")
+    assert hasattr(schedule.alpha, "__wrapped__")
+    assert hasattr(adj.sample, "__wrapped__")

@@ -276,6 +276,7 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    shared["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # pytest's, for `helpers`
     shared |= {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     children = []
     for rank in ("0", "1"):
