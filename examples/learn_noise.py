@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--metric", default="color:mood=dusk")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--out", type=Path, default=Path("runs/examples/noise"))
     args = parser.parse_args()
 
@@ -28,7 +29,7 @@ def main() -> None:
         network.requires_grad_(False)
     noise = model.noise(batch=1, seed=0).requires_grad_()
     length = noise.detach().norm()
-    optimizer = torch.optim.Adam([noise], lr=0.05)
+    optimizer = torch.optim.Adam([noise], lr=args.lr)
     pictures = []
     for iteration in range(args.iterations + 1):
         images = model.generate(args.prompt, noise, steps=args.steps, guidance_scale=5.0)
