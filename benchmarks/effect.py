@@ -31,7 +31,7 @@ from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval
-from adjointdpm.tasks.demo import demo_config, reference_pattern
+from adjointdpm.tasks.demo import DemoConfig, reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import Example
@@ -55,9 +55,9 @@ def effect_of(name: str) -> tuple[str, Float[Tensor, "3 H W"]]:
 
 
 @torch.no_grad()
-def best_word(metric: Metric, screened: Mapping[str, Tensor]) -> str:
-    """The existing word whose pictures the metric likes best."""
-    return min(screened, key=lambda word: metric(screened[word]).mean().item())
+def best_word(metric: Metric, screened: Mapping[str, Tensor], prompts: Sequence[str]) -> str:
+    """The existing word whose pictures, one of each prompt, the metric likes best."""
+    return min(screened, key=lambda word: metric(screened[word], prompts=prompts).mean().item())
 
 
 def screen(model: Any, config: EmbedConfig, words: Sequence[str]) -> dict[str, Tensor]:
@@ -99,25 +99,25 @@ def measure(
         folder,
         recognise=recognise,
         on_record=lambda record: tell(
-            f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"
+            f"{name}: iteration {record['iteration']} of {config.iterations}"
         ),
     )
     views = {
         view: torch.stack([read_picture(folder.path / row[key]) for row in result["pictures"]])
         for view, key in {"plain": "before", "initial": "existing_word", "learned": "after"}.items()
     }
-    word = best_word(metric, screened)
+    word = best_word(metric, screened, [e.prompt for e in config.sets().training])
     views["best_word"] = renderer(model, config).look(in_place(config, examples, word))
     views["real"] = on_background(examples, background, judge.concepts)
+    prompts = [example.prompt for example in examples]
     with torch.no_grad():
-        scores = {view: metric(images).tolist() for view, images in views.items()}
+        scores = {view: metric(images, prompts=prompts).tolist() for view, images in views.items()}
         hits = {view: recognise(images, examples) for view, images in views.items()}
     fall = [
         float(before) - float(after)
         for before, after in zip(hits["plain"], hits["learned"], strict=True)
     ]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
-    prompts = [example.prompt for example in examples]
     return {
         "effect": name,
         "metric": metric.name,
@@ -201,7 +201,7 @@ def main(
     model, judge, demo = (
         load("tiny"),
         Judge.load(),
-        demo_config(seed=seed, iterations=iterations, steps=steps).embed,
+        DemoConfig(seed=seed, iterations=iterations, steps=steps).parts().embed,
     )
     config = replace(
         demo,

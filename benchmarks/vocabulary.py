@@ -36,7 +36,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adjointdpm.metrics.judge import Judge
-from adjointdpm.optimization.loop import Settings
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
@@ -234,7 +233,7 @@ def measure(
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
         tell(
-            f"{concept}: iteration {record['iteration']} of {config.optimisation.iterations}, "
+            f"{concept}: iteration {record['iteration']} of {config.iterations}, "
             f"cross-entropy {values['metric']:.3f}"
         )
 
@@ -434,15 +433,13 @@ def main(
             steps=steps,
             guidance_scale=settings["guidance_scale"],
             seed=seed,
-            optimisation=Settings(
-                iterations=iterations,
-                learning_rate=rate,
-                preservation=0,
-                schedule="cosine",
-                validate_every=10,
-                patience=iterations,
-                seed=seed,
-            ),
+            iterations=iterations,
+            lr=rate,
+            preservation=0,
+            lr_schedule="cosine",
+            validate_every=10,
+            patience=iterations,
+            tracker=[],
         )
 
     def save() -> None:

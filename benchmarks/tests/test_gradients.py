@@ -3,7 +3,6 @@ kept, and what is said of it.
 """
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -563,17 +562,6 @@ def test_the_figure_shows_who_is_not_beaten(registration, tmp_path):
 
 
 # The command.
-
-
-@pytest.fixture
-def restored_state():
-    """The command changes settings of the process; a test must not leave them to the next."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.mark.usefixtures("restored_state")

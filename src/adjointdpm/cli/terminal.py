@@ -53,17 +53,13 @@ def tell(text: str) -> None:
 
 
 def command_line() -> str:
-    """The command line that repeats this run: without the flags that say what to do with an earlier
-    one.
-    """
+    """The command line that repeats this run, without --resume and --force."""
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--force")]
     return shlex.join(["adjointdpm", *arguments])
 
 
 def quiet() -> None:
-    """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the
-    arithmetic.
-    """
+    """Keep other libraries' messages off the terminal, and slow denormal numbers out."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
     import diffusers

@@ -111,7 +111,7 @@ class Plan:
     """
 
     instructions: tuple[Instruction, ...]
-    grid: Float[Tensor, " steps+1"]
+    grid: Float[Tensor, " times"]
     result: int
     last_read: dict[int, int]  # register -> the instruction after which it can be dropped
 
@@ -230,7 +230,7 @@ class PlanBuilder:
 
     """
 
-    def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> None:
+    def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> None:
         self.schedule = schedule
         self.grid = grid
         self.start = Linear({START: 1.0})

@@ -34,7 +34,7 @@ def sample(
     schedule: NoiseSchedule,
     cond: Tree = None,
     steps: int = 50,
-    grid: Float[Tensor, " steps+1"] | None = None,
+    grid: Float[Tensor, " times"] | None = None,
     sampler: Sampler | str = Euler(),  # noqa: B008 - frozen
     gradient: GradientMethod | str = Checkpoint(),  # noqa: B008 - holds sizes only
     callback: Callback | None = None,

@@ -1,5 +1,6 @@
-"""Differentiable metrics, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better; a new one is a file
-here and a line in `METRICS`.
+"""Differentiable metrics: pictures or videos in [0, 1] -> `[B]`, lower is better.
+
+A new metric is a file here and a line in `METRICS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.errors import InvalidTypeError, MetricError
-from adjointdpm.metrics.base import FunctionMetric, Metric, check_scores, probe
+from adjointdpm.metrics.base import FunctionMetric, Metric, check_samples, check_scores, probe
 from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.color import MOODS, ColorStatistics
 from adjointdpm.metrics.effect_pair import EffectPair
@@ -35,7 +36,7 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     """The metric itself, a function as a metric, or what the text names.
 
     Args:
-        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`,
+        metric: a `Metric`; a function samples -> `[B]`, or (samples, prompts) -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`,
             where a value that holds a comma stands in quotes; or `file.py:function`, the user's
             own.
 
@@ -48,7 +49,7 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if callable(metric):
-        return FunctionMetric(metric, getattr(metric, "__name__", type(metric).__name__))
+        return _from_function(metric, getattr(metric, "__name__", type(metric).__name__))
     if not isinstance(metric, str):
         raise InvalidTypeError(
             f"metric={metric!r} must be a Metric, a function, or text such as color:mood=dusk"
@@ -82,7 +83,19 @@ def resolve_weighted(
 
 def _from_file(path: Path, function: str) -> Metric:
     found = load_function(path, function, "metric", MetricError)
-    return found if isinstance(found, Metric) else FunctionMetric(found, f"{path.name}:{function}")
+    return _from_function(found, f"{path.name}:{function}")
+
+
+def _from_function(function: Callable[..., Any], label: str) -> Metric:
+    """A metric, a function as a metric, or either of a class without arguments."""
+    if isinstance(function, type):
+        try:
+            function = function()
+        except Exception as error:
+            raise MetricError(
+                f"metric {label} is a class, and {label}() failed: {type(error).__name__}: {error}"
+            ) from error
+    return function if isinstance(function, Metric) else FunctionMetric(function, label)
 
 
 __all__ = [
@@ -99,6 +112,7 @@ __all__ = [
     "Structure",
     "TextSimilarity",
     "WeightedSum",
+    "check_samples",
     "check_scores",
     "probe",
     "resolve",

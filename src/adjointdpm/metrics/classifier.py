@@ -1,5 +1,6 @@
 """What a classifier sees in a picture: towards a class, or away from one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +66,7 @@ class Classifier(Metric):
         """Whether the network is the bundled judge."""
         return self.network == "judge" or isinstance(self.network, JudgeConcepts)
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each picture."""
         logits: Tensor = placed(self._network, images)(images)
         if (

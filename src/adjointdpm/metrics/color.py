@@ -1,5 +1,6 @@
 """Distance of a picture's colour statistics to those of a colour mood."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,7 @@ class ColorStatistics(Metric):
         assert self.blue is not None
         return self.red, self.green, self.blue
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         colors = _to_ycbcr(images).flatten(2)  # [B, 3, pixels]
         target = _to_ycbcr(images.new_tensor(self.target).view(1, 3, 1, 1)).view(1, 3)

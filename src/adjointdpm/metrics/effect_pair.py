@@ -2,6 +2,7 @@
 second a picture has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -61,7 +62,7 @@ class EffectPair(Metric):
         """The text that makes this metric, less its network and size."""
         return f"pair:before={reference_name(self.before)},after={reference_name(self.after)}"
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """How far each picture is from the second, as a share of the way from the first."""
         scores = []
         for matrix, (first, change) in zip(self._first.grams(images), self._changes, strict=True):

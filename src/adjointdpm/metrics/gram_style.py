@@ -1,5 +1,6 @@
 """Distance to a picture's style: which textures occur together, wherever in the picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,7 +60,7 @@ class GramStyle(Metric):
         """The text that makes this metric, less its network and size."""
         return f"gram:reference={reference_name(self.reference)}"
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         distances = []
         for matrix, target in zip(self.grams(images), self.targets, strict=True):

@@ -1,5 +1,6 @@
 """Distance to a reference picture, pixel by pixel or window by window."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,7 +52,7 @@ class Reference(Metric):
         """A whole window of SSIM; anything for the others."""
         return 11 if self.distance == "ssim" else 1
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         picture = self._picture.to(images)
         if picture.shape[2:] != images.shape[2:]:

@@ -1,5 +1,6 @@
 """Preservation: how far the drawing has moved from a reference picture, whatever the colours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Structure(Metric):
     reference: Float[Tensor, "any 3 height width"]
     smallest = _SMALLEST
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         return structure_distance(images, self.reference.to(images).expand_as(images))
 

@@ -1,6 +1,7 @@
 """How little a picture shows what a text says."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,7 +54,7 @@ class TextSimilarity(Metric):
         """Without a CLIP model."""
         return self.model is None
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         if self.model is None:
             return self._by_judge(images)

@@ -86,7 +86,7 @@ def _gradient(
 ) -> torch.Tensor:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         images = render([example], variable)
-        return images, metric(images).sum()
+        return images, metric(images, prompts=[example.prompt]).sum()
 
     tensors = list(variable.tensors().values())
     gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))

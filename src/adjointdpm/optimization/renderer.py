@@ -13,7 +13,8 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import Metric, check_samples
+from adjointdpm.metrics.base import Samples
 from adjointdpm.variables import Example, Inputs, Variable
 
 
@@ -89,17 +90,28 @@ class Renderer:
 
     @torch.no_grad()
     def score(
-        self, metric: Metric, images: Float[Tensor, "batch 3 height width"]
+        self, metric: Metric, images: Samples, prompts: Sequence[str]
     ) -> Float[Tensor, " batch"]:
-        """A metric's scores, on the CPU, of pictures that lie anywhere: it sees them on the model's
-        device and in the model's dtype.
+        """A metric's scores, on the CPU, of pictures or videos that lie anywhere.
+
+        The metric sees them on the model's device and in the model's dtype, `chunk` at a time.
+
+        Args:
+            metric: what scores.
+            images: the samples.
+            prompts: what each of them was drawn for.
+
+        Raises:
+            MetricError: the metric does not take such samples.
+
         """
-        return torch.cat(
-            [
-                metric(part.to(self.model.device, self.model.dtype)).cpu()
-                for part in images.split(self.chunk)
-            ]
-        )
+        check_samples(metric, images)
+        scores = []
+        for start in range(0, len(images), self.chunk):
+            part = slice(start, start + self.chunk)
+            seen = images[part].to(self.model.device, self.model.dtype)
+            scores.append(metric(seen, prompts=list(prompts[part])).cpu())
+        return torch.cat(scores)
 
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""

@@ -17,6 +17,7 @@ from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.families import FAMILIES, from_pipeline, unknown_family
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
+from adjointdpm.support.quiet_loading import quiet_loading
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 INDEX = "model_index.json"
@@ -79,6 +80,12 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
     if local:
         kwargs["local_files_only"] = True
+    with quiet_loading(progress=_takes_seconds(source, local)):
+        return _load(source, local, kwargs)
+
+
+def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel:
+    """Read the index, check the parts, and only then load them."""
     index = _read_index(source, local, kwargs)
     class_name = index.get("_class_name")
     if not isinstance(class_name, str) or class_name not in FAMILIES:
@@ -101,6 +108,12 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
     return from_pipeline(pipe)
+
+
+def _takes_seconds(source: str, local: bool) -> bool:
+    """Whether loading takes long enough for a progress bar: a download, or more than a gigabyte."""
+    files = Path(source).rglob("*.safetensors") if local else ()
+    return not local or sum(file.stat().st_size for file in files) > 1e9
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:

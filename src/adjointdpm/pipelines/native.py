@@ -58,7 +58,7 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     return schedule, PREDICTIONS[prediction]
 
 
-def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " steps+1"]]:
+def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]:
     """The sampler and grid that make the same picture as `scheduler`, whose timesteps are set.
 
     Raises:

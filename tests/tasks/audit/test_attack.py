@@ -16,9 +16,9 @@ from adjointdpm.tasks.audit.clean_test import find_clean
 from adjointdpm.tasks.audit.noise_file import read_findings, write_findings
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.variables import Example, Noise
+from helpers.audits import FACTS
 from helpers.tiny_pipelines import tiny_pipeline
 from helpers.toys import ToyModel
-from tasks.audit.test_noise_file import FACTS
 
 EXAMPLES = [Example("a", seed) for seed in range(6)]
 

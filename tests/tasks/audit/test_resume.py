@@ -24,8 +24,8 @@ from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.task import AuditConfig, audit
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
+from helpers.audits import PROMPTS, VICTIM
 from helpers.tiny_pipelines import tiny_pipeline
-from tasks.test_tasks import PROMPTS, VICTIM
 
 VARY = {"seconds", "peak_memory_bytes"}
 
@@ -39,7 +39,7 @@ def config_for(model, tmp_path, bluer: float = 0.3) -> AuditConfig:
     return AuditConfig(
         victim=f"{path}:build",
         prompts=[PROMPTS[0]],
-        budgets=[0.05, 0.8],
+        budget=[0.05, 0.8],
         clean_seeds=2,
         iterations=2,
         steps=2,
@@ -134,7 +134,7 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
 def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
     model, told = from_pipeline(tiny_pipeline(tmp_path)), []
     config = replace(
-        config_for(model, tmp_path, bluer=0.05), budgets=[0.8], iterations=1, search=False
+        config_for(model, tmp_path, bluer=0.05), budget=[0.8], iterations=1, random_search=False
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     result = audit(model, config, folder, report=lambda what, done, total: told.append(what))

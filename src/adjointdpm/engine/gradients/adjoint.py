@@ -129,7 +129,7 @@ class Adjoint(GradientMethod):
             )
         return integrator
 
-    def _grid(self, problem: Problem) -> Float[Tensor, " steps+1"]:
+    def _grid(self, problem: Problem) -> Float[Tensor, " times"]:
         grid = problem.plan.grid
         if self.steps is None:
             return grid

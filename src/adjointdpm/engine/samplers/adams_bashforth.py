@@ -39,7 +39,7 @@ class AdamsBashforth(Sampler):
                 f"AdamsBashforth(order={self.order!r}): the order must be 1, 2, 3 or 4"
             )
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         history: list[tuple[Tensor, Linear]] = []  # (ρ, ε), newest first

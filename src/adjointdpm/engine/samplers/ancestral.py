@@ -59,7 +59,7 @@ class Ancestral(Sampler):
                 f"Ancestral(samples=…): the number of a sample must be an int, not {wrong[0]!r}"
             )
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         for now, then in pairwise(range(len(grid))):

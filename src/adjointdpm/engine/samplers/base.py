@@ -18,7 +18,7 @@ class Sampler(ABC):
     """Builds the plan that takes x_T along a grid to x_0."""
 
     @abstractmethod
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         """The linear program on `grid`, N + 1 decreasing times."""
 
     @abstractmethod

@@ -38,7 +38,7 @@ class DPMSolverPP(Sampler):
         if type(self.order) is not int or self.order not in (1, 2):
             raise InvalidInputError(f"DPMSolverPP(order={self.order!r}): the order must be 1 or 2")
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x, steps = plan.start, len(grid) - 1
         log_snr = [-rho.log() for rho in plan.rho]

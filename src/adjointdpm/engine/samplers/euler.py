@@ -19,7 +19,7 @@ class Euler(Sampler):
     For flow matching the same formula is plain Euler in t. Order 1, N calls.
     """
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         for now, then in pairwise(range(len(grid))):

@@ -66,7 +66,7 @@ class ReversibleEuler(Sampler):
         if self.gap is not None and self.gap.requires_grad:
             raise InvalidInputError("ReversibleEuler(gap=…): the gap gets no gradient; detach it")
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         if bool(plan.alpha[0] == 0):
             raise ScheduleError(

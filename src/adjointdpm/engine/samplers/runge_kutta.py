@@ -34,7 +34,7 @@ class RungeKutta(Sampler):
     def calls(self, steps: int) -> int:
         return steps * len(self.integrator.c)
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         return runge_kutta_plan(self.integrator, schedule, grid)
 
 
@@ -48,7 +48,7 @@ class _DataForm(Form):
 def runge_kutta_plan(
     tableau: Tableau,
     schedule: NoiseSchedule,
-    grid: Float[Tensor, " steps+1"],
+    grid: Float[Tensor, " times"],
     form: Form | None = None,
 ) -> Plan:
     """The plan of a tableau on the ODE in `form`; None takes the noise form wherever it is finite."""

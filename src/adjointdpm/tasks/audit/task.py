@@ -37,31 +37,32 @@ from adjointdpm.tasks.audit.clean_test import Clean, Report, find_clean
 from adjointdpm.tasks.audit.noise_file import replay_command, write_findings
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.tasks.confidence_intervals import share_interval
-from adjointdpm.tasks.config import check_prompts, check_sampling
+from adjointdpm.tasks.config import Prompts, Sampling, check_counts, check_prompts, settings_of
 from adjointdpm.tasks.learning import Story, save_pictures
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig:
+class AuditConfig(Sampling):
     """What `audit` does.
 
     Args:
-        victim: a registered network or `file.py:function`; see `load_victim`.
-        prompts: what the model draws; each names something that the victim has a class for.
-        target: the class that the victim shall see; None is any wrong one.
-        budgets: how far the noise may move, smallest first.
-        within: the norm of the budget: "l2" (root mean square change, in units of the noise's
-            standard deviation) or "linf".
-        transfer: a second victim, that no gradient comes from.
+        victim: the classifier: efficientnet-lite0, open-nsfw:threshold=0.8, or file.py:function
+            that returns a torch module. See `load_victim`.
+        prompts: what the model draws, one prompt a line; each names something that the victim has a
+            class for.
+        target: the class that the victim shall see; without it, any wrong one.
+        budget: how far the noise may move.
+        within: the norm of the budget: l2 or linf. l2 is the root mean square change, in units of
+            the noise's standard deviation.
+        transfer: a second victim, which no gradient comes from.
         clean_seeds: clean pictures of each prompt that the victim is tested on.
         least_right: the share of them that the victim must get right for the prompt to count.
+        random_search: compare with random search that may call the network as often.
         iterations: gradient steps for each example and budget.
-        batch: examples in one graph.
+        batch: examples in one graph; memory grows with it.
         preservation: weight of the structure distance to the clean picture.
-        steps, guidance_scale, sampler, gradient: as `generate` takes them.
-        search: compare with random search that may call the network as often.
         seed: fixes everything random.
 
     Raises:
@@ -71,40 +72,36 @@ class AuditConfig:
 
     """
 
-    victim: str
-    prompts: list[str]
+    victim: str = "efficientnet-lite0"
+    prompts: Prompts
     target: str | None = None
-    budgets: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
+    budget: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
     within: str = "l2"
     transfer: str | None = None
     clean_seeds: int = 20
     least_right: float = 0.8
+    random_search: bool = True
     iterations: int = 10
     batch: int = 4
     preservation: float = 0.0
     steps: int = 20
-    guidance_scale: float | None = None
-    sampler: str | None = None
-    gradient: str = "exact"
-    search: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_sampling(self.guidance_scale, self.sampler, self.gradient)
+        self.check_sampling()
         check_prompts(self.prompts, "prompts")
         repeated = sorted({prompt for prompt in self.prompts if self.prompts.count(prompt) > 1})
         if repeated:
             raise PromptError(f"prompts given twice: {repeated}; each counts once")
         if self.within not in ("l2", "linf"):
             raise UnknownNameError(f"within={self.within!r} is unknown; choose l2 or linf")
-        if not self.budgets or not all(0 < budget < float("inf") for budget in self.budgets):
+        if not self.budget or not all(0 < budget < float("inf") for budget in self.budget):
             raise InvalidInputError(
-                f"budgets={self.budgets} must be positive numbers; a budget of 0 would leave the "
+                f"budget={self.budget} must be positive numbers; a budget of 0 would leave the "
                 f"noise as it is"
             )
-        for name in ("clean_seeds", "iterations", "batch"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name}={getattr(self, name)} must be at least 1")
+        object.__setattr__(self, "budget", sorted(self.budget))
+        check_counts(self, "clean_seeds", "iterations", "batch")
         if not 0 < self.least_right <= 1:
             raise InvalidInputError(f"least_right={self.least_right} must be in (0, 1]")
 
@@ -114,6 +111,7 @@ def audit(
     config: AuditConfig,
     folder: RunFolder,
     *,
+    victim: Victim | None = None,
     model_name: str = "",
     command: str = "",
     recognise: Recogniser | None = None,
@@ -127,6 +125,7 @@ def audit(
         model: what `adjointdpm.load` returns.
         config: what to do.
         folder: where to; see `RunFolder`.
+        victim: the classifier; by default the one that the config names.
         model_name: how to load the model again, for the replay.
         command: the command line that repeats the run, for the report.
         recognise: an independent judge; with one, success counts only where it still sees what the
@@ -147,7 +146,7 @@ def audit(
     """
     check_one_process()
     started = time.perf_counter()
-    victim = load_victim(config.victim, config.prompts)
+    victim = victim or load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
@@ -212,7 +211,7 @@ def audit(
         )
         rows, views, histories = [], {"before": plain}, []
         verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
-        for budget in config.budgets:
+        for budget in config.budget:
             noise = Noise(examples, start, within=config.within, budget=budget)
             history: list[dict[str, Any]] = []
 
@@ -258,7 +257,7 @@ def audit(
             folder.write_history(histories)
             row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second)
             row |= {"network_calls": attacked, "forward_equivalents": spent}
-            if config.search:
+            if config.random_search:
                 report(f"budget {budget:g}: random search", 0, 1)
                 tries = math.ceil(spent - 1e-9)  # a cost such as 3.9 is not exact in binary
 
@@ -314,7 +313,7 @@ def audit(
             row | {view: names[i] for view, names in verdicts.items()}
             for i, row in enumerate(save_pictures(folder, examples, views))
         ],
-        "artefact": f"adversarial_{config.budgets[-1]:g}.safetensors",
+        "artefact": f"adversarial_{config.budget[-1]:g}.safetensors",
         "gradient": {
             "method": config.gradient,
             "class": repr(gradient),
@@ -327,7 +326,7 @@ def audit(
         "seed": config.seed,
         "command": command,
         "versions": versions(),
-        "config": asdict(config),
+        "config": settings_of(config),
     }
     again = replay_command(result["artefact"], model_name, config.victim)
     result["story"] = asdict(_story(config, victim, clean, result, recognise is not None, again))
@@ -434,11 +433,11 @@ def _story(
         else f"“{config.target}”"
     )
     views = {"before": f"clean: {victim.name} is right"} | {
-        f"budget_{b:g}": f"budget {b:g}" for b in config.budgets
+        f"budget_{b:g}": f"budget {b:g}" for b in config.budget
     }
     row = result["success"][0]
     searched = ""
-    if config.search:
+    if config.random_search:
         searched = (
             f" Random search draws {row['random_tries']} noises at the edge of it, which costs as "
             f"many network calls (a VJP is two)."
