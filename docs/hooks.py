@@ -64,6 +64,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def top_level(name: str) -> str:
     """A page of the repository's top folder, its links as seen from docs/."""
     text = (ROOT / name).read_text("utf-8").replace("](docs/", "](")
+    text = text.replace("](CHANGELOG.md", "](changelog.md")
     return re.sub(r"\]\((src|benchmarks|training|examples)/", r"](../\1/", text)
 
 

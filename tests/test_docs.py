@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text("utf-8")
 RUNNABLE = "<!-- runnable -->"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 RUNNABLE_PAGES = [page for page in PAGES if RUNNABLE in page.read_text("utf-8")]
 EXTENDING = sorted(set((DOCS / "extending").glob("*.md")) - {DOCS / "extending" / "index.md"})
 
@@ -63,12 +63,13 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries):
 
 def test_every_page_on_extending_is_run_and_short():
     assert len(EXTENDING) == 5
-    assert set(EXTENDING) <= set(RUNNABLE_PAGES)
-    for page in EXTENDING:
+    pages = [*EXTENDING, ROOT / "CONTRIBUTING.md"]
+    assert set(pages) <= set(RUNNABLE_PAGES)
+    for page in pages:
         assert len([line for line in python_blocks(page)[0].splitlines() if line.strip()]) <= 30
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=page_name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_picture_exists(page):
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8")):
         assert (page.parent / picture).is_file(), picture
