@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-dev
 # The site, in build/site; a broken link is an error.
 .PHONY: docs
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 training: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges]'

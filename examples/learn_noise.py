@@ -16,11 +16,11 @@ from adjointdpm.metrics import resolve
 def main() -> None:
     """Optimise, and write the pictures on the way as one strip."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompt", default="a noto emoji of an owl")
-    parser.add_argument("--metric", default="color:mood=dusk")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--prompt", default="a noto emoji of a red apple")
+    parser.add_argument("--metric", default="color:mood=golden_hour")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=15)
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--out", type=Path, default=Path("runs/examples/noise"))
     args = parser.parse_args()
 
