@@ -1,7 +1,4 @@
-"""A sampler of your own in a dozen lines, with its gradients for free.
-
-Run: python examples/own_sampler.py
-"""
+"""A sampler of your own, with its gradients for free. Run: python examples/own_sampler.py"""
 
 import argparse
 from itertools import pairwise
