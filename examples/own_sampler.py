@@ -1,4 +1,4 @@
-"""A sampler of your own, with its gradients for free. Run: python examples/own_sampler.py"""
+"""A sampler of your own, with its gradients for free; python examples/own_sampler.py runs it."""
 
 import argparse
 from itertools import pairwise
