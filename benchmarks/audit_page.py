@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.common import fill, machine, table
+from benchmarks.common import Page, machine, publish, run, table
 
 HEAD = [
     "budget",
@@ -24,9 +24,7 @@ HEAD = [
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of `adjointdpm audit`.")],
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Print the tables of run folders, one each."""
     text = "\n\n".join(
@@ -35,9 +33,7 @@ def main(
             f"Measured on {machine()}.",
         ]
     )
-    print(text)
-    if page is not None:
-        fill(page, text)
+    publish(text, page)
 
 
 def section(result: dict[str, Any]) -> str:
@@ -85,4 +81,4 @@ def _share(rate: float, interval: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

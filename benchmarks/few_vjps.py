@@ -10,7 +10,6 @@ a cheaper one a step of optimisation later. The prompts and seeds are none of th
 (`bench/preregistration.yaml`).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +23,21 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
-from benchmarks.common import fill, machine, read_json, table, write_json
+from benchmarks.common import (
+    FASHION,
+    FashionFolder,
+    Page,
+    PageOnly,
+    check_known,
+    machine,
+    median_and_95th,
+    publish,
+    read_results,
+    relative_errors,
+    run,
+    table,
+    write_results,
+)
 from benchmarks.gradients.fashion import CLASSES, load_fashion
 from benchmarks.gradients.registration import Pair, Registration
 from benchmarks.gradients.tiny import load_tiny
@@ -257,7 +270,7 @@ def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, An
 
 
 def _errors(ours: Tensor, exact: Tensor) -> list[float]:
-    return ((ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
+    return relative_errors(ours, exact).tolist()
 
 
 def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
@@ -364,7 +377,7 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """All tables, of what `read_json` gives: there numbers that are keys are text."""
+    """All tables, of what `read_results` gives: there numbers that are keys are text."""
     rough = [
         [name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])]
         for name, result in found.items()
@@ -374,7 +387,7 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         for row in next(iter(found.values()))["roughness"]
     ]
     errors = [
-        [name, rule, *(_cell(result[key][str(count)]) for count in VJPS)]
+        [name, rule, *(median_and_95th(result[key][str(count)]) for count in VJPS)]
         for name, result in found.items()
         for rule, key in (("all-knowing", "oracle"), ("`Interpolated(M)`", "interpolated"))
     ]
@@ -388,12 +401,16 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     }
     names |= {"all-knowing": "all-knowing λ", "same cost": "`Interpolated(3M)`"}
     limits = [
-        [name, str(count), *(_cell(result["extrapolated"][str(count)][kind]) for kind in names)]
+        [
+            name,
+            str(count),
+            *(median_and_95th(result["extrapolated"][str(count)][kind]) for kind in names),
+        ]
         for name, result in found.items()
         for count in EXTRAPOLATED
     ]
     later = [
-        [name, f"{row['size']:g}", *(_cell(row["errors"][kind]) for kind in kinds)]
+        [name, f"{row['size']:g}", *(median_and_95th(row["errors"][kind]) for kind in kinds)]
         for name, result in found.items()
         for row in result["moved"]
     ]
@@ -413,41 +430,32 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _cell(values: list[float]) -> str:
-    median, high = torch.tensor(values).quantile(torch.tensor([0.5, 0.95])).tolist()
-    return f"{median:.2g} ({high:.2g})"
-
-
 def main(
-    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path(
-        "training/work/fashion"
-    ),
+    fashion: FashionFolder = FASHION,
     models: Annotated[
-        list[str],
-        typer.Option(help="Measure these; the others are taken from the results. Repeatable."),
-    ] = list(MODELS),  # noqa: B006
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
+        list[str] | None,
+        typer.Option(
+            help="Measure these; the others are taken from the results. Repeatable.",
+            show_default=", ".join(MODELS),
+        ),
     ] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the tables, and write `results/few-vjps.json`."""
-    unknown = [name for name in models if name not in MODELS]
-    if unknown:
-        raise SystemExit(f"--models {unknown[0]} is unknown; choose of {', '.join(MODELS)}")
-    measured = json.loads(
-        json.dumps({name: measure(some) for name, some in cases(fashion, models).items()})
-    )
-    known = {} if set(models) == set(MODELS) else read_json("few-vjps")["models"]
-    found = {name: (known | measured)[name] for name in MODELS}
-    settings = (
-        f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
-    )
-    write_json("few-vjps", {"settings": settings, "models": found})
-    text = f"{settings}.\n\n{report(found)}"
-    print(text)
-    if page is not None:
-        fill(page, text)
+    chosen = models or MODELS
+    check_known("--models", chosen, MODELS)
+    if not page_only:
+        measured = {name: measure(some) for name, some in cases(fashion, chosen).items()}
+        known = {} if set(chosen) == set(MODELS) else read_results("few-vjps")["models"]
+        settings = (
+            f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
+        )
+        found = {name: (known | measured)[name] for name in MODELS}
+        write_results("few-vjps", {"settings": settings, "models": found})
+    content = read_results("few-vjps")
+    publish(f"{content['settings']}.\n\n{report(content['models'])}", page)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -73,7 +73,7 @@ class Workload:
         Float[Tensor, " rows"],
         Float[Tensor, "rows tokens width"],
     ]:
-        """What the network gets in one guided call, detached, in its dtype: states, times, texts."""
+        """States, times and texts of one guided network call, detached, in its dtype."""
         x, both = torch.cat([self.noise, self.noise]), torch.cat([self.null, self.text])
         times = torch.full((len(x),), 500.0, device=x.device)
         return x.detach().to(self.dtype), times, both.detach().to(self.dtype)
@@ -132,9 +132,9 @@ def make_workload(
     torch.manual_seed(0)
     if network is None:
         unet = build_unet(size, device, dtype)
-        network = UNet(
-            unet.to(memory_format=torch.channels_last) if variant.channels_last else unet
-        )  # pyright: ignore[reportCallIssue]
+        if variant.channels_last:
+            unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = UNet(unet)
         mode = variant.mode
         if mode != "none":
             network = torch.compile(network, mode=mode)  # pyright: ignore[reportAssignmentType]

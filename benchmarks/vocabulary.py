@@ -23,7 +23,6 @@ held-out sentences with other seeds: pear and tangerine are not quite untouched.
 """
 
 import re
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -45,7 +44,19 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import TokenEmbedding
 from benchmarks import critic
-from benchmarks.common import RESULTS, fill, machine, read_json, table, write_json
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    check_known,
+    has_results,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    tell,
+    write_results,
+)
 from benchmarks.gap import Triple, gap_interval, gap_share, pooled, share_text
 from benchmarks.real_pictures import from_pool, training_data
 from benchmarks.textual_inversion import encode_pictures, learn_from_pictures
@@ -370,11 +381,6 @@ def _cell(values: Mapping[str, Sequence[float]]) -> str:
     return f"{_mean(values['judge']):.2f} ({_mean(values['top5']):.0%})"
 
 
-def tell(text: str) -> None:
-    """A progress line."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main(
     concepts: Annotated[
         str, typer.Option(help="Withheld concepts, with commas.")
@@ -394,95 +400,99 @@ def main(
     ] = 0.0,
     seed: int = 0,
     name: Annotated[str, typer.Option(help="Name of the file in results/.")] = "vocabulary",
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the table, and write `results/vocabulary.json` after every concept."""
     withheld = [concept.name for concept in training_data().load_concepts() if concept.withheld]
     chosen = re.split(r"\s*,\s*", concepts)
-    for concept in chosen:
-        if concept not in withheld:
-            raise typer.BadParameter(f"concept {concept!r} is none of {', '.join(withheld)}")
-    settings = {
-        "model": "tiny",
-        "steps": steps,
-        "guidance_scale": 5.0,
-        "iterations": iterations,
-        "rate": rate,
-        "vectors": vectors,
-        "max_norm": max_norm,
-        "held_out_seeds": seeds,
-        "minutes": minutes,
-        "seed": seed,
-        "critic": critic.fingerprint(),
-    }
-    screening, rows = former_results(
-        read_json(name) if (RESULTS / f"{name}.json").exists() else None, settings
-    )
-    model, judges = load("tiny"), {"judge": Judge.load(), "critic": Judge.load(critic.FOLDER)}
+    check_known("--concepts", chosen, withheld)
+    if not page_only:
+        settings = {
+            "model": "tiny",
+            "steps": steps,
+            "guidance_scale": 5.0,
+            "iterations": iterations,
+            "rate": rate,
+            "vectors": vectors,
+            "max_norm": max_norm,
+            "held_out_seeds": seeds,
+            "minutes": minutes,
+            "seed": seed,
+            "critic": critic.fingerprint(),
+        }
+        measure_all(chosen, withheld, settings, name)
+    content = read_results(name)
+    publish(report(content["rows"], title(content)), page)
 
-    def config_of(concept: str, initial: str) -> EmbedConfig:
-        return EmbedConfig(
-            token=f"<{concept.replace(' ', '-')}>",
-            initial=initial,
-            template=TEMPLATE,
-            vectors=vectors,
-            max_norm=max_norm,
-            metric=[critic.metric(concept)],
-            prompts=[training_prompt(style) for style in STYLES],
-            held_out=[training_prompt("fluent")],
-            seeds_per_prompt=iterations,  # no training picture is used twice
-            steps=steps,
-            guidance_scale=settings["guidance_scale"],
+
+def config_of(concept: str, initial: str, settings: Mapping[str, Any]) -> EmbedConfig:
+    """How a concept is learned from the critic, starting at a word."""
+    iterations, seed = settings["iterations"], settings["seed"]
+    return EmbedConfig(
+        token=f"<{concept.replace(' ', '-')}>",
+        initial=initial,
+        template=TEMPLATE,
+        vectors=settings["vectors"],
+        max_norm=settings["max_norm"],
+        metric=[critic.metric(concept)],
+        prompts=[training_prompt(style) for style in STYLES],
+        held_out=[training_prompt("fluent")],
+        seeds_per_prompt=iterations,  # no training picture is used twice
+        steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        seed=seed,
+        optimisation=Settings(
+            iterations=iterations,
+            learning_rate=settings["rate"],
+            preservation=0,
+            schedule="cosine",
+            validate_every=10,
+            patience=iterations,
             seed=seed,
-            optimisation=Settings(
-                iterations=iterations,
-                learning_rate=rate,
-                preservation=0,
-                schedule="cosine",
-                validate_every=10,
-                patience=iterations,
-                seed=seed,
-            ),
-        )
+        ),
+    )
 
-    def save() -> None:
-        write_json(
-            name, {"machine": machine(), "settings": settings, "screening": screening, "rows": rows}
-        )
 
+def measure_all(
+    concepts: Sequence[str], withheld: Sequence[str], settings: dict[str, Any], name: str
+) -> None:
+    """Measure the concepts that `results/NAME.json` does not hold, and write it after each."""
+    screening, rows = former_results(read_results(name) if has_results(name) else None, settings)
+    model, judges = load("tiny"), {"judge": Judge.load(), "critic": Judge.load(critic.FOLDER)}
+    facts = {"machine": machine(), "settings": settings}
     if not screening:
-        any_config = config_of(chosen[0], "cat")
-        screening = screen(
-            renderer(model, any_config), judges, withheld, any_config.sets().training[0].seed
-        )
-        save()
+        config = config_of(concepts[0], "cat", settings)
+        first_seed = config.sets().training[0].seed
+        screening = screen(renderer(model, config), judges, withheld, first_seed)
+        write_results(name, {**facts, "screening": screening, "rows": rows})
     words = one_token_words(model.pipe.tokenizer, list(screening["critic"]))
-    for concept in chosen:
+    for concept in concepts:
         if concept in rows:
             tell(f"{concept}: was measured before")
             continue
-        # The judge chooses the control, in the control's favour; it has no say in where learning
+        # The judge chooses the control, in the control's favour. It has no say in where learning
         # starts.
-        initial, nearest = (
-            nearest_word(screening["critic"], concept, words),
-            nearest_word(screening["judge"], concept),
-        )
+        initial = nearest_word(screening["critic"], concept, words)
+        nearest = nearest_word(screening["judge"], concept)
         tell(f"{concept}: starts at {initial}; the nearest word is {nearest}")
-        rows[concept] = measure(
-            model, concept, config_of(concept, initial), nearest, judges, seeds, minutes
-        )
-        save()
-    title = (
-        f"model `tiny`, {steps} DDIM steps, guidance 5, {iterations} iterations with exact "
-        f"gradients, {vectors} vectors; {len(HELD_OUT)} held-out sentences × {seeds} seeds a "
-        "concept; 95 % bootstrap intervals over sentences, and for all concepts over concepts "
-        f"too; {machine()}."
+        config = config_of(concept, initial, settings)
+        seeds, minutes = settings["held_out_seeds"], settings["minutes"]
+        rows[concept] = measure(model, concept, config, nearest, judges, seeds, minutes)
+        write_results(name, {**facts, "screening": screening, "rows": rows})
+
+
+def title(content: Mapping[str, Any]) -> str:
+    """How the results were made, and where."""
+    settings = content["settings"]
+    return (
+        f"model `{settings['model']}`, {settings['steps']} DDIM steps, guidance "
+        f"{settings['guidance_scale']:g}, {settings['iterations']} iterations with exact "
+        f"gradients, {settings['vectors']} vectors; {len(HELD_OUT)} held-out sentences × "
+        f"{settings['held_out_seeds']} seeds a concept; 95 % bootstrap intervals over sentences, "
+        f"and for all concepts over concepts too; {content['machine']}."
     )
-    text = report(rows, title)
-    print(text)
-    if page is not None:
-        fill(page, text)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

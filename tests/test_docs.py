@@ -12,8 +12,9 @@ import torch
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import SAMPLERS, Sampler
+from benchmarks.common import BEGIN, END
 from benchmarks.gradients.registration import Registration
-from benchmarks.gradients.report import BEGIN, END, markdown, setting_pages
+from benchmarks.gradients.report import markdown, setting_pages
 from benchmarks.gradients.results import Results
 
 ROOT = Path(__file__).parents[1]

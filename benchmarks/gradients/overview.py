@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from benchmarks.common import table
 from benchmarks.gradients.registration import Registration, Setting
 from benchmarks.gradients.summary import Figures, Group, Row
-from benchmarks.gradients.tables import table
 
 # Heading -> the name of the method, given shares of the sampler's steps.
 COMPARED = {

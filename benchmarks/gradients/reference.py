@@ -49,7 +49,10 @@ def ode_gradients(
 
     if folder is None:
         return solve(pairs)
-    name = f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}{'' if part == 'inputs' else f'-{part}'}"
+    suffix = "" if part == "inputs" else f"-{part}"
+    name = (
+        f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}{suffix}"
+    )
     files = {pair.index: folder / f"{name}-pair{pair.index}.safetensors" for pair in pairs}
     missing = [pair for pair in pairs if not files[pair.index].is_file()]
     if missing:

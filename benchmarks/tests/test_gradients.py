@@ -16,6 +16,7 @@ import adjointdpm as adj
 from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.errors import OutputError
 from adjointdpm.variables.lora import LoRA
+from benchmarks.common import fill
 from benchmarks.gradients import cost, run
 from benchmarks.gradients.estimates import estimate_rows
 from benchmarks.gradients.figure import draw, pareto, shown
@@ -29,7 +30,7 @@ from benchmarks.gradients.registration import (
     choose_classes,
     choose_prompts,
 )
-from benchmarks.gradients.report import as_json, fill, markdown, setting_pages
+from benchmarks.gradients.report import as_json, markdown, setting_pages
 from benchmarks.gradients.results import Results
 from benchmarks.gradients.run import Clock, Selection, check_weights, measure_errors
 from benchmarks.gradients.solve import errors, gradients
