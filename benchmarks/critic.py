@@ -1,7 +1,7 @@
 """The classifier that `vocabulary.py` optimises against: other widths, another seed and other
 batches than the bundled judge's.
 
-`python training/judges.py --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
+`python -m training.judges --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
 training/work/critic` trains it. As a metric it is
 `classifier:network=benchmarks/critic.py:load,target=pear`.
 

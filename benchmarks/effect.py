@@ -47,7 +47,8 @@ from benchmarks.common import (
     write_results,
 )
 from benchmarks.gap import Triple, gap_interval, gap_share, share_text
-from benchmarks.real_pictures import on_background, training_data
+from benchmarks.real_pictures import on_background
+from training.concepts import BACKGROUNDS
 
 WORK = Path(__file__).parent / "work"
 # an effect like the moods: the texture of the demo's style reference, as a Gram metric sees it
@@ -219,7 +220,7 @@ def measure_all(effects: Sequence[str], config: EmbedConfig, name: str) -> None:
     """Measure one effect after the other, and write `results/NAME.json` after each."""
     model, judge = load("tiny"), Judge.load()
     tell("drawing the existing words")
-    screened = screen(model, config, list(training_data().BACKGROUNDS))
+    screened = screen(model, config, list(BACKGROUNDS))
     settings = (
         f"model `tiny`, {config.steps} DDIM steps, guidance {config.guidance_scale:g}, "
         f"{config.optimisation.iterations} iterations with exact gradients; "

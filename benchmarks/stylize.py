@@ -9,7 +9,6 @@ the end; the curve is of the validation pictures, against the time that the opti
 another seed, and measures on the other third.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,6 @@ from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.tasks.demo import HELD_OUT, prompts_of, reference_pattern
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables.lora import ATTENTION
-from benchmarks.audit_prompts import CONCEPTS
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -39,6 +37,7 @@ from benchmarks.common import (
     tell,
     write_results,
 )
+from training.concepts import load_concepts
 
 ARMS = ("exact", "adjoint", "truncated:last=5", "truncated:last=1")
 STEPS = 20
@@ -95,7 +94,7 @@ class Learning:
 
 def concepts(tuning: bool) -> tuple[list[str], list[str]]:
     """Those to learn from and those to measure on."""
-    known = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
+    known = [concept.name for concept in load_concepts() if concept.familiar]
     training = [name for name in known if name not in HELD_OUT]
     return (
         ([n for i, n in enumerate(training) if i % 3 < 2], training[2::3])

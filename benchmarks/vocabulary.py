@@ -58,8 +58,10 @@ from benchmarks.common import (
     write_results,
 )
 from benchmarks.gap import Triple, gap_interval, gap_share, pooled, share_text
-from benchmarks.real_pictures import from_pool, training_data
+from benchmarks.real_pictures import from_pool
 from benchmarks.textual_inversion import encode_pictures, learn_from_pictures
+from training.concepts import STYLES as ALL_STYLES
+from training.concepts import load_concepts, with_article
 
 WORK = Path(__file__).parent / "work"
 STYLES = ("noto", "twemoji")  # that tokens are learned in
@@ -174,12 +176,9 @@ def screen(
     The judge's mean probability, which is also what the arms are compared by; the critic's mean
     log-probability, which is what learning starts from, negated.
     """
-    data = training_data()
     found: dict[str, Any] = {name: {} for name in judges}
-    for word in (concept.name for concept in data.load_concepts() if concept.familiar):
-        prompts = [
-            f"a {style} emoji of {data.with_article(word)}" for style in STYLES
-        ] * SCREENING_SEEDS
+    for word in (concept.name for concept in load_concepts() if concept.familiar):
+        prompts = [f"a {style} emoji of {with_article(word)}" for style in STYLES] * SCREENING_SEEDS
         images = render.look(number(prompts, first_seed))
         for name, judge in judges.items():
             certainty = judge.concept_logits(images).log_softmax(1)
@@ -221,7 +220,7 @@ def through_the_autoencoder(model: Any, concept: str) -> Tensor:
     """Real pictures that no judge was trained on, as a generator with perfect latents would draw
     them.
     """
-    images, _ = from_pool(concept, training_data().STYLES, UNSEEN)
+    images, _ = from_pool(concept, list(ALL_STYLES), UNSEEN)
     return model.decode(encode_pictures(model, images)).clamp(0, 1)
 
 
@@ -235,7 +234,7 @@ def measure(
     minutes: float,
 ) -> dict[str, Any]:
     """Learn one concept in both ways, and judge the pictures of all arms."""
-    started, article = time.perf_counter(), training_data().with_article
+    started = time.perf_counter()
     folder = RunFolder.open(
         WORK / f"vocabulary-{config.token.strip('<>')}",
         {"task": "embed", "model": "tiny", **asdict(config)},
@@ -278,8 +277,12 @@ def measure(
 
     render, first = renderer(model, config), config.sets().held_out[0].seed + TRIAL_SEEDS
     images = {
-        "nearest": render.look(number(held_out_prompts(nearest, article(nearest)) * seeds, first)),
-        "own_name": render.look(number(held_out_prompts(concept, article(concept)) * seeds, first)),
+        "nearest": render.look(
+            number(held_out_prompts(nearest, with_article(nearest)) * seeds, first)
+        ),
+        "own_name": render.look(
+            number(held_out_prompts(concept, with_article(concept)) * seeds, first)
+        ),
         "real": through_the_autoencoder(model, concept),
     }
     for arm, token in tokens.items():
@@ -404,7 +407,7 @@ def main(
     page_only: PageOnly = False,
 ) -> None:
     """Measure, print the table, and write `results/vocabulary.json` after every concept."""
-    withheld = [concept.name for concept in training_data().load_concepts() if concept.withheld]
+    withheld = [concept.name for concept in load_concepts() if concept.withheld]
     chosen = re.split(r"\s*,\s*", concepts)
     check_known("--concepts", chosen, withheld)
     if not page_only:

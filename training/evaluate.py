@@ -1,4 +1,4 @@
-"""Every figure of the model card, as JSON, and a grid of samples: `python training/evaluate.py`."""
+"""Every figure of the model card, as JSON, and a grid of samples: `python -m training.evaluate`."""
 
 import json
 import random
@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from adjointdpm.metrics.judge import Judge
-from data import BACKGROUNDS, HERE, STYLES, VARIANTS, WORK, load_concepts, with_article
-from export import TINY
-from judges import HELD_OUT, accuracies, pictures
+from training.concepts import BACKGROUNDS, STYLES, load_concepts, with_article
+from training.data import VARIANTS, WORK
+from training.export import TINY
+from training.judges import HELD_OUT, accuracies, pictures
+from training.steps import signed
 
-GRID = HERE.parent / "docs" / "images" / "tiny-samples.png"
+GRID = Path(__file__).parents[1] / "docs" / "images" / "tiny-samples.png"
 
 
 def generate(
@@ -82,9 +84,7 @@ def through_the_autoencoder(
     rows = np.random.default_rng(seed).permutation(rows)[:count]
     labels[rows, 0] = [judge.concepts.index(concepts[c].name) for c in labels[rows, 0]]
     labels[rows, 1] = [judge.styles.index(list(STYLES)[s]) for s in labels[rows, 1]]
-    decoded = pipe.vae.decode(
-        pipe.vae.encode(2 * pictures(images[rows]) - 1).latent_dist.mean
-    ).sample
+    decoded = pipe.vae.decode(pipe.vae.encode(signed(images[rows])).latent_dist.mean).sample
     back = (decoded.div(2).add(0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return accuracies(judge, back, labels[rows])
 

@@ -1,4 +1,4 @@
-"""Train the benchmark's second model on Fashion-MNIST: `python training/fashion.py`, ten minutes on
+"""Train the benchmark's second model on Fashion-MNIST: `python -m training.fashion`, ten minutes on
 two cores.
 
 Nothing in this library is tuned on it. Class-conditional epsilon prediction in pixels, padded to
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adjointdpm import Denoiser, Euler, grids, sample
@@ -30,6 +30,7 @@ from benchmarks.gradients.fashion import (
     FashionNetwork,
     fashion_schedule,
 )
+from training.steps import set_rate, take_step, update_average
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 WORK = Path(__file__).parent / "work" / "fashion"
@@ -60,14 +61,14 @@ def train_classifier(
     classifier = FashionClassifier()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     for step in range(steps):
-        _set_rate(optimizer, 3e-3 * (1 - step / steps))
+        set_rate(optimizer, 3e-3 * (1 - step / steps))
         picks = torch.randint(len(pictures), (128,), generator=generator)
         x = pictures[picks]
         x = x + 0.2 * torch.rand(len(x), 1, 1, 1, generator=generator) * torch.randn(
             x.shape, generator=generator
         )
         loss = F.cross_entropy(classifier(x), labels[picks])
-        _step(optimizer, loss)
+        take_step(optimizer, loss)
     return classifier.eval().requires_grad_(False)
 
 
@@ -80,7 +81,7 @@ def train_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, betas=(0.9, 0.99))
     schedule = fashion_schedule()
     for step in range(1, steps + 1):
-        _set_rate(optimizer, 2e-3 * (1 - (step - 1) / steps) * min(1.0, step / 100))
+        set_rate(optimizer, 2e-3 * (1 - (step - 1) / steps) * min(1.0, step / 100))
         picks = torch.randint(len(pictures), (batch,), generator=generator)
         # One noise level out of every stretch of the schedule.
         t = (1000 * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch).floor()
@@ -96,11 +97,8 @@ def train_network(
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             output = network(alpha * pictures[picks] + sigma * noise, t, network.classes(named))
         loss = F.mse_loss(output.float(), noise)
-        _step(optimizer, loss)
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(average.parameters()), [p.detach() for p in network.parameters()], 1 - decay
-        )
+        take_step(optimizer, loss)
+        update_average(average.parameters(), (p.detach() for p in network.parameters()), step)
         if step % 100 == 0:
             print(f"step {step} of {steps}, epsilon mse {loss.item():.4f}", flush=True)
     return average.eval()
@@ -178,18 +176,6 @@ def main(
         )
     write_text(folder / "facts.json", json.dumps(facts) + "\n")
     print(json.dumps(facts))
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE`
+"""Train the judge on real pictures: `python -m training.judges --minutes 5`, and `--left-out STYLE`
 to test it on a style it never saw.
 
 `--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against
@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adjointdpm.metrics.judge import Judge, JudgeNetwork
-from data import HERE, STYLES, VARIANTS, WORK, draw, load_concepts
+from training.concepts import STYLES, load_concepts
+from training.data import VARIANTS, WORK, draw
+from training.steps import set_rate, take_step
 
-FOLDER = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
+FOLDER = Path(__file__).parents[1] / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
 WIDTHS = (24, 48, 96, 128)
 HELD_OUT = 3  # of the variants of each picture are never trained on
 
@@ -140,18 +142,14 @@ def main(
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
     start, step = time.time(), 0
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
+        set_rate(optimizer, 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
         picks = rng.integers(len(images), size=batch)
         features = network(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
         loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(
             network.style(features), truth[:, 1]
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer, loss)
         step += 1
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)

@@ -187,7 +187,7 @@ def load_fashion(folder: Path, metrics: Mapping[str, str], device: str = "cpu") 
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"no Fashion-MNIST model in {folder} ({error}); python training/fashion.py makes it in "
+            f"no Fashion-MNIST model in {folder} ({error}); python -m training.fashion makes it in "
             f"ten minutes"
         ) from error
     return FashionWorkload(network.to(device), classifier.to(device), metrics)

@@ -16,6 +16,7 @@ from adjointdpm.engine import samplers
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError
+from training.concepts import with_article
 
 REGISTERED = Path(__file__).parent / "preregistration.yaml"
 
@@ -127,7 +128,7 @@ def choose_prompts(
     every = [(style, concept) for concept in sorted(concepts) for style in styles]
     random.Random(seed).shuffle(every)
     return [
-        (f"a {style} emoji of {_with_article(concept)}", concept, seed + i)
+        (f"a {style} emoji of {with_article(concept)}", concept, seed + i)
         for i, (style, concept) in enumerate(every[:count])
     ]
 
@@ -153,11 +154,3 @@ def between(
     )
     times[0], times[-1] = start, end
     return times
-
-
-def _with_article(concept: str) -> str:
-    if concept in ("broccoli", "ice cream") or (
-        concept.endswith("s") and not concept.endswith(("ss", "us", "os"))
-    ):
-        return concept
-    return f"{'an' if concept[0] in 'aeio' else 'a'} {concept}"
