@@ -7,7 +7,7 @@ foretells the call between them, and what an all-knowing rule would reach that h
 its nodes and chooses the nodes of every picture by looking at the answer. Whether two cheap
 gradients extrapolate to a better one (Richardson). And whether the last exact gradient can correct
 a cheaper one a step of optimisation later. The prompts and seeds are none of the registered ones
-(`bench/preregistration.yaml`).
+(`benchmarks/gradients/preregistration.yaml`).
 """
 
 from collections.abc import Callable, Sequence

@@ -140,6 +140,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_every_part_writes_its_lines_and_the_page_is_made_of_them(run):
     lines, page = run(parts=["step", "arithmetic", "layers", "runs"])
     assert [line["part"] for line in lines] == ["arithmetic"] * 3 + ["layers"] * 3 + [

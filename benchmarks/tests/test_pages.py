@@ -20,6 +20,7 @@ from benchmarks import (
     vocabulary,
 )
 
+BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {
     "effect": effect.main,
@@ -87,3 +88,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: the page ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_readme_names_every_module_page_and_results_file():
+    readme = (BENCHMARKS / "README.md").read_text("utf-8")
+    for path in [*BENCHMARKS.glob("[a-z]*.py"), *(BENCHMARKS / "results").iterdir()]:
+        command = f"`python -m benchmarks.{path.stem} "
+        assert path.name in readme or command in readme, path
+    for name in (*WRITERS, "stability", "gradients", "gallery", "audit"):
+        assert f"[{name}.md](../docs/{name}.md)" in readme
