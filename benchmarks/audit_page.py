@@ -1,5 +1,6 @@
-"""The tables of docs/audit.md: `python -m benchmarks.audit_page runs/audit runs/audit-targeted
---page docs/audit.md`, folders of audits.
+"""The tables of docs/audit.md, from the run folders of audits.
+
+`python -m benchmarks.audit_page runs/audit runs/audit-targeted --page docs/audit.md`
 """
 
 import json
@@ -37,8 +38,9 @@ def main(
 
 
 def section(result: dict[str, Any]) -> str:
-    """The table of one `result.json`, with a line above on what it is of and one below on what it
-    cost.
+    """Make the table of one `result.json`.
+
+    A line above says what it is of, a line below what it cost.
     """
     config, victim = result["config"], result["victim"]
     goal = "untargeted" if config["target"] is None else f"targeted at “{config['target']}”"

@@ -1,5 +1,6 @@
-"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`, with the
-extras `training` and `judges`.
+"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`.
+
+It takes the extras `training` and `judges`.
 
 The effect is known only to a metric. A token for it is learned with the demo's settings and
 measured on prompts and seeds that nothing was optimised on, against real pictures of the effect:

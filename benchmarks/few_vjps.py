@@ -153,8 +153,10 @@ def follow(case: Case) -> Trajectory:
 
 
 def roughness(path: Trajectory, bounds: Sequence[int]) -> list[dict[str, float]]:
-    """By range of calls: median change of w from one call to the next, and of the error of a line
-    through both neighbours; relative.
+    """How much w changes along the trajectory, by range of calls.
+
+    "change" is the median change from one call to the next. "line" is the median error of a line
+    through both neighbours. Both are relative.
     """
     w, position = path.w, path.rho.log()
     size = w[1:-1].norm(dim=2)
@@ -176,8 +178,9 @@ def roughness(path: Trajectory, bounds: Sequence[int]) -> list[dict[str, float]]
 
 
 def oracle(path: Trajectory) -> dict[int, list[float]]:
-    """By number of VJPs: for each sample, the error of a_0 if w is exact at the nodes and linear in
-    log ρ in between.
+    """The all-knowing rule's error of a_0 for each sample, by number of VJPs.
+
+    w is exact at the nodes and linear in log ρ in between.
 
     The nodes are those that are left when, one after the other, the call is dropped whose loss does
     least harm to this sample's own gradient. No method can choose them so, or know w there exactly:
@@ -221,8 +224,9 @@ def oracle(path: Trajectory) -> dict[int, list[float]]:
 def extrapolated(
     case: Case, exact: Float[Tensor, "B *shape"], count: int
 ) -> dict[str, list[float]]:
-    """Errors of Richardson's extrapolation from M = `count` and 2M VJPs, and of what the same 3M
-    VJPs give without it.
+    """Errors of Richardson's extrapolation from M = `count` and 2M VJPs.
+
+    Beside them are the errors of the same 3M VJPs without it.
 
     g_2M + λ (g_2M − g_M), where λ = 1/(2^p − 1) removes an error of order p in the distance of
     nodes. The all-knowing λ is the best of each picture, whatever the order.
@@ -243,8 +247,10 @@ def extrapolated(
 
 
 def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, Any]]:
-    """Errors after the noise has moved a step along −∂L/∂noise: of `Interpolated`, of it corrected,
-    and of the gradient before the step.
+    """Errors after the noise has moved a step along −∂L/∂noise.
+
+    They are those of `Interpolated`, of `Interpolated` corrected, and of the gradient before the
+    step.
 
     The correction is what `Interpolated` missed before the step: a control variate.
     """
@@ -309,8 +315,9 @@ def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
 
 
 def mixture() -> Case:
-    """A smooth one to compare with: four Gaussians in 12 dimensions, closed-form ε, on the bundled
-    model's schedule, no guidance.
+    """A smooth problem to compare with: four Gaussians in 12 dimensions, with closed-form ε.
+
+    It has the bundled model's schedule, and no guidance.
     """
     generator = torch.Generator().manual_seed(SEED)
     means = 1.5 * torch.randn(4, 12, dtype=torch.float64, generator=generator)
@@ -327,8 +334,9 @@ def mixture() -> Case:
 
 
 def measure(found: Sequence[Case]) -> dict[str, Any]:
-    """Roughness, what the all-knowing rule reaches, and what `Interpolated` does, pooled over the
-    cases of one model.
+    """Measure everything on one model, pooled over its cases.
+
+    That is the roughness, what the all-knowing rule reaches, and what `Interpolated` does.
     """
     bounds = (0, 10, 20, 30, 40, 50)
     rough, known, ours, moves, richardson = [], [], [], [], []

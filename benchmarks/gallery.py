@@ -1,5 +1,6 @@
-"""The gallery: `python -m benchmarks.gallery` runs its commands, then writes docs/gallery.md and
-its pictures; minutes on one core.
+"""The gallery: `python -m benchmarks.gallery` runs its commands and writes its page.
+
+The page is docs/gallery.md, with its pictures. The runs take minutes on one core.
 
 `--only NAME` runs some of them again, `--page-only` none. The page always shows what lies in
 benchmarks/work/gallery.
@@ -163,8 +164,9 @@ def measured(result: Mapping[str, Any]) -> str:
 
 
 def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> bytes:
-    """A strip of pictures on the way, evenly spaced, as PNG; before them the user's own picture if
-    it started from one.
+    """Draw a strip of pictures on the way, evenly spaced, as PNG.
+
+    If the way started from a picture of the user's own, that one comes first.
     """
     steps = result["trajectory"]
     shown = COLUMNS - (start is not None)
@@ -191,8 +193,9 @@ def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> byte
 
 
 def apple(side: int = 64) -> Float[Tensor, "3 side side"]:
-    """A red apple with a leaf on white, drawn by a formula, so that it is nobody's picture; in [0,
-    1].
+    """Draw a red apple with a leaf on white, in [0, 1].
+
+    A formula draws it, so that it is nobody's picture.
     """
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
 

@@ -1,9 +1,10 @@
-"""Picture -> noise -> picture, and gradients without stored states: `python -m benchmarks.inversion
---page docs/inversion.md`.
+"""Picture -> noise -> picture, and gradients without stored states.
 
-On the bundled model in float32: stock DDIM inversion, the implicit inversion of Euler's steps, and
-    the reversible sampler; how exact
-`Reversible` gradients are; and where the reversible sampler's way back is refused.
+`python -m benchmarks.inversion --page docs/inversion.md`
+
+Measured on the bundled model in float32 are three inversions (stock DDIM's, the implicit one of
+Euler's steps, and the reversible sampler's), how exact `Reversible` gradients are, and where the
+reversible sampler's way back is refused.
 """
 
 import time
@@ -199,8 +200,9 @@ def round_trip(case: Case, method: RoundTrip) -> dict[str, Any]:
 
 
 def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖²; or
-    that it was refused.
+    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖².
+
+    Or that `Reversible()` refused.
     """
     grid, noise = (
         adj.grids.log_snr(case.schedule, steps),

@@ -1,5 +1,6 @@
-"""Memory of each gradient method against the number of sampler steps: `python -m benchmarks.memory
---page docs/memory.md`.
+"""Memory of each gradient method against the number of sampler steps.
+
+`python -m benchmarks.memory --page docs/memory.md`
 
 Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive
 for a backward pass, at their peak over forward and backward pass, recomputation included; the
@@ -127,16 +128,18 @@ def measure(case: Case, name: str) -> dict[str, Any]:
 
 
 def restart_peak_resident() -> int:
-    """Forget the peak of loading, and return the resident bytes of now (Linux: `man 5 proc`,
-    clear_refs).
+    """Forget the peak of loading, and return the resident bytes of now.
+
+    This is Linux's clear_refs: `man 5 proc`.
     """
     Path("/proc/self/clear_refs").write_text("5")
     return psutil.Process().memory_info().rss
 
 
 def peak_resident() -> int:
-    """The most bytes that were resident since; getrusage's ru_maxrss would still hold the peak of
-    loading.
+    """The most bytes that were resident since `restart_peak_resident`.
+
+    getrusage's ru_maxrss would still hold the peak of loading.
     """
     line = next(
         line

@@ -1,5 +1,6 @@
-"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python -m
-benchmarks.overhead --page docs/overhead.md`.
+"""What `sample` costs beside its network at the size of Stable Diffusion 1.5.
+
+`python -m benchmarks.overhead --page docs/overhead.md`
 
 Four parts, each with lines of its own in `results/overhead.json`; a line that is measured again
 replaces the old one, others stay, so that one page can hold several machines.
@@ -106,8 +107,9 @@ class Direct:
 
 
 class Free(nn.Module):
-    """In a network's place: next to no work, but every input takes part and gets its gradient; its
-    weight has the dtype of a real one's.
+    """A module in the network's place that does next to no work.
+
+    Every input takes part and gets its gradient. Its weight has the dtype of a real one's.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -139,8 +141,9 @@ def measure_pairs(
     limit: float = math.inf,
     keep: Callable[[Line], None] = lambda line: None,
 ) -> Line:
-    """`sample` and its gradient beside the same network calls made by hand, one after the other,
-    the first of the two in turn.
+    """Time `sample` and its gradient beside the same network calls made by hand.
+
+    One comes after the other, and they take turns in being first.
 
     At most `rounds` pairs, and no pair that would end later than `limit` seconds from now, but one
     always; `keep` sees what there is after each of them.
@@ -201,8 +204,9 @@ def measure_arithmetic(
 
 
 def measure_run(work: Workload, device: torch.device, case: Case, steps: int, rounds: int) -> Line:
-    """Whole solves: seconds, the most memory, and the network's own seconds between them; or that
-    memory was not enough.
+    """Measure whole solves: seconds, the most memory, and the network's own seconds between them.
+
+    Or that memory was not enough.
     """
     now, direct, denoiser = clock(device), Direct(work), work.denoiser()
     line: Line = {
@@ -266,8 +270,9 @@ class Lines:
         self.all = [PLAIN_LINE | line for line in found]
 
     def add(self, line: Line) -> None:
-        """Put a line in the place of the one that was measured in the same way, or at the end, and
-        write the file.
+        """Put in a line, and write the file.
+
+        It replaces the line that was measured in the same way, or comes at the end.
         """
         tell(str({key: value for key, value in line.items() if not isinstance(value, list)}))
         same = [i for i, old in enumerate(self.all) if all(old[key] == line[key] for key in KEYS)]

@@ -235,8 +235,9 @@ def _spread(ours: Sequence[float], direct: Sequence[float]) -> str:
 
 
 def _network(steps: Sequence[Line]) -> tuple[float, float] | None:
-    """Seconds of one network call without a graph, and with its VJP; None if they were not
-    measured.
+    """Seconds of one network call without a graph, and with its VJP.
+
+    None if they were not measured.
     """
     forwards = [value for line in steps for value in line["forwards"] + line["forward_once"]]
     pulls = [value for line in steps for value in line["pulls"]]

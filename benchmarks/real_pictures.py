@@ -34,8 +34,10 @@ def subject(prompt: str, concepts: Sequence[str], styles: Sequence[str]) -> tupl
 def composed(
     on_black: np.ndarray, on_white: np.ndarray, background: Float[Tensor, "3 H W"]
 ) -> Float[Tensor, "3 64 64"]:
-    """A drawing on any background, from the same placement on black and on white (uint8 [64, 64,
-    3]): where they differ, it is clear.
+    """Put a drawing on any background.
+
+    It is given in the same placement on black and on white (uint8 [64, 64, 3]): where they differ,
+    it is clear.
     """
     black, white = (
         torch.from_numpy(x.copy()).permute(2, 0, 1).float() / 255 for x in (on_black, on_white)
@@ -46,9 +48,7 @@ def composed(
 def on_background(
     examples: Sequence[Example], background: Float[Tensor, "3 H W"], concepts: Sequence[str]
 ) -> Float[Tensor, "B 3 64 64"]:
-    """For each example the real drawing of the concept in the style that its prompt names, placed
-    at random on the background.
-    """
+    """Place the real drawing that each example's prompt names at random on the background."""
     styles = data.read_styles(data.fetch())
     codepoints = {concept.name: concept.codepoint for concept in load_concepts()}
     pictures = []
@@ -65,8 +65,9 @@ def on_background(
 def from_pool(
     concept: str, styles: Sequence[str], variants: slice = slice(None)
 ) -> tuple[Float[Tensor, "B 3 64 64"], list[tuple[str, str]]]:
-    """Pictures in [0, 1] of one concept in some styles from the training data's pool, and the style
-    and background of each.
+    """Pictures of one concept in some styles from the training data's pool, in [0, 1].
+
+    Beside them, the style and background of each.
     """
     pool, names, backgrounds = np.load(POOL), list(STYLES), list(BACKGROUNDS)
     index = [known.name for known in load_concepts()].index(concept)

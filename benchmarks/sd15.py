@@ -1,5 +1,6 @@
-"""The architecture of Stable Diffusion 1.5 with random weights: nothing to download, and the time
-does not depend on their values.
+"""The architecture of Stable Diffusion 1.5 with random weights.
+
+There is nothing to download, and the time does not depend on the weights' values.
 """
 
 import statistics
@@ -22,8 +23,9 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the networks: channels of each level, layers a level, width of the text,
-    side of the latent.
+    """What differs between the networks.
+
+    These are channels of each level, layers a level, width of the text, side of the latent.
     """
 
     channels: tuple[int, ...]
@@ -43,8 +45,9 @@ SIZES = {
 
 @dataclass
 class Workload:
-    """A guided sampling problem in float32 around a frozen network in a dtype of its own; noise and
-    text want gradients.
+    """A guided sampling problem in float32 around a frozen network in a dtype of its own.
+
+    Noise and text want gradients.
     """
 
     network: nn.Module
@@ -154,8 +157,9 @@ def make_workload(
 
 @cache
 def products(size: Size) -> tuple[float, float]:
-    """Floating-point operations in the matrix products of one guided call for one picture,
-    forwards, and backwards to state and text.
+    """Floating-point operations in the matrix products of one guided call for one picture.
+
+    The first number is forwards, the second backwards to state and text.
 
     Nothing is run.
     """

@@ -1,5 +1,6 @@
-"""Which form of the probability-flow ODE to solve: error of samples and gradients against network
-calls.
+"""Which form of the probability-flow ODE to solve.
+
+Errors of samples and gradients are measured against network calls.
 
 `python -m benchmarks.stability mixture`, then `… model`, each measures one problem and writes its
 results; `… report --page docs/stability.md` makes tables and figure of them.
@@ -57,8 +58,9 @@ app = typer.Typer(help=__doc__, add_completion=False)
 
 @dataclass(frozen=True)
 class Problem:
-    """What is solved; the loss is ½‖x_0‖² of each sample, and gradients are those with respect to
-    its noise.
+    """What is solved.
+
+    The loss is ½‖x_0‖² of each sample, and gradients are those with respect to its noise.
     """
 
     denoiser: adj.Denoiser
@@ -158,8 +160,9 @@ def mixture(
     std: float = 0.4,
     reference_steps: int = 2000,
 ) -> None:
-    """A Gaussian mixture with separated modes, closed-form score, float64, linear
-    variance-preserving schedule.
+    """Measure a Gaussian mixture with separated modes.
+
+    Its score is known in closed form; float64, linear variance-preserving schedule.
     """
     generator = torch.Generator().manual_seed(0)
     means = 1.5 * torch.randn(components, dim, dtype=torch.float64, generator=generator)

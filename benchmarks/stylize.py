@@ -1,12 +1,12 @@
-"""What a minute buys: the same style learned by several gradient methods: `python -m
-benchmarks.stylize --page docs/stylize.md`.
+"""What a minute buys: the same style learned by several gradient methods.
 
-Every arm makes as many optimiser steps from the same start, on the same examples in the same order:
-    prompts of all familiar concepts but
-the held-out ones. The figures are of prompts and seeds that no arm was trained on, drawn once at
-the end; the curve is of the validation pictures, against the time that the optimisation took.
-`--tuning` is how settings were chosen: it trains on two thirds of the training concepts with
-another seed, and measures on the other third.
+`python -m benchmarks.stylize --page docs/stylize.md`
+
+Every arm makes as many optimiser steps from the same start, on the same examples in the same
+order: prompts of all familiar concepts but the held-out ones. The figures are of prompts and seeds
+that no arm was trained on, drawn once at the end. The curve is of the validation pictures, against
+the time that the optimisation took. `--tuning` is how settings were chosen: it trains on two thirds
+of the training concepts with another seed, and measures on the other third.
 """
 
 import tempfile

@@ -1,15 +1,16 @@
-"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python -m
-benchmarks.vocabulary`.
+"""A thing that a classifier knows and the model's vocabulary lacks becomes a token.
+
+`python -m benchmarks.vocabulary --page docs/vocabulary.md`
 
 Concepts that the bundled model never saw are learned from the cross-entropy of the critic
 (`critic.py` says how far critic and judge are independent) and judged by the bundled judge, on
 sentences, backgrounds, a style and seeds that nothing was optimised on. Each is compared with
 
 - the existing word whose pictures the judge takes for the concept most often, found among all
-familiar concepts on training seeds,
+  familiar concepts on training seeds,
 - the concept's own name, spelled in the pieces that the tokenizer has,
 - textual inversion of as many vectors from real pictures of the concept in the training styles, for
-as long as the critic's run took,
+  as long as the critic's run took,
 - and, for scale, real pictures that went through the autoencoder.
 
 The gap goes from the existing word to textual inversion; where that teaches the model nothing there
@@ -120,8 +121,9 @@ def nearest_word(
 def former_results(
     saved: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The screening and the rows of an earlier run, each if all settings that it depends on are the
-    same.
+    """The screening and the rows of an earlier run.
+
+    Each is empty unless all settings that it depends on are the same.
     """
     same = [
         key for key in settings if saved is not None and saved["settings"].get(key) == settings[key]
@@ -136,11 +138,12 @@ def triples(
     sentences: Collection[int] = range(len(HELD_OUT)),
     goal: str = "inverted",
 ) -> list[Triple]:
-    """What each held-out picture of these sentences lacks of certainty: nearest word, learned, and
-    the goal.
+    """What each held-out picture of these sentences lacks of certainty.
+
+    That is with the nearest word, as learned, and at the goal.
 
     Real pictures have no prompt and no seed in common with the others: for them it is what they
-        lack on average.
+    lack on average.
     """
     arms = {arm: [1 - p for p in row["arms"][arm]["judge"]] for arm in ("nearest", "learned", goal)}
     if goal == "real":
@@ -154,8 +157,9 @@ def triples(
 
 @torch.no_grad()
 def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[str, list[Any]]:
-    """The probability that each judge gives the concept, picture by picture, and whether it is
-    among the bundled one's first five.
+    """The probability that each judge gives the concept, picture by picture.
+
+    Beside it, whether the concept is among the bundled judge's first five.
     """
     found: dict[str, list[Any]] = {}
     for name, judge in judges.items():
@@ -170,8 +174,9 @@ def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[
 def screen(
     render: Renderer, judges: Mapping[str, Judge], withheld: Sequence[str], first_seed: int
 ) -> dict[str, Any]:
-    """How near every familiar concept's pictures are to each withheld one, by judge, word and
-    concept; higher is nearer.
+    """How near every familiar concept's pictures are to each withheld one; higher is nearer.
+
+    By judge, word and concept.
 
     The judge's mean probability, which is also what the arms are compared by; the critic's mean
     log-probability, which is what learning starts from, negated.
@@ -193,8 +198,9 @@ def screen(
 def invert(
     model: Any, token: TokenEmbedding, concept: str, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """Textual inversion of real pictures in the training styles; captions also name their
-    backgrounds, so that the token need not.
+    """Textual inversion of real pictures in the training styles.
+
+    Captions also name their backgrounds, so that the token need not.
     """
     images, labels = from_pool(concept, STYLES)
     captions = [
@@ -217,8 +223,9 @@ def invert(
 
 @torch.no_grad()
 def through_the_autoencoder(model: Any, concept: str) -> Tensor:
-    """Real pictures that no judge was trained on, as a generator with perfect latents would draw
-    them.
+    """Real pictures that no judge was trained on.
+
+    They go through the autoencoder, as if a generator with perfect latents drew them.
     """
     images, _ = from_pool(concept, list(ALL_STYLES), UNSEEN)
     return model.decode(encode_pictures(model, images)).clamp(0, 1)
@@ -304,8 +311,9 @@ def measure(
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """The judge's mean probability and top-5 rate by concept and arm, and the share of the gap
-    closed.
+    """The judge's mean probability and top-5 rate by concept and arm.
+
+    Beside them, the share of the gap closed.
     """
     head = [
         "concept",
@@ -370,8 +378,9 @@ def _way(
 
 
 def _sentences(row: Mapping[str, Any]) -> list[int]:
-    """Which sentence each held-out picture is of: all of them with one seed, then all with the
-    next.
+    """Which sentence each held-out picture is of.
+
+    First come all of them with one seed, then all with the next.
     """
     return [i % len(HELD_OUT) for i in range(len(row["arms"]["learned"]["judge"]))]
 

@@ -73,8 +73,9 @@ def read_styles(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
 def choose_concepts(
     folders: dict[str, Path], styles: dict[str, dict[str, str]], seed: int = 0
 ) -> list[Concept]:
-    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins; whole clusters are
-    withheld at random.
+    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins.
+
+    Whole clusters are withheld at random.
 
     A cluster is the set of concepts that share their last word (bear, polar bear, teddy bear):
     withholding one of them would leave its near-twin.
@@ -109,8 +110,9 @@ def choose_concepts(
 
 
 def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Random) -> np.ndarray:
-    """The picture at a random scale and position, perhaps mirrored, on a plain background; uint8
-    [64, 64, 3].
+    """Put the picture on a plain background, at a random scale and position, perhaps mirrored.
+
+    The result is uint8 [64, 64, 3].
     """
     side = round(SIZE * rng.uniform(*SCALES))
     small = picture.resize((side, side), Image.Resampling.LANCZOS)
@@ -130,8 +132,9 @@ def render(svg: str, side: int = 2 * SIZE) -> Image.Image:
 
 
 def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Placements of the chosen concepts in every style, `variants` of each picture next to each
-    other.
+    """Draw placements of the chosen concepts in every style.
+
+    The `variants` of each picture lie next to each other.
 
     Returns:
         uint8 pictures [n, 64, 64, 3], and for each the indices of its concept (among all), style
@@ -153,8 +156,9 @@ def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def main(seed: int = 0) -> None:
-    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and
-    background.
+    """Render the pictures and write `work/pool.npz`.
+
+    It holds uint8 pictures and, for each, the indices of its concept, style and background.
     """
     folders = fetch()
     concepts = choose_concepts(folders, read_styles(folders), seed)

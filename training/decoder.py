@@ -29,8 +29,9 @@ LATENT_CROP = CROP // 4
 
 
 def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: float) -> float:
-    """Mean absolute error in [-1, 1] of the decoded latents [n, 4, 16, 16] with noise of the given
-    standard deviation.
+    """Mean absolute error in [-1, 1] of decoded latents [n, 4, 16, 16].
+
+    Noise of the given standard deviation is added to them.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -39,8 +40,9 @@ def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: f
 
 
 class Perceptual(nn.Module):
-    """Distance between pictures in the early layers of EfficientNet-lite0, each position's features
-    normalised to length 1.
+    """Distance between pictures in the early layers of EfficientNet-lite0.
+
+    Each position's features are normalised to length 1.
     """
 
     def __init__(self, blocks: int = 6) -> None:
@@ -84,8 +86,9 @@ def main(
     folder: Path = WORK / "vae",
     half: bool = False,
 ) -> None:
-    """Train the decoder of `source` on latents with noise of a standard deviation up to `noise`;
-    averaged weights go to `folder`.
+    """Train the decoder of `source` on latents with noise; averaged weights go to `folder`.
+
+    The noise has a standard deviation up to `noise`.
 
     `perceptual` weighs that distance; `half` saves as the bundled model is shipped, and 0 minutes
     train nothing.

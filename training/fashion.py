@@ -1,5 +1,6 @@
-"""Train the benchmark's second model on Fashion-MNIST: `python -m training.fashion`, ten minutes on
-two cores.
+"""Train the benchmark's second model on Fashion-MNIST: `python -m training.fashion`.
+
+It takes ten minutes on two cores.
 
 Nothing in this library is tuned on it. Class-conditional epsilon prediction in pixels, padded to
 32×32; a classifier for the metrics comes from the same script. Steps, seed and threads are fixed,
@@ -39,8 +40,9 @@ THREADS = 2  # the order of sums, and with it their last digits, depends on it
 
 
 def read(data: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Pictures `[n, 1, 32, 32]` in [−1, 1] and labels `[n]` of "train" or "t10k" (IDX files;
-    yann.lecun.com/exdb/mnist).
+    """Pictures `[n, 1, 32, 32]` in [−1, 1] and labels `[n]` of "train" or "t10k".
+
+    The files are IDX files (yann.lecun.com/exdb/mnist).
     """
     pictures = np.frombuffer(
         gzip.decompress((data / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
@@ -107,8 +109,9 @@ def train_network(
 def judged(
     network: FashionNetwork, classifier: FashionClassifier, each: int = 8, guidance: float = 3.0
 ) -> float:
-    """The share of generated pictures in which the classifier sees the class that was asked for
-    (DDIM, 20 steps).
+    """The share of generated pictures in which the classifier sees the class that was asked for.
+
+    DDIM draws them in 20 steps.
     """
     labels = torch.arange(len(CLASSES)).repeat(each)
     generator = torch.Generator().manual_seed(0)
@@ -136,7 +139,9 @@ def main(
     data: Path = DATA,
     folder: Path = WORK,
 ) -> None:
-    """Train both networks and write `network.safetensors`, `classifier.safetensors` and
+    """Train both networks.
+
+    They are written to `network.safetensors` and `classifier.safetensors`, what was measured to
     `facts.json`.
     """
     if not data.is_dir():

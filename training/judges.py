@@ -1,5 +1,6 @@
-"""Train the judge on real pictures: `python -m training.judges --minutes 5`, and `--left-out STYLE`
-to test it on a style it never saw.
+"""Train the judge on real pictures: `python -m training.judges --minutes 5`.
+
+`--left-out STYLE` tests it on a style that it never saw.
 
 `--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against
 while the bundled one judges.
@@ -27,8 +28,9 @@ HELD_OUT = 3  # of the variants of each picture are never trained on
 
 
 def augment(images: Tensor) -> Tensor:
-    """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not
-    count pixels; images in [0, 1].
+    """Blur, brightness, contrast and noise, on images in [0, 1].
+
+    They make the judge read shapes and tones, and not count pixels.
     """
     n = len(images)
     for size in (2, 4):  # an autoencoder smooths both the finest and the next detail
@@ -94,8 +96,9 @@ def main(
     widths: str = ",".join(map(str, WIDTHS)),
     placements: int = 0,
 ) -> None:
-    """Train by the clock on the familiar concepts and the generator's withheld ones, and print
-    accuracies on unseen augmentations as JSON.
+    """Train by the clock, and print accuracies on unseen augmentations as JSON.
+
+    The classes are the familiar concepts and the generator's withheld ones.
 
     With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths`
     are four channel counts, divisible by 8. `--placements` draws so many more of each picture to

@@ -1,7 +1,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Train the text encoder and the UNet of the bundled model: `python -m training.text_unet --minutes
-60`.
+"""Train the text encoder and the UNet of the bundled model.
+
+`python -m training.text_unet --minutes 60`
 """
 
 import json
@@ -65,8 +66,9 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_tokenizer(concepts: list[Concept], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair encoding is learned from the captions; withheld names stay
-    spellable by their pieces.
+    """A CLIP tokenizer whose byte-pair encoding is learned from the captions.
+
+    Withheld names stay spellable by their pieces.
     """
     styles = [*STYLES, None]
     texts = [
@@ -140,8 +142,9 @@ class Captions:
         self.ids = ids[:-1].view(len(concepts), len(styles), len(colours), phrasings, MAX_TOKENS)
 
     def sample(self, labels: np.ndarray, rng: np.random.Generator, dropped: float = 0.1) -> Tensor:
-        """One caption for each row of (concept, style, background); some leave out the style, the
-        background, or everything.
+        """One caption for each row of (concept, style, background).
+
+        Some leave out the style, the background, or everything.
         """
         n = len(labels)
         style = np.where(rng.random(n) < SHOWN_STYLE, labels[:, 1], len(STYLES))
@@ -166,8 +169,9 @@ def main(
     folder: Path = WORK,
     start: Path | None = None,
 ) -> None:
-    """Train by the clock; the averaged weights go to `folder` every two minutes, with all that a
-    run resumed from there (`source`) needs.
+    """Train by the clock; the averaged weights go to `folder` every two minutes.
+
+    Beside them lies all that a run resumed from there (`source`) needs.
 
     `--familiar` finishes on the few concepts that everyone knows: clear pictures of those are worth
     more than blurred ones of all. `--start` takes weights, tokenizer and autoencoder from an

@@ -41,8 +41,9 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
-    """Scale the latents to zero mean and unit variance per channel inside quant_conv and
-    post_quant_conv, so that `scaling_factor` is 1.
+    """Scale the latents to zero mean and unit variance per channel.
+
+    This is done inside quant_conv and post_quant_conv, so that `scaling_factor` is 1.
     """
     with torch.no_grad():
         means = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(64)])
@@ -60,8 +61,9 @@ def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed: int = 0) -> None:
-    """Train by the clock (the learning rate falls linearly to zero) and save the averaged weights
-    to `work/vae`.
+    """Train by the clock and save the averaged weights to `work/vae`.
+
+    The learning rate falls linearly to zero.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)

@@ -1,5 +1,6 @@
-"""What gradients are compared with: the exact gradient of the sampler's own steps, and the gradient
-of the converged ODE.
+"""What gradients are compared with.
+
+It is the exact gradient of the sampler's own steps, and the gradient of the converged ODE.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ def ode_gradients(
     steps: int,
     folder: Path | None = None,
 ) -> Gradients:
-    """Of the probability-flow ODE between the ends of the setting's grid: RK4 on a Karras grid,
-    differentiated exactly.
+    """Gradients of the probability-flow ODE between the ends of the setting's grid.
+
+    RK4 solves it on a Karras grid, and is differentiated exactly.
 
     Whether that has converged is for the caller to check, with half as many steps. It does not
     depend on the sampler, so samplers that start and end at the same times share it by `folder`,

@@ -23,8 +23,9 @@ REGISTERED = Path(__file__).parent / "preregistration.yaml"
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture: a prompt, what it names (a class of the model's classifier), and the seed of its
-    noise.
+    """One picture: a prompt, what it names, and the seed of its noise.
+
+    What it names is a class of the model's classifier.
     """
 
     index: int
@@ -134,8 +135,9 @@ def choose_prompts(
 
 
 def choose_classes(classes: Sequence[str], count: int, seed: int) -> list[tuple[str, str, int]]:
-    """The registered rule for a class-conditional model: the classes in turn, the noise seed of
-    number i is seed + i.
+    """The registered rule for a class-conditional model.
+
+    The classes come in turn; the noise seed of number i is seed + i.
     """
     return [(classes[i % len(classes)], classes[i % len(classes)], seed + i) for i in range(count)]
 
@@ -143,8 +145,9 @@ def choose_classes(classes: Sequence[str], count: int, seed: int) -> list[tuple[
 def between(
     schedule: NoiseSchedule, start: float, end: float, steps: int, exponent: float = 7.0
 ) -> Tensor:
-    """A Karras grid of `steps` intervals from time `start` to time `end`, for the converged
-    solution of the same ODE.
+    """A Karras grid of `steps` intervals from time `start` to time `end`.
+
+    The converged solution of the same ODE takes it.
     """
     noisy, clean = schedule.rho(torch.tensor([start, end], dtype=torch.float64)).tolist()
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)

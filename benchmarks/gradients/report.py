@@ -14,8 +14,9 @@ from benchmarks.gradients.tables import cell, setting_tables
 
 
 def markdown(lines: Sequence[Line], registration: Registration, folder: str = "gradients") -> str:
-    """Everything between the marks of `docs/gradients.md`; `folder` is where its links look for
-    `setting_pages`.
+    """Everything between the marks of `docs/gradients.md`.
+
+    `folder` is where its links look for `setting_pages`.
     """
     groups = summarise(lines, registration)
     registered = len(registration.settings()) * len(registration.models)

@@ -9,8 +9,9 @@ from benchmarks.gradients.summary import TENSORS, Figures, Group, Row
 
 
 def setting_tables(group: Group, registration: Registration, level: str = "##") -> str:
-    """Errors against exact and against the converged ODE, by metric, and costs, under a heading of
-    `level`.
+    """All tables of one setting, under a heading of `level`.
+
+    They are errors against exact and against the converged ODE, errors by metric, and costs.
     """
     rows = sorted(group.rows, key=lambda row: (not row.exact, row.family, _number(row)))
     parts = [
