@@ -1,14 +1,14 @@
-"""The classifier that `vocabulary.py` optimises against: other widths, another seed and other
-batches than the bundled judge's.
+"""The classifier that `vocabulary.py` optimises against.
 
-`python training/judges.py --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
-training/work/critic` trains it. As a metric it is
+Its widths, its seed and its batches are not those of the bundled judge.
+
+`python -m training.judges --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
+training/work/critic` trains it. As a metric it is written
 `classifier:network=benchmarks/critic.py:load,target=pear`.
 
 Limitation: judge and critic are of one family and learned from the same pictures, so they may share
-    mistakes. What the critic is fooled by
-can fool the judge too, more than it would fool a stranger; the judge's verdict is an optimistic
-one.
+mistakes. What fools the critic can fool the judge too, more than it would fool a stranger: the
+judge's verdict is an optimistic one.
 """
 
 import hashlib

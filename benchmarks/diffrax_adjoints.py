@@ -1,5 +1,6 @@
-"""diffrax's gradients of the same ODE, through a JAX copy of the same network, as methods of the
-gradient benchmark.
+"""diffrax's gradients of the same ODE, as methods of the gradient benchmark.
+
+They go through a JAX copy of the same network.
 
 Needs the dependency group `bench`.
 """
@@ -130,8 +131,9 @@ class _Epsilon(nn.Module):
 
 
 class _Compiled:
-    """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays
-    by name.
+    """The compiled solve of one kind of problem.
+
+    `run` solves; `run_and_pull` also returns the pullback. Both take JAX arrays by name.
     """
 
     def __init__(self, method: DiffraxAdjoint, problem: Problem, wanted: frozenset[str]) -> None:

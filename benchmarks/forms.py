@@ -1,5 +1,4 @@
-"""A Runge–Kutta method on the probability-flow ODE in any of its three forms, and its continuous
-adjoint.
+"""Runge–Kutta methods on the probability-flow ODE in any of its three forms, and their adjoints.
 
 The library's own samplers and `Adjoint` use the noise form; the other forms exist here to be
 compared with it.
@@ -43,8 +42,9 @@ def adjoint(
     x: Tensor,
     gradient: Tensor,
 ) -> Tensor:
-    """∂L/∂x_T from x_0 = `x` and ∂L/∂x_0 = `gradient`: state and costate solved back together from
-    the last time of `grid` to its first.
+    """∂L/∂x_T from x_0 = `x` and ∂L/∂x_0 = `gradient`.
+
+    State and costate are solved back together, from the last time of `grid` to its first.
 
     With u = x / scale, du/dτ = v(u, τ) and a = ∂L/∂u = scale · ∂L/∂x it is da/dτ = −aᵀ ∂v/∂u.
     """

@@ -13,8 +13,9 @@ from adjointdpm.engine.gradients import GRADIENTS, GradientMethod
 from adjointdpm.engine.samplers import SAMPLERS, Sampler
 from adjointdpm.metrics import METRICS
 from adjointdpm.pipelines.loading import FAMILIES
+from benchmarks.common import BEGIN, END
 from benchmarks.gradients.registration import Registration
-from benchmarks.gradients.report import BEGIN, END, markdown, setting_pages
+from benchmarks.gradients.report import markdown, setting_pages
 from benchmarks.gradients.results import Results
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,6 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -408,11 +407,6 @@ def test_the_gap_goes_from_the_nearest_word_to_textual_inversion():
 def test_a_concept_is_learned_in_both_ways_and_judged(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(vocabulary, "WORK", tmp_path)
     monkeypatch.setattr(vocabulary, "HELD_OUT", vocabulary.HELD_OUT[:2])
-    monkeypatch.setattr(
-        vocabulary,
-        "training_data",
-        lambda: SimpleNamespace(with_article=lambda word: f"a {word}", STYLES={"noto": ""}),
-    )
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     labels = [("noto", "white"), ("noto", "red"), ("twemoji", "blue")]
     monkeypatch.setattr(
