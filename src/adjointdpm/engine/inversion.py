@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.per_sample import dots, norms, positive
+from adjointdpm.engine.numerics import dots, finest_dtype, norms, positive
 from adjointdpm.engine.plan import NetworkCall
 from adjointdpm.engine.problem import Output, Problem
-from adjointdpm.engine.samplers.reversible import ReversibleEuler, state_dtype
+from adjointdpm.engine.samplers.reversible import ReversibleEuler
 from adjointdpm.errors import ReversalError, UnsupportedError
 
 
@@ -88,7 +88,7 @@ def invert_reversible(
     )
     if dtype is None:
         dtype = (
-            state_dtype(problem.start)
+            finest_dtype(problem.start)
             if isinstance(problem.denoiser.network, nn.Module)
             else problem.start.dtype
         )

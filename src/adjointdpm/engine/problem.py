@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adjointdpm.engine.denoiser import Denoiser
 from adjointdpm.engine.inplace_changes import check_unchanged, versions
+from adjointdpm.engine.numerics import at_least_float32
 from adjointdpm.engine.plan import Evaluate, NetworkCall, Plan
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
@@ -144,7 +145,5 @@ class Problem:
         """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at
         least (bfloat16 cannot hold t = 999).
         """
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return t.to(x.device, dtype, non_blocking=True).expand(
-            len(x)
-        )  # a blocking copy waits for all work before it
+        # A blocking copy would wait for all work queued before it.
+        return t.to(x.device, at_least_float32(x), non_blocking=True).expand(len(x))

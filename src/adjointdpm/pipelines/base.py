@@ -17,8 +17,8 @@ from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, Gradie
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
-from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.engine.sampling import sample
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
 from adjointdpm.pipelines import schedulers

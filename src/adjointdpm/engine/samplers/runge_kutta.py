@@ -17,7 +17,8 @@ from adjointdpm.engine.ode import (
     Tableau,
     regular_form,
 )
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 
