@@ -19,11 +19,11 @@ from matplotlib import pyplot
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4, TIME
+from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4
 from adjointdpm.engine.tree import Tree
 from adjointdpm.pipelines import load
 from benchmarks.common import fill, machine, read_json, table, write_json
-from benchmarks.forms import InForm, adjoint
+from benchmarks.forms import TIME, InForm, adjoint
 
 FORMS = {"noise": NOISE, "data": DATA, "time": TIME}
 SOLVERS = {"Euler": EULER, "Heun": HEUN, "RK4": RUNGE_KUTTA_4}

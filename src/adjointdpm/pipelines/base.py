@@ -268,7 +268,7 @@ class DiffusionModel(ABC):
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            call = method.wrap(denoiser.output, len(scheduler.timesteps))
+            call = method.wrap(denoiser, len(scheduler.timesteps))
             own = schedulers.sample_generators(scheduler, batch, seeds)
             arguments = self.pipe.prepare_extra_step_kwargs(generator or own, 0.0)
             return self.decode(

@@ -103,7 +103,7 @@ class _Transpose(BackwardSolve):
         self.asked = {call.data: asked}
         return output
 
-    def sample(self, first_output: Tensor) -> Tensor:
+    def sample(self) -> Tensor:
         first, last = self.problem.plan.network_calls[0], self.problem.plan.network_calls[-1]
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class _Transpose(BackwardSolve):
                 self.check_captured(output, asked.x)
                 self.asked[call.data] = asked
             else:
-                return self.split(self.value(call, x), call, x)
+                return self.evaluate(call, x)
             return asked.data.detach(), asked.noise.detach()
 
         with torch.no_grad():
@@ -127,7 +127,7 @@ class _Transpose(BackwardSolve):
             output = (
                 self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
             )
-            return output, _Asked(x, *self.split(output, call, x))
+            return output, _Asked(x, *self.problem.split(output, call, x))
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         costates: Costates = {self.problem.plan.result: gradient}

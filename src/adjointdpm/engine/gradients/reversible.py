@@ -69,12 +69,12 @@ class _Backward(BackwardSolve):
         """The network sees states in the dtype of the noise."""
         return super().network(x.to(self.dtype), t).to(x.dtype)
 
-    def sample(self, first_output: Tensor) -> Tensor:
-        pending, index = [first_output], 0
+    def sample(self) -> Tensor:
+        index = 0
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal index
-            data, noise = self.split(pending.pop() if pending else self.value(call, x), call, x)
+            data, noise = self.evaluate(call, x)
             if index % 2 == 0:
                 self.z = x / call.alpha
             else:
@@ -112,7 +112,7 @@ class _Backward(BackwardSolve):
             x = state * call.alpha
             output = self.network(x, call.time)
             self.check_captured(output, state)
-            _, noise = self.split(output, call, x)
+            _, noise = self.problem.split(output, call, x)
         pulled, *found = torch.autograd.grad(
             noise, [state, *self.wanted], cotangent, allow_unused=True
         )

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.engine.inplace_changes import versions
+from adjointdpm.engine.inplace_changes import change_counts
 
 _Place = tuple[torch.device, torch.dtype]
 # By network, as long as it lives: its copies, each with the state of the network that it was made
@@ -45,4 +45,4 @@ def _state(network: nn.Module) -> Hashable:
     """
     tensors = [*network.parameters(), *network.buffers()]
     where = tuple(tensor.data_ptr() for tensor in tensors)
-    return where, tuple(versions(tensors)), tuple(module.training for module in network.modules())
+    return where, tuple(change_counts(tensors)), tuple(module.training for module in network.modules())
