@@ -76,7 +76,7 @@ class Case:
 
     def run(self, scheduler: Any, x: Tensor) -> Tensor:
         """`x` through the steps of a diffusers scheduler."""
-        call = lambda x, t: self.denoiser.output(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
+        call = lambda x, t: self.denoiser(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
         return schedulers.run(
             schedulers.start(scheduler, self.steps, self.pipeline.device), call, x, {}
         )

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 import adjointdpm as adj
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import OutputError
 from adjointdpm.variables.lora import LoRA
 from benchmarks.common import fill

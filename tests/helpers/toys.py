@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.metrics import resolve
 from adjointdpm.variables import Inputs, Variable
 

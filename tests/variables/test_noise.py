@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from adjointdpm import errors
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.variables import Example, Inputs, Noise
 from helpers.tiny_pipelines import stock, tiny_pipeline

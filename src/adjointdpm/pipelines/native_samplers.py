@@ -13,8 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.denoiser import Prediction
 from adjointdpm.engine.samplers import DPMSolverPP, Euler, Sampler
-from adjointdpm.engine.scheduler_options import option
-from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
+from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule, option
 from adjointdpm.errors import UnsupportedError
 from adjointdpm.pipelines.schedulers import blocked_gradients
 

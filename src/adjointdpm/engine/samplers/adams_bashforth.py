@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.ode import Multistep
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError

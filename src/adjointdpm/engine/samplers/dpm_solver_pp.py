@@ -6,7 +6,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.ode import EULER, Integrator
-from adjointdpm.engine.plan import Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 

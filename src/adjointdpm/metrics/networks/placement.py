@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.engine.inplace_changes import versions
+from adjointdpm.engine.inplace_changes import change_counts
 
 _Place = tuple[torch.device, torch.dtype]
 # Each network's copies, as long as it lives, with the state that it had when it was copied.
@@ -39,4 +39,8 @@ def _state(network: nn.Module) -> Hashable:
     """Something that differs after every change of a weight, a buffer or a training mode."""
     tensors = [*network.parameters(), *network.buffers()]
     where = tuple(tensor.data_ptr() for tensor in tensors)
-    return where, tuple(versions(tensors)), tuple(module.training for module in network.modules())
+    return (
+        where,
+        tuple(change_counts(tensors)),
+        tuple(module.training for module in network.modules()),
+    )
