@@ -137,6 +137,7 @@ def audit(
     folder = RunFolder.open(
         out,
         {"task": "audit", "model": model, "dtype": dtype} | asdict(settings),
+        artefacts=settings.artefacts,
         resume=resume,
         force=force,
     )

@@ -55,7 +55,11 @@ def demo(
             judges, missing = False, f"stylize and audit were left out: {error}\n"
     config = demo_config(gradient, seed, iterations, steps, judges=judges)
     folder = RunFolder.open(
-        out, {"task": "demo", "model": "tiny"} | asdict(config), resume=resume, force=force
+        out,
+        {"task": "demo", "model": "tiny"} | asdict(config),
+        artefacts=config.artefacts,
+        resume=resume,
+        force=force,
     )
     if storyboard is not None:
         if storyboard.is_dir():

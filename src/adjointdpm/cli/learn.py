@@ -351,7 +351,9 @@ def _learn(run: Callable[..., dict[str, Any]], settings: Any, title: str, where:
     metric = settings.resolve_metric()
     task = run.__name__
     facts = {"task": task, "model": where.model, "dtype": where.dtype} | asdict(settings)
-    folder = RunFolder.open(where.out, facts, resume=where.resume, force=where.force)
+    folder = RunFolder.open(
+        where.out, facts, artefacts=settings.artefacts, resume=where.resume, force=where.force
+    )
     model = options.load_model(where.model, where.device, where.dtype)
     independent = where.model == "tiny" and not metric.asks_judge
     recognise = recogniser_for(settings.held_out) if independent else None

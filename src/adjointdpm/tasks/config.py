@@ -80,6 +80,11 @@ class TaskConfig:
                 f"a batch of {self.optimisation.batch} needs as many training examples; add prompts"
             )
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the task leaves in its run folder beside what every run does; see `RunFolder`."""
+        return ()
+
     def resolve_metric(self) -> Metric:
         """The metric, or the weighted sum of several."""
         return metrics.resolve_weighted(self.metric, self.weights or None)

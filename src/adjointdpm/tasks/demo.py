@@ -72,6 +72,11 @@ class DemoConfig:
     stylize: StylizeConfig | None
     audit: AuditConfig | None
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the first part leaves, and the other parts' run folders."""
+        return (*self.embed.artefacts, "stylize/", "audit/")
+
 
 def demo_config(
     gradient: str = "exact",
@@ -194,7 +199,7 @@ def demo(
     parts, runs = [], [result]
     bands.append(Band(folder, result, {"before": "untouched", "after": f"with {TOKEN}"}))
     if config.stylize is not None:
-        part = _part(folder, "stylize")
+        part = _part(folder, "stylize", config.stylize.artefacts)
         part.write_images(["style"], reference_pattern()[None])
         settings = StylizeConfig(
             **{**vars(config.stylize), "style": str(part.path / "images" / "style.png")}
@@ -209,7 +214,7 @@ def demo(
             Band(part, done, {"after": "stylised"}, aside=part.path / "images" / "style.png")
         )
     if config.audit is not None:
-        part, attacked = _part(folder, "audit"), config.audit
+        part, attacked = _part(folder, "audit", config.audit.artefacts), config.audit
         with _not_resumed("audit"):
             done = audit(
                 model,
@@ -280,11 +285,12 @@ def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
     return torch.lerp(ink.expand_as(warm), warm, stripes)
 
 
-def _part(folder: RunFolder, name: str) -> RunFolder:
+def _part(folder: RunFolder, name: str, artefacts: Sequence[str]) -> RunFolder:
     # Its files are made anew: an interrupted demo is resumed in its first part, which takes
     # longest.
     path = folder.path / name
-    return RunFolder.open(path, {"task": name, "model": "tiny"}, force=path.exists())
+    facts = {"task": name, "model": "tiny"}
+    return RunFolder.open(path, facts, artefacts=artefacts, force=path.exists())
 
 
 @contextmanager

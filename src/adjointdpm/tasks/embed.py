@@ -33,6 +33,11 @@ class EmbedConfig(TaskConfig):
     vectors: int = 1
     max_norm: float = 1.0
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The token's vectors."""
+        return ("learned_embeds.safetensors",)
+
 
 def embed(
     model: Any,

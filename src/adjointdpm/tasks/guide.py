@@ -82,6 +82,14 @@ class GuideConfig(TaskConfig):
                 f"from a seed"
             )
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The noise, also one that a picture was inverted to, and the embedding."""
+        noise = self.learn != "embedding" or self.picture is not None
+        return ("noise.safetensors",) * noise + ("prompt_embeds.safetensors",) * (
+            self.learn != "noise"
+        )
+
     def sets(self) -> Sets:
         """The same examples for everything, but for an embedding, which is also measured on as many
         fresh seeds.

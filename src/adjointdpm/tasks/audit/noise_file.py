@@ -40,6 +40,11 @@ class Adversarial:
     facts: dict[str, Any]
 
 
+def noise_file_name(budget: float) -> str:
+    """The file of the noises that were found within a budget."""
+    return f"adversarial_{budget:g}.safetensors"
+
+
 def write_findings(
     path: Path,
     examples: Sequence[Example],

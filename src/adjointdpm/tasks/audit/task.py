@@ -34,7 +34,7 @@ from adjointdpm.runs.resumable_steps import Once, Saved, Units
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.clean_test import Clean, Report, find_clean
-from adjointdpm.tasks.audit.noise_file import replay_command, write_findings
+from adjointdpm.tasks.audit.noise_file import noise_file_name, replay_command, write_findings
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.tasks.confidence_intervals import share_interval
 from adjointdpm.tasks.config import check_prompts, check_sampling
@@ -88,6 +88,11 @@ class AuditConfig:
     gradient: str = "exact"
     search: bool = True
     seed: int = 0
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The adversarial noise of each budget."""
+        return tuple(map(noise_file_name, self.budgets))
 
     def __post_init__(self) -> None:
         check_sampling(self.guidance_scale, self.sampler, self.gradient)
@@ -287,7 +292,7 @@ def audit(
                 victim.groups[i] for i in found.verdicts.tolist()
             ]
             write_findings(
-                folder.path / f"adversarial_{budget:g}.safetensors",
+                folder.path / noise_file_name(budget),
                 examples,
                 goal,
                 found,
@@ -314,7 +319,7 @@ def audit(
             row | {view: names[i] for view, names in verdicts.items()}
             for i, row in enumerate(save_pictures(folder, examples, views))
         ],
-        "artefact": f"adversarial_{config.budgets[-1]:g}.safetensors",
+        "artefact": noise_file_name(config.budgets[-1]),
         "gradient": {
             "method": config.gradient,
             "class": repr(gradient),
