@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import OutputError
-from adjointdpm.optimization.gradient_check import versions
+from adjointdpm.runs.provenance import package_versions
 from adjointdpm.support.files import write_text
 from benchmarks.gradients.goals import goal_rows
 from benchmarks.gradients.overview import overview
@@ -37,7 +37,7 @@ def machine(device: str = "cpu") -> str:
         )
     if torch.device(device).type == "cuda":
         name = f"{torch.cuda.get_device_name(device)} beside {name}"
-    found = ", ".join(f"{package} {version}" for package, version in versions().items())
+    found = ", ".join(f"{package} {version}" for package, version in package_versions().items())
     return f"{name}, {os.cpu_count()} cores of which {torch.get_num_threads()} used, {found}"
 
 

@@ -50,6 +50,14 @@ def test_trackers_write_into_the_folder_and_only_when_they_start(tmp_path) -> No
     assert not trackers.folder.exists()
 
 
+def test_a_tracker_whose_package_is_missing_is_refused_with_what_installs_it(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with pytest.raises(errors.InvalidInputError, match=r'pip install "adjointdpm\[tensorboard\]"'):
+        RunFolder.open(tmp_path / "run", {}).trackers(["tensorboard"])
+
+
 @pytest.mark.parametrize("write", ["write_history", "write_result"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, write: str) -> None:
     folder = RunFolder.open(tmp_path / "run", {})

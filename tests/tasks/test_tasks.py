@@ -223,7 +223,7 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
         victim=f"{path}:build",
         transfer=f"{path}:build",
         prompts=[PROMPTS[0]],
-        budgets=[0.05, 0.8],
+        budget=[0.05, 0.8],
         clean_seeds=2,
         iterations=4,
         steps=3,
@@ -267,7 +267,7 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
         victim=f"{path}:build",
         prompts=[PROMPTS[0]],
         target="lemon",
-        budgets=[0.1],
+        budget=[0.1],
         clean_seeds=1,
         iterations=2,
         steps=2,
@@ -307,11 +307,11 @@ def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
     config = AuditConfig(
         victim="open-nsfw",
         prompts=[PROMPTS[0]],
-        budgets=[0.1],
+        budget=[0.1],
         clean_seeds=1,
         iterations=1,
         steps=2,
-        search=False,
+        random_search=False,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     audit(load("tiny"), config, folder)
@@ -327,8 +327,8 @@ def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budgets": [0.0]}, "budget of 0"),
-        ({"budgets": []}, "budgets"),
+        ({"budget": [0.0]}, "budget of 0"),
+        ({"budget": []}, "budget"),
         ({"prompts": []}, "prompt"),
         ({"prompts": ["a fox", "a fox"]}, "twice"),
         ({"within": "l7"}, "l7"),

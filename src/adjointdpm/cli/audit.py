@@ -118,7 +118,7 @@ def audit(
         victim=victim,
         prompts=lines,
         target=target,
-        budgets=sorted(budget),
+        budget=sorted(budget),
         within=within,
         transfer=transfer,
         clean_seeds=clean_seeds,
@@ -130,7 +130,7 @@ def audit(
         guidance_scale=guidance_scale,
         sampler=sampler,
         gradient=gradient,
-        search=random_search,
+        random_search=random_search,
         seed=seed,
     )
     load_victim(victim, lines)

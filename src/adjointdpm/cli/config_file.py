@@ -17,8 +17,6 @@ _FLAGS = {
     "weights": "weight",
     "trackers": "tracker",
     "target_modules": "target_module",
-    "budgets": "budget",
-    "search": "random_search",
     "learning_rate": "lr",
     "schedule": "lr_schedule",
     "max_gradient_norm": "clip",

@@ -136,13 +136,13 @@ def demo_config(
         audit=AuditConfig(
             victim="efficientnet-lite0",
             prompts=AUDITED,
-            budgets=[0.2],
+            budget=[0.2],
             clean_seeds=5,
             iterations=iterations,
             steps=max(2, steps * 2 // 5),
             guidance_scale=5.0,
             gradient=gradient,
-            search=False,
+            random_search=False,
             seed=seed,
         ),
     )

@@ -15,15 +15,11 @@ from adjointdpm import metrics
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.gradient_check import (
-    gradient_error,
-    is_exact,
-    peak_memory_bytes,
-    versions,
-)
+from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.loop import Record, optimize
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sets, TaskConfig
 from adjointdpm.tasks.evaluation import evaluate
@@ -203,7 +199,7 @@ def learn(
         },
         "seed": config.seed,
         "command": assignment.command,
-        "versions": versions(),
+        "versions": package_versions(),
         "config": asdict(config),
         "story": asdict(assignment.story),
     }

@@ -18,7 +18,7 @@ from adjointdpm.optimization.gradient_check import gradient_cost
 from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.runs.resumable_steps import Saved, Units
+from adjointdpm.runs.resumable_steps import ResumableSteps, Saved
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.task import AuditConfig, audit
@@ -39,7 +39,7 @@ def config_for(model, tmp_path, bluer: float = 0.3) -> AuditConfig:
     return AuditConfig(
         victim=f"{path}:build",
         prompts=[PROMPTS[0]],
-        budgets=[0.05, 0.8],
+        budget=[0.05, 0.8],
         clean_seeds=2,
         iterations=2,
         steps=2,
@@ -128,7 +128,7 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
 def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
     model, told = from_pipeline(tiny_pipeline(tmp_path)), []
     config = replace(
-        config_for(model, tmp_path, bluer=0.05), budgets=[0.8], iterations=1, search=False
+        config_for(model, tmp_path, bluer=0.05), budget=[0.8], iterations=1, random_search=False
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     result = audit(model, config, folder, report=lambda what, done, total: told.append(what))
@@ -152,11 +152,11 @@ def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(
 
     def find(folder: Path, resume: bool, stop_after: int | None) -> list[Findings]:
         done.clear()
-        units = Units(folder, resume, lambda: len(done) == stop_after)
+        steps = ResumableSteps(folder, resume, lambda: len(done) == stop_after)
 
         def once(kind: str, name: str, make: Callable[[], Saved]) -> Saved:
             done.append(name)
-            return units.once(f"{kind}-{name}", make)[0]
+            return steps.once(f"{kind}-{name}", make)[0]
 
         noise, again = (Noise(examples, start, within=within, budget=0.3) for _ in range(2))
         found = attack(
