@@ -98,7 +98,10 @@ def measure(
     text, background = effect_of(name)
     config = replace(config, token=f"<{name}>", metric=[text])
     folder = RunFolder.open(
-        WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+        WORK / f"effect-{name}",
+        {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
+        force=True,
     )
     recognise, metric, examples = (
         judge_prompts(judge),

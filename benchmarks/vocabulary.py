@@ -244,6 +244,7 @@ def measure(
     folder = RunFolder.open(
         WORK / f"vocabulary-{config.token.strip('<>')}",
         {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
         force=True,
     )
 

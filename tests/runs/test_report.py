@@ -1,12 +1,15 @@
 """The report: one file, everything in it, nothing loaded from elsewhere."""
 
+import importlib
 import json
 import re
+import sys
 
 import pytest
 from PIL import Image
 
 from adjointdpm import errors
+from adjointdpm.runs import report_curves
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import read_result, write_report
 from adjointdpm.runs.storyboard import Band, write_storyboard
@@ -171,6 +174,22 @@ def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolde
         "<svg",
     ):
         assert text in html, text
+
+
+@pytest.mark.parametrize("audited", [False, True])
+def test_without_matplotlib_a_report_lacks_its_curves_and_says_so(
+    folder: RunFolder, monkeypatch, audited: bool
+) -> None:
+    if audited:
+        test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    importlib.reload(report_curves)  # a module of its own must not need it either
+    html = write_report(folder).read_text()
+    assert "<svg" not in html
+    assert html.count("Left out: the curves need matplotlib") == 1
+    assert "adjointdpm[plots]" in html
+    assert "The curves are of pictures" not in html
 
 
 def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:

@@ -50,6 +50,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     write_report(folder)
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
+        "run.json",
         "config.yaml",
         "result.json",
         "history.jsonl",
@@ -145,14 +146,15 @@ def test_an_interruption_says_that_later_parts_start_anew(tmp_path, monkeypatch,
 def test_a_part_of_an_earlier_demo_gives_way_whatever_is_left_of_it(tmp_path) -> None:
     folder = RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"})
     for _ in range(2):
-        part = module._part(folder, "stylize")
+        part = module._part(folder, "stylize", ())
         part.write_result({})
         part.write_history([{"iteration": 0}])
         (part.path / ".config.yaml.0123abcd").write_text("tas")
+        (part.path / ".run.json.0123abcd").write_text("{")
     shutil.rmtree(part.path)
     part.path.mkdir()
     (part.path / ".config.yaml.0123abcd").write_text("tas")
-    assert module._part(folder, "stylize").write_result({}).is_file()
+    assert module._part(folder, "stylize", ()).write_result({}).is_file()
 
 
 def test_the_sets_share_no_prompt_and_no_seed() -> None:

@@ -62,7 +62,11 @@ def _audit(flags: Flags) -> None:
     victim = load_victim(config.victim, config.prompts)
     facts = {"task": "audit", "model": where.model, "dtype": where.dtype}
     folder = RunFolder.open(
-        where.out, facts | settings_of(config), resume=where.resume, force=where.force
+        where.out,
+        facts | settings_of(config),
+        artefacts=config.artefacts,
+        resume=where.resume,
+        force=where.force,
     )
     model = load_model(where.model, where.device, where.dtype)
     recognise = recogniser_for(config.prompts, where.model, optimised=config.victim == "judge")

@@ -47,6 +47,7 @@ def demo(flags: Flags) -> None:
     folder = RunFolder.open(
         where.out,
         {"task": "demo", "model": "tiny"} | settings_of(config),
+        artefacts=parts.artefacts,
         resume=where.resume,
         force=where.force,
     )

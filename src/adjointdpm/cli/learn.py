@@ -9,7 +9,7 @@ from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_reco
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
 from adjointdpm.tasks import stylize as stylize_task
-from adjointdpm.tasks.config import TaskConfig, settings_of
+from adjointdpm.tasks.config import LearningConfig, settings_of
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig
@@ -51,7 +51,12 @@ def guide(flags: Flags) -> None:
     _learn(guide_task.guide, config, "guiding", flags.build(Run))
 
 
-def _learn(task: Callable[..., dict[str, Any]], config: TaskConfig, title: str, where: Run) -> None:
+def _learn(
+    task: Callable[..., dict[str, Any]],
+    config: LearningConfig | GuideConfig,
+    title: str,
+    where: Run,
+) -> None:
     """Check everything that is cheap to check, open the folder, learn, and say what came out."""
     quiet()
     from adjointdpm.metrics.subject_recognition import recogniser_for
@@ -62,7 +67,11 @@ def _learn(task: Callable[..., dict[str, Any]], config: TaskConfig, title: str, 
     metric = config.resolve_metric()
     facts = {"task": task.__name__, "model": where.model, "dtype": where.dtype}
     folder = RunFolder.open(
-        where.out, facts | settings_of(config), resume=where.resume, force=where.force
+        where.out,
+        facts | settings_of(config),
+        artefacts=config.artefacts,
+        resume=where.resume,
+        force=where.force,
     )
     model = load_model(where.model, where.device, where.dtype)
     prompts = [example.prompt for example in config.sets().held_out]

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+from adjointdpm.runs.provenance import command_line as command_line
 
 console = Console(stderr=True)
 
@@ -50,12 +50,6 @@ def show_records(
 def tell(text: str) -> None:
     """Print the result."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def command_line() -> str:
-    """The command line that repeats this run, without --resume and --force."""
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--force")]
-    return shlex.join(["adjointdpm", *arguments])
 
 
 def quiet() -> None:

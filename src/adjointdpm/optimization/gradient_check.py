@@ -1,9 +1,5 @@
-"""What a run cost, what it ran with, and how exact its gradients were."""
+"""How exact a run's gradients were, and what they cost."""
 
-import importlib.metadata
-import platform
-import resource
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -15,25 +11,6 @@ from adjointdpm.optimization.auto_agreement import unchanged
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.variables import Example, Variable
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held.
-
-    On a GPU that is what torch allocated; without one, resident memory, libraries included.
-    """
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = ("adjointdpm", "torch", "diffusers", "transformers")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
 
 
 def is_exact(gradient: GradientMethod) -> bool:

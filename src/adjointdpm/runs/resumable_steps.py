@@ -1,6 +1,4 @@
-"""The parts of a long task that are saved when done, so that an interrupted run repeats at most one
-of them.
-"""
+"""Steps of a long task that are saved when done: an interrupted run repeats at most one of them."""
 
 import shutil
 import warnings
@@ -15,10 +13,10 @@ from adjointdpm.errors import AdjointDPMWarning, CheckpointError
 from adjointdpm.runs.interruption import Interrupted
 from adjointdpm.support import tensor_file
 
-Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
-Once = Callable[
-    [str, Callable[[], Saved]], Saved
-]  # by name: what the function returns, or what it had returned in an earlier run
+#: Tensors, and facts that JSON can hold.
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+#: By name: what the function returns, or what it had returned in an earlier run.
+Once = Callable[[str, Callable[[], Saved]], Saved]
 
 
 def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
@@ -27,11 +25,11 @@ def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
 
 
 @dataclass(frozen=True)
-class Units:
-    """Files `unit-NAME.safetensors` in a folder, one for each part that is done.
+class ResumableSteps:
+    """Files `unit-NAME.safetensors` in a folder, one for each step that is done.
 
-    A part may have parts of its own, named `NAME/…`: their files are in the folder `unit-NAME`,
-    which goes when the whole is saved.
+    A step may have steps of its own, named `NAME/…`. Their files are in the folder `unit-NAME`,
+    which is deleted when the whole step is saved.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -45,16 +43,21 @@ class Units:
     stop: Callable[[], bool]
 
     def once(self, name: str, make: Callable[[], Saved]) -> tuple[Saved, bool]:
-        """What `make` returns, from the file if an earlier run saved it; and whether it came from
-        there.
+        """Do a step and save it, or read what an earlier run saved.
+
+        Returns:
+            What `make` returned, and whether an earlier run had saved it.
 
         Raises:
-            Interrupted: a signal arrived; this part is done and saved.
+            Interrupted: a signal arrived; this step is done and saved.
             OutputError: the file could not be written.
+
+        Warns:
+            AdjointDPMWarning: an earlier run's file is damaged; the step is done again.
 
         """
         path = self.folder / f"unit-{name}.safetensors"
-        former = _read(path) if self.resume else None
+        former = _read(path) if self.resume and path.exists() else None
         made = make() if former is None else former
         if former is None:
             tensor_file.write(path, *made)
@@ -65,8 +68,6 @@ class Units:
 
 
 def _read(path: Path) -> Saved | None:
-    if not path.exists():
-        return None
     try:
         return tensor_file.read(path)
     except CheckpointError as error:

@@ -149,6 +149,11 @@ class LearningConfig(TaskConfig):
                 f"a batch of {self.batch} needs as many training examples; add prompts"
             )
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the task leaves in its run folder beside what every run does; see `RunFolder`."""
+        return ()
+
     def sets(self) -> Sets:
         """Training, validation and held-out examples."""
         first = 3 * SEED_RANGE * self.seed

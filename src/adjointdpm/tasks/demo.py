@@ -76,6 +76,11 @@ class Parts:
     stylize: StylizeConfig | None
     audit: AuditConfig | None
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the first part leaves, and the other parts' run folders."""
+        return (*self.embed.artefacts, "stylize/", "audit/")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -187,7 +192,7 @@ def demo(
         config = getattr(parts, name)
         if config is None:
             continue
-        part = _part(folder, name)
+        part = _part(folder, name, config.artefacts)
         with _not_resumed(name):
             done, summary, band = run(model, config, part, command, judge, report)
         write_report(part)
@@ -293,11 +298,12 @@ def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
     return torch.lerp(ink.expand_as(warm), warm, stripes)
 
 
-def _part(folder: RunFolder, name: str) -> RunFolder:
+def _part(folder: RunFolder, name: str, artefacts: Sequence[str]) -> RunFolder:
     # Its files are made anew: an interrupted demo is resumed in its first part, which takes
     # longest.
     path = folder.path / name
-    return RunFolder.open(path, {"task": name, "model": "tiny"}, force=path.exists())
+    facts = {"task": name, "model": "tiny"}
+    return RunFolder.open(path, facts, artefacts=artefacts, force=path.exists())
 
 
 @contextmanager

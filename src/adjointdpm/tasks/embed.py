@@ -35,6 +35,11 @@ class EmbedConfig(LearningConfig):
     max_norm: float = 1.0
     preservation: float = 0.2
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The token's vectors."""
+        return ("learned_embeds.safetensors",)
+
 
 def embed(
     model: Any,

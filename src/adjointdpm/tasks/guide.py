@@ -127,6 +127,14 @@ class GuideConfig(TaskConfig):
         }
         return super().loop_settings(**derived | changes)
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The noise, also one that a picture was inverted to, and the embedding."""
+        noise = self.learn != "embedding" or self.picture is not None
+        return ("noise.safetensors",) * noise + ("prompt_embeds.safetensors",) * (
+            self.learn != "noise"
+        )
+
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
         first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.pictures
@@ -159,10 +167,10 @@ def guide(
     """
     metric, sets = metric or config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
-    if config.picture is not None:
+    if (picture := config.picture) is not None:
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
-        starts[sets.training[0]] = _inverted(model, config, scale, Path(config.picture))
+        starts[sets.training[0]] = _inverted(model, config, scale, Path(picture))
     gradient = resolve_gradient(config.gradient)
     render = _Watched(
         model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts

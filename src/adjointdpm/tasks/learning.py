@@ -14,16 +14,12 @@ from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.gradient_check import (
-    gradient_error,
-    is_exact,
-    peak_memory_bytes,
-    versions,
-)
+from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.evaluation import evaluate
@@ -151,7 +147,7 @@ def learn(
         "network_calls_by_purpose": calls,
         "seed": config.seed,
         "command": assignment.command,
-        "versions": versions(),
+        "versions": package_versions(),
         "config": settings_of(config),
         "story": asdict(assignment.story),
     }

@@ -64,6 +64,11 @@ class StylizeConfig(LearningConfig):
                 f"one or the other"
             )
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The LoRA, or the denoiser's folder."""
+        return ("unet",) if self.full else ("pytorch_lora_weights.safetensors",)
+
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
         found = [GramStyle(self.style), *map(metrics.resolve, self.metric)]

@@ -18,7 +18,7 @@ from adjointdpm.optimization.gradient_check import gradient_cost
 from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.runs.resumable_steps import Saved, Units
+from adjointdpm.runs.resumable_steps import ResumableSteps, Saved
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.task import AuditConfig, audit
@@ -152,11 +152,11 @@ def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(
 
     def find(folder: Path, resume: bool, stop_after: int | None) -> list[Findings]:
         done.clear()
-        units = Units(folder, resume, lambda: len(done) == stop_after)
+        steps = ResumableSteps(folder, resume, lambda: len(done) == stop_after)
 
         def once(kind: str, name: str, make: Callable[[], Saved]) -> Saved:
             done.append(name)
-            return units.once(f"{kind}-{name}", make)[0]
+            return steps.once(f"{kind}-{name}", make)[0]
 
         noise, again = (Noise(examples, start, within=within, budget=0.3) for _ in range(2))
         found = attack(
