@@ -34,20 +34,25 @@ def test_stderr_is_empty(tmp_path, code: str) -> None:
 @pytest.mark.parametrize("library", [diffusers, transformers])
 @pytest.mark.parametrize("progress", [True, False])
 def test_the_users_settings_are_restored_and_other_messages_come_through(
-    caplog, monkeypatch, library, progress: bool
+    library, progress: bool
 ) -> None:
-    settings = library.utils.logging
+    settings, notice = library.utils.logging, "`X` requires torchvision (not installed)"
     settings.enable_progress_bar()
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
     logger = logging.getLogger("transformers.utils.import_utils")
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    with quiet_loading(progress=progress):
-        assert settings.is_progress_bar_enabled() == progress
-        logger.warning("`X` requires torchvision (not installed)")
-        logger.warning("this matters")
-    assert [record.message for record in caplog.records] == ["this matters"]
+    logger.addHandler(handler)
+    try:
+        with quiet_loading(progress=progress):
+            assert settings.is_progress_bar_enabled() == progress
+            logger.warning(notice)
+            logger.warning("this matters")
+        logger.warning(notice)
+    finally:
+        logger.removeHandler(handler)
+    assert heard == ["this matters", notice]
     assert settings.is_progress_bar_enabled()
-    logger.warning("`X` requires torchvision (not installed)")
-    assert len(caplog.records) == 2
     settings.disable_progress_bar()
     with quiet_loading(progress=False):
         pass

@@ -36,7 +36,8 @@ def audit(flags: Flags) -> None:
         _audit(flags)
         return
     used = ("context", "model", "victim", "device", "dtype", "replay")
-    given = {name: value for name, value in flags.values.items() if flags.source(name) != "DEFAULT"}
+    # In the order in which they were given.
+    given = {n: value for n, value in flags.context.params.items() if flags.source(n) != "DEFAULT"}
     unused = [name for name in given if name not in used]
     if unused:
         raise InvalidInputError(

@@ -22,6 +22,7 @@ from adjointdpm.optimization.settings import Settings
 from adjointdpm.tasks.config import PROMPT_FILE, Sampling
 
 T = TypeVar("T")
+_NO_PROMPTS = PromptSource([])  # as a run's config.yaml has it where there are none
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -80,14 +81,20 @@ class Flags:
 
     def build(self, cls: type[T], **changes: Any) -> T:
         """The dataclass with its flags' values, some of them changed."""
-        values = {
-            name: value.read(_flag(name)) if isinstance(value, PromptSource) else value
-            for name, value in self.values.items()
-            if name in {item.name for item in fields(cls)}  # pyright: ignore[reportArgumentType]
-        }
-        # A list of prompts that was not given is left to the dataclass.
-        given = {name: v for name, v in values.items() if v is not None or _may_be_none(cls, name)}
-        return cls(**given | changes)
+        given = dict(changes)
+        for item in fields(cls):  # pyright: ignore[reportArgumentType]
+            value = self.values.get(item.name)
+            # What has no value is left to the dataclass.
+            if (
+                item.name in given
+                or value is None
+                or (value == _NO_PROMPTS and item.default_factory is list)
+            ):
+                continue
+            if isinstance(value, PromptSource):
+                value = value.read(_flag(item.name))
+            given[item.name] = value
+        return cls(**given)
 
     def source(self, name: str) -> str:
         """Where a value comes from: COMMANDLINE, DEFAULT_MAP (a --config file) or DEFAULT."""
@@ -172,10 +179,6 @@ def _parameter(
 
 def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
-
-
-def _may_be_none(cls: type, name: str) -> bool:
-    return type(None) in get_args(get_type_hints(cls)[name])
 
 
 def _flag(name: str) -> str:
