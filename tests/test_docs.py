@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 RUNNABLE = "<!-- runnable -->"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 RUNNABLE_PAGES = [page for page in PAGES if RUNNABLE in page.read_text("utf-8")]
+SLOW = ("gradient-method", "algorithm")  # of them: each takes more than some seconds
 EXTENDING = sorted(set((DOCS / "extending").glob("*.md")) - {DOCS / "extending" / "index.md"})
 
 
@@ -54,7 +55,11 @@ def registries() -> Iterator[None]:
         registry.update(before)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("page", RUNNABLE_PAGES, ids=page_name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in RUNNABLE_PAGES],
+    ids=map(page_name, RUNNABLE_PAGES),
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries):
     names: dict[str, object] = {"__name__": "docs"}
     for block in python_blocks(page):
