@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 RUNNABLE = "<!-- runnable -->"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 RUNNABLE_PAGES = [page for page in PAGES if RUNNABLE in page.read_text("utf-8")]
-SLOW = ("gradient-method", "algorithm")  # of them: each takes more than some seconds
+SLOW = ("gradient-method", "algorithm", "tasks")  # of them: each takes more than some seconds
 EXTENDING = sorted(set((DOCS / "extending").glob("*.md")) - {DOCS / "extending" / "index.md"})
 
 
@@ -60,7 +60,8 @@ def registries() -> Iterator[None]:
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in RUNNABLE_PAGES],
     ids=map(page_name, RUNNABLE_PAGES),
 )
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries):
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "docs"}
     for block in python_blocks(page):
         exec(compile(block, page_name(page), "exec"), names)
