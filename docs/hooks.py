@@ -61,6 +61,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"\[([^\]]*)\]" + outside, r"\1", markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Show tokens such as <dusk> in docstrings, which Markdown takes for tags."""
+    return re.sub(r"&quot;<(\w+)>&quot;|\"<(\w+)>\"", lambda m: f'"&lt;{m[1] or m[2]}&gt;"', html)
+
+
 def top_level(name: str) -> str:
     """A page of the repository's top folder, its links as seen from docs/."""
     text = (ROOT / name).read_text("utf-8").replace("](docs/", "](")

@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40)
     args = parser.parse_args()
 
-    denoiser = adj.Denoiser(Blobs(), prediction="sample")
+    blobs = Blobs()
+    denoiser = adj.Denoiser(blobs, prediction="sample")
     schedule = adj.NoiseSchedule.edm(sigma_min=0.02, sigma_max=10.0)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=0.05)
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,7 @@ def main() -> None:
         optimizer.step()
         if iteration % 10 == 0:
             print(f"iteration {iteration}: {loss.item():.3f}")
-    print(f"center {denoiser.network.center.tolist()}, loss {loss.item():.3f}")
+    print(f"center {blobs.center.tolist()}")
 
 
 if __name__ == "__main__":

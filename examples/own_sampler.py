@@ -32,7 +32,10 @@ class Churn(Sampler):
         """One network call a step."""
         return steps
 
-    deterministic = False  # it draws noise: there is no ODE for the adjoint method to solve
+    @property
+    def deterministic(self) -> bool:
+        """No: there is no ODE for the adjoint method to solve."""
+        return False
 
     def draw(self, index: int, like: torch.Tensor) -> torch.Tensor:
         """The noise of step `index`, the same at every run."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GRADIENTS, GradientMethod
@@ -24,6 +25,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 RUNNABLE = "<!-- runnable -->"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 RUNNABLE_PAGES = [page for page in PAGES if RUNNABLE in page.read_text("utf-8")]
+SLOW = ("gradient-method", "algorithm", "tasks")  # of them: each takes more than some seconds
 EXTENDING = sorted(set((DOCS / "extending").glob("*.md")) - {DOCS / "extending" / "index.md"})
 
 
@@ -55,8 +57,13 @@ def registries() -> Iterator[None]:
         registry.update(before)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("page", RUNNABLE_PAGES, ids=page_name)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries):
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW)) for p in RUNNABLE_PAGES],
+    ids=map(page_name, RUNNABLE_PAGES),
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, registries, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "docs"}
     for block in python_blocks(page):
         exec(compile(block, page_name(page), "exec"), names)
@@ -173,6 +180,25 @@ def test_links_out_of_the_docs_become_text(monkeypatch):
 
     text = "see [`a.py`](../benchmarks/a.py) and [this](few-vjps.md)"
     assert hooks.on_page_markdown(text) == "see `a.py` and [this](few-vjps.md)"
+
+
+def test_tokens_in_docstrings_are_no_tags(monkeypatch):
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(DOCS))
+    import hooks  # type: ignore[import-not-found]
+
+    assert hooks.on_page_content('such as "<dusk>".') == 'such as "&lt;dusk&gt;".'
+    assert hooks.on_page_content("<p>text</p>") == "<p>text</p>"
+
+
+def test_the_issue_templates_are_forms():
+    templates = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    forms = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in templates if p.stem != "config"}
+    assert set(forms) == {"bug", "pipeline", "question"}
+    for form in forms.values():
+        assert {"name", "description", "body"} <= set(form)
+        labels = [field["attributes"]["label"] for field in form["body"]]
+        assert len(labels) == len(set(labels)) >= 3
 
 
 def test_the_gradient_benchmark_pages_hold_what_was_measured(tmp_path):

@@ -49,6 +49,7 @@ def test_the_own_sampler_has_the_exact_gradient(monkeypatch, capsys):
     assert float(capsys.readouterr().out.split(":")[-1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
