@@ -27,7 +27,7 @@ class Progress:
         network_calls, seconds: what all processes together, and the main one, have spent in the
             loop up to the last checkpoint, in all sessions; checkpoints from before there were
             these count as 0.
-        gradients: what `Auto` decided, see `gradient_choices`.
+        gradients: what `Auto` decided, see `auto_agreement`.
 
     """
 
