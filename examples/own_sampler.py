@@ -4,10 +4,10 @@ import argparse
 from itertools import pairwise
 
 import torch
-from adjointdpm.engine.plan_builder import PlanBuilder
 
 import adjointdpm as adj
 from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import PlanBuilder
 from adjointdpm.engine.samplers import Sampler
 
 

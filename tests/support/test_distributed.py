@@ -193,29 +193,29 @@ def choices() -> list[dict[str, Any]]:
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
 
-    def measured(vjps: int | None, least: int = 0, alarms: int = 0) -> dict[str, Any]:
-        facts = {
+    def measured(vjps: int | None, alarms: int = 0) -> dict[str, Any]:
+        return {
             "vjps": vjps,
             "reason": f"{vjps} by {processes.index}",
             "errors": {"few": 0.05},
             "estimate": 0.1,
+            "alarms": alarms,
         }
-        return facts | {"least": least, "alarms": alarms}
 
     first = {
         "second needs more": measured(2),
         "second needs all": measured(4),
         "second alone": None,
         "second gave up": measured(5),
-        "second measured again": {"least": 5, "alarms": 0},
+        "second measured again": measured(5, alarms=3),
         "second alarmed": measured(6, alarms=1),
     }
     second = {
         "second needs more": measured(3),
         "second needs all": measured(None),
         "second alone": measured(4),
-        "second gave up": {"least": 5, "alarms": 0},
-        "second measured again": measured(9, least=5),
+        "second gave up": measured(5, alarms=3),
+        "second measured again": measured(9),
         "second alarmed": measured(6, alarms=2),
     }
     adopt(
@@ -368,17 +368,14 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
 def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
     for result in two:
         for decided in result["choices"]:
-            found = {
-                kind: (facts.get("vjps", "nothing"), facts["least"], facts["alarms"])
-                for kind, facts in decided.items()
-            }
+            found = {kind: (facts["vjps"], facts["alarms"]) for kind, facts in decided.items()}
             assert found == {
-                "second needs more": (3, 0, 0),
-                "second needs all": (None, 0, 0),
-                "second alone": (4, 0, 0),
-                "second gave up": ("nothing", 5, 0),
-                "second measured again": (9, 5, 0),
-                "second alarmed": (6, 0, 2),
+                "second needs more": (3, 0),
+                "second needs all": (None, 0),
+                "second alone": (4, 0),
+                "second gave up": (5, 3),
+                "second measured again": (9, 0),
+                "second alarmed": (6, 2),
             }
 
 

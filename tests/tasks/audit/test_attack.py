@@ -300,7 +300,7 @@ def test_a_filter_is_fooled_where_its_score_crosses_the_threshold(threshold: flo
             return logits[images[:, 0, 0, 0].long()]
 
     named = replace(victim, network=Fixed())
-    images = torch.arange(99.0).view(99, 1, 1, 1)
+    images = torch.arange(99.0).view(99, 1, 1, 1).expand(-1, 3, 1, 1)
     keep = (scores - threshold).abs() > 1e-3
     goal = Goal(named, torch.full((99,), victim.label("anything at all")))
     assert torch.equal(goal.fooled(named.verdicts(images))[keep], (scores > threshold)[keep])
