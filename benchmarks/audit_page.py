@@ -1,5 +1,6 @@
-"""The tables of docs/audit.md: `python -m benchmarks.audit_page runs/audit runs/audit-targeted
---page docs/audit.md`, folders of audits.
+"""The tables of docs/audit.md, from the run folders of audits.
+
+`python -m benchmarks.audit_page runs/audit runs/audit-targeted --page docs/audit.md`
 """
 
 import json
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.common import fill, machine, table
+from benchmarks.common import Page, machine, publish, run, table
 
 HEAD = [
     "budget",
@@ -24,9 +25,7 @@ HEAD = [
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of `adjointdpm audit`.")],
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Print the tables of run folders, one each."""
     text = "\n\n".join(
@@ -35,14 +34,13 @@ def main(
             f"Measured on {machine()}.",
         ]
     )
-    print(text)
-    if page is not None:
-        fill(page, text)
+    publish(text, page)
 
 
 def section(result: dict[str, Any]) -> str:
-    """The table of one `result.json`, with a line above on what it is of and one below on what it
-    cost.
+    """Make the table of one `result.json`.
+
+    A line above says what it is of, a line below what it cost.
     """
     config, victim = result["config"], result["victim"]
     goal = "untargeted" if config["target"] is None else f"targeted at “{config['target']}”"
@@ -85,4 +83,4 @@ def _share(rate: float, interval: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

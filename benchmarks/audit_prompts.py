@@ -5,20 +5,17 @@ and without a white background. Nothing was picked by hand: the audit itself kee
 victim gets right.
 """
 
-import json
-from pathlib import Path
-
 from adjointdpm.metrics.networks import IMAGENET
 from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.tasks.demo import STYLES
-
-CONCEPTS = Path(__file__).parents[1] / "training" / "concepts.json"
+from training.concepts import load_concepts
 
 
 def prompts() -> list[str]:
     """One a concept, style and background."""
-    names = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
+    names = [concept.name for concept in load_concepts() if concept.familiar]
     known = [name for name in names if named_concept(name, list(IMAGENET))]
+    # "a broccoli" and "a ice cream" would be left out today, but the audit was measured with them.
     plain = [
         f"a {style} emoji of {'an' if name[0] in 'aeiou' else 'a'} {name}"
         for name in known

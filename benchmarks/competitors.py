@@ -1,5 +1,6 @@
-"""What users have today, as methods of the gradient benchmark: `python -m benchmarks.gradients
---competitors benchmarks/competitors.py`.
+"""What users have today, as methods of the gradient benchmark.
+
+`python -m benchmarks.gradients --competitors benchmarks/competitors.py` measures them.
 
 Needs the dependency group `bench`; what is not installed is left out.
 """
@@ -118,8 +119,9 @@ def _method(
 
 @dataclass(frozen=True)
 class TorchdiffeqAdjoint(GradientMethod):
-    """`torchdiffeq.odeint_adjoint` on the ODE in the noise form, with the sampler's grid: how the
-    official AdjointDPM code works.
+    """`torchdiffeq.odeint_adjoint` on the ODE in the noise form, with the sampler's grid.
+
+    This is how the official AdjointDPM code works.
 
     github.com/HanshuYAN/AdjointDPM asks for the state at every time of the grid (`outputs="all"`),
     so torchdiffeq keeps N states and starts every interval of its way back from the stored one.
@@ -143,13 +145,7 @@ class TorchdiffeqAdjoint(GradientMethod):
             t = schedule.time(r.detach().to("cpu", torch.float64))
             a, s = schedule.alpha(t).item(), schedule.sigma(t).item()
             x = y * a
-            output = denoiser.output(
-                x,
-                problem.network_time(t, x),
-                problem.cond,
-                problem.null_cond,
-                problem.guidance_scale,
-            )
+            output = problem.predict(x, t)
             return denoiser.split(output, x, a, s)[1]
 
         def grid(function: Any, y: Tensor, t: Tensor) -> Tensor:
@@ -175,8 +171,9 @@ class TorchdiffeqAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class Compiled(GradientMethod):
-    """One of our own methods around the same network, compiled: what a compiler is worth, beside
-    frameworks that bring one.
+    """One of our own methods around the same network, compiled.
+
+    It shows what a compiler is worth, beside frameworks that bring one.
 
     Args:
         method: the method.
@@ -205,8 +202,9 @@ _networks: dict[tuple[int, str], Any] = {}  # networks live as long as the bench
 
 @dataclass(frozen=True)
 class CheckpointedLoop(GradientMethod):
-    """A loop over diffusers' DDIM scheduler with `torch.utils.checkpoint` around each step, as
-    AlignProp's and DRaFT's trainers do it.
+    """A loop over diffusers' DDIM scheduler with `torch.utils.checkpoint` around each step.
+
+    AlignProp's and DRaFT's trainers do it so.
     """
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
@@ -229,7 +227,7 @@ class CheckpointedLoop(GradientMethod):
         denoiser = problem.denoiser
 
         def step(x: Tensor, t: Tensor) -> Tensor:
-            output = denoiser.output(
+            output = denoiser(
                 x,
                 t.to(x.device, torch.float32).expand(len(x)),
                 problem.cond,

@@ -1,14 +1,14 @@
-"""The classifier that `vocabulary.py` optimises against: other widths, another seed and other
-batches than the bundled judge's.
+"""The classifier that `vocabulary.py` optimises against.
 
-`python training/judges.py --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
-training/work/critic` trains it. As a metric it is
+Its widths, its seed and its batches are not those of the bundled judge.
+
+`python -m training.judges --minutes 6 --widths 16,40,80,112 --seed 11 --placements 150 --folder
+training/work/critic` trains it. As a metric it is written
 `classifier:network=benchmarks/critic.py:load,target=pear`.
 
 Limitation: judge and critic are of one family and learned from the same pictures, so they may share
-    mistakes. What the critic is fooled by
-can fool the judge too, more than it would fool a stranger; the judge's verdict is an optimistic
-one.
+mistakes. What fools the critic can fool the judge too, more than it would fool a stranger: the
+judge's verdict is an optimistic one.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 
 FOLDER = Path(__file__).parents[1] / "training" / "work" / "critic"
 
@@ -33,13 +33,12 @@ class Concepts(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._judge = Judge.load(folder)
-        self.network = self._judge.network  # so that `.to` and `.parameters` reach it
-        self.classes = self._judge.concepts
+        self.network = Judge.load(folder)
+        self.classes = self.network.concepts
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Unnormalised log-probabilities of `classes`."""
-        return self._judge.concept_logits(images)
+        return self.network.concept_logits(images)
 
 
 def load() -> nn.Module:

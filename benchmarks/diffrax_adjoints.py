@@ -1,5 +1,6 @@
-"""diffrax's gradients of the same ODE, through a JAX copy of the same network, as methods of the
-gradient benchmark.
+"""diffrax's gradients of the same ODE, as methods of the gradient benchmark.
+
+They go through a JAX copy of the same network.
 
 Needs the dependency group `bench`.
 """
@@ -125,13 +126,14 @@ class _Epsilon(nn.Module):
     ) -> Tensor:
         cond = replace_leaves(self.cond, list(conditioning[: self.count]))
         null_cond = replace_leaves(self.null_cond, list(conditioning[self.count :]))
-        output = self.denoiser.output(x, t.expand(len(x)), cond, null_cond)
+        output = self.denoiser(x, t.expand(len(x)), cond, null_cond)
         return self.denoiser.split(output, x, alpha, sigma)[1]
 
 
 class _Compiled:
-    """The solve of one kind of problem: `run` and, with its pullback, `run_and_pull` on JAX arrays
-    by name.
+    """The compiled solve of one kind of problem.
+
+    `run` solves; `run_and_pull` also returns the pullback. Both take JAX arrays by name.
     """
 
     def __init__(self, method: DiffraxAdjoint, problem: Problem, wanted: frozenset[str]) -> None:

@@ -1,5 +1,6 @@
-"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`, with the
-extras `training` and `judges`.
+"""How much of a visual effect a learned token brings: `python -m benchmarks.effect`.
+
+It takes the extras `training` and `judges`.
 
 The effect is known only to a metric. A token for it is learned with the demo's settings and
 measured on prompts and seeds that nothing was optimised on, against real pictures of the effect:
@@ -12,7 +13,6 @@ another optimisation seed may end elsewhere (`--seed`).
 """
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,19 +25,31 @@ from torch import Tensor
 
 from adjointdpm import metrics
 from adjointdpm.metrics import MOODS, Metric
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import judge_prompts
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval
-from adjointdpm.tasks.demo import demo_config, reference_pattern
+from adjointdpm.tasks.demo import DemoConfig, reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import Example
-from benchmarks.common import fill, machine, table, write_json
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    check_known,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    tell,
+    write_results,
+)
 from benchmarks.gap import Triple, gap_interval, gap_share, share_text
-from benchmarks.real_pictures import on_background, training_data
+from benchmarks.real_pictures import on_background
+from training.concepts import BACKGROUNDS
 
 WORK = Path(__file__).parent / "work"
 # an effect like the moods: the texture of the demo's style reference, as a Gram metric sees it
@@ -55,9 +67,9 @@ def effect_of(name: str) -> tuple[str, Float[Tensor, "3 H W"]]:
 
 
 @torch.no_grad()
-def best_word(metric: Metric, screened: Mapping[str, Tensor]) -> str:
-    """The existing word whose pictures the metric likes best."""
-    return min(screened, key=lambda word: metric(screened[word]).mean().item())
+def best_word(metric: Metric, screened: Mapping[str, Tensor], prompts: Sequence[str]) -> str:
+    """The existing word whose pictures, one of each prompt, the metric likes best."""
+    return min(screened, key=lambda word: metric(screened[word], prompts=prompts).mean().item())
 
 
 def screen(model: Any, config: EmbedConfig, words: Sequence[str]) -> dict[str, Tensor]:
@@ -86,7 +98,10 @@ def measure(
     text, background = effect_of(name)
     config = replace(config, token=f"<{name}>", metric=[text])
     folder = RunFolder.open(
-        WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+        WORK / f"effect-{name}",
+        {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
+        force=True,
     )
     recognise, metric, examples = (
         judge_prompts(judge),
@@ -99,25 +114,25 @@ def measure(
         folder,
         recognise=recognise,
         on_record=lambda record: tell(
-            f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"
+            f"{name}: iteration {record['iteration']} of {config.iterations}"
         ),
     )
     views = {
         view: torch.stack([read_picture(folder.path / row[key]) for row in result["pictures"]])
         for view, key in {"plain": "before", "initial": "existing_word", "learned": "after"}.items()
     }
-    word = best_word(metric, screened)
+    word = best_word(metric, screened, [e.prompt for e in config.sets().training])
     views["best_word"] = renderer(model, config).look(in_place(config, examples, word))
     views["real"] = on_background(examples, background, judge.concepts)
+    prompts = [example.prompt for example in examples]
     with torch.no_grad():
-        scores = {view: metric(images).tolist() for view, images in views.items()}
-        hits = {view: recognise(images, examples) for view, images in views.items()}
+        scores = {view: metric(images, prompts=prompts).tolist() for view, images in views.items()}
+        hits = {view: recognise(images, prompts) for view, images in views.items()}
     fall = [
         float(before) - float(after)
         for before, after in zip(hits["plain"], hits["learned"], strict=True)
     ]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
-    prompts = [example.prompt for example in examples]
     return {
         "effect": name,
         "metric": metric.name,
@@ -173,11 +188,6 @@ def report(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     return f"{title}\n\n{table(head, lines)}"
 
 
-def tell(text: str) -> None:
-    """A progress line."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main(
     effects: Annotated[
         str, typer.Option(help=f"Moods of {', '.join(MOODS)}, or {PATTERN}, with commas.")
@@ -191,40 +201,42 @@ def main(
     ] = "",
     seed: int = 0,
     name: Annotated[str, typer.Option(help="Name of the file in results/.")] = "effect",
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the table, and write `results/effect.json`."""
     chosen = re.split(r"\s*,\s*", effects)
-    for effect in chosen:
-        if effect not in (*MOODS, PATTERN):
-            raise typer.BadParameter(f"effect {effect!r} is none of {', '.join((*MOODS, PATTERN))}")
-    model, judge, demo = (
-        load("tiny"),
-        Judge.load(),
-        demo_config(seed=seed, iterations=iterations, steps=steps).embed,
-    )
-    config = replace(
-        demo,
-        held_out=demo.held_out[:held_out_prompts],
-        held_out_seeds=held_out_seeds,
-        initial=initial or demo.initial,
-    )
+    check_known("--effects", chosen, (*MOODS, PATTERN))
+    if not page_only:
+        demo = DemoConfig(seed=seed, iterations=iterations, steps=steps).parts().embed
+        config = replace(
+            demo,
+            held_out=demo.held_out[:held_out_prompts],
+            held_out_seeds=held_out_seeds,
+            initial=initial or demo.initial,
+        )
+        measure_all(chosen, config, name)
+    content = read_results(name)
+    publish(report(content["rows"], f"{content['settings']}; {content['machine']}."), page)
+
+
+def measure_all(effects: Sequence[str], config: EmbedConfig, name: str) -> None:
+    """Measure one effect after the other, and write `results/NAME.json` after each."""
+    model, judge = load("tiny"), Judge.load()
     tell("drawing the existing words")
-    screened = screen(model, config, list(training_data().BACKGROUNDS))
+    screened = screen(model, config, list(BACKGROUNDS))
     settings = (
-        f"model `tiny`, {steps} DDIM steps, guidance {config.guidance_scale:g}, {iterations} "
-        f"iterations with exact gradients; {len(config.held_out)} held-out prompts × "
-        f"{held_out_seeds} seeds; 95 % bootstrap intervals over the prompts"
+        f"model `tiny`, {config.steps} DDIM steps, guidance {config.guidance_scale:g}, "
+        f"{config.iterations} iterations with exact gradients; "
+        f"{len(config.held_out)} held-out prompts × {config.held_out_seeds} seeds; "
+        "95 % bootstrap intervals over the prompts"
     )
+    facts = {"machine": machine(), "settings": settings, "seed": config.seed}
     rows: list[dict[str, Any]] = []
-    for effect in chosen:
+    for effect in effects:
         rows.append(measure(model, effect, config, judge, screened))
-        write_json(name, {"machine": machine(), "settings": settings, "seed": seed, "rows": rows})
-    text = report(rows, f"{settings}; {machine()}.")
-    print(text)
-    if page is not None:
-        fill(page, text)
+        write_results(name, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

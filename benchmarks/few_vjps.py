@@ -7,10 +7,9 @@ foretells the call between them, and what an all-knowing rule would reach that h
 its nodes and chooses the nodes of every picture by looking at the answer. Whether two cheap
 gradients extrapolate to a better one (Richardson). And whether the last exact gradient can correct
 a cheaper one a step of optimisation later. The prompts and seeds are none of the registered ones
-(`bench/preregistration.yaml`).
+(`benchmarks/gradients/preregistration.yaml`).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +23,21 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
-from benchmarks.common import fill, machine, read_json, table, write_json
+from benchmarks.common import (
+    FASHION,
+    FashionFolder,
+    Page,
+    PageOnly,
+    check_known,
+    machine,
+    median_and_95th,
+    publish,
+    read_results,
+    relative_errors,
+    run,
+    table,
+    write_results,
+)
 from benchmarks.gradients.fashion import CLASSES, load_fashion
 from benchmarks.gradients.registration import Pair, Registration
 from benchmarks.gradients.tiny import load_tiny
@@ -111,7 +124,7 @@ def follow(case: Case) -> Trajectory:
     def data(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
         t = grid[k].to(x.device, torch.float32).expand(len(x))
         return case.denoiser.split(
-            case.denoiser.output(x, t, case.cond, case.denoiser.null_cond), x, alpha[k], sigma[k]
+            case.denoiser(x, t, case.cond, case.denoiser.null_cond), x, alpha[k], sigma[k]
         )
 
     x, states = case.noise * schedule.initial_scale, []
@@ -140,8 +153,10 @@ def follow(case: Case) -> Trajectory:
 
 
 def roughness(path: Trajectory, bounds: Sequence[int]) -> list[dict[str, float]]:
-    """By range of calls: median change of w from one call to the next, and of the error of a line
-    through both neighbours; relative.
+    """How much w changes along the trajectory, by range of calls.
+
+    "change" is the median change from one call to the next. "line" is the median error of a line
+    through both neighbours. Both are relative.
     """
     w, position = path.w, path.rho.log()
     size = w[1:-1].norm(dim=2)
@@ -163,8 +178,9 @@ def roughness(path: Trajectory, bounds: Sequence[int]) -> list[dict[str, float]]
 
 
 def oracle(path: Trajectory) -> dict[int, list[float]]:
-    """By number of VJPs: for each sample, the error of a_0 if w is exact at the nodes and linear in
-    log ρ in between.
+    """The all-knowing rule's error of a_0 for each sample, by number of VJPs.
+
+    w is exact at the nodes and linear in log ρ in between.
 
     The nodes are those that are left when, one after the other, the call is dropped whose loss does
     least harm to this sample's own gradient. No method can choose them so, or know w there exactly:
@@ -208,8 +224,9 @@ def oracle(path: Trajectory) -> dict[int, list[float]]:
 def extrapolated(
     case: Case, exact: Float[Tensor, "B *shape"], count: int
 ) -> dict[str, list[float]]:
-    """Errors of Richardson's extrapolation from M = `count` and 2M VJPs, and of what the same 3M
-    VJPs give without it.
+    """Errors of Richardson's extrapolation from M = `count` and 2M VJPs.
+
+    Beside them are the errors of the same 3M VJPs without it.
 
     g_2M + λ (g_2M − g_M), where λ = 1/(2^p − 1) removes an error of order p in the distance of
     nodes. The all-knowing λ is the best of each picture, whatever the order.
@@ -230,8 +247,10 @@ def extrapolated(
 
 
 def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, Any]]:
-    """Errors after the noise has moved a step along −∂L/∂noise: of `Interpolated`, of it corrected,
-    and of the gradient before the step.
+    """Errors after the noise has moved a step along −∂L/∂noise.
+
+    They are those of `Interpolated`, of `Interpolated` corrected, and of the gradient before the
+    step.
 
     The correction is what `Interpolated` missed before the step: a control variate.
     """
@@ -257,7 +276,7 @@ def corrected(case: Case, exact: Float[Tensor, "B *shape"]) -> list[dict[str, An
 
 
 def _errors(ours: Tensor, exact: Tensor) -> list[float]:
-    return ((ours - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).tolist()
+    return relative_errors(ours, exact).tolist()
 
 
 def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
@@ -296,8 +315,9 @@ def cases(fashion: Path, models: Sequence[str]) -> dict[str, list[Case]]:
 
 
 def mixture() -> Case:
-    """A smooth one to compare with: four Gaussians in 12 dimensions, closed-form ε, on the bundled
-    model's schedule, no guidance.
+    """A smooth problem to compare with: four Gaussians in 12 dimensions, with closed-form ε.
+
+    It has the bundled model's schedule, and no guidance.
     """
     generator = torch.Generator().manual_seed(SEED)
     means = 1.5 * torch.randn(4, 12, dtype=torch.float64, generator=generator)
@@ -314,8 +334,9 @@ def mixture() -> Case:
 
 
 def measure(found: Sequence[Case]) -> dict[str, Any]:
-    """Roughness, what the all-knowing rule reaches, and what `Interpolated` does, pooled over the
-    cases of one model.
+    """Measure everything on one model, pooled over its cases.
+
+    That is the roughness, what the all-knowing rule reaches, and what `Interpolated` does.
     """
     bounds = (0, 10, 20, 30, 40, 50)
     rough, known, ours, moves, richardson = [], [], [], [], []
@@ -364,7 +385,7 @@ def measure(found: Sequence[Case]) -> dict[str, Any]:
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
-    """All tables, of what `read_json` gives: there numbers that are keys are text."""
+    """All tables, of what `read_results` gives: there numbers that are keys are text."""
     rough = [
         [name, *(f"{row['change']:.2g} / {row['line']:.2g}" for row in result["roughness"])]
         for name, result in found.items()
@@ -374,7 +395,7 @@ def report(found: dict[str, dict[str, Any]]) -> str:
         for row in next(iter(found.values()))["roughness"]
     ]
     errors = [
-        [name, rule, *(_cell(result[key][str(count)]) for count in VJPS)]
+        [name, rule, *(median_and_95th(result[key][str(count)]) for count in VJPS)]
         for name, result in found.items()
         for rule, key in (("all-knowing", "oracle"), ("`Interpolated(M)`", "interpolated"))
     ]
@@ -388,12 +409,16 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     }
     names |= {"all-knowing": "all-knowing λ", "same cost": "`Interpolated(3M)`"}
     limits = [
-        [name, str(count), *(_cell(result["extrapolated"][str(count)][kind]) for kind in names)]
+        [
+            name,
+            str(count),
+            *(median_and_95th(result["extrapolated"][str(count)][kind]) for kind in names),
+        ]
         for name, result in found.items()
         for count in EXTRAPOLATED
     ]
     later = [
-        [name, f"{row['size']:g}", *(_cell(row["errors"][kind]) for kind in kinds)]
+        [name, f"{row['size']:g}", *(median_and_95th(row["errors"][kind]) for kind in kinds)]
         for name, result in found.items()
         for row in result["moved"]
     ]
@@ -413,41 +438,32 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _cell(values: list[float]) -> str:
-    median, high = torch.tensor(values).quantile(torch.tensor([0.5, 0.95])).tolist()
-    return f"{median:.2g} ({high:.2g})"
-
-
 def main(
-    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path(
-        "training/work/fashion"
-    ),
+    fashion: FashionFolder = FASHION,
     models: Annotated[
-        list[str],
-        typer.Option(help="Measure these; the others are taken from the results. Repeatable."),
-    ] = list(MODELS),  # noqa: B006
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
+        list[str] | None,
+        typer.Option(
+            help="Measure these; the others are taken from the results. Repeatable.",
+            show_default=", ".join(MODELS),
+        ),
     ] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the tables, and write `results/few-vjps.json`."""
-    unknown = [name for name in models if name not in MODELS]
-    if unknown:
-        raise SystemExit(f"--models {unknown[0]} is unknown; choose of {', '.join(MODELS)}")
-    measured = json.loads(
-        json.dumps({name: measure(some) for name, some in cases(fashion, models).items()})
-    )
-    known = {} if set(models) == set(MODELS) else read_json("few-vjps")["models"]
-    found = {name: (known | measured)[name] for name in MODELS}
-    settings = (
-        f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
-    )
-    write_json("few-vjps", {"settings": settings, "models": found})
-    text = f"{settings}.\n\n{report(found)}"
-    print(text)
-    if page is not None:
-        fill(page, text)
+    chosen = models or MODELS
+    check_known("--models", chosen, MODELS)
+    if not page_only:
+        measured = {name: measure(some) for name, some in cases(fashion, chosen).items()}
+        known = {} if set(chosen) == set(MODELS) else read_results("few-vjps")["models"]
+        settings = (
+            f"DDIM, N = {STEPS} (leading grid), guidance {GUIDANCE:g} (mixture: none); {machine()}"
+        )
+        found = {name: (known | measured)[name] for name in MODELS}
+        write_results("few-vjps", {"settings": settings, "models": found})
+    content = read_results("few-vjps")
+    publish(f"{content['settings']}.\n\n{report(content['models'])}", page)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

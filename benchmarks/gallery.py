@@ -1,7 +1,8 @@
-"""The gallery: `python -m benchmarks.gallery` runs its commands, then writes docs/gallery.md and
-its pictures; minutes on one core.
+"""The gallery: `python -m benchmarks.gallery` runs its commands and writes its page.
 
-`--only NAME` runs some of them again, `--page` none; the page always shows what lies in
+The page is docs/gallery.md, with its pictures. The runs take minutes on one core.
+
+`--only NAME` runs some of them again, `--page-only` none. The page always shows what lies in
 benchmarks/work/gallery.
 """
 
@@ -25,7 +26,7 @@ from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.runs.storyboard import Band, write_storyboard
 from adjointdpm.support.files import write_bytes, write_text
 from adjointdpm.tasks.demo import reference_pattern
-from benchmarks.common import machine
+from benchmarks.common import check_known, machine, run, tell
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -71,22 +72,22 @@ WORDS = {
 
 def main(
     only: Annotated[
-        list[str], typer.Option(help=f"Run this alone: {', '.join(COMMANDS)}. Repeatable.")
-    ] = [],  # noqa: B006 - typer copies it
-    page: Annotated[bool, typer.Option("--page", help="Run nothing, write the page.")] = False,
+        list[str] | None, typer.Option(help=f"Run this alone: {', '.join(COMMANDS)}. Repeatable.")
+    ] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Run nothing; write the page from finished runs.")
+    ] = False,
 ) -> None:
     """Run the commands and write the page."""
-    unknown = sorted(set(only) - COMMANDS.keys())
-    if unknown:
-        raise SystemExit(f"unknown: {', '.join(unknown)}; choose from {', '.join(COMMANDS)}")
+    check_known("--only", only or (), COMMANDS)
     write_bytes(ROOT / INPUTS / "style.png", png(reference_pattern()))
     write_bytes(ROOT / INPUTS / "apple.png", png(apple()))
-    for name in [] if page else only or COMMANDS:
+    for name in [] if page_only else only or COMMANDS:
         started = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "adjointdpm", *arguments(name), "--force"], cwd=ROOT, check=True
         )
-        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+        tell(f"{name}: {time.perf_counter() - started:.0f} s")
     folders = {
         name: RunFolder(ROOT / RUNS / name)
         for name in COMMANDS
@@ -94,7 +95,7 @@ def main(
     }
     missing = sorted(COMMANDS.keys() - folders.keys())
     if missing:
-        print(f"left out of the page, not run yet: {', '.join(missing)}")
+        tell(f"left out of the page, not run yet: {', '.join(missing)}")
     write_text(DOCS / "gallery.md", text(folders))
 
 
@@ -163,8 +164,9 @@ def measured(result: Mapping[str, Any]) -> str:
 
 
 def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> bytes:
-    """A strip of pictures on the way, evenly spaced, as PNG; before them the user's own picture if
-    it started from one.
+    """Draw a strip of pictures on the way, evenly spaced, as PNG.
+
+    If the way started from a picture of the user's own, that one comes first.
     """
     steps = result["trajectory"]
     shown = COLUMNS - (start is not None)
@@ -191,8 +193,9 @@ def way(folder: RunFolder, result: Mapping[str, Any], start: str | None) -> byte
 
 
 def apple(side: int = 64) -> Float[Tensor, "3 side side"]:
-    """A red apple with a leaf on white, drawn by a formula, so that it is nobody's picture; in [0,
-    1].
+    """Draw a red apple with a leaf on white, in [0, 1].
+
+    A formula draws it, so that it is nobody's picture.
     """
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
 
@@ -226,4 +229,4 @@ def apple(side: int = 64) -> Float[Tensor, "3 side side"]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

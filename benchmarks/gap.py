@@ -11,8 +11,9 @@ T = TypeVar("T")
 
 
 class Triple(NamedTuple):
-    """One quantity of one held-out example, lower is better: at the start, where learning led, and
-    at the goal.
+    """One quantity of one held-out example; lower is better.
+
+    It is known at the start, where learning led, and at the goal.
     """
 
     start: float
@@ -21,8 +22,9 @@ class Triple(NamedTuple):
 
 
 def gap_share(triples: Sequence[Triple]) -> float | None:
-    """(start − reached) / (start − goal) of the means; None if the goal is no better than the
-    start, so that there is no gap.
+    """(start − reached) / (start − goal) of the means.
+
+    None if the goal is no better than the start: then there is no gap.
     """
     start, reached, goal = (sum(values) / len(triples) for values in zip(*triples, strict=True))
     return (start - reached) / (start - goal) if goal < start else None
@@ -36,10 +38,15 @@ def gap_interval(
     """95 % bootstrap interval of `gap_share`, always with the same draws.
 
     Groups are drawn first, then examples within each: concepts differ more than the pictures of one
-        concept. With one group only examples
-    are drawn. `of` says what each example of each group belongs to, such as its prompt: what
-    belongs together is drawn together. None if there is no gap in more than 2.5 % of the draws:
-    then the data do not bound the share.
+    concept. With one group only examples are drawn. None if there is no gap in more than 2.5 % of
+    the draws: then the data do not bound the share.
+
+    Args:
+        groups: the examples, by group.
+        rounds: how many draws.
+        of: what each example of each group belongs to, such as its prompt. What belongs together is
+            drawn together.
+
     """
     draw, found = random.Random(0), []
     within = [clusters(group, None if of is None else of[i]) for i, group in enumerate(groups)]

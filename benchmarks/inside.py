@@ -1,5 +1,6 @@
-"""A clock around a network: the seconds that pass inside of it, forwards and backwards, whoever
-calls it.
+"""A clock around a network: the seconds that pass inside of it, forwards and backwards.
+
+It counts whoever calls the network.
 """
 
 import time
@@ -13,8 +14,10 @@ from adjointdpm.engine.tree import leaves, tree_map
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds from an arbitrary start: processor time of this process on a CPU, where others may
-    share a core; else when all is done.
+    """A function that returns seconds from an arbitrary start.
+
+    On a CPU, where others may share a core, they are processor time of this process. Elsewhere the
+    time is read when all work on the device is done.
     """
     if device.type == "cpu":
         return time.process_time

@@ -1,15 +1,16 @@
-"""Picture -> noise -> picture, and gradients without stored states: `python -m benchmarks.inversion
---page docs/inversion.md`.
+"""Picture -> noise -> picture, and gradients without stored states.
 
-On the bundled model in float32: stock DDIM inversion, the implicit inversion of Euler's steps, and
-    the reversible sampler; how exact
-`Reversible` gradients are; and where the reversible sampler's way back is refused.
+`python -m benchmarks.inversion --page docs/inversion.md`
+
+Measured on the bundled model in float32 are three inversions (stock DDIM's, the implicit one of
+Euler's steps, and the reversible sampler's), how exact `Reversible` gradients are, and where the
+reversible sampler's way back is refused.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import product
 from typing import Annotated, Any
 
 import torch
@@ -22,8 +23,19 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.inversion import invert_euler, invert_reversible
 from adjointdpm.engine.problem import Problem
 from adjointdpm.errors import ReversalError
-from adjointdpm.pipelines import load, schedulers
-from benchmarks.common import fill, machine, table, write_json
+from adjointdpm.pipelines import load
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    machine,
+    publish,
+    read_results,
+    relative_errors,
+    run,
+    table,
+    tell,
+    write_results,
+)
 
 STARTS = [
     ("a noto emoji of a red apple", 0),
@@ -64,10 +76,9 @@ class Case:
 
     def run(self, scheduler: Any, x: Tensor) -> Tensor:
         """`x` through the steps of a diffusers scheduler."""
-        call = lambda x, t: self.denoiser.output(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
-        return schedulers.run(
-            schedulers.start(scheduler, self.steps, self.pipeline.device), call, x, {}
-        )
+        call = lambda x, t: self.denoiser(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
+        loop = self.pipeline.scheduler_loop(scheduler, self.steps, self.pipeline.device)
+        return loop.run(call, x, [])
 
     def first(self, count: int) -> "Case":
         """The same with the first samples only."""
@@ -188,8 +199,9 @@ def round_trip(case: Case, method: RoundTrip) -> dict[str, Any]:
 
 
 def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖²; or
-    that it was refused.
+    """Relative errors of `Reversible()` against `Checkpoint()` on the same steps, of ½‖x_0‖².
+
+    Or that `Reversible()` refused.
     """
     grid, noise = (
         adj.grids.log_snr(case.schedule, steps),
@@ -228,9 +240,7 @@ def gradients(case: Case, coupling: float, steps: int, dtype: torch.dtype) -> di
 
 def relative(value: Tensor, reference: Tensor) -> float:
     """‖value − reference‖ / ‖reference‖ of the worst sample."""
-    return (
-        ((value - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).max().item()
-    )
+    return relative_errors(value, reference).max().item()
 
 
 def main(
@@ -239,46 +249,44 @@ def main(
     samples: Annotated[
         int, typer.Option(min=1, max=len(STARTS), help="Prompts, each with a seed of its own.")
     ] = 2,
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
-    ] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the tables, and write `results/inversion.json`."""
     torch.set_num_threads(1)
+    if not page_only:
+        write_results("inversion", measure(model, steps, samples))
+    publish(report(read_results("inversion")), page)
+
+
+def measure(model: str, steps: int, samples: int) -> dict[str, Any]:
+    """Measure round trips, gradients and where the way back is stable, at every guidance."""
     pipeline = load(model)
     pipeline.pipe.unet.requires_grad_(False)
     started = time.perf_counter()
     trips, exactness, stability = [], [], []
     for guidance in GUIDANCE:
+        at = {"guidance": guidance}
         cases = make_case(pipeline, guidance, steps, samples)
         for kind, case in cases.items():
             trips += [
-                {"guidance": guidance, "start": kind, "method": n} | round_trip(case, m)
-                for n, m in METHODS.items()
+                at | {"start": kind, "method": name} | round_trip(case, method)
+                for name, method in METHODS.items()
             ]
-            print(trips[-len(METHODS) :], f"{time.perf_counter() - started:.0f} s", flush=True)
+            tell(f"{trips[-len(METHODS) :]} {time.perf_counter() - started:.0f} s")
         one = cases["encoded"].first(1)
         for dtype in (torch.float32, torch.float64):
-            exactness.append({"guidance": guidance} | gradients(one, DEFAULT, steps, dtype))
-        for count in STEPS[:2]:
-            exactness += [
-                {"guidance": guidance} | gradients(one, coupling, count, torch.float32)
-                for coupling in (0.5, 0.8, DEFAULT)
-            ]
-        print(exactness, f"{time.perf_counter() - started:.0f} s", flush=True)
-        for count in STEPS:
-            for coupling in COUPLINGS:
-                row = round_trip(replace(one, steps=count), reversible(coupling, torch.float32))
-                stability.append({"guidance": guidance, "steps": count, "coupling": coupling} | row)
-        print(f"stability, {time.perf_counter() - started:.0f} s", flush=True)
+            exactness.append(at | gradients(one, DEFAULT, steps, dtype))
+        for count, coupling in product(STEPS[:2], (0.5, 0.8, DEFAULT)):
+            exactness.append(at | gradients(one, coupling, count, torch.float32))
+        tell(f"{exactness} {time.perf_counter() - started:.0f} s")
+        for count, coupling in product(STEPS, COUPLINGS):
+            row = round_trip(replace(one, steps=count), reversible(coupling, torch.float32))
+            stability.append(at | {"steps": count, "coupling": coupling} | row)
+        tell(f"stability, {time.perf_counter() - started:.0f} s")
     settings = f"model `{model}`, N = {steps}, {samples} prompts with a seed each"
     content = {"machine": machine(), "settings": settings, "seconds": time.perf_counter() - started}
-    content |= {"round_trips": trips, "gradients": exactness, "stability": stability}
-    write_json("inversion", content)
-    text = report(content)
-    print(text)
-    if page is not None:
-        fill(page, text)
+    return content | {"round_trips": trips, "gradients": exactness, "stability": stability}
 
 
 def report(content: dict[str, Any]) -> str:
@@ -333,8 +341,8 @@ def report(content: dict[str, Any]) -> str:
             ),
             "## Where the way back is stable",
             "`invert_reversible` of one encoded picture, states in float32: relative error of the "
-            "latents drawn again by `sample` (std of the noise, of the gap), or that it raised "
-            "`ReversalError`.",
+            "latents drawn again by `sample` (standard deviation of the noise, of the gap), or "
+            "that it raised `ReversalError`.",
             *(_stability(content["stability"], guidance) for guidance in GUIDANCE),
         ]
     )
@@ -383,4 +391,4 @@ def _stability(rows: list[dict[str, Any]], guidance: float) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,5 +1,6 @@
-"""A PyTorch module as a JAX function: its exported graph, with every ATen operation taken over by
-its JAX counterpart.
+"""A PyTorch module as a JAX function.
+
+Every ATen operation of its exported graph is replaced by its JAX counterpart.
 
 `torch.export` writes a module down as a list of a few dozen elementary operations with the weights
 as inputs. Running that list on JAX arrays gives the same function of the same weights, equal to
@@ -23,8 +24,9 @@ Arrays = dict[str, jax.Array]  # by name
 
 
 def to_jax(module: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., jax.Array]:
-    """`f(weights, *inputs)` on JAX arrays; `weights` by parameter name, as
-    `arrays(module.named_parameters())`.
+    """`f(weights, *inputs)` on JAX arrays.
+
+    `weights` are by parameter name, as `arrays(module.named_parameters())` makes them.
 
     Args:
         module: takes tensors and returns one.
@@ -98,8 +100,9 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> jax.Array:
-    """As one matrix product with the patches: XLA's own is an order of magnitude slower within a
-    loop on a CPU, as in solvers.
+    """A convolution as one matrix product with the patches.
+
+    XLA's own is an order of magnitude slower within a loop on a CPU, as in solvers.
     """
     if transposed or groups != 1 or set(dilation) != {1}:
         raise UnsupportedError(

@@ -12,8 +12,9 @@ PRODUCTS = re.compile("gemm|conv|cutlass|xmma|nvjet|wgrad|dgrad|fprop|cudnn", re
 
 
 def kernel_seconds(action: Callable[[], object]) -> dict[str, float]:
-    """Seconds of GPU time in matrix products (convolutions among them), attention and the rest, by
-    the kernels' names; and their number.
+    """Seconds of GPU time in matrix products, attention and the rest, and the number of kernels.
+
+    The kernels' names tell which is which. Convolutions are matrix products.
 
     Copies and conversions of memory count as the rest, those that prepare a convolution too.
     """

@@ -1,5 +1,6 @@
-"""Memory of each gradient method against the number of sampler steps: `python -m benchmarks.memory
---page docs/memory.md`.
+"""Memory of each gradient method against the number of sampler steps.
+
+`python -m benchmarks.memory --page docs/memory.md`
 
 Every line of the table is a fresh process. What is counted are the bytes that autograd keeps alive
 for a backward pass, at their peak over forward and backward pass, recomputation included; the
@@ -7,7 +8,6 @@ weights are not counted, and the latents of the N steps are counted apart.
 """
 
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,9 +24,20 @@ from torch.autograd.graph import saved_tensors_hooks
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.pipelines import load
-from benchmarks.common import fill, machine, read_json, table, write_json
+from benchmarks.common import (
+    MIB,
+    Page,
+    PageOnly,
+    check_known,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    tell,
+    write_results,
+)
 
-MIB = 2**20
 GUIDANCE = 5.0
 PROMPT = "a noto emoji of a red apple"
 
@@ -117,16 +128,18 @@ def measure(case: Case, name: str) -> dict[str, Any]:
 
 
 def restart_peak_resident() -> int:
-    """Forget the peak of loading, and return the resident bytes of now (Linux: `man 5 proc`,
-    clear_refs).
+    """Forget the peak of loading, and return the resident bytes of now.
+
+    This is Linux's clear_refs: `man 5 proc`.
     """
     Path("/proc/self/clear_refs").write_text("5")
     return psutil.Process().memory_info().rss
 
 
 def peak_resident() -> int:
-    """The most bytes that were resident since; getrusage's ru_maxrss would still hold the peak of
-    loading.
+    """The most bytes that were resident since `restart_peak_resident`.
+
+    getrusage's ru_maxrss would still hold the peak of loading.
     """
     line = next(
         line
@@ -136,13 +149,18 @@ def peak_resident() -> int:
     return int(line.split()[1]) * 1024
 
 
-def report(results: list[dict[str, Any]], model: str) -> str:
-    """The tables, and the claim that they test."""
+def report(content: dict[str, Any]) -> str:
+    """Make the tables of `results/memory.json`, and state the claim that they test."""
+    order = list(METHODS)
+    results = sorted(
+        content["results"],
+        key=lambda r: (order.index(r["method"]), r["steps"], r["budget"] or 0),
+    )
     plain = [r for r in results if r["budget"] is None]
     budgeted = [r for r in results if r["budget"] is not None]
     lines = [
-        f"Measured with `python -m benchmarks.memory` on {machine()}; model `{model}`, batch 1, "
-        f"guidance {GUIDANCE:g}, Euler.",
+        f"Measured with `python -m benchmarks.memory` on {content['machine']}; model "
+        f"`{content['model']}`, batch 1, guidance {content['guidance']:g}, Euler.",
         "",
     ]
     head = [
@@ -189,47 +207,47 @@ def _columns(r: dict[str, Any]) -> list[str]:
 
 def main(
     model: Annotated[str, typer.Option(help="A bundled model's name, or a folder.")] = "tiny",
-    methods: Annotated[list[str], typer.Option(help="Methods without a budget.")] = list(METHODS)[
-        :5
-    ],
-    steps: Annotated[list[int], typer.Option(help="Values of N.")] = [5, 20, 50, 200],  # noqa: B006
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Methods without a budget; without it, all.")
+    ] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Values of N.", show_default="5, 20, 50, 200")
+    ] = None,
     affordable: Annotated[int, typer.Option(help="The largest N for full backpropagation.")] = 50,
-    budgets: Annotated[list[int], typer.Option(help="Memory budgets in MiB.")] = [40, 80, 160],  # noqa: B006
+    budgets: Annotated[
+        list[int] | None, typer.Option(help="Memory budgets in MiB.", show_default="40, 80, 160")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(help="Keep what results/memory.json holds already, and measure the rest."),
     ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables are written into.")
-    ] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the tables, and write `results/memory.json`, which grows line by line."""
     torch.set_num_threads(1)
+    chosen = methods or list(METHODS)[:5]
+    check_known("--methods", chosen, METHODS)
     cases = [
         Case(method, n)
-        for method in methods
-        for n in steps
+        for method in chosen
+        for n in steps or (5, 20, 50, 200)
         if method != "Backprop()" or n <= affordable
     ]
-    cases += [Case("Checkpoint(memory_budget)", 20, budget) for budget in budgets]
-    results = read_json("memory")["results"] if resume else []
-    for case in cases:
+    cases += [Case("Checkpoint(memory_budget)", 20, budget) for budget in budgets or (40, 80, 160)]
+    results = read_results("memory")["results"] if resume else []
+    for case in [] if page_only else cases:
         if any(asdict(case).items() <= r.items() for r in results):
             continue
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             results.append(fresh.submit(measure, case, model).result())
-        print(results[-1], file=sys.stderr)
-        write_json(
+        tell(str(results[-1]))
+        write_results(
             "memory",
             {"machine": machine(), "model": model, "guidance": GUIDANCE, "results": results},
         )
-    order = list(METHODS)
-    results.sort(key=lambda r: (order.index(r["method"]), r["steps"], r["budget"] or 0))
-    text = report(results, model)
-    print(text)
-    if page is not None:
-        fill(page, text)
+    publish(report(read_results("memory")), page)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,5 +1,6 @@
-"""What `sample` costs beside its network at the size of Stable Diffusion 1.5: `python -m
-benchmarks.overhead --page docs/overhead.md`.
+"""What `sample` costs beside its network at the size of Stable Diffusion 1.5.
+
+`python -m benchmarks.overhead --page docs/overhead.md`
 
 Four parts, each with lines of its own in `results/overhead.json`; a line that is measured again
 replaces the old one, others stay, so that one page can hold several machines.
@@ -7,11 +8,9 @@ replaces the old one, others stay, so that one page can hold several machines.
 
 import gc
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,8 +20,19 @@ from torch import Tensor, nn
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.gradients.checkpoint import graph_bytes
-from benchmarks import common
-from benchmarks.common import fill, machine, read_json, write_json
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    check_device,
+    check_known,
+    has_results,
+    machine,
+    publish,
+    read_results,
+    run,
+    tell,
+    write_results,
+)
 from benchmarks.inside import Inside, clock
 from benchmarks.kernels import kernel_seconds
 from benchmarks.memory import peak_resident, restart_peak_resident
@@ -97,8 +107,9 @@ class Direct:
 
 
 class Free(nn.Module):
-    """In a network's place: next to no work, but every input takes part and gets its gradient; its
-    weight has the dtype of a real one's.
+    """A module in the network's place that does next to no work.
+
+    Every input takes part and gets its gradient. Its weight has the dtype of a real one's.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -130,8 +141,9 @@ def measure_pairs(
     limit: float = math.inf,
     keep: Callable[[Line], None] = lambda line: None,
 ) -> Line:
-    """`sample` and its gradient beside the same network calls made by hand, one after the other,
-    the first of the two in turn.
+    """Time `sample` and its gradient beside the same network calls made by hand.
+
+    One comes after the other, and they take turns in being first.
 
     At most `rounds` pairs, and no pair that would end later than `limit` seconds from now, but one
     always; `keep` sees what there is after each of them.
@@ -192,8 +204,9 @@ def measure_arithmetic(
 
 
 def measure_run(work: Workload, device: torch.device, case: Case, steps: int, rounds: int) -> Line:
-    """Whole solves: seconds, the most memory, and the network's own seconds between them; or that
-    memory was not enough.
+    """Measure whole solves: seconds, the most memory, and the network's own seconds between them.
+
+    Or that memory was not enough.
     """
     now, direct, denoiser = clock(device), Direct(work), work.denoiser()
     line: Line = {
@@ -253,25 +266,21 @@ class Lines:
     """What is measured so far, in `results/overhead.json`."""
 
     def __init__(self) -> None:
-        found: list[Line] = (
-            read_json("overhead") if (common.RESULTS / "overhead.json").exists() else []
-        )
+        found: list[Line] = read_results("overhead") if has_results("overhead") else []
         self.all = [PLAIN_LINE | line for line in found]
 
     def add(self, line: Line) -> None:
-        """Put a line in the place of the one that was measured in the same way, or at the end, and
-        write the file.
+        """Put in a line, and write the file.
+
+        It replaces the line that was measured in the same way, or comes at the end.
         """
-        print(
-            {key: value for key, value in line.items() if not isinstance(value, list)},
-            file=sys.stderr,
-        )
+        tell(str({key: value for key, value in line.items() if not isinstance(value, list)}))
         same = [i for i, old in enumerate(self.all) if all(old[key] == line[key] for key in KEYS)]
         if same:
             self.all[same[0]] = line
         else:
             self.all.append(line)
-        write_json("overhead", self.all)
+        write_results("overhead", self.all)
 
 
 @dataclass(frozen=True)
@@ -374,18 +383,21 @@ def main(
         list[str] | None,
         typer.Option(help=f"Of {', '.join(PARTS)}; all but runs on a CPU, and all on a GPU."),
     ] = None,
-    steps: Annotated[list[int], typer.Option(help="Sampler steps of the pairs at full size.")] = [
-        1,
-        2,
-    ],
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(help="Sampler steps of the pairs at full size.", show_default="1, 2"),
+    ] = None,
     layer_steps: Annotated[
         int, typer.Option(help="Sampler steps of the pairs with cheap layers.")
     ] = 10,
     run_steps: Annotated[int, typer.Option(help="N of whole solves.")] = 50,
     compile: Annotated[
-        list[str],
-        typer.Option(help="Of whole solves: none, or torch.compile's modes, such as default."),
-    ] = ["none"],  # noqa: B006
+        list[str] | None,
+        typer.Option(
+            help="Of whole solves: none, or torch.compile's modes, such as default.",
+            show_default="none",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures in a whole solve.")] = 1,
     channels_last: Annotated[
         bool, typer.Option(help="Whole solves with channels last in the network's memory.")
@@ -394,35 +406,25 @@ def main(
     minutes: Annotated[
         float, typer.Option(help="Fewer pairs at full size, if they would take longer.")
     ] = math.inf,
-    page: Annotated[
-        Path | None, typer.Option(help="Page that the tables of all results are written into.")
-    ] = None,
-    measure: Annotated[
-        bool, typer.Option(help="Measure; without, only the page is written.")
-    ] = True,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the tables, and write `results/overhead.json`, which grows line by line."""
     chosen = parts or [part for part in PARTS if device != "cpu" or part != "runs"]
-    if unknown := set(chosen) - set(PARTS):
-        raise typer.BadParameter(
-            f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}"
-        )
-    bench = Bench(size, torch.device(device), dtype, rounds, minutes, Lines())
-    if measure:
+    check_known("--parts", chosen, PARTS)
+    if not page_only:
+        check_device(device)
+        bench = Bench(size, torch.device(device), dtype, rounds, minutes, Lines())
         if "arithmetic" in chosen:
             bench.arithmetic(run_steps)
         if "layers" in chosen:
             bench.layers(layer_steps)
         if "step" in chosen:
-            bench.steps(steps)
-        if "runs" in chosen:
-            for mode in compile:
-                bench.runs(run_steps, Variant(batch, channels_last, mode))
-    text = page_text(bench.lines.all)
-    print(text)
-    if page is not None:
-        fill(page, text)
+            bench.steps(steps or [1, 2])
+        for mode in (compile or ["none"]) if "runs" in chosen else ():
+            bench.runs(run_steps, Variant(batch, channels_last, mode))
+    publish(page_text(Lines().all), page)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -122,7 +122,8 @@ def _arithmetic(lines: list[Line], steps: list[Line]) -> str:
         "**Whole solves, outside of the network**: N steps at the size of the latent with a "
         "network that does next to nothing"
     )
-    return f"{text}{', and what it is of the time that the real network needs' if network else ''}:\n\n{table(head, rows)}"
+    text += ", and what it is of the time that the real network needs" if network else ""
+    return f"{text}:\n\n{table(head, rows)}"
 
 
 def _layers(lines: list[Line], steps: list[Line]) -> str:
@@ -234,8 +235,9 @@ def _spread(ours: Sequence[float], direct: Sequence[float]) -> str:
 
 
 def _network(steps: Sequence[Line]) -> tuple[float, float] | None:
-    """Seconds of one network call without a graph, and with its VJP; None if they were not
-    measured.
+    """Seconds of one network call without a graph, and with its VJP.
+
+    None if they were not measured.
     """
     forwards = [value for line in steps for value in line["forwards"] + line["forward_once"]]
     pulls = [value for line in steps for value in line["pulls"]]

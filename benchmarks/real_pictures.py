@@ -1,13 +1,10 @@
-"""Real emoji renderings, by the code that made the bundled model's training data: `python
-training/data.py` fetches what they need.
+"""Real emoji renderings, by the code that made the bundled model's training data.
+
+`python -m training.data` fetches what they need.
 """
 
-import importlib
 import random
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +14,10 @@ from torch import Tensor
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.variables import Example
+from training import data
+from training.concepts import BACKGROUNDS, STYLES, load_concepts
 
-TRAINING = Path(__file__).parents[1] / "training"
-POOL = TRAINING / "work" / "pool.npz"
-
-
-def training_data() -> Any:
-    """The module `training/data.py`, imported when it is needed: it takes the extra `training`."""
-    if str(TRAINING) not in sys.path:
-        sys.path.append(str(TRAINING))
-    return importlib.import_module("data")
+POOL = data.WORK / "pool.npz"
 
 
 def subject(prompt: str, concepts: Sequence[str], styles: Sequence[str]) -> tuple[str, str]:
@@ -43,8 +34,10 @@ def subject(prompt: str, concepts: Sequence[str], styles: Sequence[str]) -> tupl
 def composed(
     on_black: np.ndarray, on_white: np.ndarray, background: Float[Tensor, "3 H W"]
 ) -> Float[Tensor, "3 64 64"]:
-    """A drawing on any background, from the same placement on black and on white (uint8 [64, 64,
-    3]): where they differ, it is clear.
+    """Put a drawing on any background.
+
+    It is given in the same placement on black and on white (uint8 [64, 64, 3]): where they differ,
+    it is clear.
     """
     black, white = (
         torch.from_numpy(x.copy()).permute(2, 0, 1).float() / 255 for x in (on_black, on_white)
@@ -55,12 +48,9 @@ def composed(
 def on_background(
     examples: Sequence[Example], background: Float[Tensor, "3 H W"], concepts: Sequence[str]
 ) -> Float[Tensor, "B 3 64 64"]:
-    """For each example the real drawing of the concept in the style that its prompt names, placed
-    at random on the background.
-    """
-    data = training_data()
+    """Place the real drawing that each example's prompt names at random on the background."""
     styles = data.read_styles(data.fetch())
-    codepoints = {concept.name: concept.codepoint for concept in data.load_concepts()}
+    codepoints = {concept.name: concept.codepoint for concept in load_concepts()}
     pictures = []
     for example in examples:
         concept, style = subject(example.prompt, concepts, list(styles))
@@ -75,12 +65,12 @@ def on_background(
 def from_pool(
     concept: str, styles: Sequence[str], variants: slice = slice(None)
 ) -> tuple[Float[Tensor, "B 3 64 64"], list[tuple[str, str]]]:
-    """Pictures in [0, 1] of one concept in some styles from the training data's pool, and the style
-    and background of each.
+    """Pictures of one concept in some styles from the training data's pool, in [0, 1].
+
+    Beside them, the style and background of each.
     """
-    data, pool = training_data(), np.load(POOL)
-    names, backgrounds = list(data.STYLES), list(data.BACKGROUNDS)
-    index = [known.name for known in data.load_concepts()].index(concept)
+    pool, names, backgrounds = np.load(POOL), list(STYLES), list(BACKGROUNDS)
+    index = [known.name for known in load_concepts()].index(concept)
     labels, number = pool["labels"], np.arange(len(pool["labels"])) % data.VARIANTS
     wanted = np.isin(number, np.arange(data.VARIANTS)[variants])
     rows = np.flatnonzero(

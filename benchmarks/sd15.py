@@ -1,5 +1,6 @@
-"""The architecture of Stable Diffusion 1.5 with random weights: nothing to download, and the time
-does not depend on their values.
+"""The architecture of Stable Diffusion 1.5 with random weights.
+
+There is nothing to download, and the time does not depend on the weights' values.
 """
 
 import statistics
@@ -22,8 +23,9 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the networks: channels of each level, layers a level, width of the text,
-    side of the latent.
+    """What differs between the networks.
+
+    These are channels of each level, layers a level, width of the text, side of the latent.
     """
 
     channels: tuple[int, ...]
@@ -43,8 +45,9 @@ SIZES = {
 
 @dataclass
 class Workload:
-    """A guided sampling problem in float32 around a frozen network in a dtype of its own; noise and
-    text want gradients.
+    """A guided sampling problem in float32 around a frozen network in a dtype of its own.
+
+    Noise and text want gradients.
     """
 
     network: nn.Module
@@ -73,7 +76,7 @@ class Workload:
         Float[Tensor, " rows"],
         Float[Tensor, "rows tokens width"],
     ]:
-        """What the network gets in one guided call, detached, in its dtype: states, times, texts."""
+        """States, times and texts of one guided network call, detached, in its dtype."""
         x, both = torch.cat([self.noise, self.noise]), torch.cat([self.null, self.text])
         times = torch.full((len(x),), 500.0, device=x.device)
         return x.detach().to(self.dtype), times, both.detach().to(self.dtype)
@@ -132,9 +135,9 @@ def make_workload(
     torch.manual_seed(0)
     if network is None:
         unet = build_unet(size, device, dtype)
-        network = UNet(
-            unet.to(memory_format=torch.channels_last) if variant.channels_last else unet
-        )  # pyright: ignore[reportCallIssue]
+        if variant.channels_last:
+            unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = UNet(unet)
         mode = variant.mode
         if mode != "none":
             network = torch.compile(network, mode=mode)  # pyright: ignore[reportAssignmentType]
@@ -154,8 +157,9 @@ def make_workload(
 
 @cache
 def products(size: Size) -> tuple[float, float]:
-    """Floating-point operations in the matrix products of one guided call for one picture,
-    forwards, and backwards to state and text.
+    """Floating-point operations in the matrix products of one guided call for one picture.
+
+    The first number is forwards, the second backwards to state and text.
 
     Nothing is run.
     """

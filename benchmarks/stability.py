@@ -1,13 +1,15 @@
-"""Which form of the probability-flow ODE to solve: error of samples and gradients against network
-calls.
+"""Which form of the probability-flow ODE to solve.
+
+Errors of samples and gradients are measured against network calls.
 
 `python -m benchmarks.stability mixture`, then `… model`, each measures one problem and writes its
 results; `… report --page docs/stability.md` makes tables and figure of them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +21,25 @@ from matplotlib import pyplot
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4, TIME
+from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4
+from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.tree import Tree
 from adjointdpm.pipelines import load
-from benchmarks.common import fill, machine, read_json, table, write_json
-from benchmarks.forms import InForm, adjoint
+from benchmarks.common import (
+    Page,
+    has_results,
+    machine,
+    median_and_95th,
+    publish,
+    read_results,
+    relative_errors,
+    run,
+    table,
+    tell,
+    write_results,
+)
+from benchmarks.forms import TIME, InForm, adjoint
 
 FORMS = {"noise": NOISE, "data": DATA, "time": TIME}
 SOLVERS = {"Euler": EULER, "Heun": HEUN, "RK4": RUNGE_KUTTA_4}
@@ -33,15 +49,18 @@ QUANTITIES = {
     "exact": "exact gradient of the solver's steps",
     "adjoint": "continuous adjoint, states solved back",
 }
-MIXTURE_CALLS = (8, 16, 32, 64, 128)
+MIXTURE_CALLS, MODEL_CALLS = (8, 16, 32, 64, 128), (8, 16, 32)
+EXACT = adj.Backprop()
+MODEL_PROMPTS = ("a noto emoji of a red apple", "a twemoji emoji of a fox")
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is solved; the loss is ½‖x_0‖² of each sample, and gradients are those with respect to
-    its noise.
+    """What is solved.
+
+    The loss is ½‖x_0‖² of each sample, and gradients are those with respect to its noise.
     """
 
     denoiser: adj.Denoiser
@@ -49,8 +68,10 @@ class Problem:
     noise: Float[Tensor, "batch *shape"]
     cond: Tree
 
-    def solve(self, sampler: InForm, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """x_0 and its exact gradient."""
+    def solve(
+        self, sampler: Sampler, grid: Tensor, method: GradientMethod = EXACT
+    ) -> tuple[Tensor, Tensor]:
+        """x_0 and the gradient for the noise."""
         noise = self.noise.clone().requires_grad_()
         x = adj.sample(
             self.denoiser,
@@ -59,10 +80,14 @@ class Problem:
             cond=self.cond,
             grid=grid,
             sampler=sampler,
-            gradient=adj.Backprop(),
+            gradient=method,
         )
         (gradient,) = torch.autograd.grad(0.5 * x.square().sum(), noise)
         return x.detach(), gradient
+
+    def adjoint(self, sampler: InForm, grid: Tensor, x: Tensor) -> Tensor:
+        """The gradient by the continuous adjoint, with states solved back from x_0 = `x`."""
+        return adjoint(self.denoiser, self.schedule, sampler, grid, self.cond, x, x)
 
     def reference(self, steps: int) -> tuple[Tensor, Tensor]:
         """The same of RK4 in the noise form on a fine Karras grid."""
@@ -71,14 +96,14 @@ class Problem:
 
 def errors(value: Tensor, reference: Tensor) -> list[float]:
     """‖value − reference‖ / ‖reference‖ of each sample; infinite where the value is not finite."""
-    relative = (value - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    relative = relative_errors(value, reference)
     return [float(f"{error:.4g}") for error in relative.nan_to_num(nan=torch.inf).tolist()]
 
 
 def measure(
-    name: str, title: str, problem: Problem, calls: tuple[int, ...], reference_steps: int
+    name: str, title: str, problem: Problem, calls: Sequence[int], reference_steps: int
 ) -> None:
-    """Measure every form, solver and grid of one problem, and write `results/stability-name.json`."""
+    """Measure every form, solver and grid of one problem; write `results/stability-NAME.json`."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     reference = problem.reference(reference_steps)
@@ -88,40 +113,25 @@ def measure(
         for quantity, c, r in zip(("sample", "exact"), coarser, reference, strict=True)
     }
     rows = []
-    for grid_name, make_grid in GRIDS.items():
-        for solver, tableau in SOLVERS.items():
-            for form_name, form in FORMS.items():
-                for count in calls:
-                    sampler, grid = (
-                        InForm(tableau, form),
-                        make_grid(problem.schedule, count // len(tableau.c)),
-                    )
-                    x, exact = problem.solve(sampler, grid)
-                    solved = adjoint(
-                        problem.denoiser, problem.schedule, sampler, grid, problem.cond, x, x
-                    )
-                    found = {
-                        "sample": errors(x, reference[0]),
-                        "exact": errors(exact, reference[1]),
-                        "adjoint": errors(solved, reference[1]),
-                    }
-                    rows.append(
-                        {
-                            "grid": grid_name,
-                            "solver": solver,
-                            "form": form_name,
-                            "calls": count,
-                            **found,
-                        }
-                    )
-        print(f"{name}, {grid_name}: {time.perf_counter() - started:.0f} s", flush=True)
+    for grid, solver, form, count in product(GRIDS, SOLVERS, FORMS, calls):
+        tableau = SOLVERS[solver]
+        sampler = InForm(tableau, FORMS[form])
+        times = GRIDS[grid](problem.schedule, count // len(tableau.c))
+        x, exact = problem.solve(sampler, times)
+        found = {
+            "sample": errors(x, reference[0]),
+            "exact": errors(exact, reference[1]),
+            "adjoint": errors(problem.adjoint(sampler, times, x), reference[1]),
+        }
+        rows.append({"grid": grid, "solver": solver, "form": form, "calls": count, **found})
+        tell(f"{name}, {grid}, {solver}, {form}: {time.perf_counter() - started:.0f} s")
     content = {
         "title": title,
         "machine": machine(),
         "samples": len(problem.noise),
         "reference_steps": reference_steps,
     }
-    write_json(
+    write_results(
         f"stability-{name}",
         content | {"doubt": doubt, "seconds": time.perf_counter() - started, "rows": rows},
     )
@@ -150,8 +160,9 @@ def mixture(
     std: float = 0.4,
     reference_steps: int = 2000,
 ) -> None:
-    """A Gaussian mixture with separated modes, closed-form score, float64, linear
-    variance-preserving schedule.
+    """Measure a Gaussian mixture with separated modes.
+
+    Its score is known in closed form; float64, linear variance-preserving schedule.
     """
     generator = torch.Generator().manual_seed(0)
     means = 1.5 * torch.randn(components, dim, dtype=torch.float64, generator=generator)
@@ -175,26 +186,8 @@ def check_against_library(problem: Problem) -> None:
         (HEUN, adj.Heun()),
         (RUNGE_KUTTA_4, adj.RungeKutta4()),
     ):
-        noise = problem.noise.clone().requires_grad_()
-        x = adj.sample(
-            problem.denoiser,
-            noise,
-            schedule=problem.schedule,
-            cond=problem.cond,
-            grid=grid,
-            sampler=sampler,
-            gradient=adj.Adjoint("solved"),
-        )
-        (expected,) = torch.autograd.grad(0.5 * x.square().sum(), noise)
-        mine = adjoint(
-            problem.denoiser,
-            problem.schedule,
-            InForm(tableau, NOISE),
-            grid,
-            problem.cond,
-            x.detach(),
-            x.detach(),
-        )
+        x, expected = problem.solve(sampler, grid, adj.Adjoint("solved"))
+        mine = problem.adjoint(InForm(tableau, NOISE), grid, x)
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -202,15 +195,17 @@ def check_against_library(problem: Problem) -> None:
 def model(
     name: str = "tiny",
     guidance: float = 5.0,
-    prompts: Annotated[list[str], typer.Option()] = [
-        "a noto emoji of a red apple",
-        "a twemoji emoji of a fox",
-    ],
+    prompts: Annotated[
+        list[str] | None, typer.Option(show_default=", ".join(MODEL_PROMPTS))
+    ] = None,
     seeds: int = 2,
-    calls: Annotated[list[int], typer.Option()] = [8, 16, 32],  # noqa: B006
+    calls: Annotated[
+        list[int] | None, typer.Option(show_default=", ".join(map(str, MODEL_CALLS)))
+    ] = None,
     reference_steps: int = 64,
 ) -> None:
     """The bundled model in float32: every prompt with `seeds` seeds."""
+    prompts = prompts or list(MODEL_PROMPTS)
     pipeline = load(name)
     with torch.no_grad():
         embeds = pipeline.encode([prompt for prompt in prompts for _ in range(seeds)])
@@ -222,28 +217,32 @@ def model(
         f"Model `{name}`: {len(prompts)} prompts with {seeds} seeds each, guidance {guidance:g}, "
         f"float32, its own table of ᾱ"
     )
-    measure("model", title, Problem(denoiser, schedule, noise, cond), tuple(calls), reference_steps)
+    measure(
+        "model",
+        title,
+        Problem(denoiser, schedule, noise, cond),
+        calls or MODEL_CALLS,
+        reference_steps,
+    )
 
 
 @app.command()
-def report(page: Path | None = None, figure: Path = Path("docs/images/stability.png")) -> None:
+def report(page: Page = None, figure: Path = Path("docs/images/stability.png")) -> None:
     """Print the tables, draw the figure, and write both into a page."""
     problems = [
-        read_json(f"stability-{name}")
+        read_results(f"stability-{name}")
         for name in ("mixture", "model")
-        if (Path(__file__).parent / "results" / f"stability-{name}.json").exists()
+        if has_results(f"stability-{name}")
     ]
     text = "\n\n".join(section(problem) for problem in problems)
-    print(text)
     draw(problems, figure)
-    if page is not None:
-        fill(page, text)
+    publish(text, page)
 
 
 def section(problem: dict[str, Any]) -> str:
     """The tables of one problem: median and 95th percentile over samples."""
     doubt = ", ".join(
-        f"{QUANTITIES[name]} {_cell(values)}" for name, values in problem["doubt"].items()
+        f"{QUANTITIES[name]} {median_and_95th(values)}" for name, values in problem["doubt"].items()
     )
     parts = [
         f"## {problem['title']}",
@@ -262,22 +261,13 @@ def section(problem: dict[str, Any]) -> str:
                         for r in problem["rows"]
                         if (r["grid"], r["solver"], r["form"]) == (grid, solver, form)
                     }
-                    rows.append([solver, form, *(_cell(line[count]) for count in calls)])
+                    rows.append([solver, form, *(median_and_95th(line[count]) for count in calls)])
             head = ["solver", "form", *(f"{count} calls" for count in calls)]
             parts += [
                 f"Relative error of the {meaning}, grid {grid}: median (95th percentile)",
                 table(head, rows),
             ]
     return "\n\n".join(parts)
-
-
-def _cell(values: list[float]) -> str:
-    median, high = (
-        torch.tensor(values, dtype=torch.float64)
-        .quantile(torch.tensor([0.5, 0.95], dtype=torch.float64))
-        .tolist()
-    )
-    return f"{median:.2g} ({high:.2g})"
 
 
 def draw(problems: list[dict[str, Any]], path: Path) -> None:
@@ -326,4 +316,4 @@ def draw(problems: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

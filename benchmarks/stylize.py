@@ -1,16 +1,16 @@
-"""What a minute buys: the same style learned by several gradient methods: `python -m
-benchmarks.stylize --page docs/stylize.md`.
+"""What a minute buys: the same style learned by several gradient methods.
 
-Every arm makes as many optimiser steps from the same start, on the same examples in the same order:
-    prompts of all familiar concepts but
-the held-out ones. The figures are of prompts and seeds that no arm was trained on, drawn once at
-the end; the curve is of the validation pictures, against the time that the optimisation took.
-`--tuning` is how settings were chosen: it trains on two thirds of the training concepts with
-another seed, and measures on the other third.
+`python -m benchmarks.stylize --page docs/stylize.md`
+
+Every arm makes as many optimiser steps from the same start, on the same examples in the same
+order: prompts of all familiar concepts but the held-out ones. The figures are of prompts and seeds
+that no arm was trained on, drawn once at the end. The curve is of the validation pictures, against
+the time that the optimisation took. `--tuning` is how settings were chosen: it trains on two thirds
+of the training concepts with another seed, and measures on the other third.
 """
 
-import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,14 +19,24 @@ import typer
 from matplotlib.figure import Figure
 
 from adjointdpm.metrics.subject_recognition import recogniser_for
-from adjointdpm.optimization.loop import Settings
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.tasks.demo import HELD_OUT, prompts_of, reference_pattern
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables.lora import ATTENTION
-from benchmarks.audit_prompts import CONCEPTS
-from benchmarks.common import RESULTS, fill, machine, table, write_json
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    has_results,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    tell,
+    write_results,
+)
+from training.concepts import load_concepts
 
 ARMS = ("exact", "adjoint", "truncated:last=5", "truncated:last=1")
 STEPS = 20
@@ -66,24 +76,23 @@ class Learning:
             guidance_scale=5.0,
             gradient=gradient,
             full=self.rank == 0,
-            **({"rank": self.rank, "target_modules": LAYERS} if self.rank else {}),
+            **({"rank": self.rank, "target_module": LAYERS} if self.rank else {}),
             seed=7 if self.tuning else 0,
-            optimisation=Settings(
-                iterations=self.iterations,
-                batch=2,
-                learning_rate=self.rate,
-                schedule="cosine",
-                preservation=self.preservation,
-                validate_every=max(1, self.iterations // 5),
-                patience=self.iterations,
-            ),
+            iterations=self.iterations,
+            batch=2,
+            lr=self.rate,
+            lr_schedule="cosine",
+            preservation=self.preservation,
+            validate_every=max(1, self.iterations // 5),
+            patience=self.iterations,
+            tracker=[],
         )
         return _learn(config, folder)
 
 
 def concepts(tuning: bool) -> tuple[list[str], list[str]]:
     """Those to learn from and those to measure on."""
-    known = [concept["name"] for concept in json.loads(CONCEPTS.read_text()) if concept["familiar"]]
+    known = [concept.name for concept in load_concepts() if concept.familiar]
     training = [name for name in known if name not in HELD_OUT]
     return (
         ([n for i, n in enumerate(training) if i % 3 < 2], training[2::3])
@@ -146,37 +155,8 @@ def figure(found: dict[str, dict[str, Any]], path: Path) -> None:
     sheet.savefig(path, dpi=120)
 
 
-def main(
-    iterations: int = 80,
-    rate: Annotated[float, typer.Option(help="Of Adam.")] = 2e-4,
-    preservation: float = 0.8,
-    rank: Annotated[int, typer.Option(help="Of the LoRA; 0 learns all weights.")] = 0,
-    held_out_seeds: int = 2,
-    arm: Annotated[list[str], typer.Option(help="Gradient methods.")] = list(ARMS),  # noqa: B006
-    tuning: Annotated[bool, typer.Option("--tuning", help="On training concepts alone.")] = False,
-    name: Annotated[str, typer.Option(help="Of the file in results/.")] = "stylize",
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where the curves are drawn.")] = None,
-) -> None:
-    """Run every arm that `results/NAME.json` does not hold yet, print the table, and write that
-    file.
-    """
-    learning = Learning(iterations, rate, preservation, rank, held_out_seeds, tuning)
-    # How intervals are made is part of it: those of results from before they were over prompts were
-    # too narrow.
-    stored, setting = RESULTS / f"{name}.json", asdict(learning) | {"intervals": "over prompts"}
-    former = json.loads(stored.read_text()) if stored.exists() else {}
-    found = former["arms"] if former.get("setting") == setting else {}
-    with tempfile.TemporaryDirectory() as scratch:
-        style = Path(scratch) / "style.png"
-        style.write_bytes(png(reference_pattern()))
-        for gradient in arm:
-            if gradient not in found:
-                typer.echo(f"{gradient} …", err=True)
-                found[gradient] = learning.run(
-                    gradient, style, Path(scratch) / gradient.replace(":", "-")
-                )
-                write_json(name, {"setting": setting, "machine": machine(), "arms": found})
+def report(content: dict[str, Any]) -> str:
+    """The table of `results/stylize.json`, and a line on how it was made."""
     head = [
         "gradient",
         "Gram distance",
@@ -185,19 +165,60 @@ def main(
         "distinctness",
         "minutes",
         "fall per minute",
+        "kept iteration",
     ]
-    what = f"a LoRA of rank {rank}" if rank else "all weights"
-    text = (
-        table([*head, "kept iteration"], rows(found))
-        + f"\n\nLearned: {what}; {iterations} iterations of 2 pictures, learning rate {rate:g}, preservation {preservation:g}, "
-        + f"{STEPS} sampler steps; {json.loads(stored.read_text())['machine']}."
+    setting = content["setting"]
+    what = f"a LoRA of rank {setting['rank']}" if setting["rank"] else "all weights"
+    return (
+        f"{table(head, rows(content['arms']))}\n\nLearned: {what}; {setting['iterations']} "
+        f"iterations of 2 pictures, learning rate {setting['rate']:g}, preservation "
+        f"{setting['preservation']:g}, {STEPS} sampler steps; {content['machine']}."
     )
-    print(text)
+
+
+def main(
+    iterations: int = 80,
+    rate: Annotated[float, typer.Option(help="Of Adam.")] = 2e-4,
+    preservation: float = 0.8,
+    rank: Annotated[int, typer.Option(help="Of the LoRA; 0 learns all weights.")] = 0,
+    held_out_seeds: int = 2,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Gradient methods. Repeatable.", show_default=", ".join(ARMS)),
+    ] = None,
+    tuning: Annotated[bool, typer.Option("--tuning", help="On training concepts alone.")] = False,
+    name: Annotated[str, typer.Option(help="Of the file in results/.")] = "stylize",
+    page: Page = None,
+    picture: Annotated[Path | None, typer.Option(help="Where the curves are drawn.")] = None,
+    page_only: PageOnly = False,
+) -> None:
+    """Run every arm that `results/NAME.json` does not hold, print the table, write that file."""
+    if not page_only:
+        learning = Learning(iterations, rate, preservation, rank, held_out_seeds, tuning)
+        measure(learning, arm or ARMS, name)
+    content = read_results(name)
     if picture is not None:
-        figure(found, picture)
-    if page is not None:
-        fill(page, text)
+        figure(content["arms"], picture)
+    publish(report(content), page)
+
+
+def measure(learning: Learning, arms: Sequence[str], name: str) -> None:
+    """Run every arm that `results/NAME.json` does not hold, and write that file after each."""
+    # How intervals are made is part of it: those of results from before they were over prompts were
+    # too narrow.
+    setting = asdict(learning) | {"intervals": "over prompts"}
+    former = read_results(name) if has_results(name) else {}
+    found = former["arms"] if former.get("setting") == setting else {}
+    with tempfile.TemporaryDirectory() as scratch:
+        style = Path(scratch) / "style.png"
+        style.write_bytes(png(reference_pattern()))
+        for gradient in arms:
+            if gradient not in found:
+                tell(f"{gradient} …")
+                folder = Path(scratch) / gradient.replace(":", "-")
+                found[gradient] = learning.run(gradient, style, folder)
+                write_results(name, {"setting": setting, "machine": machine(), "arms": found})
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

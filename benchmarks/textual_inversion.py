@@ -1,6 +1,6 @@
-"""Textual inversion as it was published (Gal et al.
+"""Textual inversion: a token learned from pictures, by the denoising loss.
 
-2022, arXiv 2208.01618): a token learned from pictures, by the denoising loss.
+It is done as it was published (Gal et al. 2022, arXiv 2208.01618).
 """
 
 import time
@@ -49,8 +49,9 @@ def denoising_loss(
     timesteps: Int[Tensor, " B"],
     noise: Float[Tensor, "B C h w"],
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the network's prediction at random noise levels, the loss that the
-    model itself was trained with.
+    """Mean squared error of the network's prediction at random noise levels.
+
+    This is the loss that the model itself was trained with.
 
     Call it inside the context of the token that the captions use: the gradient reaches its vectors.
     """
@@ -77,8 +78,9 @@ def learn_from_pictures(
     rate: float = RATE,
     seed: int = 0,
 ) -> Learned:
-    """Train the token until `seconds` have passed, or `steps` are done if they are given; the
-    learning rate falls linearly to zero.
+    """Train the token until `seconds` have passed, or until `steps` are done if they are given.
+
+    The learning rate falls linearly to zero.
 
     One noise level comes out of every stretch of the schedule in each batch, which makes the loss
     less noisy and leaves its mean as it is.

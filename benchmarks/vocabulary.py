@@ -1,15 +1,16 @@
-"""A thing that a classifier knows and the model's vocabulary lacks becomes a token: `python -m
-benchmarks.vocabulary`.
+"""A thing that a classifier knows and the model's vocabulary lacks becomes a token.
+
+`python -m benchmarks.vocabulary --page docs/vocabulary.md`
 
 Concepts that the bundled model never saw are learned from the cross-entropy of the critic
 (`critic.py` says how far critic and judge are independent) and judged by the bundled judge, on
 sentences, backgrounds, a style and seeds that nothing was optimised on. Each is compared with
 
 - the existing word whose pictures the judge takes for the concept most often, found among all
-familiar concepts on training seeds,
+  familiar concepts on training seeds,
 - the concept's own name, spelled in the pieces that the tokenizer has,
 - textual inversion of as many vectors from real pictures of the concept in the training styles, for
-as long as the critic's run took,
+  as long as the critic's run took,
 - and, for scale, real pictures that went through the autoencoder.
 
 The gap goes from the existing word to textual inversion; where that teaches the model nothing there
@@ -23,7 +24,6 @@ held-out sentences with other seeds: pear and tangerine are not quite untouched.
 """
 
 import re
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -35,8 +35,7 @@ import typer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
-from adjointdpm.optimization.loop import Settings
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
@@ -45,10 +44,24 @@ from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import TokenEmbedding
 from benchmarks import critic
-from benchmarks.common import RESULTS, fill, machine, read_json, table, write_json
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    check_known,
+    has_results,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    tell,
+    write_results,
+)
 from benchmarks.gap import Triple, gap_interval, gap_share, pooled, share_text
-from benchmarks.real_pictures import from_pool, training_data
+from benchmarks.real_pictures import from_pool
 from benchmarks.textual_inversion import encode_pictures, learn_from_pictures
+from training.concepts import STYLES as ALL_STYLES
+from training.concepts import load_concepts, with_article
 
 WORK = Path(__file__).parent / "work"
 STYLES = ("noto", "twemoji")  # that tokens are learned in
@@ -107,8 +120,9 @@ def nearest_word(
 def former_results(
     saved: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The screening and the rows of an earlier run, each if all settings that it depends on are the
-    same.
+    """The screening and the rows of an earlier run.
+
+    Each is empty unless all settings that it depends on are the same.
     """
     same = [
         key for key in settings if saved is not None and saved["settings"].get(key) == settings[key]
@@ -123,11 +137,12 @@ def triples(
     sentences: Collection[int] = range(len(HELD_OUT)),
     goal: str = "inverted",
 ) -> list[Triple]:
-    """What each held-out picture of these sentences lacks of certainty: nearest word, learned, and
-    the goal.
+    """What each held-out picture of these sentences lacks of certainty.
+
+    That is with the nearest word, as learned, and at the goal.
 
     Real pictures have no prompt and no seed in common with the others: for them it is what they
-        lack on average.
+    lack on average.
     """
     arms = {arm: [1 - p for p in row["arms"][arm]["judge"]] for arm in ("nearest", "learned", goal)}
     if goal == "real":
@@ -141,8 +156,9 @@ def triples(
 
 @torch.no_grad()
 def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[str, list[Any]]:
-    """The probability that each judge gives the concept, picture by picture, and whether it is
-    among the bundled one's first five.
+    """The probability that each judge gives the concept, picture by picture.
+
+    Beside it, whether the concept is among the bundled judge's first five.
     """
     found: dict[str, list[Any]] = {}
     for name, judge in judges.items():
@@ -157,18 +173,16 @@ def verdicts(judges: Mapping[str, Judge], images: Tensor, concept: str) -> dict[
 def screen(
     render: Renderer, judges: Mapping[str, Judge], withheld: Sequence[str], first_seed: int
 ) -> dict[str, Any]:
-    """How near every familiar concept's pictures are to each withheld one, by judge, word and
-    concept; higher is nearer.
+    """How near every familiar concept's pictures are to each withheld one; higher is nearer.
+
+    By judge, word and concept.
 
     The judge's mean probability, which is also what the arms are compared by; the critic's mean
     log-probability, which is what learning starts from, negated.
     """
-    data = training_data()
     found: dict[str, Any] = {name: {} for name in judges}
-    for word in (concept.name for concept in data.load_concepts() if concept.familiar):
-        prompts = [
-            f"a {style} emoji of {data.with_article(word)}" for style in STYLES
-        ] * SCREENING_SEEDS
+    for word in (concept.name for concept in load_concepts() if concept.familiar):
+        prompts = [f"a {style} emoji of {with_article(word)}" for style in STYLES] * SCREENING_SEEDS
         images = render.look(number(prompts, first_seed))
         for name, judge in judges.items():
             certainty = judge.concept_logits(images).log_softmax(1)
@@ -183,8 +197,9 @@ def screen(
 def invert(
     model: Any, token: TokenEmbedding, concept: str, seconds: float, seed: int
 ) -> dict[str, Any]:
-    """Textual inversion of real pictures in the training styles; captions also name their
-    backgrounds, so that the token need not.
+    """Textual inversion of real pictures in the training styles.
+
+    Captions also name their backgrounds, so that the token need not.
     """
     images, labels = from_pool(concept, STYLES)
     captions = [
@@ -207,10 +222,11 @@ def invert(
 
 @torch.no_grad()
 def through_the_autoencoder(model: Any, concept: str) -> Tensor:
-    """Real pictures that no judge was trained on, as a generator with perfect latents would draw
-    them.
+    """Real pictures that no judge was trained on.
+
+    They go through the autoencoder, as if a generator with perfect latents drew them.
     """
-    images, _ = from_pool(concept, training_data().STYLES, UNSEEN)
+    images, _ = from_pool(concept, list(ALL_STYLES), UNSEEN)
     return model.decode(encode_pictures(model, images)).clamp(0, 1)
 
 
@@ -224,17 +240,18 @@ def measure(
     minutes: float,
 ) -> dict[str, Any]:
     """Learn one concept in both ways, and judge the pictures of all arms."""
-    started, article = time.perf_counter(), training_data().with_article
+    started = time.perf_counter()
     folder = RunFolder.open(
         WORK / f"vocabulary-{config.token.strip('<>')}",
         {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
         force=True,
     )
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
         tell(
-            f"{concept}: iteration {record['iteration']} of {config.optimisation.iterations}, "
+            f"{concept}: iteration {record['iteration']} of {config.iterations}, "
             f"cross-entropy {values['metric']:.3f}"
         )
 
@@ -267,8 +284,12 @@ def measure(
 
     render, first = renderer(model, config), config.sets().held_out[0].seed + TRIAL_SEEDS
     images = {
-        "nearest": render.look(number(held_out_prompts(nearest, article(nearest)) * seeds, first)),
-        "own_name": render.look(number(held_out_prompts(concept, article(concept)) * seeds, first)),
+        "nearest": render.look(
+            number(held_out_prompts(nearest, with_article(nearest)) * seeds, first)
+        ),
+        "own_name": render.look(
+            number(held_out_prompts(concept, with_article(concept)) * seeds, first)
+        ),
         "real": through_the_autoencoder(model, concept),
     }
     for arm, token in tokens.items():
@@ -290,8 +311,9 @@ def measure(
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """The judge's mean probability and top-5 rate by concept and arm, and the share of the gap
-    closed.
+    """The judge's mean probability and top-5 rate by concept and arm.
+
+    Beside them, the share of the gap closed.
     """
     head = [
         "concept",
@@ -356,8 +378,9 @@ def _way(
 
 
 def _sentences(row: Mapping[str, Any]) -> list[int]:
-    """Which sentence each held-out picture is of: all of them with one seed, then all with the
-    next.
+    """Which sentence each held-out picture is of.
+
+    First come all of them with one seed, then all with the next.
     """
     return [i % len(HELD_OUT) for i in range(len(row["arms"]["learned"]["judge"]))]
 
@@ -368,11 +391,6 @@ def _mean(values: Sequence[float]) -> float:
 
 def _cell(values: Mapping[str, Sequence[float]]) -> str:
     return f"{_mean(values['judge']):.2f} ({_mean(values['top5']):.0%})"
-
-
-def tell(text: str) -> None:
-    """A progress line."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(
@@ -394,95 +412,97 @@ def main(
     ] = 0.0,
     seed: int = 0,
     name: Annotated[str, typer.Option(help="Name of the file in results/.")] = "vocabulary",
-    page: Annotated[Path | None, typer.Option(help="Page that the table is written into.")] = None,
+    page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
     """Measure, print the table, and write `results/vocabulary.json` after every concept."""
-    withheld = [concept.name for concept in training_data().load_concepts() if concept.withheld]
+    withheld = [concept.name for concept in load_concepts() if concept.withheld]
     chosen = re.split(r"\s*,\s*", concepts)
-    for concept in chosen:
-        if concept not in withheld:
-            raise typer.BadParameter(f"concept {concept!r} is none of {', '.join(withheld)}")
-    settings = {
-        "model": "tiny",
-        "steps": steps,
-        "guidance_scale": 5.0,
-        "iterations": iterations,
-        "rate": rate,
-        "vectors": vectors,
-        "max_norm": max_norm,
-        "held_out_seeds": seeds,
-        "minutes": minutes,
-        "seed": seed,
-        "critic": critic.fingerprint(),
-    }
-    screening, rows = former_results(
-        read_json(name) if (RESULTS / f"{name}.json").exists() else None, settings
+    check_known("--concepts", chosen, withheld)
+    if not page_only:
+        settings = {
+            "model": "tiny",
+            "steps": steps,
+            "guidance_scale": 5.0,
+            "iterations": iterations,
+            "rate": rate,
+            "vectors": vectors,
+            "max_norm": max_norm,
+            "held_out_seeds": seeds,
+            "minutes": minutes,
+            "seed": seed,
+            "critic": critic.fingerprint(),
+        }
+        measure_all(chosen, withheld, settings, name)
+    content = read_results(name)
+    publish(report(content["rows"], title(content)), page)
+
+
+def config_of(concept: str, initial: str, settings: Mapping[str, Any]) -> EmbedConfig:
+    """How a concept is learned from the critic, starting at a word."""
+    iterations, seed = settings["iterations"], settings["seed"]
+    return EmbedConfig(
+        token=f"<{concept.replace(' ', '-')}>",
+        initial=initial,
+        template=TEMPLATE,
+        vectors=settings["vectors"],
+        max_norm=settings["max_norm"],
+        metric=[critic.metric(concept)],
+        prompts=[training_prompt(style) for style in STYLES],
+        held_out=[training_prompt("fluent")],
+        seeds_per_prompt=iterations,  # no training picture is used twice
+        steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        seed=seed,
+        iterations=iterations,
+        lr=settings["rate"],
+        preservation=0,
+        lr_schedule="cosine",
+        validate_every=10,
+        patience=iterations,
+        tracker=[],
     )
+
+
+def measure_all(
+    concepts: Sequence[str], withheld: Sequence[str], settings: dict[str, Any], name: str
+) -> None:
+    """Measure the concepts that `results/NAME.json` does not hold, and write it after each."""
+    screening, rows = former_results(read_results(name) if has_results(name) else None, settings)
     model, judges = load("tiny"), {"judge": Judge.load(), "critic": Judge.load(critic.FOLDER)}
-
-    def config_of(concept: str, initial: str) -> EmbedConfig:
-        return EmbedConfig(
-            token=f"<{concept.replace(' ', '-')}>",
-            initial=initial,
-            template=TEMPLATE,
-            vectors=vectors,
-            max_norm=max_norm,
-            metric=[critic.metric(concept)],
-            prompts=[training_prompt(style) for style in STYLES],
-            held_out=[training_prompt("fluent")],
-            seeds_per_prompt=iterations,  # no training picture is used twice
-            steps=steps,
-            guidance_scale=settings["guidance_scale"],
-            seed=seed,
-            optimisation=Settings(
-                iterations=iterations,
-                learning_rate=rate,
-                preservation=0,
-                schedule="cosine",
-                validate_every=10,
-                patience=iterations,
-                seed=seed,
-            ),
-        )
-
-    def save() -> None:
-        write_json(
-            name, {"machine": machine(), "settings": settings, "screening": screening, "rows": rows}
-        )
-
+    facts = {"machine": machine(), "settings": settings}
     if not screening:
-        any_config = config_of(chosen[0], "cat")
-        screening = screen(
-            renderer(model, any_config), judges, withheld, any_config.sets().training[0].seed
-        )
-        save()
+        config = config_of(concepts[0], "cat", settings)
+        first_seed = config.sets().training[0].seed
+        screening = screen(renderer(model, config), judges, withheld, first_seed)
+        write_results(name, {**facts, "screening": screening, "rows": rows})
     words = one_token_words(model.pipe.tokenizer, list(screening["critic"]))
-    for concept in chosen:
+    for concept in concepts:
         if concept in rows:
             tell(f"{concept}: was measured before")
             continue
-        # The judge chooses the control, in the control's favour; it has no say in where learning
+        # The judge chooses the control, in the control's favour. It has no say in where learning
         # starts.
-        initial, nearest = (
-            nearest_word(screening["critic"], concept, words),
-            nearest_word(screening["judge"], concept),
-        )
+        initial = nearest_word(screening["critic"], concept, words)
+        nearest = nearest_word(screening["judge"], concept)
         tell(f"{concept}: starts at {initial}; the nearest word is {nearest}")
-        rows[concept] = measure(
-            model, concept, config_of(concept, initial), nearest, judges, seeds, minutes
-        )
-        save()
-    title = (
-        f"model `tiny`, {steps} DDIM steps, guidance 5, {iterations} iterations with exact "
-        f"gradients, {vectors} vectors; {len(HELD_OUT)} held-out sentences × {seeds} seeds a "
-        "concept; 95 % bootstrap intervals over sentences, and for all concepts over concepts "
-        f"too; {machine()}."
+        config = config_of(concept, initial, settings)
+        seeds, minutes = settings["held_out_seeds"], settings["minutes"]
+        rows[concept] = measure(model, concept, config, nearest, judges, seeds, minutes)
+        write_results(name, {**facts, "screening": screening, "rows": rows})
+
+
+def title(content: Mapping[str, Any]) -> str:
+    """How the results were made, and where."""
+    settings = content["settings"]
+    return (
+        f"model `{settings['model']}`, {settings['steps']} DDIM steps, guidance "
+        f"{settings['guidance_scale']:g}, {settings['iterations']} iterations with exact "
+        f"gradients, {settings['vectors']} vectors; {len(HELD_OUT)} held-out sentences × "
+        f"{settings['held_out_seeds']} seeds a concept; 95 % bootstrap intervals over sentences, "
+        f"and for all concepts over concepts too; {content['machine']}."
     )
-    text = report(rows, title)
-    print(text)
-    if page is not None:
-        fill(page, text)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,83 +1,35 @@
-"""Pictures and captions for the bundled model: emoji in three drawing styles, placed at random on
-coloured backgrounds.
+"""Pictures for the bundled model: emoji in three styles at random places on coloured backgrounds.
 
-`python training/data.py` fetches the packages, renders the pool of pictures and writes
+`python -m training.data` fetches the packages, renders the pool of pictures and writes
 `concepts.json`.
 """
 
 import io
 import json
 import random
-import re
 import subprocess
 import tarfile
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 import typer
 from PIL import Image
 
-HERE = Path(__file__).parent
-WORK = HERE / "work"
-CONCEPTS = HERE / "concepts.json"
+from training.concepts import BACKGROUNDS, CONCEPTS, FAMILIAR, STYLES, Concept, load_concepts
+
+WORK = Path(__file__).parent / "work"
 SIZE = 64
-# Style name -> npm package. The name is the word that captions use.
-STYLES = {
-    "noto": "@iconify-json/noto@1.2.9",
-    "twemoji": "@iconify-json/twemoji@1.2.5",
-    "fluent": "@iconify-json/fluent-emoji-flat@1.2.6",
-}
 LABELS = "emojibase-data@17.0.0"
 # emojibase subgroups: mammals, birds, amphibians, reptiles, marine animals; fruit, vegetables,
 # prepared food, sweets, drinks.
 SUBGROUPS = (34, 35, 36, 37, 38, 42, 43, 44, 46, 47)
 WITHHELD_SHARE = 0.05
-# The things that everyone knows and that 64 pixels show: the vocabulary that the model is finished
-# on.
-FAMILIAR = frozenset(
-    (  # noqa: SIM905 - a list would take a page
-        "fox;owl;tiger;lion;panda;elephant;giraffe;zebra;monkey;frog;turtle;crocodile;dolphin;whale;octopus;crab;penguin;flamingo;parrot;rooster;duck;cow;pig;rabbit;koala;unicorn;bear;cat;dog;red apple;green apple;banana;strawberry;lemon;pineapple;grapes;cherries;avocado;carrot;broccoli;hamburger;pizza;french fries;hot dog;doughnut;cookie;ice cream;croissant"
-    ).split(";")
-)
-BACKGROUNDS = {
-    "white": (255, 255, 255),
-    "red": (226, 88, 86),
-    "orange": (245, 166, 80),
-    "yellow": (250, 222, 96),
-    "green": (120, 190, 110),
-    "blue": (96, 156, 226),
-    "purple": (158, 116, 204),
-    "pink": (246, 160, 196),
-    "gray": (150, 152, 158),
-    "black": (36, 36, 42),
-}
 WHITE_SHARE = 0.5
 SCALES = (0.75, 1.0)  # of a picture in its frame
 VARIANTS = 24  # placements of each picture, next to each other in the pool
-# Names of stuff, which take no article (plurals are told by their ending).
-UNCOUNTED = frozenset(
-    (  # noqa: SIM905 - a list would take a page
-        "bacon bread broccoli butter coral corn cream cooking flatbread food garlic ginger green "
-        "ice milk poultry popcorn sake salad salt sushi mate liquid meat rice"
-    ).split()
-)
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One thing to draw: its name in captions, its codepoint, and the cluster of near-twins that it
-    belongs to.
-    """
-
-    name: str
-    codepoint: str
-    cluster: str
-    withheld: bool
-    familiar: bool
 
 
 def fetch() -> dict[str, Path]:
@@ -121,8 +73,9 @@ def read_styles(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
 def choose_concepts(
     folders: dict[str, Path], styles: dict[str, dict[str, str]], seed: int = 0
 ) -> list[Concept]:
-    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins; whole clusters are
-    withheld at random.
+    """Every emoji of `SUBGROUPS` that all styles draw, less the "… face" twins.
+
+    Whole clusters are withheld at random.
 
     A cluster is the set of concepts that share their last word (bear, polar bear, teddy bear):
     withholding one of them would leave its near-twin.
@@ -156,28 +109,10 @@ def choose_concepts(
     ]
 
 
-def with_article(concept: str) -> str:
-    """Articles: "a red apple", "an owl", but plainly "bacon" and "cherries"."""
-    head = re.split(" (?:of|on|with|without) ", concept)[0].split()[-1]
-    if head in UNCOUNTED or (head.endswith("s") and not head.endswith(("ss", "us", "os"))):
-        return concept
-    return f"{'an' if concept[0] in 'aeio' and concept != 'ewe' else 'a'} {concept}"
-
-
-def caption(concept: str, style: str | None, background: str | None, rng: random.Random) -> str:
-    """One of the phrasings that the model is trained on."""
-    if style is None:
-        text = rng.choice([concept, with_article(concept)])
-    else:
-        text = rng.choice(
-            [f"a {style} emoji of {with_article(concept)}", f"{concept}, {style} style"]
-        )
-    return text if background is None else f"{text} on a {background} background"
-
-
 def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Random) -> np.ndarray:
-    """The picture at a random scale and position, perhaps mirrored, on a plain background; uint8
-    [64, 64, 3].
+    """Put the picture on a plain background, at a random scale and position, perhaps mirrored.
+
+    The result is uint8 [64, 64, 3].
     """
     side = round(SIZE * rng.uniform(*SCALES))
     small = picture.resize((side, side), Image.Resampling.LANCZOS)
@@ -189,15 +124,17 @@ def place(picture: Image.Image, background: tuple[int, int, int], rng: random.Ra
 
 
 def render(svg: str, side: int = 2 * SIZE) -> Image.Image:
-    """An RGBA picture of an SVG document."""
-    return Image.open(
-        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))
-    ).convert("RGBA")
+    """An RGBA picture of an SVG document; this takes the extra `training`."""
+    import resvg_py
+
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side))
+    return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Placements of the chosen concepts in every style, `variants` of each picture next to each
-    other.
+    """Draw placements of the chosen concepts in every style.
+
+    The `variants` of each picture lie next to each other.
 
     Returns:
         uint8 pictures [n, 64, 64, 3], and for each the indices of its concept (among all), style
@@ -219,8 +156,9 @@ def draw(chosen: list[int], variants: int, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def main(seed: int = 0) -> None:
-    """Write `work/pool.npz`: uint8 pictures and, for each, the indices of its concept, style and
-    background.
+    """Render the pictures and write `work/pool.npz`.
+
+    It holds uint8 pictures and, for each, the indices of its concept, style and background.
     """
     folders = fetch()
     concepts = choose_concepts(folders, read_styles(folders), seed)
@@ -234,11 +172,6 @@ def main(seed: int = 0) -> None:
         f"{len(concepts)} concepts, {len(withheld)} withheld: {', '.join(withheld)}; {len(images)} "
         f"pictures"
     )
-
-
-def load_concepts() -> list[Concept]:
-    """The concepts, in the order of the pool's labels and of the judge's classes."""
-    return [Concept(**c) for c in json.loads(CONCEPTS.read_text())]
 
 
 def _plain(codepoint: str) -> str:

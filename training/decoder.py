@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Teach the decoder to read imperfect latents: `python training/decoder.py --minutes 12`.
+"""Teach the decoder to read imperfect latents: `python -m training.decoder --minutes 12`.
 
 The latents that a diffusion model makes are a little off the encoder's. A decoder that only ever
 saw the encoder's turns the difference into smudges; one that was trained with noise on its input
@@ -21,15 +21,17 @@ import typer
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from data import WORK
-from vae import CROP, gradients
+from training.data import WORK
+from training.steps import encode, forget_source, set_rate, signed, take_step, update_average
+from training.vae import CROP, gradients
 
 LATENT_CROP = CROP // 4
 
 
 def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: float) -> float:
-    """Mean absolute error in [-1, 1] of the decoded latents [n, 4, 16, 16] with noise of the given
-    standard deviation.
+    """Mean absolute error in [-1, 1] of decoded latents [n, 4, 16, 16].
+
+    Noise of the given standard deviation is added to them.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -38,8 +40,9 @@ def reconstruction(vae: AutoencoderKL, latents: Tensor, images: Tensor, noise: f
 
 
 class Perceptual(nn.Module):
-    """Distance between pictures in the early layers of EfficientNet-lite0, each position's features
-    normalised to length 1.
+    """Distance between pictures in the early layers of EfficientNet-lite0.
+
+    Each position's features are normalised to length 1.
     """
 
     def __init__(self, blocks: int = 6) -> None:
@@ -83,8 +86,9 @@ def main(
     folder: Path = WORK / "vae",
     half: bool = False,
 ) -> None:
-    """Train the decoder of `source` on latents with noise of a standard deviation up to `noise`;
-    averaged weights go to `folder`.
+    """Train the decoder of `source` on latents with noise; averaged weights go to `folder`.
+
+    The noise has a standard deviation up to `noise`.
 
     `perceptual` weighs that distance; `half` saves as the bundled model is shipped, and 0 minutes
     train nothing.
@@ -94,17 +98,10 @@ def main(
     rng = np.random.default_rng(seed)
     images = np.load(WORK / "pool.npz")["images"]
     vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32)
-    with torch.no_grad():
-        batches = torch.from_numpy(images).split(128)
-        latents = torch.cat(
-            [
-                vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
-                for b in batches
-            ]
-        )
+    latents = encode(vae, images)
     held_out = rng.permutation(len(images))[:512]
     kept = np.setdiff1d(np.arange(len(images)), held_out)
-    truth = torch.from_numpy(images[held_out]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    truth = signed(images[held_out])
     before = {s: reconstruction(vae, latents[held_out], truth, s) for s in (0.0, 0.2)}
     vae.requires_grad_(False)
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]  # pyright: ignore[reportOptionalMemberAccess]
@@ -115,8 +112,7 @@ def main(
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=1e-4)
     start, step = time.time(), 0
     while minutes > 0 and (progress := (time.time() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
+        set_rate(optimizer, 1e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
         picks = rng.choice(kept, batch)
         corners = rng.integers(16 - LATENT_CROP + 1, size=(batch, 2))
         crops = np.stack(
@@ -131,7 +127,7 @@ def main(
                 for i, (y, x) in zip(picks, corners, strict=True)
             ]
         )
-        target = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        target = signed(crops)
         decoded = vae.decode(z + noise * torch.rand(batch, 1, 1, 1) * torch.randn_like(z)).sample
         edges = sum(
             F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(target), strict=True)
@@ -139,15 +135,8 @@ def main(
         loss = F.l1_loss(decoded, target) + 0.5 * edges
         if percept is not None:
             loss = loss + perceptual * percept(decoded, target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(
-            list(average.values()),
-            list(vae.state_dict().values()),
-            1 - min(0.999, (1 + step) / (10 + step)),
-        )
+        take_step(optimizer, loss)
+        update_average(average.values(), vae.state_dict().values(), step)
         step += 1
         if step % 250 == 0:
             print(f"{progress:5.1%} step {step} loss {loss.item():.4f}", flush=True)
@@ -156,14 +145,7 @@ def main(
     if half:
         vae.half()
     vae.save_pretrained(folder)
-    config = folder / "config.json"  # diffusers writes the folder that it was loaded from
-    config.write_text(
-        json.dumps(
-            {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"},
-            indent=2,
-        )
-        + "\n"
-    )
+    forget_source(folder / "config.json")
     print(json.dumps({"steps": step, "l1_by_latent_noise_before": before, "after": after}))
 
 

@@ -1,4 +1,4 @@
-"""Every figure of the model card, as JSON, and a grid of samples: `python training/evaluate.py`."""
+"""Every figure of the model card, as JSON, and a grid of samples: `python -m training.evaluate`."""
 
 import json
 import random
@@ -11,19 +11,22 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
-from data import BACKGROUNDS, HERE, STYLES, VARIANTS, WORK, load_concepts, with_article
-from export import TINY
-from judges import HELD_OUT, accuracies, pictures
+from adjointdpm.metrics.networks.judge import Judge
+from training.concepts import BACKGROUNDS, STYLES, load_concepts, with_article
+from training.data import VARIANTS, WORK
+from training.export import TINY
+from training.judges import HELD_OUT, accuracies, pictures
+from training.steps import signed
 
-GRID = HERE.parent / "docs" / "images" / "tiny-samples.png"
+GRID = Path(__file__).parents[1] / "docs" / "images" / "tiny-samples.png"
 
 
 def generate(
     pipe: StableDiffusionPipeline, captions: list[str], noise: Tensor, steps: int, guidance: float
 ) -> Tensor:
-    """Images [B, 3, 64, 64] in [0, 1]; the scheduler is DDIM without added noise, so that the
-    picture is a function of `noise`.
+    """Images [B, 3, 64, 64] in [0, 1].
+
+    The scheduler is DDIM without added noise, so that the picture is a function of `noise`.
     """
     output = pipe(
         captions,
@@ -70,8 +73,9 @@ def recognised(
 def through_the_autoencoder(
     pipe: StableDiffusionPipeline, judge: Judge, count: int, seed: int
 ) -> dict[str, float]:
-    """The judge's accuracy on real pictures after the autoencoder: what a generator with perfect
-    latents would get.
+    """The judge's accuracy on real pictures after the autoencoder.
+
+    A generator with perfect latents would get it.
 
     The pictures are placements of familiar concepts that the judge was not trained on.
     """
@@ -82,9 +86,7 @@ def through_the_autoencoder(
     rows = np.random.default_rng(seed).permutation(rows)[:count]
     labels[rows, 0] = [judge.concepts.index(concepts[c].name) for c in labels[rows, 0]]
     labels[rows, 1] = [judge.styles.index(list(STYLES)[s]) for s in labels[rows, 1]]
-    decoded = pipe.vae.decode(
-        pipe.vae.encode(2 * pictures(images[rows]) - 1).latent_dist.mean
-    ).sample
+    decoded = pipe.vae.decode(pipe.vae.encode(signed(images[rows])).latent_dist.mean).sample
     back = (decoded.div(2).add(0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return accuracies(judge, back, labels[rows])
 
@@ -92,8 +94,9 @@ def through_the_autoencoder(
 def best_drawn(
     pipe: StableDiffusionPipeline, judge: Judge, steps: int, guidance: float, seeds: list[int]
 ) -> dict[str, float]:
-    """Mean probability that the judge gives to the concept asked for, over styles and seeds; best
-    first.
+    """Mean probability that the judge gives to the concept asked for, best first.
+
+    The mean is over styles and seeds.
     """
     names = [c.name for c in load_concepts() if c.familiar]
     captions = [f"a {s} emoji of {with_article(n)}" for n in names for s in STYLES]
@@ -115,8 +118,9 @@ def best_drawn(
 def diversity(
     pipe: StableDiffusionPipeline, captions: int, seeds: int, steps: int, guidance: float, seed: int
 ) -> dict[str, float]:
-    """Spread over seeds against the spread of real pictures of the same caption, and the distance
-    to the nearest training picture.
+    """Spread over seeds against the spread of real pictures of the same caption.
+
+    Beside it, the distance to the nearest training picture.
     """
     concepts, pool = load_concepts(), np.load(WORK / "pool.npz")
     labels, images = pool["labels"], pool["images"]
@@ -172,8 +176,9 @@ def sensitivity(
 
 
 def grid(pipe: StableDiffusionPipeline, path: Path, steps: int, guidance: float, seed: int) -> None:
-    """Sixteen familiar concepts, one column each; the three styles, a caption without a style, and
-    one with a background.
+    """Draw sixteen familiar concepts, one column each.
+
+    The rows are the three styles, a caption without a style, and one with a background.
     """
     rng = random.Random(seed)
     names = [with_article(c.name) for c in load_concepts() if c.familiar]

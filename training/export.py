@@ -1,10 +1,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Write the bundled pipeline as an ordinary diffusers folder in half precision: `python
-training/export.py`.
-"""
+"""Write the bundled pipeline in half precision, for diffusers: `python -m training.export`."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,18 +12,24 @@ from diffusers.utils import logging
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from data import HERE, WORK, load_concepts
-from text_unet import MAX_TOKENS, build_scheduler, build_text_encoder, build_tokenizer, build_unet
-from vae import build
+from training.concepts import load_concepts
+from training.data import WORK
+from training.steps import forget_source
+from training.text_unet import (
+    MAX_TOKENS,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
+from training.vae import build
 
-TINY = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny"
+TINY = Path(__file__).parents[1] / "src" / "adjointdpm" / "pipelines" / "tiny"
 LIMIT = 25_000_000  # bytes, of everything in the folder
 
 
 def pipeline(untrained: bool = False, folder: Path = WORK) -> StableDiffusionPipeline:
-    """The pipeline with the averaged weights in `folder`, or with fresh ones for what has not been
-    trained.
-    """
+    """The pipeline with the averaged weights in `folder`; what is untrained gets fresh ones."""
     if (WORK / "tokenizer").exists() and not untrained:
         tokenizer = load_tokenizer(WORK / "tokenizer")
     else:
@@ -66,29 +69,17 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def main(untrained: bool = False, folder: Path = WORK) -> None:
-    """Write to a temporary folder, move each part into place, and refuse a folder that is too
-    large.
-    """
+    """Write to a temporary folder, move each part into place, and refuse a large folder."""
     logging.set_verbosity_error()
     temporary = WORK / "tiny.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline(untrained, folder).to(torch.float16).save_pretrained(
         temporary, safe_serialization=True
     )
-    config = (
-        temporary / "text_encoder" / "config.json"
-    )  # transformers loads in the dtype named here, diffusers in float32
+    # transformers loads in the dtype named here, diffusers in float32
+    config = temporary / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    config = (
-        temporary / "vae" / "config.json"
-    )  # diffusers writes the folder that it was loaded from
-    config.write_text(
-        json.dumps(
-            {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"},
-            indent=2,
-        )
-        + "\n"
-    )
+    forget_source(temporary / "vae" / "config.json")
     for name in ("vocab.json", "merges.txt"):  # for readers without `tokenizers`
         shutil.copy(WORK / "tokenizer" / name, temporary / "tokenizer" / name)
     for source in sorted(temporary.rglob("*")):

@@ -1,5 +1,6 @@
-"""Train the benchmark's second model on Fashion-MNIST: `python training/fashion.py`, ten minutes on
-two cores.
+"""Train the benchmark's second model on Fashion-MNIST: `python -m training.fashion`.
+
+It takes ten minutes on two cores.
 
 Nothing in this library is tuned on it. Class-conditional epsilon prediction in pixels, padded to
 32×32; a classifier for the metrics comes from the same script. Steps, seed and threads are fixed,
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adjointdpm import Denoiser, Euler, grids, sample
@@ -30,6 +31,7 @@ from benchmarks.gradients.fashion import (
     FashionNetwork,
     fashion_schedule,
 )
+from training.steps import set_rate, take_step, update_average
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 WORK = Path(__file__).parent / "work" / "fashion"
@@ -38,8 +40,9 @@ THREADS = 2  # the order of sums, and with it their last digits, depends on it
 
 
 def read(data: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Pictures `[n, 1, 32, 32]` in [−1, 1] and labels `[n]` of "train" or "t10k" (IDX files;
-    yann.lecun.com/exdb/mnist).
+    """Pictures `[n, 1, 32, 32]` in [−1, 1] and labels `[n]` of "train" or "t10k".
+
+    The files are IDX files (yann.lecun.com/exdb/mnist).
     """
     pictures = np.frombuffer(
         gzip.decompress((data / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
@@ -60,14 +63,14 @@ def train_classifier(
     classifier = FashionClassifier()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     for step in range(steps):
-        _set_rate(optimizer, 3e-3 * (1 - step / steps))
+        set_rate(optimizer, 3e-3 * (1 - step / steps))
         picks = torch.randint(len(pictures), (128,), generator=generator)
         x = pictures[picks]
         x = x + 0.2 * torch.rand(len(x), 1, 1, 1, generator=generator) * torch.randn(
             x.shape, generator=generator
         )
         loss = F.cross_entropy(classifier(x), labels[picks])
-        _step(optimizer, loss)
+        take_step(optimizer, loss)
     return classifier.eval().requires_grad_(False)
 
 
@@ -80,7 +83,7 @@ def train_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, betas=(0.9, 0.99))
     schedule = fashion_schedule()
     for step in range(1, steps + 1):
-        _set_rate(optimizer, 2e-3 * (1 - (step - 1) / steps) * min(1.0, step / 100))
+        set_rate(optimizer, 2e-3 * (1 - (step - 1) / steps) * min(1.0, step / 100))
         picks = torch.randint(len(pictures), (batch,), generator=generator)
         # One noise level out of every stretch of the schedule.
         t = (1000 * (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch).floor()
@@ -96,11 +99,8 @@ def train_network(
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             output = network(alpha * pictures[picks] + sigma * noise, t, network.classes(named))
         loss = F.mse_loss(output.float(), noise)
-        _step(optimizer, loss)
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(average.parameters()), [p.detach() for p in network.parameters()], 1 - decay
-        )
+        take_step(optimizer, loss)
+        update_average(average.parameters(), (p.detach() for p in network.parameters()), step)
         if step % 100 == 0:
             print(f"step {step} of {steps}, epsilon mse {loss.item():.4f}", flush=True)
     return average.eval()
@@ -109,8 +109,9 @@ def train_network(
 def judged(
     network: FashionNetwork, classifier: FashionClassifier, each: int = 8, guidance: float = 3.0
 ) -> float:
-    """The share of generated pictures in which the classifier sees the class that was asked for
-    (DDIM, 20 steps).
+    """The share of generated pictures in which the classifier sees the class that was asked for.
+
+    DDIM draws them in 20 steps.
     """
     labels = torch.arange(len(CLASSES)).repeat(each)
     generator = torch.Generator().manual_seed(0)
@@ -138,7 +139,9 @@ def main(
     data: Path = DATA,
     folder: Path = WORK,
 ) -> None:
-    """Train both networks and write `network.safetensors`, `classifier.safetensors` and
+    """Train both networks.
+
+    They are written to `network.safetensors` and `classifier.safetensors`, what was measured to
     `facts.json`.
     """
     if not data.is_dir():
@@ -178,18 +181,6 @@ def main(
         )
     write_text(folder / "facts.json", json.dumps(facts) + "\n")
     print(json.dumps(facts))
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Train the judge on real pictures: `python training/judges.py --minutes 5`, and `--left-out STYLE`
-to test it on a style it never saw.
+"""Train the judge on real pictures: `python -m training.judges --minutes 5`.
+
+`--left-out STYLE` tests it on a style that it never saw.
 
 `--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against
 while the bundled one judges.
@@ -16,17 +17,20 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.metrics.judge import Judge, JudgeNetwork
-from data import HERE, STYLES, VARIANTS, WORK, draw, load_concepts
+from adjointdpm.metrics.networks.judge import Judge
+from training.concepts import STYLES, load_concepts
+from training.data import VARIANTS, WORK, draw
+from training.steps import set_rate, take_step
 
-FOLDER = HERE.parent / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
+FOLDER = Path(__file__).parents[1] / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
 WIDTHS = (24, 48, 96, 128)
 HELD_OUT = 3  # of the variants of each picture are never trained on
 
 
 def augment(images: Tensor) -> Tensor:
-    """Blur, brightness, contrast and noise, so that the judge reads shapes and tones and does not
-    count pixels; images in [0, 1].
+    """Blur, brightness, contrast and noise, on images in [0, 1].
+
+    They make the judge read shapes and tones, and not count pixels.
     """
     n = len(images)
     for size in (2, 4):  # an autoencoder smooths both the finest and the next detail
@@ -69,12 +73,12 @@ def accuracies(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict[str
 def save(judge: Judge, folder: Path) -> None:
     """Half-precision weights and the names of the classes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
+    weights = {k: v.half().contiguous() for k, v in judge.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
     widths = [
         layer.out_channels
-        for layer in judge.network.trunk
+        for layer in judge.trunk
         if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
     ]
     (folder / "config.json").write_text(
@@ -92,8 +96,9 @@ def main(
     widths: str = ",".join(map(str, WIDTHS)),
     placements: int = 0,
 ) -> None:
-    """Train by the clock on the familiar concepts and the generator's withheld ones, and print
-    accuracies on unseen augmentations as JSON.
+    """Train by the clock, and print accuracies on unseen augmentations as JSON.
+
+    The classes are the familiar concepts and the generator's withheld ones.
 
     With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths`
     are four channel counts, divisible by 8. `--placements` draws so many more of each picture to
@@ -128,34 +133,26 @@ def main(
             np.concatenate([images, more[known]]),
             np.concatenate([labels, labelled[known]]),
         )
-    judge = Judge(
-        JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))),
-        concepts,
-        styles,
-    )
+    judge = Judge(concepts, styles, tuple(map(int, widths.split(","))))
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)
         rng = np.random.default_rng(seed + 1)
-    network = judge.network.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
+    judge.requires_grad_(True)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=2e-2)
     start, step = time.time(), 0
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
+        set_rate(optimizer, 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
         picks = rng.integers(len(images), size=batch)
-        features = network(augment(pictures(images[picks])))
+        features = judge.pooled(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
-        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(
-            network.style(features), truth[:, 1]
+        loss = F.cross_entropy(judge.concept(features), truth[:, 0]) + F.cross_entropy(
+            judge.style(features), truth[:, 1]
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer, loss)
         step += 1
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
-    network.requires_grad_(False)
+    judge.requires_grad_(False)
     facts = {
         "left_out": left_out or None,
         "minutes": minutes,

@@ -1,7 +1,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Train the text encoder and the UNet of the bundled model: `python training/text_unet.py --minutes
-60`.
+"""Train the text encoder and the UNet of the bundled model.
+
+`python -m training.text_unet --minutes 60`
 """
 
 import json
@@ -22,7 +23,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from data import BACKGROUNDS, STYLES, WORK, Concept, caption, load_concepts
+from training.concepts import BACKGROUNDS, STYLES, Concept, caption, load_concepts
+from training.data import WORK
+from training.steps import encode, set_rate, take_step, update_average
 
 MAX_TOKENS = 20
 SHOWN_STYLE = 0.9  # of the captions name the style
@@ -63,8 +66,9 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_tokenizer(concepts: list[Concept], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair encoding is learned from the captions; withheld names stay
-    spellable by their pieces.
+    """A CLIP tokenizer whose byte-pair encoding is learned from the captions.
+
+    Withheld names stay spellable by their pieces.
     """
     styles = [*STYLES, None]
     texts = [
@@ -112,18 +116,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def encode_pool(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
-    """Latent means of all pictures, float32 [n, 4, 16, 16]."""
-    with torch.no_grad():
-        batches = torch.from_numpy(images).split(128)
-        return torch.cat(
-            [
-                vae.encode(b.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
-                for b in batches
-            ]
-        )
-
-
 class Captions:
     """Token ids of every phrasing, made once."""
 
@@ -150,8 +142,9 @@ class Captions:
         self.ids = ids[:-1].view(len(concepts), len(styles), len(colours), phrasings, MAX_TOKENS)
 
     def sample(self, labels: np.ndarray, rng: np.random.Generator, dropped: float = 0.1) -> Tensor:
-        """One caption for each row of (concept, style, background); some leave out the style, the
-        background, or everything.
+        """One caption for each row of (concept, style, background).
+
+        Some leave out the style, the background, or everything.
         """
         n = len(labels)
         style = np.where(rng.random(n) < SHOWN_STYLE, labels[:, 1], len(STYLES))
@@ -176,8 +169,9 @@ def main(
     folder: Path = WORK,
     start: Path | None = None,
 ) -> None:
-    """Train by the clock; the averaged weights go to `folder` every two minutes, with all that a
-    run resumed from there (`source`) needs.
+    """Train by the clock; the averaged weights go to `folder` every two minutes.
+
+    Beside them lies all that a run resumed from there (`source`) needs.
 
     `--familiar` finishes on the few concepts that everyone knows: clear pictures of those are worth
     more than blurred ones of all. `--start` takes weights, tokenizer and autoencoder from an
@@ -191,7 +185,7 @@ def main(
     chosen = [c.familiar if familiar else not c.withheld for c in concepts]
     trained = np.array([chosen[c] for c in pool["labels"][:, 0]])
     labels = pool["labels"][trained].astype(np.int64)
-    latents = encode_pool(
+    latents = encode(
         AutoencoderKL.from_pretrained(start / "vae" if start else WORK / "vae"),
         pool["images"][trained],
     )
@@ -258,8 +252,7 @@ def main(
     first, began, saved, running = step, time.time() - spent, time.time(), 0.0
     while (spent := time.time() - began) < 60 * minutes and not (max_steps and step >= max_steps):
         progress = spent / (60 * minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - progress) * min(1.0, (step + 1) / 200)
+        set_rate(optimizer, rate * (1 - progress) * min(1.0, (step + 1) / 200))
         picks = rng.integers(len(latents), size=batch)
         x = latents[picks]
         t = torch.from_numpy(
@@ -277,13 +270,9 @@ def main(
             output = model["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, t, states).sample
         error = F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
         loss = (error * weights[t]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        weight = 1 - min(decay, (1 + step) / (10 + step))
-        floating = [(average[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], weight)
+        take_step(optimizer, loss)
+        floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+        update_average((average[k] for k in floating), floating.values(), step, decay)
         step += 1
         running += (error.mean().item() - running) / min(step - first, 200)
         if step % 100 == 0:

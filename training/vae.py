@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (diffusers annotates tuples and outputs too narrowly for its own documented use)
-"""Train the bundled model's autoencoder on random crops: `python training/vae.py --minutes 10`."""
+"""Train the bundled model's autoencoder on random crops: `python -m training.vae --minutes 10`."""
 
 import time
 from typing import Annotated
@@ -12,7 +12,8 @@ import typer
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from data import WORK
+from training.data import WORK
+from training.steps import set_rate, signed, take_step, update_average
 
 CROP = 32
 
@@ -40,8 +41,9 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
-    """Scale the latents to zero mean and unit variance per channel inside quant_conv and
-    post_quant_conv, so that `scaling_factor` is 1.
+    """Scale the latents to zero mean and unit variance per channel.
+
+    This is done inside quant_conv and post_quant_conv, so that `scaling_factor` is 1.
     """
     with torch.no_grad():
         means = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(64)])
@@ -59,8 +61,9 @@ def fold_statistics(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed: int = 0) -> None:
-    """Train by the clock (the learning rate falls linearly to zero) and save the averaged weights
-    to `work/vae`.
+    """Train by the clock and save the averaged weights to `work/vae`.
+
+    The learning rate falls linearly to zero.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -71,8 +74,7 @@ def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4)
     start, step, progress = time.time(), 0, 0.0
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * (1 - progress) * min(1.0, (step + 1) / 100)
+        set_rate(optimizer, 2e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
         picks = rng.integers(len(images), size=batch)
         corners = 4 * rng.integers((64 - CROP) // 4 + 1, size=(batch, 2))
         crops = np.stack(
@@ -81,27 +83,19 @@ def main(minutes: Annotated[float, typer.Option()] = 10.0, batch: int = 16, seed
                 for i, (y, x) in zip(picks, corners, strict=True)
             ]
         )
-        x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = signed(crops)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
         loss = F.l1_loss(y, x) + 0.5 * edges + 1e-4 * posterior.kl().mean() / (CROP * CROP / 16)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.values()), list(vae.state_dict().values()), 1 - decay)
+        take_step(optimizer, loss)
+        update_average(average.values(), vae.state_dict().values(), step)
         step += 1
         if step % 250 == 0:
             print(f"{progress:5.1%} step {step} loss {loss.item():.4f}", flush=True)
     vae.load_state_dict(average)
     vae.eval()
-    whole = (
-        torch.from_numpy(images[rng.permutation(len(images))[:1024]]).permute(0, 3, 1, 2).float()
-        / 127.5
-        - 1
-    )
+    whole = signed(images[rng.permutation(len(images))[:1024]])
     fold_statistics(vae, whole[:512])
     with torch.no_grad():
         latents = vae.encode(whole[512:]).latent_dist.mean

@@ -1,3 +1,4 @@
-"""The gradient benchmark: how far every method is from exact, and what each percent costs; run by
-`python -m benchmarks.gradients`.
+"""The gradient benchmark: how far every method is from exact, and what each percent costs.
+
+`python -m benchmarks.gradients` runs it.
 """

@@ -1,42 +1,74 @@
-"""`python -m benchmarks.gradients`: what is claimed about gradients, measured again."""
+"""Measure again what is claimed about gradients: `python -m benchmarks.gradients`."""
 
-import sys
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from adjointdpm.cli import options
-from adjointdpm.cli.terminal import console, quiet, tell
-from adjointdpm.errors import AdjointDPMError
+from adjointdpm.cli.terminal import quiet
+from adjointdpm.errors import InvalidInputError, UnknownNameError
+from adjointdpm.support.files import write_text
+from adjointdpm.support.user_code import load_function
+from benchmarks.common import (
+    FASHION,
+    FashionFolder,
+    Page,
+    check_device,
+    check_known,
+    fill,
+    machine,
+    run,
+    tell,
+)
+from benchmarks.gradients.cost import measure_costs
+from benchmarks.gradients.fashion import load_fashion
+from benchmarks.gradients.figure import check_figure, draw
+from benchmarks.gradients.methods import registered as registered_methods
+from benchmarks.gradients.registration import REGISTERED, Registration
+from benchmarks.gradients.report import as_json, markdown, setting_pages
+from benchmarks.gradients.results import Line, Results, kept_lines
+from benchmarks.gradients.run import Clock, Selection, check_weights, measure_errors
+from benchmarks.gradients.summary import summarise
+from benchmarks.gradients.tiny import load_tiny
+from benchmarks.gradients.workload import Workload
 
 app = typer.Typer(help="Measure what the documentation claims.")
 
 
 @app.command()
 def gradients(
-    models: Annotated[list[str], typer.Option(help="tiny or fashion. Repeatable.")] = ["tiny"],  # noqa: B006 - typer copies it
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="tiny or fashion. Repeatable.", show_default="tiny"),
+    ] = None,
     guidance: Annotated[
-        list[float],
+        list[float] | None,
         typer.Option(help="Guidance scales; without it, all registered ones. Repeatable."),
-    ] = [],  # noqa: B006
+    ] = None,
     steps: Annotated[
-        list[int],
+        list[int] | None,
         typer.Option(help="N, network calls; without it, all registered ones. Repeatable."),
-    ] = [],  # noqa: B006
+    ] = None,
     samplers: Annotated[
-        list[str], typer.Option(help="Registered samplers; without it, all. Repeatable.")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option(help="Registered samplers; without it, all. Repeatable.")
+    ] = None,
     methods: Annotated[
-        list[str], typer.Option(help="Only methods with this in their names. Repeatable.")
-    ] = [],  # noqa: B006
+        list[str] | None,
+        typer.Option(help="Only methods with this in their names. Repeatable."),
+    ] = None,
     pairs: Annotated[
         int | None, typer.Option(min=1, help="How many of the registered pairs, from the first.")
     ] = None,
     parts: Annotated[
-        list[str],
-        typer.Option(help="inputs (noise, embedding) or weights (LoRA, weights too). Repeatable."),
-    ] = ["inputs"],  # noqa: B006
+        list[str] | None,
+        typer.Option(
+            help="inputs (noise, embedding) or weights (LoRA, weights too). Repeatable.",
+            show_default="inputs",
+        ),
+    ] = None,
     errors: Annotated[bool, typer.Option(help="Measure errors.")] = True,
     ode: Annotated[
         bool, typer.Option(help="Also against the converged ODE, which takes long.")
@@ -53,187 +85,160 @@ def gradients(
             help="benchmarks/competitors.py: other libraries' methods, those that are installed."
         ),
     ] = None,
-    fashion: Annotated[Path, typer.Option(help="Where training/fashion.py put its model.")] = Path(
-        "training/work/fashion"
-    ),
+    fashion: FashionFolder = FASHION,
     registration: Annotated[Path | None, typer.Option(help="Another registration file.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for measurements, tables and figure.")] = Path(
         "runs/bench-gradients"
     ),
-    page: Annotated[
-        Path | None,
-        typer.Option(
-            help="Page that the figures are written into, such as docs/gradients.md; the tables of "
-            "each setting go into a folder beside it."
-        ),
-    ] = None,
+    page: Page = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the figure here, an SVG or PNG.")
     ] = None,
-    resume: options.Resume = False,
-    force: options.Force = False,
+    page_only: Annotated[
+        bool,
+        typer.Option(
+            "--page-only",
+            help="Measure nothing; write tables, figure and page from the kept results.",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the measurements in --out.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Throw away the measurements in --out.")
+    ] = False,
 ) -> None:
-    """Error of every gradient method against exact and against the converged ODE, and what each
-    costs; as registered beforehand.
+    """Measure the error of every gradient method and its cost, as registered beforehand.
+
+    Errors are against the exact gradient and against that of the converged ODE. The tables of
+    each setting go into a folder beside the page.
     """
     quiet()
-    import torch
-
-    from adjointdpm.errors import UnknownNameError
-    from benchmarks.gradients.figure import check_figure
-    from benchmarks.gradients.methods import registered as registered_methods
-    from benchmarks.gradients.registration import REGISTERED, Registration
-    from benchmarks.gradients.report import check_page
-    from benchmarks.gradients.results import Results
-    from benchmarks.gradients.run import Selection
-
-    options.check_device(device)
-    if page is not None:
-        check_page(page)
+    check_device(device)
     if figure is not None:
         check_figure(figure)
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-        False  # float32 is float32
-    )
     registered = Registration(registration or REGISTERED)
-    known: dict[str, tuple[list[Any], list[Any]]] = {
-        "--models": (models, registered.models),
-        "--parts": (parts, ["inputs", "weights"]),
-        "--guidance": (guidance, [float(g) for g in registered.content["guidance"]]),
-        "--steps": (steps, registered.content["calls"]),
-        "--samplers": (samplers, list(registered.content["samplers"])),
-    }
-    for flag, (given, allowed) in known.items():
-        for value in given:
-            if value not in allowed:
-                raise UnknownNameError(
-                    f"{flag} {value} is not registered; choose of {', '.join(map(str, allowed))}"
-                )
+    if page_only:
+        _write(registered, kept_lines(), out, page, figure)
+        return
+    torch.set_num_threads(threads)
+    # float32 is float32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    chosen, parts = models or ["tiny"], parts or ["inputs"]
+    _check_registered(registered, chosen, parts, guidance, steps, samplers)
     selection = Selection(
         guidance=guidance or None,
         calls=steps or None,
         samplers=samplers or None,
         methods=methods or None,
         pairs=pairs,
-        parts=parts,  # pyright: ignore[reportArgumentType]
+        parts=parts,  # pyright: ignore[reportArgumentType] - checked above
         batch=batch,
         ode=ode,
         extra=None if competitors is None else _competitors(competitors),
     )
+    _check_methods(registered, selection)
+    results = Results(out / "measurements.jsonl", resume=resume, force=force)
+    job = _Job(registered, selection, results, device, fashion, errors, costs)
+    complete = job.measure(chosen, Clock(minutes))
+    _write(registered, list(results), out, page, figure)
+    print(f"Measurements: {results.path}")
+    if not complete:
+        print("Time is up; go on with --resume")
+
+
+def _check_registered(
+    registered: Registration,
+    models: list[str],
+    parts: list[str],
+    guidance: list[float] | None,
+    steps: list[int] | None,
+    samplers: list[str] | None,
+) -> None:
+    check_known("--models", models, registered.models)
+    check_known("--parts", parts, ["inputs", "weights"])
+    check_known("--guidance", guidance or (), map(float, registered.content["guidance"]))
+    check_known("--steps", steps or (), registered.content["calls"])
+    check_known("--samplers", samplers or (), registered.content["samplers"])
+
+
+def _check_methods(registered: Registration, selection: Selection) -> None:
+    """Check that each of the texts in `selection.methods` is in a method's name."""
     names = {
-        m.name
-        for s in registered.settings()
-        for m in [*registered_methods(registered.content, s), *(selection.extra or _none)(s)]
+        method.name
+        for setting in registered.settings()
+        for method in [
+            *registered_methods(registered.content, setting),
+            *(selection.extra(setting) if selection.extra is not None else ()),
+        ]
     }
-    for text in methods:
+    for text in selection.methods or ():
         if not any(text in name for name in names):
             raise UnknownNameError(
                 f"--methods {text!r} is in the name of no method; there are: "
                 f"{', '.join(sorted(names))}"
             )
-    results = Results(out / "measurements.jsonl", resume=resume, force=force)
-    complete = _measure(
-        models, registered, selection, results, minutes, device, fashion, errors, costs
-    )
-    _write(registered, results, out, page, figure)
-    tell(
-        f"Measurements: {results.path}\nTables: {out / 'gradients.md'}"
-        + ("" if complete else "\nTime is up; go on with --resume")
-    )
 
 
-def _measure(
-    models: list[str],
-    registered: Any,
-    selection: Any,
-    results: Any,
-    minutes: float | None,
-    device: str,
-    fashion: Path,
-    errors: bool,
-    costs: bool,
-) -> bool:
-    """Whether everything selected is there now."""
-    from benchmarks.gradients.cost import measure_costs
-    from benchmarks.gradients.report import machine
-    from benchmarks.gradients.run import Clock, check_weights, measure_errors
+@dataclass(frozen=True)
+class _Job:
+    """What to measure, and where it goes."""
 
-    clock = Clock(minutes)
-    if clock.over:
+    registered: Registration
+    selection: Selection
+    results: Results
+    device: str
+    fashion: Path
+    errors: bool
+    costs: bool
+
+    def measure(self, models: list[str], clock: Clock) -> bool:
+        """Whether everything selected is there now."""
+        if clock.over:
+            return True
+        where = {"registration": self.registered.digest, "machine": machine(self.device)}
+        self.results.add({"kind": "run", **where}, {})
+        wanted = [measure_costs] * self.costs + [measure_errors] * self.errors
+        for name in models:
+            workload = self._workload(name)
+            check_weights(workload, self.registered, self.results)
+            for measure in wanted:
+                if not measure(
+                    workload, self.registered, self.selection, self.results, clock, report=tell
+                ):
+                    return False
         return True
-    results.add({"kind": "run", "registration": registered.digest, "machine": machine(device)}, {})
-    for name in models:
-        workload = _workload(name, registered.metrics(name), device, fashion)
-        check_weights(workload, registered, results)
-        if costs and not measure_costs(
-            workload, registered, selection, results, clock, report=console.print
-        ):
-            return False
-        if errors and not measure_errors(
-            workload, registered, selection, results, clock, report=console.print
-        ):
-            return False
-    return True
 
-
-def _workload(name: str, metrics: dict[str, str], device: str, fashion: Path) -> Any:
-    if name == "fashion":
-        from benchmarks.gradients.fashion import load_fashion
-
-        return load_fashion(fashion, metrics, device)
-    from benchmarks.gradients.tiny import load_tiny
-
-    return load_tiny(metrics, device)
-
-
-def _none(setting: Any) -> list[Any]:
-    return []
+    def _workload(self, name: str) -> Workload:
+        metrics = self.registered.metrics(name)
+        if name == "fashion":
+            return load_fashion(self.fashion, metrics, self.device)
+        return load_tiny(metrics, self.device)
 
 
 def _competitors(path: Path) -> Any:
-    from adjointdpm.errors import InvalidInputError
-    from adjointdpm.support.user_code import load_function
-
     return load_function(path, "competitors", "competitors", InvalidInputError)
 
 
 def _write(
-    registered: Any, results: Any, out: Path, page: Path | None, figure: Path | None
+    registered: Registration, lines: list[Line], out: Path, page: Path | None, figure: Path | None
 ) -> None:
-    import json
-
-    from adjointdpm.support.files import write_text
-    from benchmarks.gradients.figure import draw
-    from benchmarks.gradients.report import as_json, fill, markdown, setting_pages
-    from benchmarks.gradients.summary import summarise
-
-    lines = list(results)
+    """Write tables and figure into `out`, and into the page and its folder."""
     groups = summarise(lines, registered)
-    text = markdown(lines, registered)
-    write_text(out / "gradients.md", text + "\n")
+    write_text(out / "gradients.md", markdown(lines, registered) + "\n")
     write_text(out / "result.json", json.dumps(as_json(lines, registered), indent=1) + "\n")
-    draw(groups, out / "gradients.svg", registered)
-    if figure is not None:
-        draw(groups, figure, registered)
+    for path in [out / "gradients.svg", *([] if figure is None else [figure])]:
+        draw(groups, path, registered)
     pages = setting_pages(lines, registered)
     for folder in [out / "gradients", *([] if page is None else [page.with_suffix("")])]:
         for name, content in pages.items():
             write_text(folder / name, content)
     if page is not None:
         fill(page, markdown(lines, registered, page.stem))
-
-
-def main() -> None:
-    """Run the benchmark; a mistake of the user's is one line on stderr and exit code 2."""
-    try:
-        app()
-    except AdjointDPMError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    print(f"Tables: {out / 'gradients.md'}")
 
 
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -1,5 +1,6 @@
-"""The gradient of a shorter sampler in place of the one that makes the picture: the simplest way to
-save network work.
+"""The gradient of a shorter sampler in place of the one that makes the picture.
+
+It is the simplest way to save network work.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from adjointdpm.engine.problem import Problem
 
 @dataclass(frozen=True)
 class CoarseSampler(GradientMethod):
-    """The exact gradient of the same sampler with M steps, on M of the N intervals' ends; for
-    Euler, coarse DDIM.
+    """The exact gradient of the same sampler with M steps, on M of the N intervals' ends.
+
+    For Euler this is coarse DDIM.
 
     The loss is evaluated at the shorter sampler's own picture, as whoever samples with fewer steps
     does. M (2F + B) network work.

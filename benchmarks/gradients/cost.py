@@ -1,5 +1,6 @@
-"""What methods cost: seconds beside full backpropagation in the same run, network calls, VJPs and
-bytes held.
+"""What methods cost: seconds, network calls, VJPs and bytes held.
+
+Seconds stand beside those of full backpropagation in the same run.
 """
 
 import random
@@ -64,8 +65,9 @@ def measure_costs(
 
 
 def _learning(workload: Workload, what: str) -> AbstractContextManager[list[Tensor]] | None:
-    """A context in which the tensors to learn, besides noise and embedding, are there and require
-    grad.
+    """A context in which the tensors to learn are there and require grad.
+
+    Noise and embedding are not among them.
     """
     return {"inputs": _nothing, "lora": workload.adapter, "weights": workload.trainable}[what]()
 
@@ -76,8 +78,9 @@ def _nothing() -> Iterator[list[Tensor]]:
 
 
 class _Bench:
-    """One setting and one set of learned tensors: noise and embedding for "inputs", else a LoRA or
-    all weights and nothing else.
+    """One setting and one set of learned tensors.
+
+    For "inputs" these are noise and embedding, else a LoRA or all weights and nothing else.
     """
 
     def __init__(
@@ -168,8 +171,10 @@ class _Bench:
         torch.autograd.grad(0.5 * x.square().sum(), self.wanted, allow_unused=True)
 
     def beside(self) -> Line:
-        """Seconds of full backpropagation, of a forward call, of a forward and backward call, and
-        of adding up two of its gradients.
+        """Measure seconds of what methods are compared with.
+
+        That is full backpropagation, a forward call, a forward and backward call, and the sum of
+        two of its gradients.
         """
         x = self.noise.detach()
         t = self.grid[len(self.grid) // 2].to(x.device, torch.float32).expand(len(x))
@@ -202,7 +207,7 @@ class _Bench:
     def graph_bytes(self) -> int:
         """Bytes that the graph of one guided network call holds."""
         t = self.grid[:1].to(self.noise.device, torch.float32).expand(len(self.noise))
-        return graph_bytes(self.denoiser.output, self.noise, t, self.cond, self.denoiser.null_cond)
+        return graph_bytes(self.denoiser, self.noise, t, self.cond, self.denoiser.null_cond)
 
     def _identity(self, method: Method, number: int) -> Line:
         where = {

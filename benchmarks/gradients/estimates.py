@@ -18,8 +18,9 @@ HEAD = [
 
 
 def estimate_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """A line of the columns of `HEAD` for each method that estimates its error; the estimate is the
-    median.
+    """A line of the columns of `HEAD` for each method that estimates its error.
+
+    The estimate shown is the median.
     """
     return [[f"`{row.method}`", *_cells(row)] for row in rows if row.estimates]
 

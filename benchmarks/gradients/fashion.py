@@ -1,5 +1,6 @@
-"""The second model, which nothing is tuned on: clothes from Fashion-MNIST, in pixels, by class;
-made by `training/fashion.py`.
+"""The second model, which nothing is tuned on: clothes from Fashion-MNIST, in pixels, by class.
+
+`training/fashion.py` makes it.
 """
 
 import json
@@ -16,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import ModelError
 from adjointdpm.tasks.demo import reference_pattern
@@ -41,8 +42,9 @@ BRIGHTNESS = 0.5  # the mean that the smooth metric aims at; a class's own are a
 
 
 class FashionNetwork(nn.Module):
-    """ε of pictures `[B, 1, 32, 32]` in [−1, 1], given a class embedding: a small UNet on 2×2
-    blocks of pixels.
+    """ε of pictures `[B, 1, 32, 32]` in [−1, 1], given a class embedding.
+
+    It is a small UNet on 2×2 blocks of pixels.
 
     The number after the last class's is no class, for guidance.
     """
@@ -77,8 +79,9 @@ class FashionNetwork(nn.Module):
 
 
 class FashionClassifier(nn.Module):
-    """A small convolutional classifier of pictures in [−1, 1]; its feature maps are also those of
-    the style metric.
+    """A small convolutional classifier of pictures in [−1, 1].
+
+    The style metric uses its feature maps.
     """
 
     def __init__(self) -> None:
@@ -155,8 +158,9 @@ class FashionWorkload(Workload):
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The UNet's; the class table is the embedding's source, and not part of the network's
-        call.
+        """The UNet's weights.
+
+        The class table is the embedding's source, and not part of the network's call.
         """
         return {
             name: weight
@@ -187,7 +191,7 @@ def load_fashion(folder: Path, metrics: Mapping[str, str], device: str = "cpu") 
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"no Fashion-MNIST model in {folder} ({error}); python training/fashion.py makes it in "
+            f"no Fashion-MNIST model in {folder} ({error}); python -m training.fashion makes it in "
             f"ten minutes"
         ) from error
     return FashionWorkload(network.to(device), classifier.to(device), metrics)

@@ -1,5 +1,6 @@
-"""FlowGrad's rule for where to save vector-Jacobian products: merge the steps in which the
-trajectory is straight.
+"""FlowGrad's rule for where to save vector-Jacobian products.
+
+It merges the steps in which the trajectory is straight.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from adjointdpm.engine.problem import Problem
 
 @dataclass(frozen=True)
 class FlowGrad(GradientMethod):
-    """Non-uniform few-VJP adjoint of FlowGrad (Liu et al., CVPR 2023, doi
-    10.1109/CVPR52729.2023.02331), in the noise form.
+    """Non-uniform few-VJP adjoint of FlowGrad, in the noise form.
+
+    It is by Liu et al., CVPR 2023 (doi 10.1109/CVPR52729.2023.02331).
 
     The sampler's N steps are gathered into M runs of neighbours in which the velocity hardly
     changes, and the adjoint takes one step over each: a ← a + h (∂v/∂y)ᵀ a at the stored state that
@@ -51,13 +53,9 @@ class _Backward(BackwardSolve):
         self.states: list[Tensor] = []
         self.velocities: list[Tensor] = []
 
-    def sample(self, first_output: Tensor) -> Tensor:
-        pending = [first_output]
-
+    def sample(self) -> Tensor:
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
-            data, noise = self.split(
-                pending.pop() if pending else self.network(x, call.time), call, x
-            )
+            data, noise = self.evaluate(call, x)
             if call.step == len(
                 self.states
             ):  # the first call of a step sees the state that it starts from
@@ -101,8 +99,9 @@ def step_costs(velocities: Sequence[Tensor]) -> list[float]:
 
 
 def straight_runs(costs: Sequence[float], count: int) -> list[int]:
-    """The first steps of at most `count` runs, by the smallest threshold that allows it (found by
-    bisection).
+    """The first steps of at most `count` runs.
+
+    Bisection finds the smallest threshold that allows it.
     """
 
     def runs(threshold: float) -> list[int]:

@@ -8,8 +8,9 @@ from benchmarks.gradients.tables import cell
 
 
 def goal_rows(groups: Sequence[Group], registration: Registration) -> list[list[str]]:
-    """Model, what, measured, the goal, and whether it is met; what comes without a goal is there to
-    compare.
+    """Model, what, measured, the goal, and whether it is met.
+
+    A row without a goal is there to compare.
     """
     goals = registration.content["goals"]
     found = []

@@ -52,8 +52,9 @@ class Method:
 
 
 def registered(content: dict[str, Any], setting: Setting) -> list[Method]:
-    """The registered methods for a setting, by the file's `methods`: shares are of N, whole numbers
-    are numbers of steps.
+    """The registered methods for a setting, by the file's `methods`.
+
+    Shares there are of N; whole numbers are numbers of steps.
     """
     chosen, n, steps = content["methods"], setting.calls, setting.steps
     found = [

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from benchmarks.common import table
 from benchmarks.gradients.registration import Registration, Setting
 from benchmarks.gradients.summary import Figures, Group, Row
-from benchmarks.gradients.tables import table
 
 # Heading -> the name of the method, given shares of the sampler's steps.
 COMPARED = {
@@ -22,8 +22,9 @@ OF_THE_ODE = "exact against the ODE"
 
 
 def overview(groups: Sequence[Group], registration: Registration, part: str = "inputs") -> str:
-    """The table: median errors for noise / embedding, or for LoRA / weights; N and shares count
-    network calls.
+    """Make the table of median errors for noise / embedding, or for LoRA / weights.
+
+    N and shares count network calls.
 
     Settings without these methods are left out. It is empty if that leaves none.
 
@@ -70,8 +71,9 @@ def _errors(row: Row | None, reference: str, tensors: Sequence[str]) -> str:
 
 
 def _pairs(group: Group, part: str) -> str:
-    """How many pictures approximate methods were measured on; of a sampler that has none, all
-    methods.
+    """How many pictures approximate methods were measured on.
+
+    Of a sampler that has none, it is how many all methods were.
     """
     approximate = [row for row in group.rows if not row.exact]
     counts = [

@@ -1,5 +1,6 @@
-"""What gradients are compared with: the exact gradient of the sampler's own steps, and the gradient
-of the converged ODE.
+"""What gradients are compared with.
+
+It is the exact gradient of the sampler's own steps, and the gradient of the converged ODE.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ def ode_gradients(
     steps: int,
     folder: Path | None = None,
 ) -> Gradients:
-    """Of the probability-flow ODE between the ends of the setting's grid: RK4 on a Karras grid,
-    differentiated exactly.
+    """Gradients of the probability-flow ODE between the ends of the setting's grid.
+
+    RK4 solves it on a Karras grid, and is differentiated exactly.
 
     Whether that has converged is for the caller to check, with half as many steps. It does not
     depend on the sampler, so samplers that start and end at the same times share it by `folder`,
@@ -49,7 +51,10 @@ def ode_gradients(
 
     if folder is None:
         return solve(pairs)
-    name = f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}{'' if part == 'inputs' else f'-{part}'}"
+    suffix = "" if part == "inputs" else f"-{part}"
+    name = (
+        f"{workload.name}-guidance{setting.guidance:g}-from{start:g}-to{end:g}-rk4-{steps}{suffix}"
+    )
     files = {pair.index: folder / f"{name}-pair{pair.index}.safetensors" for pair in pairs}
     missing = [pair for pair in pairs if not files[pair.index].is_file()]
     if missing:

@@ -16,14 +16,16 @@ from adjointdpm.engine import samplers
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError
+from training.concepts import with_article
 
 REGISTERED = Path(__file__).parent / "preregistration.yaml"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture: a prompt, what it names (a class of the model's classifier), and the seed of its
-    noise.
+    """One picture: a prompt, what it names, and the seed of its noise.
+
+    What it names is a class of the model's classifier.
     """
 
     index: int
@@ -127,14 +129,15 @@ def choose_prompts(
     every = [(style, concept) for concept in sorted(concepts) for style in styles]
     random.Random(seed).shuffle(every)
     return [
-        (f"a {style} emoji of {_with_article(concept)}", concept, seed + i)
+        (f"a {style} emoji of {with_article(concept)}", concept, seed + i)
         for i, (style, concept) in enumerate(every[:count])
     ]
 
 
 def choose_classes(classes: Sequence[str], count: int, seed: int) -> list[tuple[str, str, int]]:
-    """The registered rule for a class-conditional model: the classes in turn, the noise seed of
-    number i is seed + i.
+    """The registered rule for a class-conditional model.
+
+    The classes come in turn; the noise seed of number i is seed + i.
     """
     return [(classes[i % len(classes)], classes[i % len(classes)], seed + i) for i in range(count)]
 
@@ -142,8 +145,9 @@ def choose_classes(classes: Sequence[str], count: int, seed: int) -> list[tuple[
 def between(
     schedule: NoiseSchedule, start: float, end: float, steps: int, exponent: float = 7.0
 ) -> Tensor:
-    """A Karras grid of `steps` intervals from time `start` to time `end`, for the converged
-    solution of the same ODE.
+    """A Karras grid of `steps` intervals from time `start` to time `end`.
+
+    The converged solution of the same ODE takes it.
     """
     noisy, clean = schedule.rho(torch.tensor([start, end], dtype=torch.float64)).tolist()
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -153,11 +157,3 @@ def between(
     )
     times[0], times[-1] = start, end
     return times
-
-
-def _with_article(concept: str) -> str:
-    if concept in ("broccoli", "ice cream") or (
-        concept.endswith("s") and not concept.endswith(("ss", "us", "os"))
-    ):
-        return concept
-    return f"{'an' if concept[0] in 'aeio' else 'a'} {concept}"

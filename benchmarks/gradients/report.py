@@ -1,49 +1,22 @@
-"""The pages: an overview, what it says about the registered goals, and the tables of all settings."""
+"""The pages: an overview, the registered goals, and the tables of all settings."""
 
-import os
-import platform
 from collections.abc import Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from adjointdpm.errors import OutputError
-from adjointdpm.optimization.gradient_check import versions
-from adjointdpm.support.files import write_text
+from benchmarks.common import table
 from benchmarks.gradients.goals import goal_rows
 from benchmarks.gradients.overview import overview
 from benchmarks.gradients.registration import Registration
 from benchmarks.gradients.results import Line
 from benchmarks.gradients.summary import TENSORS, Group, Row, doubts, judged, others, summarise
-from benchmarks.gradients.tables import cell, setting_tables, table
-
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-
-def machine(device: str = "cpu") -> str:
-    """One line on what measures here."""
-    name = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        name = next(
-            (
-                line.split(":")[1].strip()
-                for line in info.read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            name,
-        )
-    if torch.device(device).type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)} beside {name}"
-    found = ", ".join(f"{package} {version}" for package, version in versions().items())
-    return f"{name}, {os.cpu_count()} cores of which {torch.get_num_threads()} used, {found}"
+from benchmarks.gradients.tables import cell, setting_tables
 
 
 def markdown(lines: Sequence[Line], registration: Registration, folder: str = "gradients") -> str:
-    """Everything between the marks of `docs/gradients.md`; `folder` is where its links look for
-    `setting_pages`.
+    """Everything between the marks of `docs/gradients.md`.
+
+    `folder` is where its links look for `setting_pages`.
     """
     groups = summarise(lines, registration)
     registered = len(registration.settings()) * len(registration.models)
@@ -138,34 +111,6 @@ def doubt_table(lines: Sequence[Line], registration: Registration) -> str:
         f"nothing."
     )
     return f"{title}\n\n{table(head, rows)}"
-
-
-def fill(page: Path, content: str) -> None:
-    """Put `content` between the two marks of a page; what is written around them stays.
-
-    Raises:
-        OutputError: as `check_page`.
-
-    """
-    text = check_page(page)
-    write_text(page, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{content}\n\n{END}{text.split(END)[1]}")
-
-
-def check_page(page: Path) -> str:
-    """The text of a page that `fill` can be used on.
-
-    Raises:
-        OutputError: there is none, or it has not both marks once.
-
-    """
-    if not page.is_file():
-        raise OutputError(
-            f"the page {page} does not exist; make a text file with the lines {BEGIN} and {END}"
-        )
-    text = page.read_text("utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise OutputError(f"{page} needs the marks {BEGIN} and {END}, once each")
-    return text
 
 
 def as_json(lines: Sequence[Line], registration: Registration) -> dict[str, Any]:

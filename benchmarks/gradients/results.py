@@ -1,21 +1,24 @@
-"""Measurements as they come, one JSON line each, so that a run can be interrupted, resumed and
-divided.
-"""
+"""Measurements, one JSON line each, so that a run can be interrupted, resumed and divided."""
 
 import json
+import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from adjointdpm.errors import OutputError
+from benchmarks.common import RESULTS
 
 Line = dict[str, Any]
+KEPT = RESULTS / "gradients.jsonl.xz"
 
 
 class Results:
-    """An append-only file; a later line with the same identity replaces an earlier one, and a line
-    broken off at the end is dropped.
+    """An append-only file of measurements.
+
+    A later line with the same identity replaces an earlier one. A line that breaks off at the end
+    is dropped.
 
     Args:
         path: the file.
@@ -66,14 +69,24 @@ class Results:
         whole, _, rest = text.rpartition("\n")
         if rest:  # an interrupted write
             self.path.write_text(whole + "\n" if whole else "", "utf-8")
-        for number, row in enumerate(whole.splitlines(), 1):
-            try:
-                line = json.loads(row)
-                self._lines[_key({name: line[name] for name in line["identity"]})] = line
-            except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(
-                    f"{self.path}, line {number} is no measurement: {error}"
-                ) from error
+        self._lines = _parse(whole, self.path)
+
+
+def kept_lines(path: Path = KEPT) -> list[Line]:
+    """The measurements that come with the repository."""
+    return list(_parse(lzma.decompress(path.read_bytes()).decode(), path).values())
+
+
+def _parse(text: str, path: Path) -> dict[str, Line]:
+    """Lines by their identity."""
+    found: dict[str, Line] = {}
+    for number, row in enumerate(text.splitlines(), 1):
+        try:
+            line = json.loads(row)
+            found[_key({name: line[name] for name in line["identity"]})] = line
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path}, line {number} is no measurement: {error}") from error
+    return found
 
 
 def _key(identity: Line) -> str:

@@ -1,5 +1,6 @@
-"""The measurement of errors: every method at every registered picture, in an order that makes any
-part of it useful.
+"""The measurement of errors: every method at every registered picture.
+
+The order makes any part of it useful.
 """
 
 import time
@@ -292,8 +293,9 @@ def _rows(values: Gradients, chosen: Sequence[int]) -> Gradients:
 
 
 def _estimates(counted: Stats, metrics: Sequence[str], pairs: int) -> list[Line]:
-    """By pair: metric -> the relative error that the method estimated; empty if it does not
-    estimate all of them.
+    """By pair: metric -> the relative error that the method estimated.
+
+    Empty if it does not estimate all of them.
     """
     found = torch.cat(counted.error_estimates) if counted.error_estimates else torch.zeros(0)
     if len(found) != len(metrics) * pairs:

@@ -70,8 +70,9 @@ def gradients(
 
 
 def lora_gradient(weights: dict[str, Tensor], projections: dict[str, Tensor]) -> Tensor:
-    """∂L/∂B = (∂L/∂W) Aᵀ of a LoRA at its start, flattened, [1, numbers]: the adapted weight is W +
-    B A with B = 0.
+    """∂L/∂B = (∂L/∂W) Aᵀ of a LoRA at its start, flattened, [1, numbers].
+
+    The adapted weight is W + B A with B = 0.
 
     Methods add up the network's own vector-Jacobian products, so this is what they return for an
     adapter in place, to rounding; but for `Interpolated`, which guesses the length of products
@@ -132,8 +133,9 @@ def _batch(
 
 
 def errors(value: Tensor, reference: Tensor) -> list[tuple[float, float]]:
-    """(‖value − reference‖ / ‖reference‖, cosine) of each row, computed in float64; not finite
-    where the value is not.
+    """(‖value − reference‖ / ‖reference‖, cosine) of each row, computed in float64.
+
+    They are not finite where the value is not.
     """
     value, reference = value.double(), reference.double()
     length = reference.norm(dim=1)

@@ -116,8 +116,9 @@ def judged(group: Group, registration: Registration) -> bool:
 def doubts(
     lines: Iterable[Line], registration: Registration
 ) -> dict[tuple[str, float, int, str], Figures]:
-    """By (model, guidance, N, tensor): how far half as many steps of the converged solution are
-    from all of them.
+    """How far half as many steps of the converged solution are from all of them.
+
+    The keys are (model, guidance, N, tensor).
     """
     values: dict[tuple[str, float, int, str], list[float]] = {}
     for line in lines:

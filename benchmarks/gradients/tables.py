@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
+from benchmarks.common import MIB, table, two_figures
 from benchmarks.gradients.estimates import HEAD, estimate_rows
 from benchmarks.gradients.registration import Registration
 from benchmarks.gradients.summary import TENSORS, Figures, Group, Row
 
-MIB = 2**20
-
 
 def setting_tables(group: Group, registration: Registration, level: str = "##") -> str:
-    """Errors against exact and against the converged ODE, by metric, and costs, under a heading of
-    `level`.
+    """All tables of one setting, under a heading of `level`.
+
+    They are errors against exact and against the converged ODE, errors by metric, and costs.
     """
     rows = sorted(group.rows, key=lambda row: (not row.exact, row.family, _number(row)))
     parts = [
@@ -41,14 +41,9 @@ def setting_tables(group: Group, registration: Registration, level: str = "##") 
     return "\n\n".join([*parts, *(["\n".join(failures)] if failures else [])])
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
-
-
 def cell(figures: Figures | None) -> str:
     """Median (other quantile), two digits."""
-    return "" if figures is None else f"{figures[0]:.2g} ({figures[1]:.2g})"
+    return "" if figures is None else two_figures(*figures)
 
 
 def _errors(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
@@ -57,34 +52,17 @@ def _errors(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
         for tensor in TENSORS
         if any(key[0] == tensor for row in rows for key in row.relative)
     ]
-    head = [
-        "method",
-        "pairs",
-        *(f"{tensor}{what}" for tensor in shown for what in ("", ", cosine")),
-    ]
     parts = [
         "Relative error per picture and metric against the exact gradient of the same steps, "
         "median (95th percentile); cosine, median.",
-        table(
-            head,
-            [
-                [f"`{row.method}`", _pairs(row.pairs), *_against(row, shown, "exact")]
-                for row in rows
-            ],
-        ),
+        _errors_against("exact", rows, shown),
     ]
     by_ode = [row for row in rows if any(key[1] == "ode" for key in row.relative)]
     if by_ode:
         parts += [
             "The same against the gradient of the converged ODE; `Checkpoint()` is the exact "
             "gradient of the steps: the mark.",
-            table(
-                head,
-                [
-                    [f"`{row.method}`", _pairs(row.ode_pairs), *_against(row, shown, "ode")]
-                    for row in by_ode
-                ],
-            ),
+            _errors_against("ode", by_ode, shown),
         ]
     by_metric = [
         [
@@ -104,19 +82,19 @@ def _errors(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     return parts
 
 
-def _against(row: Row, tensors: Sequence[str], reference: str) -> list[str]:
-    cells = []
-    for tensor in tensors:
-        cosine = row.cosine.get((tensor, reference, "all"))
-        cells += [
-            cell(row.relative.get((tensor, reference, "all"))),
-            "" if cosine is None else f"{cosine[0]:.4f}",
-        ]
-    return cells
-
-
-def _pairs(counts: dict[str, int]) -> str:
-    return " / ".join(str(counts[part]) for part in ("inputs", "weights") if part in counts)
+def _errors_against(reference: str, rows: Sequence[Row], tensors: Sequence[str]) -> str:
+    """The table of errors and cosines against "exact" or "ode", a row a method."""
+    columns = (f"{tensor}{what}" for tensor in tensors for what in ("", ", cosine"))
+    lines = []
+    for row in rows:
+        pairs = row.pairs if reference == "exact" else row.ode_pairs
+        counts = [str(pairs[part]) for part in ("inputs", "weights") if part in pairs]
+        line = [f"`{row.method}`", " / ".join(counts)]
+        for key in ((tensor, reference, "all") for tensor in tensors):
+            cosine = row.cosine.get(key)
+            line += [cell(row.relative.get(key)), "" if cosine is None else f"{cosine[0]:.4f}"]
+        lines.append(line)
+    return table(["method", "pairs", *columns], lines)
 
 
 _COST_HEAD = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.tree import Tree
 from adjointdpm.metrics import GramStyle, resolve
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.pipelines import load
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.tasks.demo import reference_pattern

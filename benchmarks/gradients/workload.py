@@ -39,16 +39,18 @@ class Workload(ABC):
 
     @abstractmethod
     def conditioning(self, pairs: Sequence[Pair], guidance: float) -> tuple[Tree, Tree, float]:
-        """(cond, null_cond, guidance scale) for `Denoiser`; `cond` holds one tensor, the embedding
-        `[pairs, …]`.
+        """(cond, null_cond, guidance scale) for `Denoiser`.
+
+        `cond` holds one tensor, the embedding `[pairs, …]`.
         """
 
     @abstractmethod
     def losses(
         self, metric: str, x: Float[Tensor, "pairs *shape"], pairs: Sequence[Pair]
     ) -> Float[Tensor, " pairs"]:
-        """The registered metric of each sample x_0, decoded if the model works on latents;
-        differentiable.
+        """The registered metric of each sample x_0; differentiable.
+
+        Samples are decoded first if the model works on latents.
         """
 
     def denoiser(self, pairs: Sequence[Pair], guidance: float) -> tuple[Denoiser, Tree]:
@@ -63,8 +65,9 @@ class Workload(ABC):
 
     @property
     def digest(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of all weights, by which measurements of
-        another training are told apart.
+        """The first 12 hexadecimal digits of the SHA-256 of all weights.
+
+        Measurements of another training are told apart by it.
         """
         found = hashlib.sha256()
         for name, weight in sorted(self.weights.items()):
@@ -85,15 +88,17 @@ class Workload(ABC):
                 weight.requires_grad_(False)
 
     def adapter(self) -> AbstractContextManager[list[Tensor]] | None:
-        """A context in which a LoRA is part of the network, for measuring what it costs; None where
-        there is no such thing.
+        """A context in which a LoRA is part of the network, for measuring what it costs.
+
+        None where there is no such thing.
         """
         return None
 
 
 def lora_matrices(workload: Workload) -> dict[str, Float[Tensor, "rank inputs"]]:
-    """A of a LoRA at its start by the name of the weight that it changes; B is zero then, and only
-    B has a gradient.
+    """A of a LoRA at its start, by the name of the weight that it changes.
+
+    B is zero then, and only B has a gradient.
 
     Uniform in ±1/√inputs, which is what peft draws, from seed 0.
     """

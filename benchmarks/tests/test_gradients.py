@@ -3,7 +3,6 @@ kept, and what is said of it.
 """
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 import adjointdpm as adj
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import OutputError
 from adjointdpm.variables.lora import LoRA
+from benchmarks.common import fill
 from benchmarks.gradients import cost, run
 from benchmarks.gradients.estimates import estimate_rows
 from benchmarks.gradients.figure import draw, pareto, shown
@@ -29,8 +29,8 @@ from benchmarks.gradients.registration import (
     choose_classes,
     choose_prompts,
 )
-from benchmarks.gradients.report import as_json, fill, markdown, setting_pages
-from benchmarks.gradients.results import Results
+from benchmarks.gradients.report import as_json, markdown, setting_pages
+from benchmarks.gradients.results import Results, kept_lines
 from benchmarks.gradients.run import Clock, Selection, check_weights, measure_errors
 from benchmarks.gradients.solve import errors, gradients
 from benchmarks.gradients.summary import summarise
@@ -142,7 +142,7 @@ def test_the_pairs_are_those_of_the_written_rule():
 
 
 def test_the_judge_knows_every_target():
-    from adjointdpm.metrics.judge import Judge
+    from adjointdpm.metrics.networks.judge import Judge
 
     concepts = Judge.load().concepts
     assert all(pair.target in concepts for pair in Registration().pairs("tiny"))
@@ -565,17 +565,7 @@ def test_the_figure_shows_who_is_not_beaten(registration, tmp_path):
 # The command.
 
 
-@pytest.fixture
-def restored_state():
-    """The command changes settings of the process; a test must not leave them to the next."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("restored_state")
 def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_registered(tmp_path):
     pytest.importorskip(
@@ -614,3 +604,32 @@ def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_register
         assert isinstance(found.exception, adj.errors.AdjointDPMError), wrong
         assert wrong[-1] in str(found.exception)
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("restored_state")
+def test_a_page_is_written_from_kept_measurements_alone(registration, tmp_path, monkeypatch):
+    from benchmarks.gradients import __main__ as command
+
+    results, *_ = measure(registration, tmp_path / "m.jsonl", pairs=1, methods=FEW, ode=False)
+    monkeypatch.setattr(command, "kept_lines", lambda: list(results))
+    page = tmp_path / "toy.md"
+    page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n")
+    arguments = ["--page-only", "--registration", str(tmp_path / "registration.yaml")]
+    arguments += ["--out", str(tmp_path / "out"), "--page", str(page)]
+    done = CliRunner().invoke(command.app, arguments)
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert "old" not in text
+    assert "[toy, ddim](toy/toy-ddim.md)" in text
+    pages = setting_pages(list(results), registration)
+    assert (tmp_path / "toy" / "toy-ddim.md").read_text() == pages["toy-ddim.md"]
+    assert not (tmp_path / "out" / "measurements.jsonl").exists()
+
+
+def test_the_kept_measurements_are_of_the_shipped_registration():
+    lines = kept_lines()
+    assert Registration().digest in {line["registration"] for line in lines}
+    assert len(
+        {json.dumps({name: line[name] for name in line["identity"]}) for line in lines}
+    ) == len(lines)

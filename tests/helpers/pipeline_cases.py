@@ -52,9 +52,7 @@ CASES: dict[str, Case] = {
     "LatentConsistencyModelPipeline": Case(TEXT | SIZE, {"unet": {"time_cond_proj_dim": 8}}),
     "AnimateDiffPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=(2, 2, 3, 16, 16)),
     # transformers
-    "StableDiffusion3Pipeline": Case(
-        TEXT | SIZE | SHORT, {"text_encoder_3": {"width": 2 * WIDTH}}
-    ),
+    "StableDiffusion3Pipeline": Case(TEXT | SIZE | SHORT, {"text_encoder_3": {"width": 2 * WIDTH}}),
     "FluxPipeline": Case(TEXT | SIZE | SHORT),
     "Flux2KleinPipeline": Case(TEXT | SIZE | SHORT | {"text_encoder_out_layers": (0, 1, 2)}),
     "ChromaPipeline": Case(TEXT | SIZE | SHORT),

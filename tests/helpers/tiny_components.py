@@ -404,7 +404,9 @@ def _llm(cls: Any) -> nn.Module:
 def _qwen_vl(cls: Any) -> nn.Module:
     text = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
-    text |= {"rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}}
+    text |= {
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
+    }
     vision = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32, "num_heads": 2}
     vision |= {"out_hidden_size": WIDTH}
     return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
@@ -503,5 +505,3 @@ def _class(hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return _class(typing.get_args(hint)[0])
     return hint
-
-

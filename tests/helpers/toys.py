@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.metrics import resolve
 from adjointdpm.variables import Inputs, Variable
 
@@ -58,9 +58,7 @@ class Tint(Variable):
 
 
 class Recolored(Tint):
-    """A colour that is part of the model: what is inside its context draws with it, unless it is
-    disabled.
-    """
+    """A colour that is part of the model, inside the variable's context and unless disabled."""
 
     def __init__(self, model: ToyModel) -> None:
         super().__init__()

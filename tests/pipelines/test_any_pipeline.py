@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.mixtures import relative_error
-from helpers.pipeline_cases import CASES, build, denoiser, shaping
 from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.pipeline_call import call_parameters
+from helpers.mixtures import relative_error
+from helpers.pipeline_cases import CASES, build, denoiser, shaping
 
 
 def largest_weight(pipe: Any) -> Tensor:
@@ -289,7 +289,9 @@ def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
         assert relative_error(one, other) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "FluxPipeline", "PixArtSigmaPipeline"])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionXLPipeline", "FluxPipeline", "PixArtSigmaPipeline"]
+)
 def test_bfloat16_networks_give_float32_noise_a_gradient(name: str) -> None:
     pipe = build(name)
     model = AnyPipeline(pipe)
@@ -357,7 +359,9 @@ def test_a_saved_pipeline_of_any_class_is_loaded(name: str, tmp_path) -> None:
 def test_generate_takes_prompts_or_labels_or_nothing() -> None:
     for name in ("FluxPipeline", "DiTPipeline", "DDPMPipeline"):
         model = adj.from_pipeline(build(name))
-        given = {k: v for k, v in CASES[name].arguments.items() if k in ("class_labels", *shaping(name))}
+        given = {
+            k: v for k, v in CASES[name].arguments.items() if k in ("class_labels", *shaping(name))
+        }
         prompt = {"prompt": ["red fox", "owl"]} if name == "FluxPipeline" else {}
         noise = model.noise(2, 1, **shaping(name)).requires_grad_()
         samples = model.generate(noise=noise, steps=2, seeds=[4, 5], **prompt, **given)

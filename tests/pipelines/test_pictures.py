@@ -6,9 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-import sys
-import types
-import unittest.mock
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,47 +15,12 @@ import torch
 
 import adjointdpm as adj
 from adjointdpm.pipelines import from_pipeline
+from helpers.schedulers import scheduler_with_torchsde
 from helpers.tiny_pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
 
 # scipy is an optional dependency of diffusers, which these need.
 SCIPY = importlib.util.find_spec("scipy") is not None
 LEFT_OUT = set() if SCIPY else {"LMSDiscreteScheduler"}
-
-
-class BrownianPath:
-    """Stands in for `torchsde.BrownianInterval`, which diffusers needs for one scheduler alone:
-    increments that depend on the seed.
-    """
-
-    def __init__(
-        self,
-        t0: float,
-        t1: float,
-        size: torch.Size,
-        dtype: torch.dtype,
-        device: torch.device,
-        entropy: int,
-        **_: Any,
-    ) -> None:
-        self.start, self.step = float(t0), float(t1 - t0) / 256
-        draws = torch.randn(257, *size, generator=torch.Generator().manual_seed(entropy))
-        self.path = (draws * self.step**0.5).cumsum(0).to(device, dtype)
-
-    def __call__(self, t0: float, t1: float) -> torch.Tensor:
-        first, last = (self.path[round((float(t) - self.start) / self.step)] for t in (t0, t1))
-        return last - first
-
-
-def scheduler_with_torchsde() -> type:
-    """diffusers' DPMSolverSDEScheduler, with the stand-in where torchsde is not installed."""
-    if importlib.util.find_spec("torchsde") is None:
-        stand_in = types.ModuleType("torchsde")
-        stand_in.BrownianInterval = BrownianPath  # type: ignore[attr-defined]
-        with unittest.mock.patch.dict(sys.modules, {"torchsde": stand_in}):
-            return importlib.import_module(
-                "diffusers.schedulers.scheduling_dpmsolver_sde"
-            ).DPMSolverSDEScheduler
-    return diffusers.DPMSolverSDEScheduler
 
 
 COMPATIBLE = {c.__name__: c for c in diffusers.DDIMScheduler().compatibles} | {

@@ -13,6 +13,7 @@ from torch import Tensor
 import adjointdpm as adj
 from adjointdpm import metrics
 from adjointdpm.optimization.loop import Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.base import DiffusionModel
@@ -194,11 +195,9 @@ def test_the_loop_learns_it_and_keeps_the_model_as_it_was(model, make, tmp_path)
     )
     plain = render.look(EXAMPLES)
     variable = make(model)
-    settings = Settings(
-        iterations=2, batch=2, learning_rate=1e-3, validate_every=1, preservation=0.0
-    )
+    settings = Settings(iterations=2, batch=2, lr=1e-3, validate_every=1, preservation=0.0)
     with variable:
-        outcome = optimize(render, variable, metric, EXAMPLES, EXAMPLES, settings)
+        outcome = optimize(MetricObjective(render, metric), variable, EXAMPLES, EXAMPLES, settings)
         assert outcome.history[-1]["iteration"] == 2
         assert outcome.history[-1]["gradient_norm"] > 0
         assert not torch.equal(render.look(EXAMPLES, variable), plain)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("resvg_py", reason="rendering the training data takes the extra 'training'")
-import data
+from training import concepts, data
 
-CONCEPTS = data.load_concepts()
+CONCEPTS = concepts.load_concepts()
 
 
 def test_withheld_concepts_are_whole_clusters_and_about_five_percent():
@@ -20,7 +19,7 @@ def test_withheld_concepts_are_whole_clusters_and_about_five_percent():
 
 def test_familiar_concepts_are_all_there_and_none_is_withheld():
     familiar = {c.name for c in CONCEPTS if c.familiar}
-    assert familiar == data.FAMILIAR
+    assert familiar == concepts.FAMILIAR
     assert not any(c.familiar and c.withheld for c in CONCEPTS)
 
 
@@ -44,17 +43,17 @@ def test_names_and_codepoints_are_unique():
     ],
 )
 def test_articles(name, expected):
-    assert data.with_article(name) == expected
+    assert concepts.with_article(name) == expected
 
 
 def test_captions_name_what_they_are_given_and_nothing_else():
     for seed in range(20):
         rng = random.Random(seed)
-        full = data.caption("fox", "noto", "blue", rng)
+        full = concepts.caption("fox", "noto", "blue", rng)
         assert "fox" in full
         assert "noto" in full
         assert full.endswith(" on a blue background")
-        bare = data.caption("fox", None, None, rng)
+        bare = concepts.caption("fox", None, None, rng)
         assert bare in {"fox", "a fox"}
 
 

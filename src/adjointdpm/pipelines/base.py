@@ -15,8 +15,8 @@ from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, Gradie
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
-from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.engine.sampling import sample
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
 from adjointdpm.pipelines.checks import (
@@ -286,7 +286,7 @@ class DiffusionModel(ABC):
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            call = method.wrap(denoiser.output, loop.calls)
+            call = method.wrap(denoiser, loop.calls)
             own = loop.generators(batch, seeds)
             return self.decode(
                 loop.run(lambda x, t: call(x, t, cond, null_cond), x, generator or own)

@@ -33,7 +33,9 @@ class NoiseSource:
         self.shape: tuple[int, ...] | None = None
         self.preparing = everywhere  # some pipelines draw other noise before they prepare latents
 
-    def draw(self, original: Callable[..., Tensor], shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def draw(
+        self, original: Callable[..., Tensor], shape: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The caller's noise for the first draw, in the dtype asked for; `original` for others.
 
         Raises:
@@ -114,4 +116,3 @@ def _marked(prepare: Any) -> Any:
 def draws_noise(function: Any) -> bool:
     """Whether a method as written calls the function that draws."""
     return isinstance(function, types.FunctionType) and DRAW in function.__code__.co_names
-

@@ -28,7 +28,7 @@ def invert(
     *,
     steps: int = 50,
     guidance_scale: float = 1.0,
-) -> Float[Tensor, "batch channel height width"]:
+) -> Float[Tensor, "batch channel latent_height latent_width"]:
     """Find the noise from which the pipeline's own scheduler draws the pictures again.
 
     They come back as well as the pipeline's autoencoder can draw them.
@@ -71,7 +71,7 @@ def invert_exactly(
     steps: int = 50,
     guidance_scale: float = 1.0,
     coupling: float = 0.95,
-) -> tuple[Float[Tensor, "batch channel height width"], ReversibleEuler]:
+) -> tuple[Float[Tensor, "batch channel latent_height latent_width"], ReversibleEuler]:
     """Find the noise and the sampler with which the model draws the pictures again to rounding.
 
     `model.generate(prompt, noise, steps=steps, guidance_scale=guidance_scale, sampler=sampler)`

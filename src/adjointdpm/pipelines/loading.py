@@ -18,6 +18,7 @@ from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
+from adjointdpm.support.quiet_loading import quiet_loading
 
 # The pipeline classes that are known: a new family is a file in this folder and a line here.
 FAMILIES: dict[str, type[DiffusionModel]] = {
@@ -86,6 +87,12 @@ def load(
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
     if local:
         kwargs["local_files_only"] = True
+    with quiet_loading(progress=_takes_seconds(source, local)):
+        return _load(source, local, kwargs)
+
+
+def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | AnyPipeline:
+    """Read the index, check the parts, and only then load them."""
     index = _read_index(source, local, kwargs)
     class_name = index.get("_class_name")
     pipeline_class = _pipeline_class(source, class_name)
@@ -107,6 +114,12 @@ def load(
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
     return from_pipeline(pipe)
+
+
+def _takes_seconds(source: str, local: bool) -> bool:
+    """Whether loading takes long enough for a progress bar: a download, or more than a gigabyte."""
+    files = Path(source).rglob("*.safetensors") if local else ()
+    return not local or sum(file.stat().st_size for file in files) > 1e9
 
 
 def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:

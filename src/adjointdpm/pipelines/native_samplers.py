@@ -13,8 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.denoiser import Prediction
 from adjointdpm.engine.samplers import DPMSolverPP, Euler, Sampler
-from adjointdpm.engine.scheduler_options import option
-from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
+from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule, option
 from adjointdpm.errors import UnsupportedError
 from adjointdpm.pipelines.schedulers import blocked_gradients
 
@@ -59,7 +58,7 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     return schedule, PREDICTIONS[prediction]
 
 
-def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " steps+1"]]:
+def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]:
     """Return the sampler and the grid that make the same picture as a scheduler.
 
     Args:

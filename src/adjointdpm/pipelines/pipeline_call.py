@@ -18,11 +18,9 @@ from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, Tree
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.errors import (
     InvalidInputError,
-    InvalidTypeError,
-    ShapeError,
     UnsupportedError,
 )
-from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, draws_noise, drawing_from
+from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
 
@@ -137,7 +135,6 @@ class _Networks:
 
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
-
         self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.grids import check_steps
-from adjointdpm.engine.samplers.base import mix
-from adjointdpm.engine.scheduler_options import option
+from adjointdpm.engine.schedules import option
+from adjointdpm.engine.seeded_noise import mix
 from adjointdpm.errors import InvalidInputError, ScheduleError, UnsupportedError
 
 Generators = torch.Generator | list[torch.Generator]

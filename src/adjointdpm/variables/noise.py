@@ -1,6 +1,5 @@
 """The noise that a picture starts from, learned: one tensor for each example."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +8,6 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import (
@@ -21,7 +18,7 @@ from adjointdpm.errors import (
     UnknownNameError,
 )
 from adjointdpm.pipelines.examples import Example, Inputs
-from adjointdpm.support.files import write_bytes
+from adjointdpm.support import tensor_file
 from adjointdpm.variables.base import Variable
 
 Within = Literal["free", "shell", "linf", "l2"]
@@ -165,19 +162,16 @@ class Noise(Variable):
     def save(self, folder: Path) -> Path:
         """Write `noise.safetensors`: the tensors `noise` and `start`, in float32.
 
-        The examples, `within` and `budget` are its metadata.
+        The examples, `within` and `budget` are its facts.
         """
-        tensors = {
-            name: value.detach().float().cpu().contiguous()
-            for name, value in {**self.tensors(), "start": self.start}.items()
-        }
-        metadata = {
+        tensors = {"noise": self.noise.float(), "start": self.start.float()}
+        facts = {
             "format": FORMAT,
-            "examples": json.dumps([example._asdict() for example in self.examples]),
+            "examples": [example._asdict() for example in self.examples],
             "within": self.within,
-            "budget": json.dumps(self.budget),
+            "budget": self.budget,
         }
-        return write_bytes(folder / self.artefacts[0], save(tensors, metadata=metadata))
+        return tensor_file.write(folder / self.artefacts[0], tensors, facts)
 
     @staticmethod
     def read(
@@ -196,24 +190,13 @@ class Noise(Variable):
 
         """
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise CheckpointError(
-                        f"{path} holds no learned noise: its format is {metadata.get('format')!r}, "
-                        f"not {FORMAT!r}"
-                    )
-                examples = [
-                    Example(str(row["prompt"]), int(row["seed"]))
-                    for row in json.loads(metadata["examples"])
-                ]
-                facts = {"within": metadata["within"], "budget": json.loads(metadata["budget"])}
-                noise, start = file.get_tensor("noise"), file.get_tensor("start")
+            tensors, read = tensor_file.read(path, FORMAT)
+            examples = [Example(str(row["prompt"]), int(row["seed"])) for row in read["examples"]]
+            facts = {"within": read["within"], "budget": read["budget"]}
+            noise, start = tensors["noise"], tensors["start"]
             for tensor in (noise, start):
                 _check(examples, tensor, facts["within"], facts["budget"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read as learned noise: {error}") from error
         return examples, noise, start, facts
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from adjointdpm.engine.denoiser import Denoiser
 from adjointdpm.engine.gradients.autograd.recompute import Recomputation
 from adjointdpm.engine.gradients.base import AutogradMethod
-from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
+from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
 from adjointdpm.engine.tree import leaves
 from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 
@@ -184,7 +184,7 @@ def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Call
     """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only
     what it saved.
     """
-    before = versions(tensors)
+    before = change_counts(tensors)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         check_unchanged(tensors, before, BETWEEN)

@@ -154,7 +154,9 @@ class TreeRecomputation:
 
     def _check(self, before: Sequence[Tensor], outputs: Outputs) -> None:
         for (total, size), (now, _) in zip(before, _sums(outputs), strict=True):
-            if bool((total - now).abs() > TOLERANCE * size) or bool(total.isfinite() != now.isfinite()):
+            if bool((total - now).abs() > TOLERANCE * size) or bool(
+                total.isfinite() != now.isfinite()
+            ):
                 raise ChangedTensorError(
                     f"the second run of the network {self.name!r} gave another result than the "
                     f"first (sum {now.item():.6g} instead of {total.item():.6g}), so its gradient "

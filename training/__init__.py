@@ -1,0 +1,1 @@
+"""How the bundled models were made: each script is run as `python -m training.NAME`."""
