@@ -145,13 +145,7 @@ class TorchdiffeqAdjoint(GradientMethod):
             t = schedule.time(r.detach().to("cpu", torch.float64))
             a, s = schedule.alpha(t).item(), schedule.sigma(t).item()
             x = y * a
-            output = denoiser.output(
-                x,
-                problem.network_time(t, x),
-                problem.cond,
-                problem.null_cond,
-                problem.guidance_scale,
-            )
+            output = problem.predict(x, t)
             return denoiser.split(output, x, a, s)[1]
 
         def grid(function: Any, y: Tensor, t: Tensor) -> Tensor:
@@ -233,7 +227,7 @@ class CheckpointedLoop(GradientMethod):
         denoiser = problem.denoiser
 
         def step(x: Tensor, t: Tensor) -> Tensor:
-            output = denoiser.output(
+            output = denoiser(
                 x,
                 t.to(x.device, torch.float32).expand(len(x)),
                 problem.cond,

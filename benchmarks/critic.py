@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 
 FOLDER = Path(__file__).parents[1] / "training" / "work" / "critic"
 
@@ -33,13 +33,12 @@ class Concepts(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._judge = Judge.load(folder)
-        self.network = self._judge.network  # so that `.to` and `.parameters` reach it
-        self.classes = self._judge.concepts
+        self.network = Judge.load(folder)
+        self.classes = self.network.concepts
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Unnormalised log-probabilities of `classes`."""
-        return self._judge.concept_logits(images)
+        return self.network.concept_logits(images)
 
 
 def load() -> nn.Module:

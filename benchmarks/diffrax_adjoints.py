@@ -126,7 +126,7 @@ class _Epsilon(nn.Module):
     ) -> Tensor:
         cond = replace_leaves(self.cond, list(conditioning[: self.count]))
         null_cond = replace_leaves(self.null_cond, list(conditioning[self.count :]))
-        output = self.denoiser.output(x, t.expand(len(x)), cond, null_cond)
+        output = self.denoiser(x, t.expand(len(x)), cond, null_cond)
         return self.denoiser.split(output, x, alpha, sigma)[1]
 
 

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from adjointdpm import metrics
 from adjointdpm.metrics import MOODS, Metric
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import judge_prompts
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval
-from adjointdpm.tasks.demo import demo_config, reference_pattern
+from adjointdpm.tasks.demo import DemoConfig, reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.variables import Example
@@ -67,9 +67,9 @@ def effect_of(name: str) -> tuple[str, Float[Tensor, "3 H W"]]:
 
 
 @torch.no_grad()
-def best_word(metric: Metric, screened: Mapping[str, Tensor]) -> str:
-    """The existing word whose pictures the metric likes best."""
-    return min(screened, key=lambda word: metric(screened[word]).mean().item())
+def best_word(metric: Metric, screened: Mapping[str, Tensor], prompts: Sequence[str]) -> str:
+    """The existing word whose pictures, one of each prompt, the metric likes best."""
+    return min(screened, key=lambda word: metric(screened[word], prompts=prompts).mean().item())
 
 
 def screen(model: Any, config: EmbedConfig, words: Sequence[str]) -> dict[str, Tensor]:
@@ -98,7 +98,10 @@ def measure(
     text, background = effect_of(name)
     config = replace(config, token=f"<{name}>", metric=[text])
     folder = RunFolder.open(
-        WORK / f"effect-{name}", {"task": "embed", "model": "tiny", **asdict(config)}, force=True
+        WORK / f"effect-{name}",
+        {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
+        force=True,
     )
     recognise, metric, examples = (
         judge_prompts(judge),
@@ -111,25 +114,25 @@ def measure(
         folder,
         recognise=recognise,
         on_record=lambda record: tell(
-            f"{name}: iteration {record['iteration']} of {config.optimisation.iterations}"
+            f"{name}: iteration {record['iteration']} of {config.iterations}"
         ),
     )
     views = {
         view: torch.stack([read_picture(folder.path / row[key]) for row in result["pictures"]])
         for view, key in {"plain": "before", "initial": "existing_word", "learned": "after"}.items()
     }
-    word = best_word(metric, screened)
+    word = best_word(metric, screened, [e.prompt for e in config.sets().training])
     views["best_word"] = renderer(model, config).look(in_place(config, examples, word))
     views["real"] = on_background(examples, background, judge.concepts)
+    prompts = [example.prompt for example in examples]
     with torch.no_grad():
-        scores = {view: metric(images).tolist() for view, images in views.items()}
-        hits = {view: recognise(images, examples) for view, images in views.items()}
+        scores = {view: metric(images, prompts=prompts).tolist() for view, images in views.items()}
+        hits = {view: recognise(images, prompts) for view, images in views.items()}
     fall = [
         float(before) - float(after)
         for before, after in zip(hits["plain"], hits["learned"], strict=True)
     ]
     shares = {view: triples(scores, view) for view in ("initial", "best_word", "learned")}
-    prompts = [example.prompt for example in examples]
     return {
         "effect": name,
         "metric": metric.name,
@@ -205,7 +208,7 @@ def main(
     chosen = re.split(r"\s*,\s*", effects)
     check_known("--effects", chosen, (*MOODS, PATTERN))
     if not page_only:
-        demo = demo_config(seed=seed, iterations=iterations, steps=steps).embed
+        demo = DemoConfig(seed=seed, iterations=iterations, steps=steps).parts().embed
         config = replace(
             demo,
             held_out=demo.held_out[:held_out_prompts],
@@ -224,7 +227,7 @@ def measure_all(effects: Sequence[str], config: EmbedConfig, name: str) -> None:
     screened = screen(model, config, list(BACKGROUNDS))
     settings = (
         f"model `tiny`, {config.steps} DDIM steps, guidance {config.guidance_scale:g}, "
-        f"{config.optimisation.iterations} iterations with exact gradients; "
+        f"{config.iterations} iterations with exact gradients; "
         f"{len(config.held_out)} held-out prompts × {config.held_out_seeds} seeds; "
         "95 % bootstrap intervals over the prompts"
     )

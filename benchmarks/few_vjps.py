@@ -124,7 +124,7 @@ def follow(case: Case) -> Trajectory:
     def data(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
         t = grid[k].to(x.device, torch.float32).expand(len(x))
         return case.denoiser.split(
-            case.denoiser.output(x, t, case.cond, case.denoiser.null_cond), x, alpha[k], sigma[k]
+            case.denoiser(x, t, case.cond, case.denoiser.null_cond), x, alpha[k], sigma[k]
         )
 
     x, states = case.noise * schedule.initial_scale, []

@@ -6,6 +6,7 @@ compared with it.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,29 @@ from adjointdpm.engine.ode import Form, Tableau
 from adjointdpm.engine.plan import Plan
 from adjointdpm.engine.samplers.runge_kutta import RungeKutta, runge_kutta_plan
 from adjointdpm.engine.tree import Tree
+
+
+class TimeForm(Form):
+    """u = x with the clock t: velocity α̇ x̂_0 + σ̇ ε.
+
+    Finite everywhere for flow matching, and stiff for variance-preserving schedules.
+    """
+
+    def clock(self, schedule: adj.NoiseSchedule, t: Tensor) -> Tensor:
+        return t
+
+    def time(self, schedule: adj.NoiseSchedule, clock: Tensor) -> Tensor:
+        return clock
+
+    def scale(self, schedule: adj.NoiseSchedule, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def velocity(self, schedule: adj.NoiseSchedule, t: Tensor, data: Any, noise: Any) -> Any:
+        alpha_rate, sigma_rate = schedule.derivatives(t)
+        return float(alpha_rate) * data + float(sigma_rate) * noise
+
+
+TIME = TimeForm()
 
 
 @dataclass(frozen=True)

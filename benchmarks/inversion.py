@@ -23,7 +23,7 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.inversion import invert_euler, invert_reversible
 from adjointdpm.engine.problem import Problem
 from adjointdpm.errors import ReversalError
-from adjointdpm.pipelines import load, schedulers
+from adjointdpm.pipelines import load
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -76,10 +76,9 @@ class Case:
 
     def run(self, scheduler: Any, x: Tensor) -> Tensor:
         """`x` through the steps of a diffusers scheduler."""
-        call = lambda x, t: self.denoiser.output(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
-        return schedulers.run(
-            schedulers.start(scheduler, self.steps, self.pipeline.device), call, x, {}
-        )
+        call = lambda x, t: self.denoiser(x, t, self.cond, self.denoiser.null_cond)  # noqa: E731
+        loop = self.pipeline.scheduler_loop(scheduler, self.steps, self.pipeline.device)
+        return loop.run(call, x, [])
 
     def first(self, count: int) -> "Case":
         """The same with the first samples only."""

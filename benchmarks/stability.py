@@ -22,7 +22,7 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
-from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4, TIME
+from adjointdpm.engine.ode import DATA, EULER, HEUN, NOISE, RUNGE_KUTTA_4
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.tree import Tree
 from adjointdpm.pipelines import load
@@ -39,7 +39,7 @@ from benchmarks.common import (
     tell,
     write_results,
 )
-from benchmarks.forms import InForm, adjoint
+from benchmarks.forms import TIME, InForm, adjoint
 
 FORMS = {"noise": NOISE, "data": DATA, "time": TIME}
 SOLVERS = {"Euler": EULER, "Heun": HEUN, "RK4": RUNGE_KUTTA_4}

@@ -19,7 +19,6 @@ import typer
 from matplotlib.figure import Figure
 
 from adjointdpm.metrics.subject_recognition import recogniser_for
-from adjointdpm.optimization.loop import Settings
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.tasks.demo import HELD_OUT, prompts_of, reference_pattern
@@ -77,17 +76,16 @@ class Learning:
             guidance_scale=5.0,
             gradient=gradient,
             full=self.rank == 0,
-            **({"rank": self.rank, "target_modules": LAYERS} if self.rank else {}),
+            **({"rank": self.rank, "target_module": LAYERS} if self.rank else {}),
             seed=7 if self.tuning else 0,
-            optimisation=Settings(
-                iterations=self.iterations,
-                batch=2,
-                learning_rate=self.rate,
-                schedule="cosine",
-                preservation=self.preservation,
-                validate_every=max(1, self.iterations // 5),
-                patience=self.iterations,
-            ),
+            iterations=self.iterations,
+            batch=2,
+            lr=self.rate,
+            lr_schedule="cosine",
+            preservation=self.preservation,
+            validate_every=max(1, self.iterations // 5),
+            patience=self.iterations,
+            tracker=[],
         )
         return _learn(config, folder)
 

@@ -35,8 +35,7 @@ import typer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
-from adjointdpm.optimization.loop import Settings
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
@@ -245,13 +244,14 @@ def measure(
     folder = RunFolder.open(
         WORK / f"vocabulary-{config.token.strip('<>')}",
         {"task": "embed", "model": "tiny", **asdict(config)},
+        artefacts=config.artefacts,
         force=True,
     )
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
         tell(
-            f"{concept}: iteration {record['iteration']} of {config.optimisation.iterations}, "
+            f"{concept}: iteration {record['iteration']} of {config.iterations}, "
             f"cross-entropy {values['metric']:.3f}"
         )
 
@@ -466,15 +466,13 @@ def config_of(concept: str, initial: str, settings: Mapping[str, Any]) -> EmbedC
         steps=settings["steps"],
         guidance_scale=settings["guidance_scale"],
         seed=seed,
-        optimisation=Settings(
-            iterations=iterations,
-            learning_rate=settings["rate"],
-            preservation=0,
-            schedule="cosine",
-            validate_every=10,
-            patience=iterations,
-            seed=seed,
-        ),
+        iterations=iterations,
+        lr=settings["rate"],
+        preservation=0,
+        lr_schedule="cosine",
+        validate_every=10,
+        patience=iterations,
+        tracker=[],
     )
 
 

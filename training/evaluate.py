@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from training.concepts import BACKGROUNDS, STYLES, load_concepts, with_article
 from training.data import VARIANTS, WORK
 from training.export import TINY

@@ -17,7 +17,7 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.metrics.judge import Judge, JudgeNetwork
+from adjointdpm.metrics.networks.judge import Judge
 from training.concepts import STYLES, load_concepts
 from training.data import VARIANTS, WORK, draw
 from training.steps import set_rate, take_step
@@ -73,12 +73,12 @@ def accuracies(judge: Judge, images: np.ndarray, labels: np.ndarray) -> dict[str
 def save(judge: Judge, folder: Path) -> None:
     """Half-precision weights and the names of the classes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.half().contiguous() for k, v in judge.network.state_dict().items()}
+    weights = {k: v.half().contiguous() for k, v in judge.state_dict().items()}
     save_file(weights, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
     widths = [
         layer.out_channels
-        for layer in judge.network.trunk
+        for layer in judge.trunk
         if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
     ]
     (folder / "config.json").write_text(
@@ -140,30 +140,26 @@ def main(
     kept = [i for i, c in enumerate(load_concepts()) if c.familiar or c.withheld]
     concepts, styles = [load_concepts()[i].name for i in kept], list(STYLES)
     images, labels, test_images, test_labels = split(kept, left_out, placements, seed)
-    judge = Judge(
-        JudgeNetwork(len(concepts), len(styles), tuple(map(int, widths.split(",")))),
-        concepts,
-        styles,
-    )
+    judge = Judge(concepts, styles, tuple(map(int, widths.split(","))))
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)
         rng = np.random.default_rng(seed + 1)
-    network = judge.network.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=2e-2)
+    judge.requires_grad_(True)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=2e-2)
     start, step = time.time(), 0
     while (progress := (time.time() - start) / (60 * minutes)) < 1:
         set_rate(optimizer, 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
         picks = rng.integers(len(images), size=batch)
-        features = network(augment(pictures(images[picks])))
+        features = judge.pooled(augment(pictures(images[picks])))
         truth = torch.from_numpy(labels[picks].astype(np.int64))
-        loss = F.cross_entropy(network.concept(features), truth[:, 0]) + F.cross_entropy(
-            network.style(features), truth[:, 1]
+        loss = F.cross_entropy(judge.concept(features), truth[:, 0]) + F.cross_entropy(
+            judge.style(features), truth[:, 1]
         )
         take_step(optimizer, loss)
         step += 1
         if step % 100 == 0:
             typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
-    network.requires_grad_(False)
+    judge.requires_grad_(False)
     facts = {
         "left_out": left_out or None,
         "minutes": minutes,

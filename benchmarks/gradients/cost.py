@@ -207,7 +207,7 @@ class _Bench:
     def graph_bytes(self) -> int:
         """Bytes that the graph of one guided network call holds."""
         t = self.grid[:1].to(self.noise.device, torch.float32).expand(len(self.noise))
-        return graph_bytes(self.denoiser.output, self.noise, t, self.cond, self.denoiser.null_cond)
+        return graph_bytes(self.denoiser, self.noise, t, self.cond, self.denoiser.null_cond)
 
     def _identity(self, method: Method, number: int) -> Line:
         where = {

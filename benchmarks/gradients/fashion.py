@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import ModelError
 from adjointdpm.tasks.demo import reference_pattern

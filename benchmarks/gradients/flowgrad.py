@@ -53,13 +53,9 @@ class _Backward(BackwardSolve):
         self.states: list[Tensor] = []
         self.velocities: list[Tensor] = []
 
-    def sample(self, first_output: Tensor) -> Tensor:
-        pending = [first_output]
-
+    def sample(self) -> Tensor:
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
-            data, noise = self.split(
-                pending.pop() if pending else self.network(x, call.time), call, x
-            )
+            data, noise = self.evaluate(call, x)
             if call.step == len(
                 self.states
             ):  # the first call of a step sees the state that it starts from

@@ -10,7 +10,7 @@ from torch import Tensor
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.tree import Tree
 from adjointdpm.metrics import GramStyle, resolve
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.pipelines import load
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.tasks.demo import reference_pattern
@@ -35,7 +35,7 @@ class PipelineWorkload(Workload):
         self.model, self.metrics, self.name = model, metrics, name
         self.network = model.network
         self.schedule = NoiseSchedule.from_scheduler(model.pipe.scheduler)
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, dict[str, Tensor]] = {}
 
     def noise(self, pairs: Sequence[Pair]) -> Tensor:
         return torch.cat([self.model.noise(1, pair.seed) for pair in pairs])
@@ -43,9 +43,9 @@ class PipelineWorkload(Workload):
     def conditioning(self, pairs: Sequence[Pair], guidance: float) -> tuple[Tree, Tree, float]:
         for prompt in {pair.prompt for pair in pairs} - self._known.keys():
             self._known[prompt] = self.model.encode(prompt)
-        return self.model.conditioning(
-            torch.cat([self._known[pair.prompt] for pair in pairs]), None, guidance
-        )
+        rows = [self._known[pair.prompt] for pair in pairs]
+        encoded = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return self.model.conditioning(encoded, None, guidance)
 
     def losses(self, metric: str, x: Tensor, pairs: Sequence[Pair]) -> Tensor:
         pictures = self.model.decode(x)

@@ -12,7 +12,6 @@ from PIL import Image
 from adjointdpm.cli import app
 from adjointdpm.runs.folder import RunFolder
 from benchmarks import gallery
-from runs.test_report import folder  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("name", gallery.COMMANDS)
@@ -28,7 +27,7 @@ def test_its_commands_are_understood(name: str) -> None:
         command.make_context(task, [*flags, "--nonsense"])
 
 
-def test_the_page_shows_every_run(folder: RunFolder, tmp_path, monkeypatch) -> None:  # noqa: F811
+def test_the_page_shows_every_run(folder: RunFolder, tmp_path, monkeypatch) -> None:
     (tmp_path / "images").mkdir()
     monkeypatch.setattr(gallery, "DOCS", tmp_path)
     monkeypatch.setattr(gallery, "ROOT", folder.path)
@@ -66,7 +65,7 @@ def test_the_way_of_a_picture_starts_and_ends_where_the_run_did(
     assert way == sorted(way)
 
 
-def test_an_audit_is_told_by_its_success(folder: RunFolder) -> None:  # noqa: F811
+def test_an_audit_is_told_by_its_success(folder: RunFolder) -> None:
     result = json.loads((folder.path / "result.json").read_text())
     result["success"] = [{"budget": 0.1, "rate": 0.5, "interval": [0.2, 0.8]}]
     assert "Success on 2 prompts [95 % interval], budget 0.1: 50% [20%, 80%]." in gallery.measured(

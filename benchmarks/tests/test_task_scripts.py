@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 import adjointdpm as adj
 from adjointdpm.errors import ModelError, PromptError
 from adjointdpm.metrics import Classifier, FunctionMetric
-from adjointdpm.metrics.judge import Judge, JudgeNetwork
-from adjointdpm.optimization.loop import Settings
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.pipelines import from_pipeline
-from adjointdpm.tasks.demo import demo_config
+from adjointdpm.tasks.demo import DemoConfig
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.variables import Example, TokenEmbedding
 from benchmarks import critic, effect, real_pictures, stylize, vocabulary
@@ -31,11 +30,6 @@ from helpers.tiny_pipelines import tiny_pipeline, tiny_tokenizer
 @pytest.fixture
 def model(tmp_path):
     return from_pipeline(tiny_pipeline(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return adj.load("tiny")
 
 
 # The share of a gap.
@@ -149,7 +143,9 @@ def write_judge(folder: Path, widths: tuple[int, ...] = (8, 8, 8, 16)) -> None:
     folder.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_file(JudgeNetwork(3, 2, widths).state_dict(), folder / "model.safetensors")
+        save_file(
+            Judge(["a", "b", "c"], ["x", "y"], widths).state_dict(), folder / "model.safetensors"
+        )
     (folder / "config.json").write_text(
         json.dumps({"concepts": ["a", "pig nose", "c"], "styles": ["x", "y"], "widths": widths})
     )
@@ -218,7 +214,7 @@ def test_the_loss_is_the_training_loss_of_the_scheduler(model):
     latents, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
     alpha = model.pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    output = model.pipe.unet(noisy, t, model.encode(["red fox", "fox"])).sample
+    output = model.pipe.unet(noisy, t, model.encode(["red fox", "fox"])["prompt_embeds"]).sample
     torch.testing.assert_close(
         denoising_loss(model, ["red fox", "fox"], latents, t, noise),
         (output - noise).square().mean(),
@@ -303,7 +299,9 @@ def test_the_best_word_is_the_one_that_the_metric_likes_best():
     darkness = FunctionMetric(lambda images: images.mean((1, 2, 3)), "brightness")
     assert (
         effect.best_word(
-            darkness, {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)}
+            darkness,
+            {"white": torch.ones(2, 3, 8, 8), "black": torch.zeros(2, 3, 8, 8)},
+            ["a fox", "an owl"],
         )
         == "black"
     )
@@ -323,7 +321,7 @@ def test_an_effect_is_measured_against_real_pictures(tiny, tmp_path, monkeypatch
         "on_background",
         lambda examples, background, concepts: background.expand(len(examples), 3, 64, 64),
     )
-    demo = demo_config(iterations=1, steps=2).embed
+    demo = DemoConfig(iterations=1, steps=2).parts().embed
     config = replace(demo, held_out=demo.held_out[:2], prompts=demo.prompts[:2], validation=1)
     screened = effect.screen(tiny, config, ["red", "black"])
     row = effect.measure(tiny, "dusk", config, Judge.load(), screened)
@@ -424,7 +422,11 @@ def test_a_concept_is_learned_in_both_ways_and_judged(tiny, tmp_path, monkeypatc
         validation=1,
         steps=2,
         guidance_scale=5.0,
-        optimisation=Settings(iterations=1, batch=1, preservation=0, validate_every=1),
+        iterations=1,
+        batch=1,
+        preservation=0,
+        validate_every=1,
+        tracker=[],
     )
     judges = {"judge": Judge.load(), "critic": Judge.load()}
     row = vocabulary.measure(tiny, "pear", config, "green apple", judges, seeds=1, minutes=0.005)
@@ -438,7 +440,7 @@ def test_a_concept_is_learned_in_both_ways_and_judged(tiny, tmp_path, monkeypatc
 
 
 def test_examples_get_an_existing_word_in_the_tokens_place():
-    config = demo_config(iterations=1, steps=2).embed
+    config = DemoConfig(iterations=1, steps=2).parts().embed
     assert effect.in_place(config, [Example("a noto emoji of a lion", 3)], "red") == [
         Example("a noto emoji of a lion on a red background", 3)
     ]

@@ -1,5 +1,6 @@
-"""`python -m adjointdpm`, and for several processes `accelerate launch -m adjointdpm` or `torchrun
--m adjointdpm`.
+"""`python -m adjointdpm`.
+
+For several processes: `accelerate launch -m adjointdpm`, or `torchrun -m adjointdpm`.
 """
 
 from adjointdpm.cli import main

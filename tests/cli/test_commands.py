@@ -1,36 +1,13 @@
 """The command line: mistakes are one clear line and exit code 2, before anything expensive."""
 
-import os
 import sys
 
 import pytest
 from PIL import Image
 
-from adjointdpm import cli
 from adjointdpm.cli import terminal
+from helpers.commands import run
 from helpers.tiny_pipelines import tiny_pipeline
-
-
-@pytest.fixture(autouse=True)
-def restored_state():
-    """Commands change settings of the process; a test must not leave them to the next."""
-    import torch
-
-    before = dict(os.environ)
-    yield
-    torch.set_flush_denormal(False)
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command line."""
-    monkeypatch.setattr(sys, "argv", ["adjointdpm", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main()
-    code = exit_info.value.code
-    out, err = capsys.readouterr()
-    return code if isinstance(code, int) else 0, out, err
 
 
 def test_help_names_the_commands(monkeypatch, capsys) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from adjointdpm.runs.trackers import flatten
-from cli.test_commands import restored_state, run  # noqa: F401 - a fixture
-from cli.test_tasks import EMBED, SMALL, files  # noqa: F401 - a fixture
+from helpers.commands import EMBED, SMALL, run
 
 LAUNCH = (
     "--multi_gpu",
@@ -33,7 +32,7 @@ def history(folder: str) -> list[dict]:
     return [flatten(record | {"seconds": 0}) for record in records]
 
 
-def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, capsys) -> None:  # noqa: F811
+def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, capsys) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # two processes need two GPUs, or none
     accelerate = Path(sys.executable).with_name("accelerate")

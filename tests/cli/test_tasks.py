@@ -1,4 +1,4 @@
-"""The tasks' commands: what they refuse, configuration files, and a run on a user's own pipeline."""
+"""The tasks' commands: what they refuse, config files, and a run on a user's own pipeline."""
 
 import json
 import socket
@@ -10,52 +10,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from cli.test_commands import restored_state, run  # noqa: F401 - a fixture
-from helpers.tiny_pipelines import tiny_pipeline
-from tasks.audit.test_noise_file import FACTS
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
-    """A folder with prompts, a metric and a small pipeline; the working directory."""
-    monkeypatch.chdir(tmp_path)
-    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
-    Path("prompts.txt").write_text("# colours\nred fox\n\nfox\nred\nfo re\n")
-    Path("empty.txt").write_text("\n# nothing\n\n")
-    Path("metric.py").write_text(
-        "def score(images):\n    return images[:, 0].mean((1, 2))\n\ndef wrong(images):\n    "
-        "return images.mean()\n\n"
-        "def blocked(images):\n    return images.detach().mean((1, 2, 3))\n"
-    )
-    Path("text.png").write_text("no picture")
-    return tmp_path
-
-
-EMBED = (
-    "embed",
-    "--model",
-    "model",
-    "--prompts",
-    "prompts.txt",
-    "--metric",
-    "metric.py:score",
-    "--token",
-    "<t>",
-    "--initial",
-    "fox",
-)
-SMALL = (
-    "--steps",
-    2,
-    "--iterations",
-    2,
-    "--guidance-scale",
-    2,
-    "--tracker",
-    "none",
-    "--device",
-    "cpu",
-)
+from helpers.audits import FACTS
+from helpers.commands import EMBED, SMALL, run
 
 
 def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
@@ -110,6 +66,31 @@ def test_a_configuration_file_gives_defaults_that_flags_override(
     assert "steps" in err
 
 
+@pytest.mark.parametrize("command", ["embed", "audit"])
+def test_a_users_code_runs_once_a_command(files, monkeypatch, capsys, command: str) -> None:
+    once = "with open('ran', 'a') as file:\n    file.write('x')\n"
+    Path("code.py").write_text(
+        f"import torch\n{once}"
+        "def score(images):\n    return images[:, 0].mean((1, 2))\n\n"
+        "class Net(torch.nn.Module):\n    classes = ['fox', 'owl']\n"
+        "    def forward(self, images):\n"
+        "        return torch.stack([1 + images.mean((1, 2, 3)), images.mean((1, 2, 3))], 1)\n\n"
+        "def build():\n    return Net()\n"
+    )
+    Path("foxes.txt").write_text("fox\n")
+    arguments = {
+        "embed": (*EMBED, *SMALL, "--metric", "code.py:score"),
+        "audit": (
+            *("audit", "--model", "model", "--prompts", "foxes.txt", "--victim", "code.py:build"),
+            *("--steps", 1, "--iterations", 1, "--clean-seeds", 1, "--budget", 0.1),
+            *("--no-random-search", "--device", "cpu"),
+        ),
+    }
+    code, _, err = run(monkeypatch, capsys, *arguments[command], "--out", "run")
+    assert code == 0, err
+    assert Path("ran").read_text() == "x"
+
+
 def test_what_holds_the_loop_back_can_be_set(files, monkeypatch, capsys) -> None:
     flags = {
         "distance": 0.1,
@@ -135,17 +116,13 @@ def test_what_holds_the_loop_back_can_be_set(files, monkeypatch, capsys) -> None
         "run",
     )
     assert code == 0, err
-    optimisation = json.loads(Path("run/result.json").read_text())["config"]["optimisation"]
-    names = {
-        "clip": "max_gradient_norm",
-        "checkpoint-every": "checkpoint_every",
-        "lr": "learning_rate",
-    }
-    wanted = {names.get(name, name): value for name, value in flags.items()} | {
+    result = json.loads(Path("run/result.json").read_text())
+    wanted = {name.replace("-", "_"): value for name, value in flags.items()} | {
         "validate_every": 1,
-        "schedule": "cosine",
+        "lr_schedule": "cosine",
     }
-    assert wanted.items() <= optimisation.items()
+    assert wanted.items() <= result["config"].items()
+    assert wanted.items() <= result["optimisation"]["settings"].items()
     assert (
         "distance" in json.loads(Path("run/history.jsonl").read_text().splitlines()[1])["training"]
     )
@@ -292,7 +269,8 @@ def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(
     )
     Path("victim.py").write_text(
         head
-        + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\ndef build():\n    return Net()\n"
+        + "    def forward(self, x):\n        return x.mean((2, 3))[:, :2]\n"
+        + "def build():\n    return Net()\n"
     )
     facts = FACTS | {
         "examples": [["red fox", 0]],
@@ -305,7 +283,7 @@ def test_a_replay_takes_code_and_foreign_models_from_the_user_alone(
     save_file(
         noise,
         "found.safetensors",
-        {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)},
+        {"facts": json.dumps({"format": "adjointdpm-adversarial-noise"} | facts)},
     )
     code, _, err = run(monkeypatch, capsys, "audit", "--replay", "metric.py")
     assert code == 2

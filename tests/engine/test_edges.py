@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import adjointdpm as adj
-from adjointdpm.engine.plan import PlanBuilder
+from adjointdpm.engine.plan_builder import PlanBuilder
 from adjointdpm.engine.samplers import Sampler
 from helpers.mixtures import SCHEDULES, relative_error
 

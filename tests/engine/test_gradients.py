@@ -10,6 +10,7 @@ import adjointdpm as adj
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from helpers.mixtures import PREDICTIONS, SCHEDULES, Mixture, gaussian_flow, relative_error
+from helpers.pairwise import pairwise
 
 SAMPLERS: list[Sampler] = [
     adj.Euler(),
@@ -78,9 +79,11 @@ def assert_matches_finite_differences(
         )
 
 
-@pytest.mark.parametrize("schedule_name", SCHEDULES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "schedule_name"),
+    pairwise(SAMPLERS, PREDICTIONS, SCHEDULES),
+    ids=name,
+)
 def test_checkpoint_equals_finite_differences(sampler, prediction, schedule_name):
     torch.manual_seed(zlib.crc32(repr((sampler, prediction, schedule_name)).encode()))
     schedule = SCHEDULES[schedule_name]()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.metrics import resolve
 from adjointdpm.variables import Inputs, Variable
 
@@ -33,6 +33,8 @@ class ToyModel:
 
 class Tint(Variable):
     """A colour that is added to the noise."""
+
+    artefacts = ("color.safetensors",)
 
     def __init__(self) -> None:
         self.color = torch.zeros(3, requires_grad=True)
@@ -56,9 +58,7 @@ class Tint(Variable):
 
 
 class Recolored(Tint):
-    """A colour that is part of the model: what is inside its context draws with it, unless it is
-    disabled.
-    """
+    """A colour that is part of the model, inside the variable's context and unless disabled."""
 
     def __init__(self, model: ToyModel) -> None:
         super().__init__()

@@ -7,19 +7,17 @@ import torch
 from safetensors.torch import save_file
 
 from adjointdpm.errors import ModelError, ShapeError
-from adjointdpm.metrics.judge import BUNDLED, Judge, JudgeNetwork
+from adjointdpm.metrics.networks.judge import BUNDLED, Judge
 
 
 @pytest.fixture
 def judge():
     torch.manual_seed(0)
-    return Judge(JudgeNetwork(5, 3, (8, 16)), list("abcde"), ["x", "y", "z"])
+    return Judge(list("abcde"), ["x", "y", "z"], (8, 16))
 
 
 def write(judge, folder):
-    save_file(
-        {k: v.half() for k, v in judge.network.state_dict().items()}, folder / "model.safetensors"
-    )
+    save_file({k: v.half() for k, v in judge.state_dict().items()}, folder / "model.safetensors")
     config = {"concepts": judge.concepts, "styles": judge.styles, "widths": [8, 16]}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -29,7 +27,7 @@ def test_one_verdict_per_picture_whatever_its_size(judge):
         images = torch.rand(2, 3, size, size)
         assert judge.concept_logits(images).shape == (2, 5)
         assert judge.style_logits(images).shape == (2, 3)
-        assert judge.features(images).shape == (2, 16)
+        assert judge.pooled(images).shape == (2, 16)
 
 
 def test_a_verdict_does_not_depend_on_the_batch(judge):
@@ -40,7 +38,7 @@ def test_a_verdict_does_not_depend_on_the_batch(judge):
 
 
 def test_gradients_agree_with_finite_differences(judge):
-    judge.network.double()
+    judge.double()
     images = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
     direction = torch.randn_like(images)
     (gradient,) = torch.autograd.grad(judge.concept_logits(images)[0, 2], images)
@@ -56,7 +54,7 @@ def test_weights_are_frozen_and_survive_a_round_trip(judge, tmp_path):
     write(judge, tmp_path)
     loaded = Judge.load(tmp_path)
     images = torch.rand(2, 3, 64, 64)
-    assert not any(p.requires_grad for p in loaded.network.parameters())
+    assert not any(p.requires_grad for p in loaded.parameters())
     assert (loaded.concepts, loaded.styles) == (judge.concepts, judge.styles)
     torch.testing.assert_close(
         loaded.concept_logits(images), judge.concept_logits(images), rtol=1e-2, atol=1e-2
@@ -65,7 +63,7 @@ def test_weights_are_frozen_and_survive_a_round_trip(judge, tmp_path):
 
 def test_wrong_shapes_are_refused(judge):
     with pytest.raises(ShapeError, match=r"\[B, 3, H, W\]"):
-        judge.features(torch.rand(3, 64, 64))
+        judge.pooled(torch.rand(3, 64, 64))
 
 
 def test_a_folder_without_a_judge_is_refused(tmp_path):

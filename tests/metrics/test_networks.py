@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, ModelError, ShapeError, UnknownNameError
 from adjointdpm.metrics import networks
-from adjointdpm.metrics.judge import Judge
 from adjointdpm.metrics.networks import IMAGENET, NETWORKS, class_indices, load_network, placed
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.networks.onnx_graph import OnnxGraph
 from adjointdpm.metrics.networks.open_nsfw import MEAN_BGR
 from adjointdpm.metrics.networks.resize import resized

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from adjointdpm.metrics.subject_recognition import judge_prompts, named_concept, recogniser_for
-from adjointdpm.variables import Example
+from adjointdpm.metrics.subject_recognition import (
+    judge_prompts,
+    named_concept,
+    named_concepts,
+    recogniser_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,15 +34,24 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
             return torch.arange(8.0).expand(len(images), 8)  # "fox" first, then g f e d
 
     recognise = judge_prompts(Fixed())  # pyright: ignore[reportArgumentType]
-    examples = [
-        Example("a noto emoji of a fox", 0),
-        Example("b or a", 0),
-        Example("d", 0),
-        Example("nothing", 0),
-    ]
-    assert recognise(torch.zeros(4, 3, 4, 4), examples) == [True, False, True, False]
+    prompts = ["a noto emoji of a fox", "b or a", "d", "nothing"]
+    assert recognise(torch.zeros(4, 3, 4, 4), prompts) == [True, False, True, False]
 
 
 def test_there_is_a_judge_only_if_it_knows_every_prompt() -> None:
     assert recogniser_for(["a fox", "a red apple"]) is not None
     assert recogniser_for(["a fox", "a spaceship"]) is None
+
+
+def test_there_is_no_judge_of_another_models_pictures_or_of_what_was_optimised_for_it() -> None:
+    assert recogniser_for(["a fox"], "tiny", optimised=False) is not None
+    assert recogniser_for(["a fox"], "some/model") is None
+    assert recogniser_for(["a fox"], "tiny", optimised=True) is None
+
+
+def test_each_word_counts_for_the_longest_name_that_it_is_part_of() -> None:
+    concepts = ["dog", "hot dog", "fox", "apple", "red apple"]
+    assert named_concepts("a hot dog", concepts) == ["hot dog"]
+    assert named_concepts("a hot dog and a dog, and a dog", concepts) == ["hot dog", "dog"]
+    assert named_concepts("fox, dog", concepts) == ["dog", "fox"]
+    assert named_concepts("nothing", concepts) == []

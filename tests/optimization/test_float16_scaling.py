@@ -18,7 +18,7 @@ from adjointdpm.optimization import float16_scaling as gradient_scale
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
 from adjointdpm.optimization.gradient_check import gradient_error
 from adjointdpm.optimization.loop import Interrupted, Outcome, Settings, optimize
-from adjointdpm.optimization.objective import Objective
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.tasks.audit.attack import Goal, attack
@@ -68,13 +68,15 @@ def learn(
     settings = Settings(
         iterations=iterations,
         batch=2,
-        learning_rate=0.1,
+        lr=0.1,
         preservation=0.0,
         validate_every=3,
         checkpoint_every=1,
         patience=9,
     )
-    return optimize(Renderer(model), variable, metric, TRAINING, VALIDATION, settings, **kwargs)
+    return optimize(
+        MetricObjective(Renderer(model), metric), variable, TRAINING, VALIDATION, settings, **kwargs
+    )
 
 
 def norms(outcome: Outcome) -> list[float]:
@@ -94,7 +96,13 @@ def test_the_bundled_model_in_float16_learns_as_in_float32_whatever_the_weight(
         with token:
             metric = metrics.resolve_weighted(["color:mood=dusk"], [weight])
             settings = Settings(iterations=1, batch=1, preservation=0.0)
-            outcome = optimize(Renderer(model, 3, 1.0), token, metric, examples, examples, settings)
+            outcome = optimize(
+                MetricObjective(Renderer(model, 3, 1.0), metric),
+                token,
+                examples,
+                examples,
+                settings,
+            )
         found[dtype] = norms(outcome)[0] / weight
     assert found[torch.float16] == pytest.approx(found[torch.float32], rel=0.05)
 
@@ -187,20 +195,20 @@ def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(
     with pytest.raises(Interrupted):
         run(parts, "parts", stop=5)
     _, facts = Checkpoints(tmp_path / "parts").read()
-    assert facts["gradient_scale"]["largest"] < 1
+    assert facts["objective"]["largest"] < 1
     outcome = run(again, "parts", history=list(records), resume=True)
     assert torch.equal(again.color, whole.color)
     assert norms(outcome) == norms(expected)
     assert (
-        Checkpoints(tmp_path / "parts").read()[1]["gradient_scale"]
-        == Checkpoints(tmp_path / "whole").read()[1]["gradient_scale"]
+        Checkpoints(tmp_path / "parts").read()[1]["objective"]
+        == Checkpoints(tmp_path / "whole").read()[1]["objective"]
     )
 
 
 def test_a_checkpoint_from_before_there_was_a_scale_is_resumed(tmp_path) -> None:
     expected = learn(ToyModel(), Tint(), checkpoints=Checkpoints(tmp_path))
     tensors, facts = Checkpoints(tmp_path).read()
-    del facts["gradient_scale"]
+    del facts["objective"]
     Checkpoints(tmp_path).write(6, tensors, facts)
     assert (
         learn(
@@ -218,7 +226,8 @@ def test_all_processes_go_on_with_the_smallest_scale_and_one_that_moves_is_enoug
     scale = GradientScale(1.0, 7)
     others = [(0.25, 3, True)]
     processes = SimpleNamespace(gather=lambda mine: [*mine, *others], is_main=True)
-    objective = Objective(Renderer(ToyModel()), Tint(), REDDISH, Settings(), processes, {}, scale)  # pyright: ignore[reportArgumentType]
+    objective = MetricObjective(Renderer(ToyModel()), REDDISH, scale, processes)  # pyright: ignore[reportArgumentType]
+    objective.variable = Tint()
     objective._agree(False)
     assert (scale.largest, scale.steady) == (0.25, 4)
     others[0] = (4.0, 0, False)

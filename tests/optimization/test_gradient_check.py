@@ -1,4 +1,4 @@
-"""What is measured must work where there is no float64 (Apple's GPUs): it is computed on the CPU."""
+"""What is measured works without float64 (Apple's GPUs have none): it is computed on the CPU."""
 
 import pytest
 import torch

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adjointdpm import errors, metrics
 from adjointdpm.optimization.loop import Interrupted, Settings, _minibatch, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
@@ -26,7 +27,7 @@ VALIDATION = [Example("a", seed) for seed in range(100, 103)]
 SETTINGS = Settings(
     iterations=12,
     batch=2,
-    learning_rate=0.1,
+    lr=0.1,
     preservation=0.5,
     validate_every=3,
     patience=5,
@@ -36,7 +37,12 @@ SETTINGS = Settings(
 
 def run(variable: Tint, settings: Settings = SETTINGS, metric=REDDISH, **kwargs):
     return optimize(
-        Renderer(ToyModel()), variable, metric, TRAINING, VALIDATION, settings, **kwargs
+        MetricObjective(Renderer(ToyModel()), metric),
+        variable,
+        TRAINING,
+        VALIDATION,
+        settings,
+        **kwargs,
     )
 
 
@@ -58,7 +64,7 @@ def test_the_metric_falls_and_the_best_state_is_kept() -> None:
     assert variable.color[0] > 0.3 > variable.color[1]
 
 
-EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "schedule": "cosine"}
+EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "lr_schedule": "cosine"}
 
 
 @pytest.mark.parametrize("extra", [{}, EVERYTHING])
@@ -156,7 +162,7 @@ def test_resuming_without_a_checkpoint_or_with_anothers_is_an_error(tmp_path) ->
 )  # so far off that the colours are saturated
 def test_it_stops_early_when_nothing_gets_better() -> None:
     settings = Settings(
-        iterations=50, learning_rate=100.0, validate_every=1, patience=2
+        iterations=50, lr=100.0, validate_every=1, patience=2
     )  # jumps far past the optimum
     variable = Tint()
     outcome = run(variable, settings)
@@ -169,7 +175,7 @@ def test_it_stops_early_when_nothing_gets_better() -> None:
 def test_preservation_holds_the_drawing() -> None:
     def drift(weight: float) -> float:
         variable, render = Tint(), Renderer(ToyModel())
-        run(variable, Settings(iterations=12, learning_rate=0.5, preservation=weight, patience=9))
+        run(variable, Settings(iterations=12, lr=0.5, preservation=weight, patience=9))
         return (
             metrics.structure_distance(render.look(VALIDATION, variable), render.look(VALIDATION))
             .mean()
@@ -190,7 +196,9 @@ def test_without_preservation_no_plain_picture_is_drawn() -> None:
     def drawn(preservation: float) -> int:
         model = Counting()
         settings = Settings(iterations=1, batch=2, preservation=preservation)
-        outcome = optimize(Renderer(model), Tint(), REDDISH, TRAINING, VALIDATION, settings)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), Tint(), TRAINING, VALIDATION, settings
+        )
         assert ("drift" in outcome.history[0]["validation"]) == (preservation > 0)
         return model.drawn
 
@@ -204,7 +212,9 @@ def test_plain_pictures_are_the_untouched_models() -> None:
     model = ToyModel()
     with Recolored(model) as variable:
         variable.color.data += torch.tensor([3.0, -3.0, 0.0])
-        outcome = optimize(Renderer(model), variable, REDDISH, TRAINING, VALIDATION, SETTINGS)
+        outcome = optimize(
+            MetricObjective(Renderer(model), REDDISH), variable, TRAINING, VALIDATION, SETTINGS
+        )
     assert outcome.history[0]["validation"]["drift"] > 0.1
 
 
@@ -246,7 +256,7 @@ def test_the_average_is_what_is_validated_kept_and_projected() -> None:
         variable.iterates.append(variable.color.detach().clone())
 
     variable = Recording()
-    settings = Settings(iterations=3, learning_rate=0.1, ema=0.5, validate_every=1, patience=9)
+    settings = Settings(iterations=3, lr=0.1, ema=0.5, validate_every=1, patience=9)
     outcome = run(variable, settings, on_history=remember)
     average = variable.iterates[0]
     for k, iterate in enumerate(variable.iterates[1:], start=1):
@@ -280,9 +290,8 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
 
     with pytest.raises(errors.InvalidInputError, match=r"likelihood.*Tint.*distance"):
         optimize(
-            Renderer(NoPictures()),
+            MetricObjective(Renderer(NoPictures()), REDDISH),
             Tint(),
-            REDDISH,
             TRAINING,
             VALIDATION,
             replace(SETTINGS, likelihood=0.1),
@@ -290,10 +299,10 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
 
 
 def test_the_cosine_schedule_falls_to_zero() -> None:
-    settings = replace(SETTINGS, schedule="cosine")
-    rates = [settings.learning_rate_at(i) for i in (0, 6, 12)]
+    settings = replace(SETTINGS, lr_schedule="cosine")
+    rates = [settings.lr_at(i) for i in (0, 6, 12)]
     assert rates == pytest.approx([0.1, 0.05, 0.0])
-    assert replace(SETTINGS, schedule="constant").learning_rate_at(6) == 0.1
+    assert replace(SETTINGS, lr_schedule="constant").lr_at(6) == 0.1
 
 
 def test_trackers_get_the_values_of_every_iteration(tmp_path) -> None:
@@ -358,7 +367,7 @@ MORE_BAD = [
     {"ema": 1.0},
     {"distance": -1},
     {"likelihood": float("nan")},
-    {"schedule": "linear"},
+    {"lr_schedule": "linear"},
 ]
 
 
@@ -367,20 +376,21 @@ MORE_BAD = [
     [
         {"iterations": 0},
         {"batch": 1.5},
-        {"learning_rate": -1},
+        {"lr": -1},
         {"preservation": -0.1},
         {"patience": 0},
         *MORE_BAD,
     ],
 )
 def test_settings_out_of_range_are_refused(bad: dict) -> None:
-    with pytest.raises(errors.InvalidInputError, match=next(iter(bad))):
+    kinds = (errors.InvalidInputError, errors.InvalidTypeError)
+    with pytest.raises(kinds, match=next(iter(bad))):
         Settings(**bad)
 
 
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(errors.PromptError):
-        optimize(Renderer(ToyModel()), Tint(), REDDISH, [], VALIDATION, SETTINGS)
+        optimize(MetricObjective(Renderer(ToyModel()), REDDISH), Tint(), [], VALIDATION, SETTINGS)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch) -> None:
@@ -395,3 +405,57 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch) -> None
         checkpoints.write(1, {"x": torch.zeros(1)}, {})
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     assert checkpoints.read()[0]["x"] == 1
+
+
+class Colored(ToyModel):
+    """Draws a picture whose mean tells for which prompt it was drawn."""
+
+    def generate(self, prompt, noise, **_):
+        levels = torch.tensor([LEVELS[text] for text in prompt]).view(-1, 1, 1, 1)
+        return 0.01 * super().generate(prompt, noise) + levels
+
+
+LEVELS = {"a": 0.2, "b": 0.4, "c": 0.6}
+PROMPTED = [Example(prompt, seed) for seed, prompt in enumerate("abcab")]
+
+
+@pytest.mark.parametrize("preservation", [0.0, 0.5])
+def test_a_metric_of_two_arguments_sees_the_prompt_of_each_picture(preservation: float) -> None:
+    seen = []
+
+    def score(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        levels = torch.tensor([LEVELS[prompt] for prompt in prompts])
+        means = images.mean((1, 2, 3))
+        assert (means - levels).abs().max() < 0.02
+        seen.append((list(prompts), images.requires_grad))
+        return means
+
+    settings = Settings(iterations=3, batch=2, accumulate=2, preservation=preservation)
+    objective = MetricObjective(Renderer(Colored(), chunk=2), metrics.resolve(score))
+    optimize(objective, Tint(), PROMPTED, PROMPTED[:3], settings)
+    assert {len(prompts) for prompts, _ in seen} == {1, 2}
+    learned = [prompt for prompts, graph in seen if graph for prompt in prompts]
+    assert len(learned) == 12
+    assert set(learned) == set("abc")
+    looked = [prompt for prompts, graph in seen if not graph for prompt in prompts]
+    assert looked == list("abc") * 2
+
+
+def test_the_renderer_scores_chunks_with_their_own_prompts() -> None:
+    render = Renderer(Colored(), chunk=2)
+    render.model.device, render.model.dtype = "cpu", torch.float32
+    metric = metrics.resolve(
+        lambda images, prompts: (
+            images.mean((1, 2, 3)) - torch.tensor([LEVELS[text] for text in prompts])
+        )
+    )
+    prompts = [example.prompt for example in PROMPTED]
+    scores = render.score(metric, render.look(PROMPTED), prompts)
+    assert scores.shape == (5,)
+    assert scores.abs().max() < 0.02
+    with pytest.raises(errors.MetricError, match="not videos"):
+        render.score(metric, torch.rand(5, 2, 3, 8, 8), prompts)
+    steadiness = type("Steadiness", (), {"takes_videos": True})
+    steadiness.__call__ = lambda self, videos, prompts: videos.flatten(1).var(1) + len(prompts)
+    scores = render.score(metrics.resolve(steadiness), torch.ones(5, 2, 3, 8, 8), prompts)
+    assert scores.tolist() == [2.0, 2.0, 2.0, 2.0, 1.0]

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from adjointdpm import errors, metrics
 from adjointdpm.optimization.loop import Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.variables import Example, LoRA, Noise, TokenEmbedding, Variable, Weights
+from helpers.schedulers import scheduler_with_torchsde
 from helpers.tiny_pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
-from pipelines.test_pictures import scheduler_with_torchsde
 
 EXAMPLES = [Example("red fox", seed) for seed in (0, 1, 7, 3)]
 DRAWING = {  # scheduler, native sampler
@@ -127,11 +128,10 @@ def flat(images: Tensor) -> Tensor:
 
 def test_an_untouched_drawing_has_not_drifted_and_both_curves_are_the_same_quantity(model) -> None:
     with LoRA(model.pipe, rank=1) as lora:
-        settings = Settings(iterations=1, batch=2, learning_rate=1e-9, preservation=1.0)
+        settings = Settings(iterations=1, batch=2, lr=1e-9, preservation=1.0)
         outcome = optimize(
-            Renderer(model, 3, 1.0),
+            MetricObjective(Renderer(model, 3, 1.0), metrics.resolve(flat)),
             lora,
-            metrics.resolve(flat),
             EXAMPLES[:2],
             EXAMPLES[:2],
             settings,
@@ -152,7 +152,10 @@ def config(**changes: Any) -> EmbedConfig:
         "validation": 1,
         "steps": 1,
         "guidance_scale": 1.0,
-        "optimisation": Settings(iterations=1, batch=2, preservation=0.0),
+        "iterations": 1,
+        "batch": 2,
+        "preservation": 0.0,
+        "tracker": [],
     }
     return EmbedConfig(**values | changes)
 
@@ -229,17 +232,18 @@ def test_while_it_learns_nothing_else_requires_grad_and_afterwards_all_is_as_it_
 
     seen: list[int] = []
     broken = False
-    render, settings = Renderer(model, 2, 1.0), Settings(iterations=1, batch=2, preservation=0.0)
+    settings = Settings(iterations=1, batch=2, preservation=0.0)
+    objective = MetricObjective(Renderer(model, 2, 1.0), metrics.resolve(score))
     with variable:
         learned = {id(tensor) for tensor in variable.tensors().values()}
         inside = [p.requires_grad for p in weights]
-        optimize(render, variable, metrics.resolve(score), EXAMPLES, EXAMPLES[:1], settings)
+        optimize(objective, variable, EXAMPLES, EXAMPLES[:1], settings)
         assert seen == [2]
         assert [p.requires_grad for p in weights] == inside
         assert all(p.grad is None for p in weights if id(p) not in learned)
         broken = True
         with pytest.raises(errors.MetricError, match="broken"):
-            optimize(render, variable, metrics.resolve(score), EXAMPLES, EXAMPLES[:1], settings)
+            optimize(objective, variable, EXAMPLES, EXAMPLES[:1], settings)
         assert [p.requires_grad for p in weights] == inside
     assert [p.requires_grad for p in weights] == flags
     assert all(p.grad is None for p in weights)

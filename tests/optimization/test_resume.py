@@ -14,6 +14,7 @@ from adjointdpm import metrics
 from adjointdpm.engine.gradients import Auto, resolve
 from adjointdpm.optimization.gradient_check import gradient_error
 from adjointdpm.optimization.loop import Interrupted, Outcome, Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.base import DiffusionModel
@@ -27,7 +28,7 @@ EXAMPLES = [Example("red fox", seed) for seed in range(3)]
 LOOP = Settings(
     iterations=4,
     batch=1,
-    learning_rate=0.05,
+    lr=0.05,
     preservation=0.0,
     validate_every=2,
     checkpoint_every=1,
@@ -52,9 +53,10 @@ def learn_noise(
             os.kill(os.getpid(), signal.SIGINT)
 
     outcome = optimize(
-        Renderer(model, 6, 1.0, "euler", gradient),
+        MetricObjective(
+            Renderer(model, 6, 1.0, "euler", gradient), metrics.resolve("color:mood=dusk")
+        ),
         noise,
-        metrics.resolve("color:mood=dusk"),
         EXAMPLES,
         EXAMPLES[:1],
         LOOP,
@@ -170,9 +172,12 @@ def learn_word(
         validation=1,
         steps=2,
         guidance_scale=1.0,
-        optimisation=Settings(
-            iterations=4, batch=1, validate_every=2, preservation=preservation, patience=9
-        ),
+        iterations=4,
+        batch=1,
+        validate_every=2,
+        preservation=preservation,
+        patience=9,
+        tracker=[],
     )
 
     def interrupt(record: dict[str, Any]) -> None:

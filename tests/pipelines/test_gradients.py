@@ -75,8 +75,8 @@ def test_noise_embeddings_and_all_weights(scheduler, config, guidance, tmp_path)
     pipe = tiny_pipeline(tmp_path, scheduler(**STABLE_DIFFUSION_BETAS, **config), seed=seed)
     model = adj.from_pipeline(pipe)
     noise = model.noise(2, seed=seed).requires_grad_()
-    embeds = model.encode(["a red fox", "an owl"]).detach().requires_grad_()
-    null = model.encode(["", "blue"]).detach().requires_grad_()
+    embeds = model.encode(["a red fox", "an owl"])["prompt_embeds"].detach().requires_grad_()
+    null = model.encode(["", "blue"])["prompt_embeds"].detach().requires_grad_()
     groups = [
         [noise],
         [embeds],
@@ -192,7 +192,7 @@ def test_a_memory_budget_counts_the_decoder(sampler, tmp_path):
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.requires_grad_(False)
     model = adj.from_pipeline(pipe)
-    noise, text = model.noise(2, seed=0), torch.cat([model.encode("a fox")] * 4)
+    noise, text = model.noise(2, seed=0), model.encode(["a fox"] * 4)["prompt_embeds"]
     network = graph_bytes(
         lambda x: pipe.unet(torch.cat([x, x]), torch.zeros(4), text).sample, noise
     )

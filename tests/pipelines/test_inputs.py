@@ -288,6 +288,8 @@ BAD = [
     ({"prompt": "a", "steps": 5000}, errors.InvalidInputError, "5000"),
     ({"prompt": "a", "guidance_scale": float("nan")}, errors.InvalidInputError, "guidance_scale"),
     ({"prompt": "a", "guidance_scale": "7"}, errors.InvalidTypeError, "guidance_scale"),
+    ({"prompt": "a", "height": 64}, errors.InvalidTypeError, "no argument 'height'.*prompt_embeds"),
+    ({"prompt_embeds": [1.0]}, errors.InvalidTypeError, "prompt_embeds.*list"),
     ({"prompt": "a", "gradient": "exactly"}, errors.UnknownNameError, "exact"),
     ({"prompt": "a", "sampler": "eular"}, errors.UnknownNameError, "euler"),
 ]
@@ -372,7 +374,7 @@ def test_a_network_that_takes_tensors_by_name_says_so(model):
             model.network,
             model.noise(1, 0),
             schedule=adj.NoiseSchedule.from_scheduler(model.pipe.scheduler),
-            cond=model.encode("a fox"),
+            cond=model.encode("a fox")["prompt_embeds"],
         )
 
 

@@ -39,8 +39,8 @@ def test_inversion_undoes_eulers_steps(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_a_drawn_latent_comes_back_through_the_bundled_model(guidance: float) -> None:
-    model, prompt = adj.load("tiny"), "a noto emoji of a lion"
+def test_a_drawn_latent_comes_back_through_the_bundled_model(tiny, guidance: float) -> None:
+    model, prompt = tiny, "a noto emoji of a lion"
     noise = model.noise(1, 4)
     with torch.no_grad():
         picture = model.generate(prompt, noise, steps=20, guidance_scale=guidance)
@@ -54,7 +54,7 @@ def test_a_drawn_latent_comes_back_through_the_bundled_model(guidance: float) ->
     assert 0.5 < again.std() < 1.5
 
 
-def test_what_cannot_be_inverted_is_an_error() -> None:
+def test_what_cannot_be_inverted_is_an_error(tiny) -> None:
     schedule = SCHEDULES["table"]()
     network = Mixture(schedule)
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_inverted_is_an_error() -> None:
     with pytest.raises(errors.ReversalError, match="step"):
         invert_euler(problem, iterations=15)
     with pytest.raises(errors.ShapeError, match="multiples"):
-        invert(adj.load("tiny"), torch.zeros(1, 3, 63, 64), "a fox")
+        invert(tiny, torch.zeros(1, 3, 63, 64), "a fox")
 
 
 def reversible(
@@ -177,8 +177,10 @@ def test_a_gap_must_fit() -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_a_picture_comes_back_to_the_last_digits_through_the_bundled_model(guidance: float) -> None:
-    model, steps = adj.load("tiny"), 16
+def test_a_picture_comes_back_to_the_last_digits_through_the_bundled_model(
+    tiny, guidance: float
+) -> None:
+    model, steps = tiny, 16
     with torch.no_grad():
         noise = model.noise(1, 4)
         cond, null, scale = model.conditioning(
@@ -203,8 +205,8 @@ def test_a_picture_comes_back_to_the_last_digits_through_the_bundled_model(guida
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_users_pictures_come_back_exactly_and_so_do_the_gradients(guidance: float) -> None:
-    model, prompt, steps = adj.load("tiny"), "a noto emoji of a lion", 12
+def test_users_pictures_come_back_exactly_and_so_do_the_gradients(tiny, guidance: float) -> None:
+    model, prompt, steps = tiny, "a noto emoji of a lion", 12
     pictures = torch.rand(
         2, 3, 64, 64, generator=torch.Generator().manual_seed(0)
     )  # of nothing that the model knows

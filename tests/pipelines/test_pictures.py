@@ -6,9 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-import sys
-import types
-import unittest.mock
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,47 +15,12 @@ import torch
 
 import adjointdpm as adj
 from adjointdpm.pipelines import from_pipeline
+from helpers.schedulers import scheduler_with_torchsde
 from helpers.tiny_pipelines import STABLE_DIFFUSION_BETAS, tiny_pipeline
 
 # scipy is an optional dependency of diffusers, which these need.
 SCIPY = importlib.util.find_spec("scipy") is not None
 LEFT_OUT = set() if SCIPY else {"LMSDiscreteScheduler"}
-
-
-class BrownianPath:
-    """Stands in for `torchsde.BrownianInterval`, which diffusers needs for one scheduler alone:
-    increments that depend on the seed.
-    """
-
-    def __init__(
-        self,
-        t0: float,
-        t1: float,
-        size: torch.Size,
-        dtype: torch.dtype,
-        device: torch.device,
-        entropy: int,
-        **_: Any,
-    ) -> None:
-        self.start, self.step = float(t0), float(t1 - t0) / 256
-        draws = torch.randn(257, *size, generator=torch.Generator().manual_seed(entropy))
-        self.path = (draws * self.step**0.5).cumsum(0).to(device, dtype)
-
-    def __call__(self, t0: float, t1: float) -> torch.Tensor:
-        first, last = (self.path[round((float(t) - self.start) / self.step)] for t in (t0, t1))
-        return last - first
-
-
-def scheduler_with_torchsde() -> type:
-    """diffusers' DPMSolverSDEScheduler, with the stand-in where torchsde is not installed."""
-    if importlib.util.find_spec("torchsde") is None:
-        stand_in = types.ModuleType("torchsde")
-        stand_in.BrownianInterval = BrownianPath  # type: ignore[attr-defined]
-        with unittest.mock.patch.dict(sys.modules, {"torchsde": stand_in}):
-            return importlib.import_module(
-                "diffusers.schedulers.scheduling_dpmsolver_sde"
-            ).DPMSolverSDEScheduler
-    return diffusers.DPMSolverSDEScheduler
 
 
 COMPATIBLE = {c.__name__: c for c in diffusers.DDIMScheduler().compatibles} | {
@@ -194,7 +156,7 @@ def test_prompts_are_handled_as_in_the_pipeline(guidance, tmp_path):
     noise = model.noise(2, seed=0)
     prompts, negatives = ["a red fox", "an owl far too long for this tokenizer"], ["blue", "star"]
     with torch.no_grad():
-        embeds, other = model.encode(prompts), model.encode(negatives)
+        embeds, other = (model.encode(texts)["prompt_embeds"] for texts in (prompts, negatives))
         short = embeds[:, :5]  # the unconditional prompt is padded to the embeddings' length
         arguments: list[tuple[Any, dict[str, Any], Any, dict[str, Any]]] = [
             (prompts, {"negative_prompt": negatives}, prompts, {"negative_prompt": negatives}),
@@ -336,10 +298,8 @@ def test_parts_of_the_pipeline_may_have_different_precisions(halved, dtype, tmp_
             assert (
                 model.generate(prompts, noise, steps=4, sampler=sampler) - full
             ).abs().max() < 0.3
-        if (
-            len(halved) == 3
-            # the pipeline itself takes nothing else; with its own dtype of noise the picture is its own
-        ):
+        # The pipeline itself takes nothing else; with its dtype of noise the picture is its own.
+        if len(halved) == 3:
             theirs = stock(pipe, prompts, noise.to(dtype), 4)
             torch.testing.assert_close(
                 model.generate(prompts, noise.to(dtype), steps=4).clamp(0, 1), theirs
@@ -395,7 +355,7 @@ def test_a_native_sampler_runs_on_its_own_grid(tmp_path):
     pipe = tiny_pipeline(tmp_path)
     model = from_pipeline(pipe)
     noise = model.noise(1, seed=0)
-    embeds, null = model.encode("a red fox"), model.encode("")
+    embeds, null = (model.encode(text)["prompt_embeds"] for text in ("a red fox", ""))
     schedule = adj.NoiseSchedule.from_scheduler(pipe.scheduler)
 
     def guided(x, t, cond):
@@ -408,3 +368,15 @@ def test_a_native_sampler_runs_on_its_own_grid(tmp_path):
             guided, noise, schedule=schedule, cond=embeds, steps=4, sampler=adj.Heun()
         )
         torch.testing.assert_close(ours, model.decode(latents), atol=1e-5, rtol=1e-5)
+
+
+def test_what_encode_returns_can_be_passed_on_by_name(tmp_path):
+    pipe = tiny_pipeline(tmp_path)
+    model = from_pipeline(pipe)
+    noise = model.noise(1, seed=0)
+    with torch.no_grad():
+        encoded = model.encode("a red fox")
+        assert encoded.keys() == {"prompt_embeds"}
+        picture = model.generate(noise=noise, steps=3, **encoded)
+        assert torch.equal(picture, model.generate("a red fox", noise, steps=3))
+        assert_same_picture(picture, stock(pipe, None, noise, 3, **encoded))

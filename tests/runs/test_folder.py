@@ -2,6 +2,7 @@
 is in test_report.py.
 """
 
+import json
 import os
 import shutil
 import stat
@@ -12,11 +13,21 @@ import torch
 import yaml
 
 from adjointdpm import errors, load
-from adjointdpm.runs.folder import TASKS, RunFolder
+from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.files import write_bytes
 from adjointdpm.variables import Example, LoRA, Noise, PromptEmbedding, TokenEmbedding, Weights
 
 RUN = {"task": "embed", "model": "tiny"}
+ARTEFACTS = (
+    "learned_embeds.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "noise.safetensors",
+    "prompt_embeds.safetensors",
+    "adversarial_0.1.safetensors",
+    "unet",
+    "stylize/",
+    "audit/",
+)
 
 
 def test_a_folder_that_is_not_writable_drops_what_it_is_given(tmp_path) -> None:
@@ -37,6 +48,14 @@ def test_trackers_write_into_the_folder_and_only_when_they_start(tmp_path) -> No
     assert trackers.names == ["tensorboard"]
     assert trackers.folder == folder.path / "trackers"
     assert not trackers.folder.exists()
+
+
+def test_a_tracker_whose_package_is_missing_is_refused_with_what_installs_it(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with pytest.raises(errors.InvalidInputError, match=r'pip install "adjointdpm\[tensorboard\]"'):
+        RunFolder.open(tmp_path / "run", {}).trackers(["tensorboard"])
 
 
 @pytest.mark.parametrize("write", ["write_history", "write_result"])
@@ -79,7 +98,7 @@ FOREIGN = (
     "- no mapping\n",
     "{no yaml",
     "task: embed\n",
-    "model: tiny\ntask: train\n",
+    "model: tiny\ntask: embed\n",
     "\xff\xfe",
 )
 
@@ -101,7 +120,7 @@ def test_a_config_of_something_else_is_not_touched(tmp_path, content: str) -> No
 def finished(path: Path, **config: str) -> RunFolder:
     """A folder with something of all that runs write."""
     model = load("tiny")
-    folder = RunFolder.open(path, RUN | config)
+    folder = RunFolder.open(path, RUN | config, artefacts=ARTEFACTS)
     folder.write_history([{"iteration": 0}])
     folder.write_result({"token": "<old>"})
     folder.write_images(["a"], torch.zeros(1, 3, 4, 4))
@@ -136,6 +155,7 @@ def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_el
     finished(path / "stylize", task="stylize")
     (path / "audit").mkdir()
     (path / "audit" / "config.yaml").write_text("mine: 1")
+    (path / "adversarial_0.2.safetensors").write_text("mine")
     (path / "notes.txt").write_text("mine")
     before = contents(path)
     assert len(before) > 20
@@ -145,10 +165,12 @@ def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_el
     assert contents(path) == before
     folder.write_history([{"iteration": 1}])
     assert contents(path).keys() == {
+        "run.json",
         "config.yaml",
         "history.jsonl",
         "notes.txt",
         "audit/config.yaml",
+        "adversarial_0.2.safetensors",
     }
     assert not (path / "stylize").exists()
     assert yaml.safe_load((path / "config.yaml").read_text())["seed"] == 1
@@ -156,13 +178,13 @@ def test_force_deletes_a_run_when_the_next_has_something_to_write_and_nothing_el
     assert folder.read_history() == [{"iteration": 1}]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_deletion_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch, task: str) -> None:
+@pytest.mark.parametrize("part", [False, True])
+def test_a_deletion_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch, part: bool) -> None:
     path = tmp_path / "run"
-    RunFolder.open(path, {"task": task, "model": "tiny"}).write_images(
-        ["a"], torch.zeros(1, 3, 4, 4)
-    )
-    RunFolder(path).write_result({})
+    RunFolder.open(path, RUN, artefacts=["part/"]).write_result({})
+    inner = path / "part" if part else path
+    RunFolder.open(path / "part", RUN).write_result({})
+    RunFolder(inner).write_images(["a"], torch.zeros(1, 3, 4, 4))
 
     def interrupt(folder: Path) -> None:
         raise KeyboardInterrupt
@@ -173,11 +195,47 @@ def test_a_deletion_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             folder.begin()
     RunFolder.open(path, RUN, force=True).begin()
-    assert contents(path).keys() == {"config.yaml"}
+    assert contents(path).keys() == {"run.json", "config.yaml"}
+
+
+OUTSIDE = ("../mine", "/tmp/mine", "a/../../mine", "", ".", "config.yaml", "run.json/", "..")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_artefact_outside_the_folder_is_refused(tmp_path, name: str) -> None:
+    with pytest.raises(errors.InvalidInputError, match="within the run folder"):
+        RunFolder.open(tmp_path / "run", RUN, artefacts=[name])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("artefacts", [*([name] for name in OUTSIDE), [1], "a", None])
+def test_a_mark_that_names_what_no_run_writes_marks_no_run(tmp_path, artefacts: object) -> None:
+    (tmp_path / "mine").write_text("years of work")
+    path = tmp_path / "run"
+    RunFolder.open(path, RUN).write_result({})
+    mark = {"program": "adjointdpm", "artefacts": artefacts}
+    (path / "run.json").write_text(json.dumps(mark))
+    before = contents(tmp_path)
+    with pytest.raises(errors.OutputError, match="no run"):
+        RunFolder.open(path, RUN, force=True)
+    assert contents(tmp_path) == before
+
+
+def test_an_artefact_behind_a_link_out_of_the_folder_is_kept(tmp_path) -> None:
+    path, mine = tmp_path / "run", tmp_path / "mine"
+    RunFolder.open(path, RUN, artefacts=["sub/noise", "part/"]).write_result({})
+    RunFolder.open(mine, RUN).write_result({})
+    (mine / "noise").write_text("mine")
+    for name in ("sub", "part"):
+        (path / name).symlink_to(mine)
+    before = contents(mine)
+    RunFolder.open(path, RUN, force=True).begin()
+    assert contents(mine) == before
 
 
 def test_a_folder_that_holds_only_the_beginning_of_a_config_is_empty(tmp_path) -> None:
     (tmp_path / ".config.yaml.0123abcd").write_text("tas")
+    (tmp_path / ".run.json.0123abcd").write_text("{")
     RunFolder.open(tmp_path, RUN)
     assert (tmp_path / "config.yaml").is_file()
 
@@ -193,7 +251,7 @@ def test_a_link_to_a_run_folder_is_followed_and_kept(tmp_path) -> None:
     (run / "images").symlink_to(tmp_path / "pictures")
     RunFolder.open(link, RUN, force=True).write_history([])
     assert link.is_symlink()
-    assert contents(run).keys() == {"config.yaml", "history.jsonl"}
+    assert contents(run).keys() == {"run.json", "config.yaml", "history.jsonl"}
     assert (tmp_path / "pictures" / "mine.png").exists()
 
 
@@ -219,7 +277,7 @@ def test_an_interrupted_write_leaves_no_file_of_its_own(tmp_path, monkeypatch) -
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         folder.write_result({})
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "config.yaml"}
 
 
 def test_files_get_the_rights_that_the_user_wants_and_others_are_never_given_more(

@@ -1,116 +1,18 @@
 """The report: one file, everything in it, nothing loaded from elsewhere."""
 
+import importlib
 import json
 import re
+import sys
 
 import pytest
-import torch
 from PIL import Image
 
 from adjointdpm import errors
+from adjointdpm.runs import report_curves
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import read_result, write_report
 from adjointdpm.runs.storyboard import Band, write_storyboard
-
-VALUES = {"metric": 0.5, "drift": 0.1, "objective": 0.55}
-
-
-@pytest.fixture
-def folder(tmp_path) -> RunFolder:
-    """A finished run with made-up figures."""
-    folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
-    views = ("before", "existing_word", "after")
-    pictures = []
-    for i, prompt in enumerate(["a <b>fox</b>", "an owl"]):
-        row = {"prompt": prompt, "seed": 40 + i}
-        for view, path in zip(
-            views,
-            folder.write_images([f"{i}_{view}" for view in views], torch.rand(3, 3, 16, 16)),
-            strict=True,
-        ):
-            row[view] = str(path.relative_to(folder.path))
-        pictures.append(row)
-    shares = {"before": 0.75, "existing_word": 0.5, "after": 0.7}
-    folder.write_history(
-        [
-            {"iteration": 0, "validation": VALUES},
-            {"iteration": 1, "training": VALUES, "validation": VALUES, "seconds": 1.0},
-        ]
-    )
-    folder.write_result(
-        {
-            "task": "demo",
-            "metric": {"name": "color:mood=dusk", "before": 0.6, "after": 0.1},
-            "held_out": {
-                "before": 0.6125,
-                "existing_word": 0.3,
-                "after": 0.1234,
-                "change": -0.489,
-                "interval": [-0.5, -0.4],
-                "examples": 2,
-                "structure_distance": 0.2,
-                "structure_distance_unrelated": 0.7,
-                "distinctness": 0.9,
-                "recognised": shares,
-            },
-            "pictures": pictures,
-            "artefact": "learned_embeds.safetensors",
-            "optimisation": {
-                "best_iteration": 1,
-                "iterations": 1,
-                "stopped": "all iterations done",
-            },
-            "gradient": {
-                "method": "adjoint",
-                "class": "Adjoint()",
-                "exact": False,
-                "error": [
-                    {"prompt": "a fox", "seed": 1, "cosine": 0.98765, "relative_error": 0.1234}
-                ],
-            },
-            "seconds": 125.0,
-            "seconds_optimising": 100.0,
-            "resumed": False,
-            "peak_memory_bytes": 1_234_000_000,
-            "network_calls": 4321,
-            "network_calls_by_purpose": {
-                "optimising": 4000,
-                "evaluating": 321,
-                "checking the gradient": 0,
-            },
-            "seed": 0,
-            "command": "adjointdpm demo --gradient adjoint",
-            "versions": {"torch": "2"},
-            "story": {
-                "title": "A word: `<dusk>`",
-                "lead": "Through 50 sampler steps, <i>so to speak</i>.",
-                "views": {
-                    "before": "untouched",
-                    "existing_word": "existing word",
-                    "after": "with <dusk>",
-                },
-                "how": ["It started at `purple`."],
-                "use": "Load it:",
-                "code": ['pipe.load_textual_inversion("learned_embeds.safetensors")'],
-            },
-            "config": {
-                "prompts": ["a swan"],
-                "held_out": ["a <b>fox</b>", "an owl"],
-                "validation": 4,
-                "steps": 50,
-                "guidance_scale": 5.0,
-                "gradient": "adjoint",
-                "optimisation": {
-                    "preservation": 0.5,
-                    "learning_rate": 0.01,
-                    "batch": 2,
-                    "accumulate": 1,
-                    "max_gradient_norm": 1.0,
-                },
-            },
-        }
-    )
-    return folder
 
 
 def test_it_loads_nothing_from_elsewhere_and_shows_every_picture(folder: RunFolder) -> None:
@@ -272,6 +174,22 @@ def test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder: RunFolde
         "<svg",
     ):
         assert text in html, text
+
+
+@pytest.mark.parametrize("audited", [False, True])
+def test_without_matplotlib_a_report_lacks_its_curves_and_says_so(
+    folder: RunFolder, monkeypatch, audited: bool
+) -> None:
+    if audited:
+        test_an_audits_report_has_a_curve_and_a_row_for_each_budget(folder)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    importlib.reload(report_curves)  # a module of its own must not need it either
+    html = write_report(folder).read_text()
+    assert "<svg" not in html
+    assert html.count("Left out: the curves need matplotlib") == 1
+    assert "adjointdpm[plots]" in html
+    assert "The curves are of pictures" not in html
 
 
 def test_a_run_folder_is_never_overwritten_unasked(tmp_path) -> None:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
-from runs.test_report import folder  # noqa: F401 - a fixture
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,7 +40,7 @@ def browse(page: Path, profile: Path, *flags: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_a_browser_shows_every_picture_without_a_complaint(folder: RunFolder, tmp_path) -> None:  # noqa: F811
+def test_a_browser_shows_every_picture_without_a_complaint(folder: RunFolder, tmp_path) -> None:
     page = write_report(folder)
     counted = tmp_path / "counted.html"
     counted.write_text(page.read_text().replace("</body>", COUNT + "</body>"))

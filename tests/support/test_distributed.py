@@ -21,6 +21,7 @@ from adjointdpm import errors, metrics
 from adjointdpm.engine.gradients import Auto, resolve
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.loop import Interrupted, Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
@@ -33,7 +34,7 @@ TRAINING = [Example("a", seed) for seed in range(5)]
 VALIDATION = [Example("a", seed) for seed in range(100, 103)]
 CASES = {  # name -> settings; a step uses 2, 3, 4 and 1 examples
     "even": {"batch": 2, "ema": 0.9, "distance": 0.1},
-    "uneven": {"batch": 3, "schedule": "cosine"},
+    "uneven": {"batch": 3, "lr_schedule": "cosine"},
     "accumulated": {"batch": 1, "accumulate": 4, "preservation": 0.0},
     "one process draws nothing": {"batch": 1},
 }
@@ -42,7 +43,7 @@ CASES = {  # name -> settings; a step uses 2, 3, 4 and 1 examples
 def settings(**changes: Any) -> Settings:
     values = {
         "iterations": 6,
-        "learning_rate": 0.1,
+        "lr": 0.1,
         "preservation": 0.5,
         "validate_every": 2,
         "patience": 9,
@@ -71,9 +72,8 @@ def learn(
     **kwargs: Any,
 ):
     return optimize(
-        Renderer(model or ToyModel()),
+        MetricObjective(Renderer(model or ToyModel()), metric),
         variable,
-        metric,
         TRAINING,
         VALIDATION,
         settings(**changes),
@@ -193,29 +193,29 @@ def choices() -> list[dict[str, Any]]:
     network, processes = nn.Identity(), Processes()
     render = Renderer(SimpleNamespace(network=network), gradient=Auto(0.1))
 
-    def measured(vjps: int | None, least: int = 0, alarms: int = 0) -> dict[str, Any]:
-        facts = {
+    def measured(vjps: int | None, alarms: int = 0) -> dict[str, Any]:
+        return {
             "vjps": vjps,
             "reason": f"{vjps} by {processes.index}",
             "errors": {"few": 0.05},
             "estimate": 0.1,
+            "alarms": alarms,
         }
-        return facts | {"least": least, "alarms": alarms}
 
     first = {
         "second needs more": measured(2),
         "second needs all": measured(4),
         "second alone": None,
         "second gave up": measured(5),
-        "second measured again": {"least": 5, "alarms": 0},
+        "second measured again": measured(5, alarms=3),
         "second alarmed": measured(6, alarms=1),
     }
     second = {
         "second needs more": measured(3),
         "second needs all": measured(None),
         "second alone": measured(4),
-        "second gave up": {"least": 5, "alarms": 0},
-        "second measured again": measured(9, least=5),
+        "second gave up": measured(5, alarms=3),
+        "second measured again": measured(9),
         "second alarmed": measured(6, alarms=2),
     }
     adopt(
@@ -230,11 +230,32 @@ def choices() -> list[dict[str, Any]]:
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def prompted() -> dict[str, Any]:
+    """Which prompt and picture the metric sees together, here and with everybody's share."""
+    examples, seen = [Example(text, seed) for seed, text in enumerate("abcde")], []
+
+    class Named(ToyModel):
+        def generate(self, prompt, noise, **_):  # pyright: ignore[reportIncompatibleMethodOverride]
+            levels = torch.tensor([float(ord(text)) for text in prompt]).view(-1, 1, 1, 1)
+            return super().generate(prompt, noise) + levels
+
+    def score(images: Tensor, prompts: list[str]) -> Tensor:
+        means = images.mean((1, 2, 3))
+        seen.extend(zip(prompts, means.floor().tolist(), strict=True))
+        return means
+
+    values = settings(iterations=2, batch=2, accumulate=2)
+    objective = MetricObjective(Renderer(Named()), metrics.resolve(score))
+    optimize(objective, Tint(), examples, examples[:3], values)
+    return {"seen": seen}
+
+
 def worker(out: Path) -> None:
     """What each of the two processes does."""
     results: dict[str, Any] = {name: case(name) for name in CASES}
     results |= {
         "choices": choices(),
+        "prompted": prompted(),
         "primitives": primitives(out),
         "interrupted": interrupted(out),
         "failures": failures(out),
@@ -255,6 +276,7 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    shared["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # pytest's, for `helpers`
     shared |= {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     children = []
     for rank in ("0", "1"):
@@ -346,18 +368,23 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
 def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
     for result in two:
         for decided in result["choices"]:
-            found = {
-                kind: (facts.get("vjps", "nothing"), facts["least"], facts["alarms"])
-                for kind, facts in decided.items()
-            }
+            found = {kind: (facts["vjps"], facts["alarms"]) for kind, facts in decided.items()}
             assert found == {
-                "second needs more": (3, 0, 0),
-                "second needs all": (None, 0, 0),
-                "second alone": (4, 0, 0),
-                "second gave up": ("nothing", 5, 0),
-                "second measured again": (9, 5, 0),
-                "second alarmed": (6, 0, 2),
+                "second needs more": (3, 0),
+                "second needs all": (None, 0),
+                "second alone": (4, 0),
+                "second gave up": (5, 3),
+                "second measured again": (9, 0),
+                "second alarmed": (6, 2),
             }
+
+
+def test_the_metric_of_each_process_sees_the_prompts_of_its_share(two) -> None:
+    shares = [result["prompted"]["seen"] for result in two]
+    assert all(level == ord(prompt) for share in shares for prompt, level in share)
+    together = [prompt for share in shares for prompt, _ in share]
+    assert sorted(together) == sorted(prompt for prompt, _ in prompted()["seen"])
+    assert min(map(len, shares)) > 0
 
 
 def test_the_primitives(two) -> None:

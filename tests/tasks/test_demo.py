@@ -9,17 +9,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adjointdpm import errors
-from adjointdpm.metrics.judge import Judge
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import named_concept
-from adjointdpm.optimization.loop import Interrupted, Settings
+from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.tasks import demo as module
-from adjointdpm.tasks.demo import AUDITED, HELD_OUT, TRAINING, DemoConfig, demo, demo_config
+from adjointdpm.tasks.demo import AUDITED, HELD_OUT, TRAINING, DemoConfig, Parts, demo
 from adjointdpm.tasks.embed import EmbedConfig, embed
 
-SHORT = Settings(iterations=3, batch=2, learning_rate=0.02, preservation=0.1, validate_every=3)
+SHORT = {"iterations": 3, "batch": 2, "lr": 0.02, "preservation": 0.1, "validate_every": 3}
 
 
 def small(config: EmbedConfig) -> EmbedConfig:
@@ -28,15 +28,15 @@ def small(config: EmbedConfig) -> EmbedConfig:
         prompts=config.prompts[:2],
         held_out=config.held_out[:2],
         validation=1,
-        optimisation=SHORT,
+        **SHORT,
     )
 
 
 @pytest.mark.parametrize("gradient", ["exact", "adjoint"])
 def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     config = replace(
-        demo_config(gradient, steps=3, judges=False),
-        embed=small(demo_config(gradient, steps=3).embed),
+        DemoConfig(gradient=gradient, steps=3, only_embed=True).parts(),
+        embed=small(DemoConfig(gradient=gradient, steps=3).parts().embed),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "demo"})
     seen: list[tuple] = []
@@ -50,6 +50,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     write_report(folder)
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
+        "run.json",
         "config.yaml",
         "result.json",
         "history.jsonl",
@@ -77,7 +78,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     assert [record["iteration"] for record in history] == [0, 1, 2, 3]
     assert all(record["gradient_norm"] > 0 for record in history[1:])
     (vector,) = load_file(folder.path / "learned_embeds.safetensors").values()
-    assert vector.shape == (1, load("tiny").embedding_width)
+    assert vector.shape == (1, load("tiny").pipe.text_encoder.config.hidden_size)
     error = stored["gradient"]["error"]
     if gradient == "exact":
         assert stored["gradient"]["exact"]
@@ -91,17 +92,17 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
 
 def test_all_three_parts_have_a_folder_a_report_and_a_place_in_the_picture(tmp_path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    whole = demo_config(steps=3)
+    whole = DemoConfig(steps=3).parts()
     assert whole.stylize is not None
     assert whole.audit is not None
-    config = DemoConfig(
+    config = Parts(
         embed=small(whole.embed),
         stylize=replace(
             whole.stylize,
             prompts=whole.stylize.prompts[:2],
             held_out=whole.stylize.held_out[:2],
             validation=1,
-            optimisation=SHORT,
+            **SHORT,
         ),
         audit=replace(
             whole.audit,
@@ -132,7 +133,7 @@ def test_an_interruption_says_that_later_parts_start_anew(tmp_path, monkeypatch,
 
     monkeypatch.setattr(module, "embed", lambda *_, **__: {})
     monkeypatch.setattr(module, part, stop)
-    config = demo_config()
+    config = DemoConfig().parts()
     config = config if part == "stylize" else replace(config, stylize=None)
     with pytest.raises(Interrupted, match=f"stopped in {part}; .* start anew"):
         demo(
@@ -145,22 +146,23 @@ def test_an_interruption_says_that_later_parts_start_anew(tmp_path, monkeypatch,
 def test_a_part_of_an_earlier_demo_gives_way_whatever_is_left_of_it(tmp_path) -> None:
     folder = RunFolder.open(tmp_path / "run", {"task": "demo", "model": "tiny"})
     for _ in range(2):
-        part = module._part(folder, "stylize")
+        part = module._part(folder, "stylize", ())
         part.write_result({})
         part.write_history([{"iteration": 0}])
         (part.path / ".config.yaml.0123abcd").write_text("tas")
+        (part.path / ".run.json.0123abcd").write_text("{")
     shutil.rmtree(part.path)
     part.path.mkdir()
     (part.path / ".config.yaml.0123abcd").write_text("tas")
-    assert module._part(folder, "stylize").write_result({}).is_file()
+    assert module._part(folder, "stylize", ()).write_result({}).is_file()
 
 
 def test_the_sets_share_no_prompt_and_no_seed() -> None:
-    training, validation, held_out = demo_config(seed=1).embed.sets()
+    training, validation, held_out = DemoConfig(seed=1).parts().embed.sets()
     assert not {e.prompt for e in training} & {e.prompt for e in held_out}
     seeds = [example.seed for part in (training, validation, held_out) for example in part]
     assert len(set(seeds)) == len(seeds)
-    other = [example.seed for part in demo_config(seed=2).embed.sets() for example in part]
+    other = [example.seed for part in DemoConfig(seed=2).parts().embed.sets() for example in part]
     assert not set(seeds) & set(other)
 
 
@@ -174,18 +176,18 @@ def test_the_judge_knows_every_concept_of_the_demo() -> None:
     "change",
     [
         {"prompts": []},
-        {"held_out": []},
+        {"prompts": ["a"], "held_out": []},
         {"prompts": [" "]},
         {"held_out": ["a noto emoji of a swan"], "prompts": ["a noto emoji of a swan"] * 2},
     ],
 )
 def test_bad_lists_of_prompts_are_refused(change: dict) -> None:
     with pytest.raises(errors.PromptError):
-        replace(demo_config().embed, **change)
+        replace(DemoConfig().parts().embed, **change)
 
 
 def test_a_token_that_exists_is_refused_before_anything_is_drawn(tmp_path) -> None:
-    config = replace(small(demo_config().embed), token="fox")
+    config = replace(small(DemoConfig().parts().embed), token="fox")
     model = load("tiny")
     calls = []
     model.pipe.unet.register_forward_hook(lambda *_: calls.append(1))

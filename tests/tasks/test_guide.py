@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adjointdpm import errors
-from adjointdpm.optimization.loop import Settings
 from adjointdpm.pipelines import load
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import RunFolder, png
@@ -20,7 +19,14 @@ from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.guide import GuideConfig, guide
 
 PROMPT = "a noto emoji of a lion"
-SHORT = Settings(iterations=2, batch=1, learning_rate=0.02, preservation=0.1, validate_every=1)
+SHORT = {
+    "iterations": 2,
+    "batch": 1,
+    "lr": 0.02,
+    "preservation": 0.1,
+    "patience": 2,
+    "tracker": [],
+}
 
 
 def run_lines(folder: Path, lines: list[str], monkeypatch) -> dict:
@@ -49,12 +55,11 @@ def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(
     (tmp_path / "mine.png").write_bytes(png(picture))
     config = GuideConfig(
         metric=["color:mood=teal"],
-        prompts=[PROMPT],
-        held_out=[PROMPT],
+        prompt=PROMPT,
         learn=learn,
         picture=str(tmp_path / "mine.png"),
         steps=10,
-        optimisation=SHORT,
+        **SHORT,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(model, config, folder)
@@ -77,13 +82,13 @@ def test_with_another_sampler_the_lines_draw_with_it(
 ) -> None:
     config = GuideConfig(
         metric=["color:mood=dusk"],
-        prompts=[PROMPT] * 2,
-        held_out=[PROMPT],
+        prompt=PROMPT,
+        pictures=2,
         learn=learn,
         steps=3,
         guidance_scale=3.0,
         sampler=sampler,
-        optimisation=SHORT,
+        **SHORT,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(load("tiny"), config, folder)
@@ -103,8 +108,7 @@ def test_a_picture_is_not_taken_with_a_sampler_that_would_draw_another(sampler: 
     ):
         GuideConfig(
             metric=["color:mood=dusk"],
-            prompts=["a"],
-            held_out=["a"],
+            prompt="a",
             picture="x.png",
             sampler=sampler,
         )

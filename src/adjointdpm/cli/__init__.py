@@ -1,6 +1,4 @@
-"""The command line: thin, and quick to say what it can do, since torch and diffusers are imported
-inside the commands.
-"""
+"""The command line: flags, and what the terminal shows. The work is done by `adjointdpm.tasks`."""
 
 import sys
 from typing import Any
@@ -28,7 +26,12 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Gradients through a diffusion sampler, in the memory of one network call.",
+    help="Teach a diffusion model from nothing but a score of its pictures.\n\n"
+    "You bring a model and a metric, a function that scores pictures. adjointdpm draws pictures, "
+    "sends the score back through every sampler step, and improves a token, a LoRA, all weights or "
+    "the initial noise. It takes the memory of a single network call, and stock diffusers loads "
+    "what was learned.\n\n"
+    "Start with `adjointdpm demo`: it takes the bundled model and a few minutes.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
@@ -46,8 +49,9 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line on stderr and exit code 2, an
-    interruption 130.
+    """Run the command line.
+
+    A mistake of the user's is one line on stderr and exit code 2; an interruption is exit code 130.
     """
     try:
         app(standalone_mode=True)

@@ -1,109 +1,200 @@
-"""Flags that several commands share, and what turns them into a model."""
+"""Flags made from dataclasses, and what turns the flags of every command into a model.
 
+A field is a flag of the same name and default. The first sentence of its entry under `Args` is the
+flag's help.
+"""
+
+import inspect
+import re
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from adjointdpm.cli.config_file import read_config
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.errors import UnknownNameError
+from adjointdpm.optimization.settings import Settings
+from adjointdpm.tasks.config import PROMPT_FILE, Sampling
 
+T = TypeVar("T")
+_NO_PROMPTS = PromptSource([])  # as a run's config.yaml has it where there are none
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
-Model = Annotated[
-    str, typer.Option(help='"tiny" (bundled), a folder of a diffusers pipeline, or a hub id.')
-]
-Prompts = Annotated[
-    PromptSource,
-    typer.Option(parser=PromptSource, metavar="FILE", help="Training prompts, one a line."),
-]
-HeldOut = Annotated[
-    PromptSource | None,
-    typer.Option(
-        parser=PromptSource,
-        metavar="FILE",
-        help="Prompts for the final measurement; without it, every fourth of --prompts is held "
-        "out.",
-    ),
-]
-Metrics = Annotated[
-    list[str],
-    typer.Option(
-        "--metric", help="NAME[:key=value,…] or file.py:function; lower is better. Repeatable."
-    ),
-]
-Weights = Annotated[list[float], typer.Option("--weight", help="One for each --metric.")]
-Steps = Annotated[
-    int, typer.Option(min=1, help="Sampler steps, all of which the gradient runs through.")
-]
-GuidanceScale = Annotated[
-    float | None, typer.Option(help="Classifier-free guidance; without it, the pipeline's default.")
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(help="A native sampler such as euler; without it, the pipeline's own scheduler."),
-]
-Iterations = Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures in one graph.")]
-Accumulate = Annotated[int, typer.Option(min=1, help="Graphs per optimiser step.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="Of Adam.")]
-Preservation = Annotated[
-    float, typer.Option(min=0, help="Weight of the distance to the untouched model's drawing.")
-]
-Ema = Annotated[
-    float,
-    typer.Option(min=0, help="Decay of the moving average that is kept; 0 keeps the last values."),
-]
-Distance = Annotated[
-    float,
-    typer.Option(min=0, help="Weight of a regulariser: how far what is learned is from its start."),
-]
-Likelihood = Annotated[
-    float, typer.Option(min=0, help="Weight of a regulariser: how unlikely the noise is.")
-]
-Clip = Annotated[float, typer.Option(help="The gradient is scaled down to this norm.")]
-Schedule = Annotated[
-    str,
-    typer.Option("--lr-schedule", help="constant, or cosine: down to 0 after the last iteration."),
-]
-ValidateEvery = Annotated[
-    int, typer.Option(min=1, help="Iterations between looks at the validation pictures.")
-]
-Patience = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Stop after this many looks without a better objective; the best state is kept."
-    ),
-]
-CheckpointEvery = Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")]
-Gradient = Annotated[
-    str, typer.Option(help="exact, adjoint, auto, truncated:last=K, interpolated:vjps=M, …")
-]
-Seed = Annotated[int, typer.Option(help="Fixes everything random.", min=0)]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; without it, a GPU if there is one.")
-]
-Dtype = Annotated[str, typer.Option(help=f"Of the model: {', '.join(_DTYPES)}.")]
-Trackers = Annotated[
-    list[str],
-    typer.Option(
-        "--tracker", help="tensorboard, or what Accelerate offers; none for none. Repeatable."
-    ),
-]
-Out = Annotated[Path, typer.Option(help="The run folder.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run wrote.")]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        help="A YAML file with values for these flags, or the config.yaml of a run, to repeat it; "
-        "flags override it.",
-        callback=read_config,
-        is_eager=True,
-    ),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Where a task's results are written.
+
+    Args:
+        out: the run folder.
+        resume: go on with the run in --out.
+        force: replace what an earlier run wrote.
+
+    """
+
+    out: Path = Path("runs")
+    resume: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Folder):
+    """What a task works with, and where its results are written.
+
+    Args:
+        model: "tiny" (bundled), a folder of a diffusers pipeline, or a hub id.
+        device: where the model runs: cpu, cuda, cuda:1 or mps; without it, a GPU if there is one.
+        dtype: precision of the model: float32, bfloat16, float16 or float64.
+        config: a YAML file with values for these flags, which flags override. The config.yaml of a
+            run repeats it.
+
+    """
+
+    model: str = "tiny"
+    device: str | None = None
+    dtype: str = "float32"
+    config: Path | None = None
+
+
+# Titles in --help: of all flags of a class, and of flags that stand elsewhere.
+_PANELS = {Sampling: "Sampler", Settings: "Optimisation", Folder: "Run", Run: "Run"}
+_MOVED = {"seed": "Run", "tracker": "Run"}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The values that a command was called with.
+
+    Args:
+        context: typer's, which knows where each value comes from.
+        values: by name of the flag.
+
+    """
+
+    context: typer.Context
+    values: Mapping[str, Any]
+
+    def build(self, cls: type[T], **changes: Any) -> T:
+        """The dataclass with its flags' values, some of them changed."""
+        given = dict(changes)
+        for item in fields(cls):  # pyright: ignore[reportArgumentType]
+            value = self.values.get(item.name)
+            # What has no value is left to the dataclass.
+            if (
+                item.name in given
+                or value is None
+                or (value == _NO_PROMPTS and item.default_factory is list)
+            ):
+                continue
+            if isinstance(value, PromptSource):
+                value = value.read(_flag(item.name))
+            given[item.name] = value
+        return cls(**given)
+
+    def source(self, name: str) -> str:
+        """Where a value comes from: COMMANDLINE, DEFAULT_MAP (a --config file) or DEFAULT."""
+        found = self.context.get_parameter_source(name)
+        return "DEFAULT" if found is None else found.name
+
+
+def command(
+    *groups: type, panel: str = "What to learn", **defaults: Any
+) -> Callable[[Callable[[Flags], None]], Callable[..., None]]:
+    """Make a function of `Flags` a command whose flags are the fields of dataclasses.
+
+    Args:
+        groups: the dataclasses.
+        panel: the title in --help of the flags that have none of their own.
+        defaults: defaults that differ from those of the fields.
+
+    """
+
+    def decorate(function: Callable[[Flags], None]) -> Callable[..., None]:
+        name = function.__name__
+        changed = {"out": Path("runs", name)} | defaults
+        parameters = {
+            item.name: _parameter(group, item, panel, changed)
+            for group in groups
+            for item in fields(group)
+            if item.init
+        }
+        titles = [panel, *_PANELS.values()]
+        ordered = sorted(
+            parameters.values(),
+            key=lambda p: titles.index(get_args(p.annotation)[-1].rich_help_panel),
+        )
+
+        def run(context: typer.Context, **values: Any) -> None:
+            function(Flags(context, values))
+
+        run.__name__, run.__doc__ = name, function.__doc__
+        context = inspect.Parameter(
+            "context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context
+        )
+        run.__signature__ = inspect.Signature([context, *ordered])  # pyright: ignore[reportFunctionMemberAccess]
+        return run
+
+    return decorate
+
+
+def option(cls: type, name: str, panel: str | None = None, **more: Any) -> Any:
+    """The typer option of a field."""
+    (kind,) = [item.type for item in fields(cls) if item.name == name]
+    text = _describe(cls, name)
+    if get_origin(kind) is list:
+        text += " Repeatable."
+    return typer.Option(*more.pop("names", ()), help=escape(text), rich_help_panel=panel, **more)
+
+
+def _parameter(
+    cls: type, item: Field[Any], panel: str, changed: Mapping[str, Any]
+) -> inspect.Parameter:
+    """The parameter that typer makes the flag from."""
+    default = changed[item.name] if item.name in changed else _default(item)
+    more: dict[str, Any] = {}
+    kind = get_type_hints(cls, include_extras=True)[item.name]
+    if PROMPT_FILE in get_args(kind):
+        kind, more = PromptSource, {"parser": PromptSource, "metavar": "FILE"}
+        if default is not MISSING:
+            kind, default = PromptSource | None, None
+    elif item.name == "config":
+        more = {"callback": read_config, "is_eager": True}
+    elif kind is bool and default is False:
+        more = {"names": (_flag(item.name),)}  # no --no-… where that is the default
+    home = [base for base in cls.__mro__ if item.name in getattr(base, "__annotations__", {})][-1]
+    panel = _MOVED.get(item.name) or _PANELS.get(home, panel)
+    more["show_default"] = default not in ("", [], None)
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, option(cls, item.name, panel, **more)],
+        default=inspect.Parameter.empty if default is MISSING else default,
+    )
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _describe(cls: type, name: str) -> str:
+    """The first sentence of a field's entry under `Args`, in the nearest class that has one."""
+    for base in cls.__mro__:
+        text = inspect.cleandoc(base.__doc__ or "")
+        found = re.search(rf"^    {name}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
+        if found:
+            sentence = re.split(r"\.\s", found[1])[0]
+            words = " ".join(sentence.split()).rstrip(".")
+            return f"{words[0].upper()}{words[1:]}{'' if words[-1] == '…' else '.'}"
+    raise LookupError(f"{cls.__name__}.{name} has no entry under Args")
 
 
 def load_model(name: str, device: str | None = None, dtype: str = "float32") -> Any:
@@ -123,8 +214,8 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
     device = str(Processes().device) if device is None else device
     check_device(device)
     with warnings.catch_warnings():
-        # It is "dtype" in newer versions of diffusers, which the oldest that is supported does not
-        # know.
+        # The argument is called "dtype" in newer versions of diffusers, but not in the oldest that
+        # is supported.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
     model.pipe.to(device)
@@ -146,3 +237,8 @@ def check_device(device: str) -> None:
         raise UnknownNameError(
             f"--device {device!r} cannot be used here: {str(error).splitlines()[0]}"
         ) from error
+
+
+# For commands whose flags are written out.
+Resume = Annotated[bool, option(Folder, "resume", names=("--resume",))]
+Force = Annotated[bool, option(Folder, "force", names=("--force",))]

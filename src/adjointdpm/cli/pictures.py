@@ -5,25 +5,28 @@ from typing import Annotated
 
 import typer
 
-from adjointdpm.cli import options
+from adjointdpm.cli.options import Run, load_model, option
 from adjointdpm.cli.terminal import quiet
 from adjointdpm.errors import OutputError, PromptError
+from adjointdpm.tasks.config import Sampling
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help='For example "a noto emoji of a red apple".')],
-    model: options.Model = "tiny",
+    model: Annotated[str, option(Run, "model")] = Run.model,
     batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
-    seed: options.Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the noise of every picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
     guidance_scale: Annotated[
-        float, typer.Option(help="Classifier-free guidance; 1 is none.")
+        float, typer.Option(help="Strength of classifier-free guidance; 1 is none.")
     ] = 5.0,
-    sampler: options.Sampler = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "float32",
+    sampler: Annotated[str | None, option(Sampling, "sampler")] = None,
+    device: Annotated[str | None, option(Run, "device")] = None,
+    dtype: Annotated[str, option(Run, "dtype")] = Run.dtype,
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("pictures"),
-    force: options.Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite pictures of the same names.")
+    ] = False,
 ) -> None:
     """Write pictures of a prompt."""
     if not prompt.strip():
@@ -44,7 +47,7 @@ def generate(
     if not there.is_dir():
         raise OutputError(f"--out {out}: {there} is a file; choose a folder")
     check_writable(there)
-    pipeline = options.load_model(model, device, dtype)
+    pipeline = load_model(model, device, dtype)
     with torch.no_grad():
         images = pipeline.generate(
             prompt,

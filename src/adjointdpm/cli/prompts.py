@@ -1,4 +1,4 @@
-"""Prompts that a command is given: a file with one a line, or a list in a configuration file."""
+"""Prompts that a command is given: a file with one a line, or a list from `--config`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,7 @@ from adjointdpm.errors import PromptError
 
 @dataclass(frozen=True)
 class PromptSource:
-    """What a flag that takes prompts was given; it is looked into by `read` alone, so that all
-    mistakes are told alike.
+    """What a flag that takes prompts was given; only `read` looks into it.
 
     Args:
         given: the path of a file, or from `--config` also the prompts themselves.
@@ -20,7 +19,7 @@ class PromptSource:
     given: Any
 
     def read(self, flag: str = "--prompts") -> list[str]:
-        """The lines of the file that are neither blank nor comments (#); or the list as it is.
+        """The lines of the file that are neither blank nor comments (#), or the list as it is.
 
         Raises:
             PromptError: no such file, no text, or no prompts in it; or a list of something else
@@ -46,23 +45,3 @@ class PromptSource:
         if not prompts:
             raise PromptError(f"{flag} {self.given} holds no prompts; write one a line")
         return prompts
-
-
-def split_prompts(
-    prompts: PromptSource, held_out: PromptSource | None
-) -> tuple[list[str], list[str]]:
-    """Training and held-out prompts; without the latter, every fourth of the former is held out.
-
-    Raises:
-        PromptError: see `PromptSource.read`; or too few prompts to hold any out.
-
-    """
-    known = prompts.read()
-    if held_out is not None:
-        return known, held_out.read("--held-out")
-    if len(known) < 2:
-        raise PromptError(
-            f"--prompts {prompts.given} holds one prompt; add others, or name a file with "
-            f"--held-out, since results are measured on those"
-        )
-    return [p for i, p in enumerate(known) if i % 4 != 1], known[1::4]

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+from adjointdpm.runs.provenance import command_line as command_line
 
 console = Console(stderr=True)
 
@@ -52,18 +52,8 @@ def tell(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def command_line() -> str:
-    """The command line that repeats this run: without the flags that say what to do with an earlier
-    one.
-    """
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--force")]
-    return shlex.join(["adjointdpm", *arguments])
-
-
 def quiet() -> None:
-    """Keep other libraries' loading chatter off the terminal, and slow denormal numbers out of the
-    arithmetic.
-    """
+    """Keep other libraries' messages off the terminal, and slow denormal numbers out."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
     import diffusers

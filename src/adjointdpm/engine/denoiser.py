@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -10,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.inplace_changes import check_unchanged, versions
+from adjointdpm.engine.inplace_changes import change_counts, check_unchanged
 from adjointdpm.engine.stats import count_vjp, network_call, running
+from adjointdpm.engine.torch_internals import uncompiled
 from adjointdpm.engine.tree import Tree, leaves, others, paths, replace_leaves, tree_map
 from adjointdpm.errors import (
     InvalidInputError,
@@ -68,9 +70,7 @@ class Denoiser(nn.Module):
                 f"prediction={prediction!r} is unknown; choose one of "
                 f"{', '.join(get_args(Prediction))}"
             )
-        if isinstance(
-            getattr(network, "_orig_mod", network), Denoiser
-        ):  # _orig_mod: what torch.compile wrapped
+        if isinstance(uncompiled(network), Denoiser):
             raise InvalidTypeError(
                 "the network is a Denoiser already; to compile one, compile what it holds: "
                 "Denoiser(torch.compile(network))"
@@ -93,42 +93,43 @@ class Denoiser(nn.Module):
         self.null_cond = null_cond
 
     def forward(
-        self, x: Float[Tensor, "batch *shape"], t: Float[Tensor, " batch"], cond: Tree = None
-    ) -> Tensor:
-        """The network's guided output, in its own prediction."""
-        return self.output(x, t, cond, self.null_cond)
-
-    def output(
         self,
         x: Float[Tensor, "batch *shape"],
         t: Float[Tensor, " batch"],
-        cond: Tree,
-        null_cond: Tree,
+        cond: Tree = None,
+        null_cond: Tree = None,
         guidance_scale: float | Tensor | None = None,
-    ) -> Tensor:
-        """As `forward`, with all that it depends on as arguments, so that it can be differentiated
-        like the conditioning.
+    ) -> Float[Tensor, "batch *shape"]:
+        """The network's guided output, in its own prediction.
 
         Args:
             x, t, cond: as for the network.
-            null_cond: in place of the denoiser's own.
-            guidance_scale: in place of the denoiser's own, when it is guided; None takes that.
+            null_cond: used in place of the denoiser's own, so that it can be differentiated.
+            guidance_scale: likewise.
 
         Raises:
             NetworkOutputError: the network did not return a real tensor of the shape of x.
             ChangedTensorError: the network changed x or the conditioning in place.
 
         """
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        null_cond = self.null_cond if null_cond is None else null_cond
         given = [x, *leaves(cond), *leaves(null_cond)]
-        before = versions(given)
-        if running:
-            with network_call(self.network, [*given, t]):
-                output = self._output(x, t, cond, null_cond, scale)
-        else:
-            output = self._output(x, t, cond, null_cond, scale)
-        # It would also change the sampler's state and the user's own tensors, and a recomputation
-        # would be given something else.
+        before = change_counts(given)
+        with network_call(self.network, [*given, t]) if running else nullcontext():
+            if self.guided:
+                pairs = zip(leaves(null_cond), leaves(cond), strict=True)
+                both = [
+                    torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text])
+                    for null, text in pairs
+                ]
+                doubled = replace_leaves(cond, both)
+                null, text = self._call(torch.cat([x, x]), torch.cat([t, t]), doubled).chunk(2)
+                scale = self.guidance_scale if guidance_scale is None else guidance_scale
+                output = null + _as_factor(scale, x) * (text - null)
+            else:
+                output = self._call(x, t, cond)
+        # A changed input would also change the sampler's state and the user's own tensors, and a
+        # recomputation would start from something else.
         check_unchanged(
             given,
             before,
@@ -136,29 +137,6 @@ class Denoiser(nn.Module):
             "*= a",
         )
         return output
-
-    def _output(
-        self, x: Tensor, t: Tensor, cond: Tree, null_cond: Tree, scale: float | Tensor
-    ) -> Tensor:
-        dtype = self._network_dtype(x)
-        if self.guided:
-            pairs = zip(leaves(null_cond), leaves(cond), strict=True)
-            both = [
-                torch.cat([null.expand(len(x), *null.shape[1:]).to(text.dtype), text])
-                for null, text in pairs
-            ]
-            doubled = self._call(
-                torch.cat([x, x]), torch.cat([t, t]), replace_leaves(cond, both), dtype
-            )
-            null, text = doubled.chunk(2)
-            if isinstance(scale, Tensor):
-                scale = (
-                    scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-                    if scale.ndim
-                    else scale.to(x.dtype)
-                )
-            return null + scale * (text - null)
-        return self._call(x, t, cond, dtype)
 
     def split(self, output: Tensor, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
         """(x̂_0, ε) from the network's output at the state x; `alpha` and `sigma` are scalars, and
@@ -216,7 +194,8 @@ class Denoiser(nn.Module):
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
         return None if weight is None else weight.dtype
 
-    def _call(self, x: Tensor, t: Tensor, cond: Tree, dtype: torch.dtype | None) -> Tensor:
+    def _call(self, x: Tensor, t: Tensor, cond: Tree) -> Tensor:
+        dtype = self._network_dtype(x)
         if dtype is None:
             output = self.network(x, t, cond)
         else:
@@ -246,6 +225,15 @@ class Denoiser(nn.Module):
         return (count_vjp(output) if running else output).to(
             x.dtype, copy=output.is_cuda and not self.guided
         )
+
+
+def _as_factor(scale: float | Tensor, x: Tensor) -> float | Tensor:
+    """The guidance scale in a shape and dtype that multiplies tensors like x."""
+    if not isinstance(scale, Tensor):
+        return scale
+    if not scale.ndim:
+        return scale.to(x.dtype)
+    return scale.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _check_signature(network: Callable[..., Tensor]) -> None:

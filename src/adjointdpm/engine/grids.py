@@ -17,7 +17,7 @@ from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, Sc
 RHO_CEILING = 1e3
 
 
-def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tensor, " steps+1"]:
+def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tensor, " {steps}+1"]:
     """Uniform in ρ^(1/7), dense near the data (Karras et al. 2022, arXiv 2206.00364, eq. 5); the
     default grid.
 
@@ -46,7 +46,7 @@ def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tenso
     )
 
 
-def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
+def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
     """Uniform in λ = log(α/σ) (Lu et al. 2022, arXiv 2206.00927).
 
     Raises:
@@ -69,7 +69,7 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
     )
 
 
-def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
+def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
     """Uniform in time from t_max to t_min, rounded to entries of a table as diffusers'
     `timestep_spacing="linspace"` does.
 
@@ -84,7 +84,7 @@ def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
     )
 
 
-def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tensor, " steps+1"]:
+def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tensor, " {steps}+1"]:
     """Multiples of ⌊T/N⌋ plus `offset`, then t = 0: diffusers' "leading" with `steps_offset`,
     Stable Diffusion 1.x's default.
 
@@ -103,7 +103,7 @@ def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tenso
     return check_grid(torch.cat([stride, torch.zeros(1, dtype=torch.float64)]), schedule)
 
 
-def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " steps+1"]:
+def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
     """T, T − T/N, … minus one, then t = 0: diffusers' "trailing", which starts at the noisiest
     entry.
 
@@ -138,7 +138,7 @@ def _check(schedule: NoiseSchedule, steps: int) -> None:
     check_steps(steps)
 
 
-def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " steps+1"]:
+def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " times"]:
     """Return `grid` as float64 on the CPU, differentiably.
 
     Raises:

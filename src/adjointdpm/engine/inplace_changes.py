@@ -1,11 +1,10 @@
-"""Tensors that are changed in place while a solve still needs them: found by autograd's version
-counters, which count such changes.
-"""
+"""Find tensors that were changed in place while a solve still needs what they held."""
 
 from collections.abc import Iterable
 
 from torch import Tensor
 
+from adjointdpm.engine.torch_internals import change_count
 from adjointdpm.errors import ChangedTensorError
 
 BETWEEN = (
@@ -15,16 +14,12 @@ BETWEEN = (
 )
 
 
-def versions(tensors: Iterable[Tensor]) -> list[int]:
-    """How often each tensor has been changed in place; 0 for tensors of `torch.inference_mode`,
-    which do not count.
-    """
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+def change_counts(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each tensor has been changed in place, as autograd counts it."""
+    return [change_count(tensor) for tensor in tensors]
 
 
 def check_unchanged(tensors: Iterable[Tensor], before: list[int], message: str) -> None:
-    """Raise ChangedTensorError with `message` unless the versions of `tensors` are those of
-    `before`.
-    """
-    if versions(tensors) != before:
+    """Raise ChangedTensorError with `message` unless `change_counts` is still `before`."""
+    if change_counts(tensors) != before:
         raise ChangedTensorError(message)

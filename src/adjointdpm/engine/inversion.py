@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.per_sample import dots, norms, positive
+from adjointdpm.engine.numerics import dots, finest_dtype, norms, positive
 from adjointdpm.engine.plan import NetworkCall
-from adjointdpm.engine.problem import Output, Problem
-from adjointdpm.engine.samplers.reversible import ReversibleEuler, state_dtype
+from adjointdpm.engine.problem import Problem
+from adjointdpm.engine.samplers.reversible import ReversibleEuler
 from adjointdpm.errors import ReversalError, UnsupportedError
 
 
@@ -88,23 +88,25 @@ def invert_reversible(
     )
     if dtype is None:
         dtype = (
-            state_dtype(problem.start)
+            finest_dtype(problem.start)
             if isinstance(problem.denoiser.network, nn.Module)
             else problem.start.dtype
         )
     own = problem.start.dtype
     picture = problem.start.to(dtype)
 
-    def output(x: Tensor, *rest: Any) -> Tensor:
+    def network(x: Tensor, *rest: Any) -> Tensor:
         # Autocast leaves float64 alone, which a module's weights are not in.
-        return problem.denoiser.output(
-            x.to(own) if torch.is_autocast_enabled(x.device.type) else x, *rest
-        ).to(x.dtype)
+        autocast = torch.is_autocast_enabled(x.device.type)
+        return problem.denoiser(x.to(own) if autocast else x, *rest).to(x.dtype)
+
+    def noise(call: NetworkCall, y: Tensor) -> Tensor:
+        return problem.evaluate(call, call.alpha * y, network)[1]
 
     y = z = picture / alpha[-1]
     for k in reversed(range(len(lengths))):
-        z = z - lengths[k] * _noise(problem, calls[2 * k + 1], y, output)
-        y = (y - (1 - c) * z - lengths[k] * _noise(problem, calls[2 * k], z, output)) / c
+        z = z - lengths[k] * noise(calls[2 * k + 1], y)
+        y = (y - (1 - c) * z - lengths[k] * noise(calls[2 * k], z)) / c
     sampler = replace(sampler, gap=(y - z) * alpha[0])
     found = replace(
         problem,
@@ -113,7 +115,7 @@ def invert_reversible(
         plan=sampler.plan(problem.schedule, problem.plan.grid),
         callback=None,
     )
-    error = (norms(found.run(output) - picture) / norms(picture)).max().item()
+    error = (norms(found.run(network) - picture) / norms(picture)).max().item()
     if not error <= tolerance:  # not a number is an error too
         raise ReversalError(
             f"the picture could not be inverted: drawn again, it is {error:.1e} (relative) away "
@@ -121,19 +123,6 @@ def invert_reversible(
             f"coupling, a smaller guidance_scale, or states in float64"
         )
     return found.start, sampler
-
-
-def _noise(problem: Problem, call: NetworkCall, y: Tensor, output: Output) -> Tensor:
-    """ε at x = α y."""
-    x = call.alpha * y
-    raw = output(
-        x,
-        problem.network_time(call.time, x),
-        problem.cond,
-        problem.null_cond,
-        problem.guidance_scale,
-    )
-    return problem.denoiser.split(raw, x, call.alpha, call.sigma)[1]
 
 
 def _solve_step(
@@ -146,7 +135,7 @@ def _solve_step(
     step: int,
 ) -> Tensor:
     def previous(y: Tensor) -> Tensor:
-        return end - length * _noise(problem, call, y, problem.denoiser.output)
+        return end - length * problem.evaluate(call, call.alpha * y)[1]
 
     y, former = end, None
     size = torch.inf

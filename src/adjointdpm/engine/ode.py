@@ -1,7 +1,8 @@
-"""The probability-flow ODE in its noise, data and time form, and the rules that integrate it."""
+"""The probability-flow ODE in its noise and data form, and the rules that integrate it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,66 +13,71 @@ from adjointdpm.engine.schedules import NoiseSchedule
 Scalar = Tensor  # 0-d, float64
 
 
-@dataclass(frozen=True)
-class Form:
-    """A change of variables u = x / scale(t), τ = clock(t) under which the probability-flow ODE is
-    du/dτ = velocity.
+class Form(ABC):
+    """A change of variables under which the probability-flow ODE is du/dτ = velocity.
 
-    | form  | u   | τ         | velocity          | regular where                             |
-    |-------|-----|-----------|-------------------|-------------------------------------------|
-    | noise | x/α | ρ = σ/α   | ε                 | α > 0                                     |
-    | data  | x/σ | 1/ρ = α/σ | x̂_0               | σ > 0                                     |
-    | time  | x   | t         | α̇ x̂_0 + σ̇ ε       | everywhere for flow matching; stiff for VP |
+    With u = x / scale(t) and τ = clock(t):
 
-    The first two solve the linear part of the ODE exactly (exponential integration: AdjointDPM,
-    arXiv 2307.10711, section 4.2).
+    | form  | u   | τ         | velocity | finite where |
+    |-------|-----|-----------|----------|--------------|
+    | noise | x/α | ρ = σ/α   | ε        | α > 0        |
+    | data  | x/σ | 1/ρ = α/σ | x̂_0      | σ > 0        |
+
+    Both solve the linear part of the ODE exactly (exponential integration: AdjointDPM, arXiv
+    2307.10711, section 4.2).
     """
 
-    name: Literal["noise", "data", "time"]
-
+    @abstractmethod
     def clock(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
         """τ(t)."""
-        match self.name:
-            case "noise":
-                return schedule.rho(t)
-            case "data":
-                return 1 / schedule.rho(t)
-            case "time":
-                return t
 
+    @abstractmethod
     def time(self, schedule: NoiseSchedule, clock: Scalar) -> Scalar:
         """t(τ)."""
-        match self.name:
-            case "noise":
-                return schedule.time(clock)
-            case "data":
-                return schedule.time(1 / clock)
-            case "time":
-                return clock
+
+    @abstractmethod
+    def scale(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
+        """X / u at time t."""
+
+    @abstractmethod
+    def velocity(self, schedule: NoiseSchedule, t: Scalar, data: Any, noise: Any) -> Any:
+        """du/dτ from x̂_0 and ε at time t: tensors, or combinations of a plan's registers."""
+
+
+class NoiseForm(Form):
+    """u = x/α with the clock ρ: the velocity is ε."""
+
+    def clock(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
+        return schedule.rho(t)
+
+    def time(self, schedule: NoiseSchedule, clock: Scalar) -> Scalar:
+        return schedule.time(clock)
 
     def scale(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
-        """X = scale · u."""
-        match self.name:
-            case "noise":
-                return schedule.alpha(t)
-            case "data":
-                return schedule.sigma(t)
-            case "time":
-                return torch.ones_like(t)
+        return schedule.alpha(t)
 
     def velocity(self, schedule: NoiseSchedule, t: Scalar, data: Any, noise: Any) -> Any:
-        """du/dτ from x̂_0 and ε at time t: tensors, or registers of a plan."""
-        match self.name:
-            case "noise":
-                return noise
-            case "data":
-                return data
-            case "time":
-                alpha_rate, sigma_rate = schedule.derivatives(t)
-                return float(alpha_rate) * data + float(sigma_rate) * noise
+        return noise
 
 
-NOISE, DATA, TIME = Form("noise"), Form("data"), Form("time")
+class DataForm(Form):
+    """u = x/σ with the clock α/σ: the velocity is x̂_0."""
+
+    def clock(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
+        # Not 1/ρ, which has no derivative where ρ is infinite.
+        return schedule.alpha(t) / schedule.sigma(t)
+
+    def time(self, schedule: NoiseSchedule, clock: Scalar) -> Scalar:
+        return schedule.time(1 / clock)
+
+    def scale(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
+        return schedule.sigma(t)
+
+    def velocity(self, schedule: NoiseSchedule, t: Scalar, data: Any, noise: Any) -> Any:
+        return data
+
+
+NOISE, DATA = NoiseForm(), DataForm()
 
 
 def regular_form(schedule: NoiseSchedule, noisy_end: Scalar) -> Form:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.denoiser import Denoiser
-from adjointdpm.engine.inplace_changes import check_unchanged, versions
+from adjointdpm.engine.inplace_changes import change_counts, check_unchanged
+from adjointdpm.engine.numerics import at_least_float32
 from adjointdpm.engine.plan import Evaluate, NetworkCall, Plan
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
@@ -21,9 +22,8 @@ Callback = Callable[[int, float, Tensor, Tensor], None]
 COPY = (
     "the callback changed a tensor of the solver in place; copy what it is given before changing it"
 )
-Output = Callable[
-    [Tensor, Tensor, Tree, Tree, float | Tensor | None], Tensor
-]  # Denoiser.output, or a stand-in for it
+# The denoiser, or a stand-in for it: (x, t, cond, null_cond, guidance_scale) -> output.
+Network = Callable[..., Tensor]
 
 
 @runtime_checkable
@@ -91,16 +91,32 @@ class Problem:
             self, start=leaf(self.start), cond=cond, null_cond=null_cond, guidance_scale=scale
         )
 
-    def run(self, output: Output) -> Float[Tensor, "batch *shape"]:
-        """Execute the plan with `output` in the network's place."""
+    def predict(
+        self, x: Float[Tensor, "batch *shape"], t: Tensor, network: Network | None = None
+    ) -> Float[Tensor, "batch *shape"]:
+        """The guided output of the denoiser, or of `network` in its place, at state x and time t."""
+        network = self.denoiser if network is None else network
+        t = self.network_time(t, x)
+        return network(x, t, self.cond, self.null_cond, self.guidance_scale)
 
-        def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
-            raw = output(
-                x, self.network_time(call.time, x), self.cond, self.null_cond, self.guidance_scale
-            )
-            return self.denoiser.split(raw, x, call.alpha, call.sigma)
+    def evaluate(
+        self,
+        call: NetworkCall,
+        x: Float[Tensor, "batch *shape"],
+        network: Network | None = None,
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, "batch *shape"]]:
+        """(x̂_0, ε) at the state x and the time of `call`."""
+        return self.split(self.predict(x, call.time, network), call, x)
 
-        return self.execute(evaluate)
+    def split(
+        self, output: Tensor, call: NetworkCall, x: Tensor
+    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, "batch *shape"]]:
+        """(x̂_0, ε) from the network's output at `call`."""
+        return self.denoiser.split(output, x, call.alpha, call.sigma)
+
+    def run(self, network: Network | None = None) -> Float[Tensor, "batch *shape"]:
+        """Execute the plan with the denoiser, or with `network` in its place."""
+        return self.execute(lambda call, x: self.evaluate(call, x, network))
 
     def execute(
         self, evaluate: Evaluate, on_step: Callable[[int, Tensor], None] | None = None
@@ -113,7 +129,7 @@ class Problem:
             if on_step is not None:
                 on_step(step, x)
             if self.callback is not None:
-                before = versions((x, denoised))
+                before = change_counts((x, denoised))
                 self.callback(step, self._time(step), x, denoised)
                 check_unchanged((x, denoised), before, COPY)
             watch(step, x)
@@ -131,7 +147,7 @@ class Problem:
     def report_costate(self, step: int, costate: Tensor) -> None:
         """Tell the observer, if there is one, ∂L/∂x at the state that `step` reached."""
         if self.observer is not None:
-            before = versions((costate,))
+            before = change_counts((costate,))
             self.observer.backward(
                 step, self._time(step), costate.detach()
             )  # which shares its version
@@ -144,7 +160,5 @@ class Problem:
         """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at
         least (bfloat16 cannot hold t = 999).
         """
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return t.to(x.device, dtype, non_blocking=True).expand(
-            len(x)
-        )  # a blocking copy waits for all work before it
+        # A blocking copy would wait for all work queued before it.
+        return t.to(x.device, at_least_float32(x), non_blocking=True).expand(len(x))

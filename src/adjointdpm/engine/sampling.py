@@ -16,6 +16,7 @@ from adjointdpm.engine.problem import Callback, Problem
 from adjointdpm.engine.samplers import Euler, Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.engine.torch_internals import in_functorch_transform
 from adjointdpm.engine.tree import Tree, leaves, others, tree_map
 from adjointdpm.errors import (
     DeviceError,
@@ -34,7 +35,7 @@ def sample(
     schedule: NoiseSchedule,
     cond: Tree = None,
     steps: int = 50,
-    grid: Float[Tensor, " steps+1"] | None = None,
+    grid: Float[Tensor, " times"] | None = None,
     sampler: Sampler | str = Euler(),  # noqa: B008 - frozen
     gradient: GradientMethod | str = Checkpoint(),  # noqa: B008 - holds sizes only
     callback: Callback | None = None,
@@ -123,7 +124,7 @@ def _recordable(tensor: Tensor) -> Tensor:
 def _check_transforms(tensors: list[Tensor], gradient: GradientMethod) -> None:
     # What torch.func.grad, vmap and jvp hand over; autograd functions without rules for those
     # cannot take it.
-    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)  # pyright: ignore[reportAttributeAccessIssue]
+    wrapped = any(in_functorch_transform(tensor) for tensor in tensors)
     if wrapped and torch.is_grad_enabled() and not isinstance(gradient, Backprop):
         raise UnsupportedError(
             f"{gradient!r} cannot run within a torch.func transform; use Backprop() there, or "

@@ -1,5 +1,6 @@
 """Noise schedules: x_t = α(t) x_0 + σ(t) ε as continuous functions of time, in float64."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from numbers import Real
@@ -9,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.scheduler_options import option
 from adjointdpm.errors import InvalidTypeError, ScheduleError
 
 
@@ -356,3 +356,14 @@ def _check_numbers(**values: object) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise InvalidTypeError(f"{name}={value!r} must be a number")
+
+
+def option(scheduler: Any, name: str) -> Any:
+    """The value of a diffusers scheduler's option, None if its class has no such option.
+
+    `from_config` also carries over options that only other classes read: those count as absent.
+    """
+    used = any(
+        name in inspect.signature(kind.__init__).parameters for kind in type(scheduler).__mro__
+    )
+    return getattr(scheduler, "config", {}).get(name) if used else None

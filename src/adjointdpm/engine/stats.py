@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+from adjointdpm.engine.torch_internals import base_of, saved_tensor_hooks
 
 
 @dataclass
@@ -100,7 +101,7 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
     ignored = {tensor.untyped_storage().data_ptr() for tensor in (*given, *weights)}
     # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand
     # the tensor on to those.
-    around = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
+    around = saved_tensor_hooks()
     # Without any: a node that saves its own output would be in a reference cycle if it got the
     # tensor itself back.
     outer_pack, unpack = around if around is not None else (Tensor.detach, _identity)
@@ -108,7 +109,7 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
     def pack(tensor: Tensor) -> Any:
         # A bare function's weights are known by their class alone; a layer may save a view of one.
         if tensor.untyped_storage().data_ptr() not in ignored and not isinstance(
-            _base(tensor), nn.Parameter
+            base_of(tensor), nn.Parameter
         ):
             for count in counts:
                 count.hold(tensor)
@@ -142,7 +143,3 @@ def _count_vjp(_: Tensor) -> None:
 
 def _identity(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _base(tensor: Tensor) -> Tensor:
-    return tensor if tensor._base is None else tensor._base

@@ -1,5 +1,6 @@
-"""Differentiable metrics, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better; a new one is a file
-here and a line in `METRICS`.
+"""Differentiable metrics: pictures or videos in [0, 1] -> `[B]`, lower is better.
+
+A new metric is a file here and a line in `METRICS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.errors import InvalidTypeError, MetricError
-from adjointdpm.metrics.base import FunctionMetric, Metric, check_scores, probe
+from adjointdpm.metrics.base import FunctionMetric, Metric, check_samples, check_scores, probe
 from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.color import MOODS, ColorStatistics
 from adjointdpm.metrics.effect_pair import EffectPair
@@ -32,12 +33,12 @@ METRICS: dict[str, Callable[..., Metric]] = {
 
 
 def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
-    """The metric itself, a function as a metric, or what the text names.
+    """Make a metric of what the user gives: a metric, a function, or a text that names one.
 
     Args:
-        metric: a `Metric`; a function images -> `[B]`; `NAME` or `NAME:key=value,…` of `METRICS`,
-            where a value that holds a comma stands in quotes; or `file.py:function`, the user's
-            own.
+        metric: a `Metric`; a function samples -> `[B]` or (samples, prompts) -> `[B]`; `NAME` or
+            `NAME:key=value,…` of `METRICS`, with quotes around a value that holds a comma; or
+            `file.py:function`, the user's own.
 
     Raises:
         UnknownNameError: no metric has that name; the message lists those there are.
@@ -48,7 +49,7 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if callable(metric):
-        return FunctionMetric(metric, getattr(metric, "__name__", type(metric).__name__))
+        return _from_function(metric, getattr(metric, "__name__", type(metric).__name__))
     if not isinstance(metric, str):
         raise InvalidTypeError(
             f"metric={metric!r} must be a Metric, a function, or text such as color:mood=dusk"
@@ -62,12 +63,11 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
 def resolve_weighted(
     specs: Sequence[str | Metric | Callable[..., Any]], weights: Sequence[float] | None = None
 ) -> Metric:
-    """One metric of several, each as `resolve` takes it: Σ weight · metric, or a single metric
-    itself.
+    """Σ weight · metric, each as `resolve` takes it; a single metric of weight 1 stays itself.
 
     Args:
         specs: the metrics.
-        weights: as many numbers; None weighs each by 1.
+        weights: as many numbers; None weighs each metric by 1.
 
     Raises:
         InvalidInputError: no metrics, another number of weights, or a weight that is not finite.
@@ -82,7 +82,19 @@ def resolve_weighted(
 
 def _from_file(path: Path, function: str) -> Metric:
     found = load_function(path, function, "metric", MetricError)
-    return found if isinstance(found, Metric) else FunctionMetric(found, f"{path.name}:{function}")
+    return _from_function(found, f"{path.name}:{function}")
+
+
+def _from_function(function: Callable[..., Any], label: str) -> Metric:
+    """A metric, a function as a metric, or either of a class without arguments."""
+    if isinstance(function, type):
+        try:
+            function = function()
+        except Exception as error:
+            raise MetricError(
+                f"metric {label} is a class, and {label}() failed: {type(error).__name__}: {error}"
+            ) from error
+    return function if isinstance(function, Metric) else FunctionMetric(function, label)
 
 
 __all__ = [
@@ -99,6 +111,7 @@ __all__ = [
     "Structure",
     "TextSimilarity",
     "WeightedSum",
+    "check_samples",
     "check_scores",
     "probe",
     "resolve",

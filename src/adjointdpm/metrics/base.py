@@ -1,28 +1,39 @@
 """What a metric is, and the probe that every metric must pass before a run starts."""
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdpm.errors import MetricError
 
 Images = Float[Tensor, "batch 3 height width"]
+Samples = Images | Float[Tensor, "batch frames 3 height width"]
 Scores = Float[Tensor, " batch"]
+
+# What a probe tells a metric that its pictures show, unless the caller knows better.
+_PROMPTS = ("a photo of a red apple", "a drawing of a house by the sea")
 
 
 class Metric(ABC):
-    """A differentiable score of pictures, `[B, 3, H, W]` in [0, 1] -> `[B]`, lower is better.
+    """A differentiable score of samples in [0, 1], one number each; lower is better.
 
-    During optimisation the pictures are not clamped, since a clamp would zero gradients: values may
-        leave [0, 1] a little.
+    Samples are pictures `[B, 3, H, W]`, or videos `[B, F, 3, H, W]` if `takes_videos` is True. They
+    are not clamped during optimisation, since a clamp would zero gradients: values may leave [0, 1]
+    a little.
     """
 
     #: Height and width below which the metric cannot be computed, in pixels.
     smallest: int = 1
+
+    #: Whether samples may be videos.
+    takes_videos: bool = False
 
     @property
     def name(self) -> str:
@@ -35,8 +46,14 @@ class Metric(ABC):
         return False
 
     @abstractmethod
-    def __call__(self, images: Images) -> Scores:
-        """Score each picture."""
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
+        """Score each sample.
+
+        Args:
+            samples: pictures or videos.
+            prompts: what each of them was drawn for; None if that is not known.
+
+        """
 
     def check_size(self, height: int, width: int) -> None:
         """Raise MetricError unless pictures of this size are large enough."""
@@ -52,12 +69,14 @@ class FunctionMetric(Metric):
     """A user's own function as a metric.
 
     Args:
-        function: images `[B, 3, H, W]` -> `[B]`, lower is better.
+        function: samples -> `[B]`, lower is better. It gets the prompts too if it has a parameter
+            `prompts`, or a second positional one without a default. An attribute `takes_videos`
+            says that samples may be videos.
         label: its name in reports.
 
     """
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[..., Tensor]
     label: str
 
     @property
@@ -65,9 +84,40 @@ class FunctionMetric(Metric):
         """The label."""
         return self.label
 
-    def __call__(self, images: Images) -> Scores:
+    @property
+    def takes_videos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the function says of itself."""
+        return bool(getattr(self.function, "takes_videos", False))
+
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Call the function."""
-        return self.function(images)
+        match self._passes_prompts:
+            case "by name":
+                return self.function(samples, prompts=prompts)
+            case "second":
+                return self.function(samples, prompts)
+            case _:
+                return self.function(samples)
+
+    @functools.cached_property
+    def _passes_prompts(self) -> str:
+        """How the function gets the prompts: "by name", "second" or "not at all"."""
+        called = self.function.forward if isinstance(self.function, nn.Module) else self.function
+        try:
+            signature = inspect.signature(called)
+        except (TypeError, ValueError):  # some of those written in C have none
+            return "not at all"
+        if isinstance(called, functools.partial) and "prompts" in called.keywords:
+            return "not at all"  # it has them already
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        others = list(signature.parameters.values())[1:]
+        if any(other.name == "prompts" and other.kind in named for other in others):
+            return "by name"
+        second = others[0] if others else None
+        if second is not None and second.kind in positional and second.default is second.empty:
+            return "second"
+        return "not at all"
 
 
 def probe(
@@ -76,48 +126,90 @@ def probe(
     width: int = 64,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    prompts: Sequence[str] = _PROMPTS,
+    frames: int | None = None,
 ) -> None:
-    """Call `metric` once on two smooth random pictures and check what comes back, and its gradient.
+    """Call `metric` once on two smooth random samples and check its scores and its gradient.
 
-    Costs one forward and backward pass of the metric, so that a metric that teaches nothing is an
+    This costs one forward and backward pass of the metric. A metric that teaches nothing is then an
     error at once and not an hour later.
 
     Args:
         metric: what to check.
-        height, width: of the pictures that it will be given, in pixels.
+        height, width: of the samples that it will be given, in pixels.
         device, dtype: where and in which precision they will be; a model's are its `device` and
             `dtype`.
+        prompts: what the samples are said to show, two of the run's own at best.
+        frames: of each video; None probes with pictures.
 
     Raises:
         MetricError: it failed, returned another shape than [B] or values that are not finite, or no
-            gradient but zero reaches the pictures.
+            gradient but zero reaches the samples.
 
     """
     metric.check_size(height, width)
-    generator = torch.Generator().manual_seed(0)
-    coarse = (
-        torch.rand(2, 3, 8, 8, generator=generator) * 0.5 + 0.25
-    )  # well inside [0, 1], so that an honest clamp does nothing
-    images = (
-        torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        .to(device, dtype)
-        .requires_grad_()
-    )
+    samples = _smooth_samples(height, width, frames).to(device, dtype).requires_grad_()
+    check_samples(metric, samples)
     with torch.enable_grad():
         try:
-            scores = metric(images)
+            scores = metric(samples, prompts=[prompts[0], prompts[-1]])
         except Exception as error:
-            kind = f"{tuple(images.shape)} in {images.dtype} on {images.device}"
+            kind = f"{tuple(samples.shape)} in {samples.dtype} on {samples.device}"
             raise MetricError(
                 f"metric {metric.name} failed on pictures {kind}: {type(error).__name__}: {error}"
             ) from error
-        check_scores(metric, scores, len(images))
+        check_scores(metric, scores, len(samples))
         if not scores.requires_grad:
             raise MetricError(
                 f"metric {metric.name} blocks gradients (no_grad, detach, numpy or .item() "
                 f"inside?); nothing could be learned from it"
             )
-        (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
+        (gradient,) = torch.autograd.grad(scores.sum(), samples, allow_unused=True)
+    _check_gradient(metric, gradient)
+
+
+def check_samples(metric: Metric, samples: Tensor) -> None:
+    """Raise MetricError unless the metric takes samples of this shape."""
+    videos = samples.ndim == 5 and samples.shape[2] == 3
+    if videos and not metric.takes_videos:
+        raise MetricError(
+            f"metric {metric.name} scores pictures [B, 3, H, W], not videos "
+            f"{tuple(samples.shape)}; score a frame of each, or use a metric with "
+            f"takes_videos = True"
+        )
+    if not videos and (samples.ndim != 4 or samples.shape[1] != 3):
+        raise MetricError(
+            f"metric {metric.name} cannot score samples of shape {tuple(samples.shape)}; it takes "
+            f"[B, 3, H, W]{', or videos [B, F, 3, H, W]' if metric.takes_videos else ''}"
+        )
+
+
+def check_scores(metric: Metric, scores: Any, batch: int) -> None:
+    """Raise MetricError unless `scores` is a finite tensor `[batch]`."""
+    if not isinstance(scores, Tensor):
+        raise MetricError(
+            f"metric {metric.name} returned {type(scores).__name__}; it must return a tensor [B]"
+        )
+    if scores.shape != (batch,):
+        raise MetricError(
+            f"metric {metric.name} returned shape {tuple(scores.shape)} for {batch} pictures; it "
+            f"must return one score each, ({batch},)"
+        )
+    if not bool(torch.isfinite(scores.detach()).all()):
+        raise MetricError(
+            f"metric {metric.name} returned NaN or infinite scores: {scores.detach().tolist()}"
+        )
+
+
+def _smooth_samples(height: int, width: int, frames: int | None) -> Tensor:
+    """Two random samples, well inside [0, 1], so that an honest clamp does nothing."""
+    count = 2 * (frames or 1)
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return smooth if frames is None else smooth.unflatten(0, (2, frames))
+
+
+def _check_gradient(metric: Metric, gradient: Tensor | None) -> None:
     if gradient is None:
         raise MetricError(
             f"metric {metric.name} does not depend on the pictures by any differentiable path; "
@@ -132,21 +224,4 @@ def probe(
         raise MetricError(
             f"metric {metric.name} has a gradient of zero (a clamp, rounding or threshold "
             f"inside?); nothing could be learned from it"
-        )
-
-
-def check_scores(metric: Metric, scores: object, batch: int) -> None:
-    """Raise MetricError unless `scores` is a finite tensor `[batch]`."""
-    if not isinstance(scores, Tensor):
-        raise MetricError(
-            f"metric {metric.name} returned {type(scores).__name__}; it must return a tensor [B]"
-        )
-    if scores.shape != (batch,):
-        raise MetricError(
-            f"metric {metric.name} returned shape {tuple(scores.shape)} for {batch} pictures; it "
-            f"must return one score each, ({batch},)"
-        )
-    if not bool(torch.isfinite(scores.detach()).all()):
-        raise MetricError(
-            f"metric {metric.name} returned NaN or infinite scores: {scores.detach().tolist()}"
         )

@@ -1,5 +1,6 @@
 """What a classifier sees in a picture: towards a class, or away from one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
-from adjointdpm.metrics.networks import JudgeConcepts, Wanted, class_indices, load_network, placed
+from adjointdpm.metrics.networks import Judge, Wanted, class_indices, load_network, placed
 from adjointdpm.support.named_options import quoted
 
 
@@ -63,9 +64,9 @@ class Classifier(Metric):
     @property
     def asks_judge(self) -> bool:
         """Whether the network is the bundled judge."""
-        return self.network == "judge" or isinstance(self.network, JudgeConcepts)
+        return self.network == "judge" or isinstance(self.network, Judge)
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each picture."""
         logits: Tensor = placed(self._network, images)(images)
         if (

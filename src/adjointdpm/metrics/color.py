@@ -1,5 +1,6 @@
 """Distance of a picture's colour statistics to those of a colour mood."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,12 @@ MOODS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class ColorStatistics(Metric):
-    """Distance between a picture's colours and a mood's, both taken as Gaussians in luma and
-    chroma; 0 is a perfect match.
+    """Distance between a picture's colours and those of a mood; 0 is a perfect match.
 
-    sqrt(|Δmean|² + |Δstd|²), the Fréchet distance of two Gaussians with independent channels,
-    between the mean colours and, if `spread` is given, between the standard deviations of the
-    chroma. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color transfer
-    between images"). Being a distance it ends at 0 and cannot be driven ever lower, as a plain
-    "more orange" could.
+    It is sqrt(|Δmean|² + |Δstd|²): the Fréchet distance between Gaussians with independent channels
+    in luma and chroma. Means are compared, and standard deviations of the chroma if `spread` is
+    given. Matching these statistics recolours pictures in Reinhard et al. (2001, "Color transfer
+    between images"). A distance ends at 0, where a plain "more orange" could be driven ever lower.
 
     Args:
         mood: one of `MOODS`; or give `red`, `green` and `blue`, the mean colour in [0, 1].
@@ -71,7 +70,7 @@ class ColorStatistics(Metric):
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its spread."""
+        """The text that makes this metric, without its spread."""
         return (
             f"color:mood={self.mood}"
             if self.mood
@@ -80,7 +79,7 @@ class ColorStatistics(Metric):
 
     @property
     def target(self) -> tuple[float, float, float]:
-        """The mean colour aimed at: R, G, B in [0, 1]."""
+        """The mean colour that is wanted: R, G, B in [0, 1]."""
         if self.mood is not None:
             return MOODS[self.mood]
         assert self.red is not None
@@ -88,7 +87,7 @@ class ColorStatistics(Metric):
         assert self.blue is not None
         return self.red, self.green, self.blue
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         colors = _to_ycbcr(images).flatten(2)  # [B, 3, pixels]
         target = _to_ycbcr(images.new_tensor(self.target).view(1, 3, 1, 1)).view(1, 3)

@@ -1,7 +1,6 @@
-"""An effect that is shown by a pair of pictures: how much of the change from the first to the
-second a picture has.
-"""
+"""An effect that is shown by a pair of pictures, one without it and one with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,21 +13,19 @@ from adjointdpm.metrics.base import Images, Metric, Scores
 from adjointdpm.metrics.gram_style import GramStyle
 from adjointdpm.metrics.reference_picture import Picture, reference_name
 
-_LEAST = (
-    1e-4  # of a layer's Gram matrix: a smaller change is what saving a picture as JPEG does to it
-)
+# Of a layer's Gram matrix: saving a picture as JPEG changes it by as much.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class EffectPair(Metric):
-    """0 where a picture's textures and colours are as far along as the second picture's, 1 where
-    they are no further than the first's.
+    """How much of an effect a picture lacks: 1 as in the first picture, 0 as in the second.
 
-    mean over layers of (1 − p)², p = <G(x) − G(before), D> / <D, D>, D = G(after) − G(before), with
-    the Gram matrices G of `GramStyle`. What both pictures show cancels in D, so that it is the
-    effect and not its example that is asked for; a change of G at right angles to D costs nothing.
-    A pair says little about pictures that differ much from it without the effect: choose a plain
-    one of their kind.
+    With the Gram matrices G of `GramStyle` and D = G(after) − G(before), it is the mean over layers
+    of (1 − p)², p = <G(x) − G(before), D> / <D, D>. What both pictures show cancels in D, so that
+    the effect is asked for and not its example. A change of G at right angles to D costs nothing.
+    Choose a plain picture of the kind that will be drawn: a pair says little about pictures that
+    differ much from it.
 
     Args:
         before: a picture without the effect: a file, or a tensor [3, H, W] in [0, 1].
@@ -58,10 +55,10 @@ class EffectPair(Metric):
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its network and size."""
+        """The text that makes this metric, without its network and size."""
         return f"pair:before={reference_name(self.before)},after={reference_name(self.after)}"
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """How far each picture is from the second, as a share of the way from the first."""
         scores = []
         for matrix, (first, change) in zip(self._first.grams(images), self._changes, strict=True):

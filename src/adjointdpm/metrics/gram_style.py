@@ -1,5 +1,6 @@
 """Distance to a picture's style: which textures occur together, wherever in the picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,12 +16,12 @@ from adjointdpm.metrics.reference_picture import Picture, reference_name, refere
 
 @dataclass(frozen=True, eq=False)
 class GramStyle(Metric):
-    """Squared distance between Gram matrices of a network's features, Gatys et al. (2016, arXiv
-    1508.06576); 0 is the reference's style.
+    """Squared distance to a reference's style; 0 is that style.
 
-    mean over layers of ‖G − G_ref‖² / ‖G_ref‖², G = F Fᵀ / positions for features F [channels,
-    positions]. Divided by the reference's own length no layer outweighs the others, and values for
-    different references compare: 1 is as far as no features at all.
+    It is the mean over layers of ‖G − G_ref‖² / ‖G_ref‖², with the Gram matrix G = F Fᵀ / positions
+    of a network's features F [channels, positions]: Gatys et al. (2016, arXiv 1508.06576). The
+    division keeps any layer from outweighing the others, and makes values for different references
+    comparable: a picture without features has 1.
 
     Args:
         reference: a picture file, or a tensor [3, H, W] in [0, 1]. It is squashed to a square of
@@ -50,16 +51,14 @@ class GramStyle(Metric):
             raise MetricError(
                 f"gram metric: network {self.network!r} has no method features(images, size)"
             )
-        _ = (
-            self.targets
-        )  # a picture that cannot be read is an error here and not in the first iteration
+        _ = self.targets  # so that a picture that cannot be read is an error now
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its network and size."""
+        """The text that makes this metric, without its network and size."""
         return f"gram:reference={reference_name(self.reference)}"
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         distances = []
         for matrix, target in zip(self.grams(images), self.targets, strict=True):

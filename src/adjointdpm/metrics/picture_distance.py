@@ -1,5 +1,6 @@
 """Distance to a reference picture, pixel by pixel or window by window."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +16,9 @@ DISTANCES = ("l1", "l2", "ssim")
 
 @dataclass(frozen=True, eq=False)
 class Reference(Metric):
-    """Distance to one picture, which is resized to the size of those scored; 0 for the same
-    picture.
+    """Distance to one picture; 0 for the same picture.
+
+    The reference is resized to the size of the pictures that are scored.
 
     Args:
         reference: a picture file, or a tensor [3, H, W] in [0, 1].
@@ -48,10 +50,10 @@ class Reference(Metric):
 
     @property
     def smallest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """A whole window of SSIM; anything for the others."""
+        """One window of SSIM; a pixel for the other distances."""
         return 11 if self.distance == "ssim" else 1
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         picture = self._picture.to(images)
         if picture.shape[2:] != images.shape[2:]:

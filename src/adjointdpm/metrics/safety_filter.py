@@ -1,5 +1,6 @@
 """False alarms of a safety filter."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -50,7 +51,7 @@ class SafetyFilter(Metric):
         """The text that makes this metric."""
         return f"safety:threshold={self.threshold:g}"
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         logits = placed(load_network("open-nsfw"), images)(images)
         return F.softplus(

@@ -1,5 +1,6 @@
-"""Preservation: how far the drawing has moved from a reference picture, whatever the colours."""
+"""Preservation: how much a drawing differs from a reference picture, whatever the colours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,24 +9,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import ShapeError
-from adjointdpm.metrics.base import Images, Metric, Scores
+from adjointdpm.metrics.base import Images, Metric, Samples, Scores
 
 _SMALLEST = 8
 
 
-def structure_distance(images: Images, reference: Images) -> Scores:
-    """1 − correlation of the two pictures' edge maps, `[B]` in [0, 2]; 0 for the same drawing in
-    other colours.
+def structure_distance(images: Samples, reference: Samples) -> Scores:
+    """1 − correlation of two pictures' edge maps, in [0, 2]; 0 is the same drawing, recoloured.
 
     An edge map is the length of the colour gradient (Sobel) at each pixel, at full and at half
     resolution. It does not change when light and dark swap or a background changes its colour, and
-    correlation ignores contrast: what counts is where the lines are.
+    correlation ignores contrast: what counts is where the lines are. Of videos it is the mean over
+    frames.
     """
     if images.shape != reference.shape:
         raise ShapeError(
             f"pictures {tuple(images.shape)} and reference {tuple(reference.shape)} must have the "
             f"same shape"
         )
+    if images.ndim == 5:
+        frames = structure_distance(images.flatten(0, 1), reference.flatten(0, 1))
+        return frames.unflatten(0, images.shape[:2]).mean(1)
     scales = ((images, reference), (F.avg_pool2d(images, 2), F.avg_pool2d(reference, 2)))
     return torch.stack([1 - _correlation(_edges(x), _edges(y)) for x, y in scales]).mean(0)
 
@@ -42,7 +46,7 @@ class Structure(Metric):
     reference: Float[Tensor, "any 3 height width"]
     smallest = _SMALLEST
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         return structure_distance(images, self.reference.to(images).expand_as(images))
 

@@ -1,6 +1,4 @@
-"""Whether a picture still shows what its prompt names, by the bundled judge; only prompts that name
-one of its concepts can be judged.
-"""
+"""Which concept a text names, and whether a picture still shows what its prompt names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,37 +6,51 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
-from adjointdpm.variables import Example
+from adjointdpm.metrics.networks.judge import Judge
 
-# Pictures and the examples that they were drawn for -> whether each still shows what its prompt
+# Pictures, and the prompts that they were drawn for -> whether each still shows what its prompt
 # names.
-Recogniser = Callable[[Float[Tensor, "batch 3 height width"], Sequence[Example]], list[bool]]
+Recogniser = Callable[[Float[Tensor, "batch 3 height width"], Sequence[str]], list[bool]]
 
 TOP = 5
 
 
-def named_concept(prompt: str, concepts: Sequence[str]) -> str | None:
-    """The concept that a prompt names in whole words: the longest, and of equals the last; None if
-    there is none.
+def named_concepts(text: str, concepts: Sequence[str]) -> list[str]:
+    """The concepts that a text names in whole words: the longest first, and of equals the last.
+
+    A word counts once, for the longest name that it is part of: "hot dog" names no dog.
     """
-    found = [
-        (len(name), match.start(), name)
-        for name in concepts
-        for match in re.finditer(rf"\b{re.escape(name)}\b", prompt, re.IGNORECASE)
-    ]
-    return max(found)[2] if found else None
+    found = sorted(
+        (
+            (len(name), match.start(), name)
+            for name in concepts
+            for match in re.finditer(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)
+        ),
+        reverse=True,
+    )
+    names, taken = [], set()
+    for length, start, name in found:
+        where = set(range(start, start + length))
+        if not where <= taken and name not in names:
+            names.append(name)
+        taken |= where
+    return names
+
+
+def named_concept(prompt: str, concepts: Sequence[str]) -> str | None:
+    """The first of `named_concepts`; None if there is none."""
+    return next(iter(named_concepts(prompt, concepts)), None)
 
 
 def judge_prompts(judge: Judge, top: int = TOP) -> Recogniser:
-    """Whether the concept that a prompt names is among the judge's first `top`."""
+    """Ask the judge whether the concept that a prompt names is among its first `top`."""
     index = {name: i for i, name in enumerate(judge.concepts)}
 
     def recognise(
-        images: Float[Tensor, "batch 3 height width"], examples: Sequence[Example]
+        images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> list[bool]:
         best = judge.concept_logits(images).topk(top).indices.tolist()
-        names = [named_concept(example.prompt, judge.concepts) for example in examples]
+        names = [named_concept(prompt, judge.concepts) for prompt in prompts]
         return [
             name is not None and index[name] in found
             for name, found in zip(names, best, strict=True)
@@ -47,13 +59,19 @@ def judge_prompts(judge: Judge, top: int = TOP) -> Recogniser:
     return recognise
 
 
-def recogniser_for(prompts: Sequence[str]) -> Recogniser | None:
-    """The bundled judge if every prompt names something that it knows, else None: it says nothing
-    about other pictures.
+def recogniser_for(
+    prompts: Sequence[str], model: str = "tiny", *, optimised: bool = False
+) -> Recogniser | None:
+    """The bundled judge, or None where its verdict would say nothing.
+
+    Args:
+        prompts: each must name something that the judge knows.
+        model: what draws the pictures; the judge knows those of "tiny".
+        optimised: whether the pictures are optimised against the judge itself.
+
     """
+    if model != "tiny" or optimised:
+        return None
     judge = Judge.load()
-    return (
-        judge_prompts(judge)
-        if all(named_concept(prompt, judge.concepts) for prompt in prompts)
-        else None
-    )
+    known = all(named_concept(prompt, judge.concepts) for prompt in prompts)
+    return judge_prompts(judge) if known else None

@@ -1,6 +1,6 @@
 """How little a picture shows what a text says."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics.base import Images, Metric, Scores
 from adjointdpm.metrics.classifier import Classifier
-from adjointdpm.metrics.networks import Clip, JudgeConcepts, load_network, placed
+from adjointdpm.metrics.networks import Clip, Judge, load_network, placed
+from adjointdpm.metrics.subject_recognition import named_concepts
 from adjointdpm.support.named_options import quoted
 
 
@@ -45,7 +46,7 @@ class TextSimilarity(Metric):
 
     @property
     def name(self) -> str:
-        """The text that makes this metric, less its model."""
+        """The text that makes this metric, without its model."""
         return f"similarity:text={quoted(self.text)}"
 
     @property
@@ -53,7 +54,7 @@ class TextSimilarity(Metric):
         """Without a CLIP model."""
         return self.model is None
 
-    def __call__(self, images: Images) -> Scores:
+    def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         if self.model is None:
             return self._by_judge(images)
@@ -62,8 +63,8 @@ class TextSimilarity(Metric):
     @cached_property
     def _by_judge(self) -> Classifier:
         judge = load_network("judge")
-        assert isinstance(judge, JudgeConcepts)
-        return Classifier(target=concept_in(self.text, judge.classes), network=judge)
+        assert isinstance(judge, Judge)
+        return Classifier(target=concept_in(self.text, judge.concepts), network=judge)
 
     @cached_property
     def _clip(self) -> Clip:
@@ -82,11 +83,7 @@ def concept_in(text: str, concepts: list[str]) -> str:
         InvalidInputError: the text names none, or several.
 
     """
-    longest_first = sorted(concepts, key=len, reverse=True)
-    found = re.findall(rf"\b({'|'.join(map(re.escape, longest_first))})\b", text, re.IGNORECASE)
-    names = sorted(
-        {concept for concept in concepts if concept.lower() in {word.lower() for word in found}}
-    )
+    names = sorted(named_concepts(text, concepts))
     if len(names) != 1:
         raise InvalidInputError(
             f"text {text!r} must name exactly one thing that the bundled judge knows, not "

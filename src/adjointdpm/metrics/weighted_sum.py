@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.metrics.base import Images, Metric, Scores, check_scores
+from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples, check_scores
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,21 @@ class WeightedSum(Metric):
         return max(metric.smallest for metric in self.metrics)
 
     @property
+    def takes_videos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether all of them do."""
+        return all(metric.takes_videos for metric in self.metrics)
+
+    @property
     def asks_judge(self) -> bool:
         """Whether any of them does."""
         return any(metric.asks_judge for metric in self.metrics)
 
-    def __call__(self, images: Images) -> Scores:
-        """Score each picture."""
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
+        """Score each sample."""
         parts = []
         for weight, metric in zip(self.weights, self.metrics, strict=True):
-            scores = metric(images)
-            check_scores(metric, scores, len(images))  # here, where it is known whose they are
+            check_samples(metric, samples)  # here, where it is known whose they are
+            scores = metric(samples, prompts=prompts)
+            check_scores(metric, scores, len(samples))
             parts.append(weight * scores)
         return torch.stack(parts).sum(0)

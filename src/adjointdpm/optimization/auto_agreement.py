@@ -1,6 +1,4 @@
-"""What `Auto` decided in a run of the loop: the same in all its processes, and in the sessions that
-resume it.
-"""
+"""Makes `Auto` use the same method in all processes of a run, and when the run is resumed."""
 
 import math
 from collections.abc import Iterator
@@ -15,12 +13,10 @@ Choices = dict[str, dict[str, Any]]  # as `Auto.decisions` has them
 
 
 def agreed(render: Renderer, processes: Processes) -> Choices:
-    """What the renderer's `Auto` has decided so far, from now on the same in all processes; nothing
-    for other methods.
+    """Let all processes use the choices of the one that needs most VJPs, and return them.
 
-    Each process measures on its own examples; the decision of the one counts whose examples need
-    most: what any process gives up, all give up, and of two numbers of VJPs the larger one is
-    taken. Every process must call this.
+    Each process measures on its own examples. Every process must call this. The result is empty
+    for methods other than `Auto`.
     """
     method = resolve(render.gradient)
     if not isinstance(method, Auto):
@@ -28,18 +24,14 @@ def agreed(render: Renderer, processes: Processes) -> Choices:
     choices: Choices = {}
     for decided in processes.gather([method.decisions(render.model.network)]):
         for kind, facts in decided.items():
-            so_far = choices.setdefault(kind, facts)
-            alarms = max(facts["alarms"], so_far["alarms"])
-            choices[kind] = max(so_far, facts, key=_need) | {
-                "alarms": alarms if _need(facts) == _need(so_far) else 0
-            }
+            choices[kind] = max(choices.get(kind, facts), facts, key=_need)
     adopt(render, choices)
     return choices
 
 
 @contextmanager
 def unchanged(render: Renderer) -> Iterator[None]:
-    """Let the renderer's `Auto` forget what it decides within, if it had decided something before."""
+    """Undo within the block what `Auto` decides, if it had decided something before."""
     method = resolve(render.gradient)
     decisions = method.decisions(render.model.network) if isinstance(method, Auto) else {}
     try:
@@ -49,18 +41,13 @@ def unchanged(render: Renderer) -> Iterator[None]:
             adopt(render, decisions)
 
 
-def _need(facts: dict[str, Any]) -> tuple[int, bool, float]:
-    """What has been given up counts first, then whether anything was measured since, then how many
-    VJPs that needs.
-    """
-    measured = "vjps" in facts
-    return facts["least"], measured, (facts["vjps"] or math.inf) if measured else 0
-
-
 def adopt(render: Renderer, choices: Choices) -> None:
-    """Let the renderer's `Auto` go on with what was decided, without measuring again; other methods
-    need nothing.
-    """
+    """Let the renderer's `Auto` use `choices` without measuring; do nothing for other methods."""
     method = resolve(render.gradient)
     if isinstance(method, Auto):
         method.decide(render.model.network, choices)
+
+
+def _need(facts: dict[str, Any]) -> tuple[float, int]:
+    """How many VJPs a choice needs (exact gradients: all), then how doubtful it has become."""
+    return math.inf if facts["vjps"] is None else facts["vjps"], facts["alarms"]

@@ -10,7 +10,7 @@ from adjointdpm.variables import Variable
 
 
 class Average:
-    """Average of a variable's tensors over the steps, weights decaying into the past.
+    """The average of a variable's tensors over the steps; the weights decay into the past.
 
     The decay of step k is min(decay, (1 + k) / (10 + k)): with the full decay from the start, the
     average would stay at the initial values for about 1 / (1 − decay) steps.
@@ -23,7 +23,7 @@ class Average:
 
     def __init__(self, variable: Variable, decay: float) -> None:
         self.variable, self.decay = variable, decay
-        # Half precision would swallow small steps.
+        # In half precision small steps would be lost.
         self.values = {
             name: t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True)
             for name, t in self._now().items()
@@ -31,15 +31,16 @@ class Average:
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
-        """Take step number `iteration`, from 1, in."""
+        """Update the average after optimiser step `iteration`, counted from 1."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         for name, tensor in self._now().items():
             self.values[name].lerp_(tensor.to(self.values[name]), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the variable holds the average, projected onto its set; afterwards what it had
-        held, bit for bit.
+        """Let the variable hold the average inside the block, projected onto its set.
+
+        Afterwards it holds what it had held, bit for bit.
         """
         if not self.decay:
             yield

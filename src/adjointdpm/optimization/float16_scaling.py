@@ -1,6 +1,4 @@
-"""Gradients through float16: the pictures' gradient is brought into the middle of its range first,
-and what comes back is divided again.
-"""
+"""Gradients through float16, scaled so that they do not leave its range."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,29 +9,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adjointdpm.metrics.base import Samples
 from adjointdpm.variables.freezing import parameters
 
-# Below the first many numbers of a gradient are lost (of the bundled model: below 2^-12), above the
-# second even the pictures' own overflow.
+# The range of the scale. Below it many numbers of a gradient are lost (for the bundled model, below
+# 2^-12); above it the pictures' own gradient overflows.
 _LEAST, _MOST = 2.0**-16, 2.0**15
-_STEADY = 50  # steps
+_STEADY = 50  # steps without a change, after which the scale goes back towards 1
 
-Draw = Callable[[], tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, ""]]]
+Draw = Callable[[], tuple[Samples, Float[Tensor, ""]]]
 
 
 @dataclass
 class GradientScale:
-    """How large a loss's gradient with respect to the pictures is made before it goes through
-    networks in float16.
+    """The size that a loss's gradient starts with, before it goes back through float16 networks.
 
-    In float16 numbers below 6e-8 are 0 and those above 65504 infinite, and the gradient of a mean
-    over many pixels is soon below the first. A gradient is linear in where it starts, so that it
-    may start at any size. This size follows what is seen: smaller after a gradient that is not
-    finite, larger after one that is 0, and back to 1 with time. Powers of two lose no digits.
+    In float16, numbers below 6e-8 are 0 and those above 65504 are infinite. The gradient of a mean
+    over many pixels is soon too small. So the pictures' gradient is multiplied by a power of two
+    first, and what arrives at the learned tensors is divided by it. The scale shrinks after a
+    gradient that is not finite, grows after one that is 0, and goes back to 1 with time.
 
     Args:
-        largest: the bound that the largest number of the pictures' gradient is brought to.
-        steady: steps since it changed.
+        largest: the largest number of the pictures' gradient is scaled to this bound.
+        steady: steps since the bound changed.
 
     """
 
@@ -43,15 +41,16 @@ class GradientScale:
     def gradients(
         self, draw: Draw, tensors: Sequence[Tensor], float16: bool
     ) -> list[Tensor | None]:
-        """∂loss/∂tensors of a loss that depends on them through pictures alone; None for those that
-        it does not depend on.
+        """∂loss/∂tensors of a loss that depends on the tensors through pictures alone.
 
         Args:
-            draw: returns the pictures and the loss; called again if numbers left the range, so that
-                no graph need be kept for that.
-            tensors: leaves of the pictures' graph, each in float32 at least.
+            draw: returns the pictures and the loss. It is called again if numbers left the range.
+            tensors: leaves of the pictures' graph, in float32 or wider.
             float16: whether the graph goes through float16, see `uses_float16`; if not, nothing is
                 scaled or repeated.
+
+        Returns:
+            A gradient for each tensor; None where the loss does not depend on it.
 
         """
         overflowed = False
@@ -79,7 +78,7 @@ class GradientScale:
                 return [None if gradient is None else gradient / factor for gradient in found]
 
     def step_done(self) -> None:
-        """Count a step; after enough of them go back towards 1."""
+        """Count a step; after enough steps without a change, go back towards 1."""
         self.steady += 1
         if self.steady >= _STEADY and self.largest != 1:
             self._change(self.largest * 2 if self.largest < 1 else self.largest / 2)
@@ -89,14 +88,14 @@ class GradientScale:
 
 
 def largest_of(gradients: Sequence[Tensor | None]) -> float:
-    """The largest absolute value in all of them, 0 if there is none; NaN if there is one."""
+    """The largest absolute value in all gradients: 0 without any, NaN if one holds NaN."""
     return torch.nn.utils.get_total_norm(
         [gradient for gradient in gradients if gradient is not None], math.inf
     ).item()
 
 
 def uses_float16(model: Any) -> bool:
-    """Whether a weight of a model's pipeline is in float16, or autocast would make it so."""
+    """Whether a weight of the model's pipeline is in float16, or autocast would cast it."""
     if any(parameter.dtype == torch.float16 for parameter in parameters(model.pipe)):
         return True
     kinds = {

@@ -1,9 +1,5 @@
-"""What a run cost, what it ran with, and how exact its gradients were."""
+"""How exact a run's gradients were, and what they cost."""
 
-import importlib.metadata
-import platform
-import resource
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -17,24 +13,6 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.variables import Example, Variable
 
 
-def peak_memory_bytes() -> int:
-    """The most memory this process has held: what torch allocated on a GPU, or else resident
-    memory, libraries included.
-    """
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = ("adjointdpm", "torch", "diffusers", "transformers")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
-
-
 def is_exact(gradient: GradientMethod) -> bool:
     """Whether the method returns the gradient of the sampler's own steps, to rounding."""
     return isinstance(gradient, AutogradMethod) and not isinstance(gradient, Truncated)
@@ -43,8 +21,7 @@ def is_exact(gradient: GradientMethod) -> bool:
 def gradient_error(
     render: Renderer, variable: Variable, metric: Metric, examples: Sequence[Example]
 ) -> list[dict[str, float | str | int]]:
-    """Compare the renderer's gradient of the metric with respect to the variable with the exact
-    one, example by example.
+    """Compare the renderer's gradient of the metric with the exact one, example by example.
 
     Returns:
         For each example `prompt`, `seed`, `cosine` and `relative_error` = |g − exact| / |exact|.
@@ -53,7 +30,7 @@ def gradient_error(
     exact = render.with_gradient("exact")
     errors = []
     for example in examples:
-        with unchanged(render):  # it is the method of the run that is looked at
+        with unchanged(render):  # the run's own decisions are what is checked
             mine, reference = (
                 _gradient(renderer, variable, metric, example) for renderer in (render, exact)
             )
@@ -71,8 +48,9 @@ def gradient_error(
 
 
 def gradient_cost(render: Renderer, variable: Variable, example: Example) -> float:
-    """What a picture with its gradient costs, in pictures without: network calls, recomputations
-    too, and VJPs counted as two calls.
+    """What a picture with its gradient costs, in pictures without.
+
+    Costs are network calls, recomputations included; a VJP counts as two calls.
     """
     with stats() as plain:
         render.look([example], variable)
@@ -86,7 +64,7 @@ def _gradient(
 ) -> torch.Tensor:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         images = render([example], variable)
-        return images, metric(images).sum()
+        return images, metric(images, prompts=[example.prompt]).sum()
 
     tensors = list(variable.tensors().values())
     gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))

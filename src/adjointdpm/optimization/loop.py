@@ -1,4 +1,4 @@
-"""The one loop: variable × metric × gradient method."""
+"""The one loop: variable × objective × optimiser."""
 
 import math
 import random
@@ -10,22 +10,16 @@ from typing import Any
 
 import torch
 
-from adjointdpm.engine.stats import stats
-from adjointdpm.errors import MetricError, PromptError
-from adjointdpm.metrics import Metric
+from adjointdpm.engine.stats import Stats, stats
+from adjointdpm.errors import InvalidTypeError, MetricError, PromptError
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
-from adjointdpm.optimization.objective import (
-    Objective,
-    check_regularisers,
-    check_tensors,
-    draw_plain,
-)
-from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.objective import Objective
+from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
 from adjointdpm.runs.checkpoints import Checkpoints
-from adjointdpm.runs.interruption import stop_requests
+from adjointdpm.runs.interruption import Interrupted, stop_requests
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example, Variable
@@ -34,10 +28,6 @@ from adjointdpm.variables.freezing import frozen
 __all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
 Record = dict[str, Any]  # one line of history.jsonl
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the state after the last whole iteration is saved."""
 
 
 @dataclass
@@ -61,9 +51,8 @@ class Outcome:
 
 
 def optimize(
-    render: Renderer,
+    objective: Objective,
     variable: Variable,
-    metric: Metric,
     training: Sequence[Example],
     validation: Sequence[Example],
     settings: Settings,
@@ -74,25 +63,17 @@ def optimize(
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
 ) -> Outcome:
-    """Minimise `Objective` over the training examples: metric, preservation of the drawing and the
-    variable's regularisers.
+    """Minimise an objective over the training examples.
 
-    Call it inside the variable's context. Under `accelerate launch` every process calls it with the
-    same arguments: they share out the examples of each step and of each look at the validation
-    examples, and all return what one process would have returned, to rounding. On the CPU a resumed
-    run gives bit for bit the numbers of an uninterrupted one. What the gradient method `Auto`
-    decides in several processes is measured on fewer examples than in one, and the process counts
-    whose examples need most.
-
-    As long as it runs, nothing else in the pipeline requires grad. Gradients through networks in
-    float16 are scaled into its range, see `GradientScale`; the records hold what they are without
-    that.
+    Call it inside the variable's context. While it runs, nothing else in the pipeline requires
+    grad. Under `accelerate launch` every process calls it with the same arguments: they share out
+    the examples, and all return what one process would have returned, to rounding. On the CPU a
+    resumed run gives bit for bit the numbers of an uninterrupted one.
 
     Args:
-        render: draws the examples, and fixes the gradient method.
-        variable: what is learned; on return it holds the state with the best validation objective
-            (the start counts too). Every process starts from the main one's tensors.
-        metric: lower is better; probe it beforehand (`metrics.probe`).
+        objective: what is minimised, such as a `MetricObjective`; lower is better.
+        variable: what is learned. On return it holds the state with the best validation objective,
+            which may be the start. Every process starts from the main one's tensors.
         training: the pool that minibatches come from, each example once before any comes again.
         validation: examples that choose the best state and the moment to stop; report results on
             others.
@@ -101,147 +82,191 @@ def optimize(
             interrupted; None saves nothing.
         history: with `resume`, the records so far.
         resume: go on from the newest checkpoint that can be read.
-        on_history: called after every iteration with all records so far, in the main process;
-            record 0 is the start. With a gradient method that estimates its relative error they
-            hold that as "gradient_error_estimate", the mean over examples.
+        on_history: called in the main process after every iteration, with all records so far;
+            record 0 is the start. A gradient method that estimates its relative error adds
+            "gradient_error_estimate", the mean over examples.
         trackers: get every new record, in the main process.
 
     Raises:
-        PromptError: no training or no validation examples.
-        PromptError, InvalidInputError: the variable cannot be used with an example, see its
-            `check`.
-        InvalidInputError: a regulariser is asked for that the variable does not have.
+        PromptError: no training or no validation examples, or see `Variable.check`.
+        InvalidInputError, MetricError: see `Variable.check` and the objective.
         InvalidTypeError: what is learned is in float16.
-        MetricError: the metric or the gradient became NaN or infinite, or no gradient reached the
-            variable.
+        MetricError: the gradient became NaN or infinite.
         Interrupted: a signal arrived in any process; the run can be resumed.
         CheckpointError: `resume` without a readable checkpoint of this run.
         OutputError: a checkpoint could not be written; the one before is untouched.
 
-    Warns:
-        AdjointDPMWarning: the gradient is exactly 0 for all examples of a step.
-
     """
-    if not training or not validation:
-        raise PromptError(
-            f"{len(training)} training and {len(validation)} validation examples; both need at "
-            f"least one prompt"
-        )
-    check_regularisers(variable, settings)
-    check_tensors(variable)
-    variable.check([*training, *validation])
-    processes, outcome = Processes(), Outcome()
-    begun, calls_before = time.perf_counter(), render.counter.calls
-    tensors = variable.tensors()
-    processes.copy_from_main_(tensors.values())
-    adam = torch.optim.Adam(tensors.values(), lr=settings.learning_rate)
-    state = LoopState(variable, adam, Average(variable, settings.ema))
-    if resume:
-        assert checkpoints is not None
-        state.restore(processes.from_main(checkpoints.read))
-        former = processes.from_main(lambda: list(history))
-        outcome.history = [
-            record for record in former if record["iteration"] <= state.progress.iteration
-        ]
-        adopt(render, state.progress.gradients)
-    progress = state.progress
-    outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
-    used = _minibatch(
-        training, min(len(training), settings.iterations * settings.step_examples), 0, settings.seed
-    )
-    plain = (
-        draw_plain(render, variable, [*used, *validation], processes)
-        if settings.preservation
-        else {}
-    )
-    objective = Objective(render, variable, metric, settings, processes, plain, state.scale)
+    run = _Run(objective, variable, training, validation, settings, checkpoints)
+    run.on_history, run.trackers = on_history, trackers
+    with stats(memory=False) as run.cost:
+        run.prepare(history, resume)
+        return run.learn()
 
-    def validate() -> dict[str, float]:
-        with state.average.in_place():
-            values = objective.look(validation)
-            state.consider(values["objective"])
+
+class _Run:
+    """One session of the loop."""
+
+    on_history: Callable[[list[Record]], None]
+    trackers: Trackers | None
+    cost: Stats  # of this session and process so far
+
+    def __init__(
+        self,
+        objective: Objective,
+        variable: Variable,
+        training: Sequence[Example],
+        validation: Sequence[Example],
+        settings: Settings,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        if not training or not validation:
+            raise PromptError(
+                f"{len(training)} training and {len(validation)} validation examples; both need at "
+                f"least one prompt"
+            )
+        _check_tensors(variable)
+        variable.check([*training, *validation])
+        self.objective, self.variable, self.settings = objective, variable, settings
+        self.training, self.validation, self.checkpoints = training, validation, checkpoints
+        self.processes, self.outcome, self.begun = Processes(), Outcome(), time.perf_counter()
+        tensors = list(variable.tensors().values())
+        self.processes.copy_from_main_(tensors)
+        self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr)
+        self.state = LoopState(variable, objective, self.optimizer, Average(variable, settings.ema))
+
+    def prepare(self, history: Sequence[Record], resume: bool) -> None:
+        """Go back to a checkpoint, and prepare the objective for the examples that will be used."""
+        settings, processes = self.settings, self.processes
+        if resume:
+            assert self.checkpoints is not None
+            self.state.restore(processes.from_main(self.checkpoints.read))
+            former = processes.from_main(lambda: list(history))
+            progress = self.state.progress
+            self.outcome.history = [r for r in former if r["iteration"] <= progress.iteration]
+            self.outcome.former_calls = progress.network_calls
+            self.outcome.former_seconds = progress.seconds
+            adopt(self.objective.render, progress.gradients)
+        count = min(len(self.training), settings.iterations * settings.step_examples)
+        used = _minibatch(self.training, count, 0, settings.seed)
+        self.objective.prepare(self.variable, [*used, *self.validation], settings)
+
+    def learn(self) -> Outcome:
+        """Iterate until all is done, nothing gets better, or a signal arrives."""
+        progress, settings, outcome = self.state.progress, self.settings, self.outcome
+        pipe, tensors = self.objective.render.model.pipe, self.variable.tensors().values()
+        with ExitStack() as stack:
+            stop_requested = stack.enter_context(stop_requests())
+            stack.enter_context(frozen(pipe, tensors))
+            if self.trackers is not None:
+                stack.callback(self.trackers.finish)
+            if not outcome.history:
+                self.note({"iteration": 0, "validation": self.validate()})
+            while (
+                progress.iteration < settings.iterations
+                and progress.looks_without_progress < settings.patience
+            ):
+                self.note(self.step())
+                if self.processes.any(stop_requested()):
+                    self.stop()
+                if progress.iteration % settings.checkpoint_every == 0:
+                    self.save()
+        if progress.looks_without_progress >= settings.patience:
+            outcome.stopped = f"no better validation objective in {settings.patience} looks"
+        self.save()
+        self.variable.load_tensors(self.state.best)
+        outcome.best_iteration = progress.best_iteration
+        return outcome
+
+    def step(self) -> Record:
+        """One iteration, and its record."""
+        settings, progress, started = self.settings, self.state.progress, time.perf_counter()
+        examples = _minibatch(
+            self.training, settings.step_examples, progress.iteration, settings.seed
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr_at(progress.iteration)
+        evaluated: list[Record] = []  # a line search evaluates more than once
+
+        def evaluate() -> float:
+            self.optimizer.zero_grad()
+            values = self.objective.backward(examples)
+            progress.gradients = agreed(self.objective.render, self.processes)
+            evaluated.append({"training": values, "gradient_norm": self.clip()})
+            return values["objective"]
+
+        with stats(memory=False) as counted:
+            self.optimizer.step(evaluate)
+        self.variable.project()
+        progress.iteration += 1
+        self.state.average.update(progress.iteration)
+        record: Record = {"iteration": progress.iteration} | evaluated[0]
+        estimates = self.processes.gather(
+            [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
+        )
+        if estimates:  # few-VJP gradients tell how far they are off
+            record["gradient_error_estimate"] = sum(estimates) / len(estimates)
+        if (
+            progress.iteration % settings.validate_every == 0
+            or progress.iteration == settings.iterations
+        ):
+            record["validation"] = self.validate()
+        return record | {"seconds": time.perf_counter() - started}
+
+    def clip(self) -> float:
+        """Clip the gradient, and return its norm before that."""
+        tensors = self.variable.tensors()
+        # A line search needs the gradient of the values that it sees.
+        searches = isinstance(self.optimizer, torch.optim.LBFGS)
+        bound = math.inf if searches else self.settings.clip
+        norm = torch.nn.utils.clip_grad_norm_(tensors.values(), bound).item()
+        if not math.isfinite(norm):
+            raise MetricError(
+                f"the gradient of {self.objective.name} with respect to {', '.join(tensors)} "
+                f"became {norm}; lower the learning rate"
+            )
+        return norm
+
+    def validate(self) -> dict[str, float]:
+        """Look at the validation examples, and keep the state if it is the best."""
+        with self.state.average.in_place():
+            values = self.objective.look(self.validation)
+            self.state.consider(values["objective"])
         return values
 
-    def note(record: Record) -> None:
-        outcome.history.append(record)
+    def note(self, record: Record) -> None:
+        """Add a record, and tell everybody who wants to know."""
+        self.outcome.history.append(record)
 
         def tell() -> None:
-            on_history(outcome.history)
-            if trackers is not None:
-                trackers.log(record)
+            self.on_history(self.outcome.history)
+            if self.trackers is not None:
+                self.trackers.log(record)
 
-        processes.from_main(tell)
+        self.processes.from_main(tell)
 
-    def checkpoint() -> None:
-        progress.network_calls = outcome.former_calls + sum(
-            processes.gather([render.counter.calls - calls_before])
-        )
-        progress.seconds = outcome.former_seconds + time.perf_counter() - begun
-        if (target := checkpoints) is not None:
-            processes.from_main(lambda: state.save(target))
+    def save(self) -> None:
+        """Write a checkpoint, if they are kept."""
+        progress, outcome = self.state.progress, self.outcome
+        calls = sum(self.processes.gather([self.cost.network_calls]))
+        progress.network_calls = outcome.former_calls + calls
+        progress.seconds = outcome.former_seconds + time.perf_counter() - self.begun
+        if (target := self.checkpoints) is not None:
+            self.processes.from_main(lambda: self.state.save(target))
 
-    with ExitStack() as stack:
-        stop_requested = stack.enter_context(stop_requests())
-        stack.enter_context(frozen(render.model.pipe, tensors.values()))
-        if trackers is not None:
-            stack.callback(trackers.finish)
-        if not outcome.history:
-            note({"iteration": 0, "validation": validate()})
-        while (
-            progress.iteration < settings.iterations
-            and progress.looks_without_progress < settings.patience
-        ):
-            started = time.perf_counter()
-            examples = _minibatch(
-                training, settings.step_examples, progress.iteration, settings.seed
-            )
-            adam.param_groups[0]["lr"] = settings.learning_rate_at(progress.iteration)
-            adam.zero_grad()
-            with stats(memory=False) as counted:
-                values = objective.backward(examples)
-            progress.gradients = agreed(render, processes)
-            norm = _clip(metric, variable, settings.max_gradient_norm)
-            adam.step()
-            variable.project()
-            progress.iteration += 1
-            state.average.update(progress.iteration)
-            record: Record = {
-                "iteration": progress.iteration,
-                "training": values,
-                "gradient_norm": norm,
-            }
-            estimates = processes.gather(
-                [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
-            )
-            if estimates:  # few-VJP gradients tell how far they are off
-                record["gradient_error_estimate"] = sum(estimates) / len(estimates)
-            if (
-                progress.iteration % settings.validate_every == 0
-                or progress.iteration == settings.iterations
-            ):
-                record["validation"] = validate()
-            note(record | {"seconds": time.perf_counter() - started})
-            if processes.any(stop_requested()):
-                checkpoint()
-                where = (
-                    f"in {checkpoints.folder}; resume to go on"
-                    if checkpoints
-                    else "nowhere: this run keeps no checkpoints"
-                )
-                raise Interrupted(f"stopped after iteration {progress.iteration}, saved {where}")
-            if progress.iteration % settings.checkpoint_every == 0:
-                checkpoint()
-    if progress.looks_without_progress >= settings.patience:
-        outcome.stopped = f"no better validation objective in {settings.patience} looks"
-    checkpoint()
-    variable.load_tensors(state.best)
-    outcome.best_iteration = progress.best_iteration
-    return outcome
+    def stop(self) -> None:
+        """Save, and raise Interrupted."""
+        self.save()
+        where = "nowhere: this run keeps no checkpoints"
+        if self.checkpoints is not None:
+            where = f"in {self.checkpoints.folder}; resume to go on"
+        raise Interrupted(f"stopped after iteration {self.state.progress.iteration}, saved {where}")
 
 
 def _minibatch(pool: Sequence[Example], size: int, step: int, seed: int) -> list[Example]:
-    """The examples of step number `step`, from 0: a function of its arguments, so that a resumed
-    run needs no generator's state.
+    """The examples of step number `step`, counted from 0.
+
+    They are a function of the arguments, so that a resumed run needs no generator's state.
     """
     chosen = []
     for position in range(step * size, (step + 1) * size):
@@ -250,13 +275,15 @@ def _minibatch(pool: Sequence[Example], size: int, step: int, seed: int) -> list
     return chosen
 
 
-def _clip(metric: Metric, variable: Variable, max_norm: float) -> float:
-    """Clip the gradient to `max_norm` and return its norm before that."""
-    tensors = variable.tensors()
-    norm = torch.nn.utils.clip_grad_norm_(tensors.values(), max_norm).item()
-    if not math.isfinite(norm):
-        raise MetricError(
-            f"the gradient of {metric.name} with respect to {', '.join(tensors)} became {norm}; "
-            f"lower the learning rate"
-        )
-    return norm
+def _check_tensors(variable: Variable) -> None:
+    """Raise InvalidTypeError if something would be learned in float16.
+
+    The numbers that Adam divides by are 0 there, and its steps NaN.
+    """
+    for name, tensor in variable.tensors().items():
+        if tensor.dtype == torch.float16:
+            raise InvalidTypeError(
+                f"{name} of {type(variable).__name__} is in float16, in which an optimiser's steps "
+                f"are lost or NaN; keep what is learned in float32 and cast it where it is used, "
+                f"or load the pipeline in bfloat16 or float32"
+            )

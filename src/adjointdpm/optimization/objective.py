@@ -1,55 +1,112 @@
-"""What the loop minimises, and its gradient: metric, preservation and regularisers, over examples
-that the processes share.
-"""
+"""What the loop minimises, and its gradient."""
 
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, MetricError
-from adjointdpm.metrics import Metric, check_scores, structure_distance
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, MetricError
+from adjointdpm.metrics import Metric, check_samples, check_scores, structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example, Variable
 
+Values = dict[str, float]  # what records hold; "objective" is the number that is minimised
+Row = tuple[float, ...]  # one example's terms
 
-@dataclass(frozen=True)
-class Objective:
-    """mean(metric) + preservation · mean(structure distance to the plain picture) + Σ weight ·
-    regulariser.
 
+class Objective(Protocol):
+    """What the loop minimises; another algorithm is another objective.
+
+    Under several processes each of them calls every method, with all examples. It draws its share
+    of them, and returns what all found together.
+    """
+
+    render: Renderer  #: Draws the pictures. The loop freezes its model's weights.
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    def prepare(self, variable: Variable, examples: Sequence[Example], settings: Settings) -> None:
+        """Get ready; called once in each session, before anything is drawn or learned.
+
+        Args:
+            variable: what is learned.
+            examples: all that the run will use.
+            settings: of the loop.
+
+        """
+        ...
+
+    def backward(self, examples: Sequence[Example]) -> Values:
+        """Add the gradient to the `grad` of the variable's tensors, and return the values."""
+        ...
+
+    def look(self, examples: Sequence[Example]) -> Values:
+        """The values without a gradient."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the objective itself; JSON must be able to hold it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; called before `prepare`."""
+
+
+@dataclass
+class MetricObjective(Objective):
+    """mean(metric) + preservation · mean(structure distance) + Σ weight · regulariser.
+
+    The structure distance is that to the plain picture: what the model draws without the variable.
     All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and
     what is learned from and what is validated are the same quantity.
 
-    Every method is called by all processes with all examples; each draws its share.
-
     Args:
-        render: draws the examples.
-        variable: what is learned.
-        metric: `[B]` scores of pictures, lower is better.
-        settings: the weights, and how many examples go in one graph.
-        processes: whom the examples are shared with.
-        plain: the untouched model's picture `[3, H, W]` of every example; see `draw_plain`.
+        render: draws the examples, and fixes the gradient method.
+        metric: lower is better; probe it beforehand (`metrics.probe`).
         scale: for gradients through float16.
+        processes: with whom the examples are shared.
+
+    Attributes:
+        plain: the plain picture `[3, H, W]` of every example, with preservation.
 
     """
 
     render: Renderer
-    variable: Variable
     metric: Metric
-    settings: Settings
-    processes: Processes
-    plain: dict[Example, Tensor]
-    scale: GradientScale
+    scale: GradientScale = field(default_factory=GradientScale)
+    processes: Processes = field(default_factory=Processes)
+    variable: Variable = field(init=False)
+    settings: Settings = field(init=False)
+    plain: dict[Example, Tensor] = field(init=False)
 
-    def backward(self, examples: Sequence[Example]) -> dict[str, float]:
+    @property
+    def name(self) -> str:
+        """The metric's."""
+        return self.metric.name
+
+    def prepare(self, variable: Variable, examples: Sequence[Example], settings: Settings) -> None:
+        """Draw the plain pictures, if they will be needed.
+
+        Raises:
+            InvalidInputError: a regulariser is asked for that the variable does not have.
+
+        """
+        self.variable, self.settings, self.plain = variable, settings, {}
+        _check_regularisers(variable, settings)
+        if settings.preservation:
+            self.plain = self._draw_plain(examples)
+
+    def backward(self, examples: Sequence[Example]) -> Values:
         """Add the gradient to the learned tensors' `grad`, and return the values as `look` does.
 
         Raises:
@@ -59,63 +116,50 @@ class Objective:
             AdjointDPMWarning: the gradient of metric and preservation is 0.
 
         """
-        rows: list[tuple[float, ...]] = []
+        rows: list[Row] = []
         mine, batch, moves = self.processes.share(examples), self.settings.batch, False
         tensors = list(self.variable.tensors().values())
         with self.processes.together():
             for start in range(0, len(mine), batch):
-                values, gradients = self._gradients(
-                    mine[start : start + batch], len(examples), tensors
-                )
-                rows += values
+                part = mine[start : start + batch]
+                found, gradients = self._gradients(part, len(examples), tensors)
+                rows += found
                 moves = moves or largest_of(gradients) != 0
                 _add(tensors, gradients)
             if self.processes.is_main:  # once: the gradients of all processes are added up
-                values = self._regularisers()
-                penalty = sum(
-                    (weight * values[name] for name, weight in self.settings.regularisers.items()),
-                    torch.zeros(()),
-                )
-                if penalty.requires_grad:
-                    penalty.backward()
+                self._add_regularisers()
         if self.processes.count > 1:
-            reached = torch.tensor([float(tensor.grad is not None) for tensor in tensors])
-            gradients = [
-                torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                for tensor in tensors
-            ]
-            self.processes.sum_([reached, *gradients])
-            for tensor, gradient, share in zip(tensors, gradients, reached.tolist(), strict=True):
-                tensor.grad = (
-                    gradient if share else None
-                )  # as one process would have it: Adam leaves a tensor without a gradient alone
+            self._add_up(tensors)
         if all(tensor.grad is None for tensor in tensors):
             names = ", ".join(self.variable.tensors())
             raise MetricError(
-                f"no gradient of {self.metric.name} reached {names}; the metric or the model "
-                f"detaches it"
+                f"no gradient of {self.name} reached {names}; the metric or the model detaches it"
             )
         self._agree(moves)
         return self._values(rows)
 
     @torch.no_grad()
-    def look(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The values without a gradient: means of "metric" and "drift" (with preservation), each
-        regulariser asked for, "objective".
-        """
-        rows: list[tuple[float, ...]] = []
+    def look(self, examples: Sequence[Example]) -> Values:
+        """Means of "metric", "drift" (with preservation) and each regulariser; "objective"."""
+        rows: list[Row] = []
         mine = self.processes.share(examples)
         with self.processes.together():
             for part, images in self.render.draw(mine, self.variable):
                 rows += zip(*(values.tolist() for values in self._parts(images, part)), strict=True)
         return self._values(rows)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The scale."""
+        return asdict(self.scale)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a saved scale."""
+        self.scale = GradientScale(**state)
+
     def _gradients(
         self, examples: Sequence[Example], count: int, tensors: Sequence[Tensor]
-    ) -> tuple[list[tuple[float, ...]], list[Tensor | None]]:
-        """The values of examples, and the gradient of what they contribute to the mean over
-        `count`.
-        """
+    ) -> tuple[list[Row], list[Tensor | None]]:
+        """The terms of examples, and the gradient of their share of the mean over `count`."""
         parts: list[Tensor] = []
 
         def draw() -> tuple[Tensor, Tensor]:
@@ -123,7 +167,7 @@ class Objective:
             parts[:] = self._parts(images, examples)
             if images.requires_grad and not parts[0].requires_grad:
                 raise MetricError(
-                    f"metric {self.metric.name} blocks gradients; nothing could be learned from it"
+                    f"metric {self.name} blocks gradients; nothing could be learned from it"
                 )
             return images, sum(
                 (w * p.sum() for w, p in zip(self._weights, parts, strict=True)), torch.zeros(())
@@ -132,8 +176,32 @@ class Objective:
         gradients = self.scale.gradients(draw, tensors, uses_float16(self.render.model))
         return list(zip(*(values.tolist() for values in parts), strict=True)), gradients
 
+    def _add_regularisers(self) -> None:
+        """Add the regularisers' gradient to the learned tensors' `grad`."""
+        values = self._regularisers()
+        penalty = sum(
+            (weight * values[name] for name, weight in self.settings.regularisers.items()),
+            torch.zeros(()),
+        )
+        if penalty.requires_grad:
+            penalty.backward()
+
+    def _add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the sum of their gradients."""
+        reached = torch.tensor([float(tensor.grad is not None) for tensor in tensors])
+        gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
+        self.processes.sum_([reached, *gradients])
+        for tensor, gradient, share in zip(tensors, gradients, reached.tolist(), strict=True):
+            # As one process would have it: optimisers leave a tensor without a gradient alone.
+            tensor.grad = gradient if share else None
+
     def _agree(self, moves: bool) -> None:
-        """Give all processes one scale, and warn if no example of any of them moves the variable."""
+        """Give all processes one scale, and warn if no example of any of them moves the variable.
+
+        Args:
+            moves: whether an example of this process does.
+
+        """
         seen = self.processes.gather([(self.scale.largest, self.scale.steady, moves)])
         self.scale.largest, self.scale.steady = min(
             (largest, steady) for largest, steady, _ in seen
@@ -141,7 +209,7 @@ class Objective:
         self.scale.step_done()
         if self.processes.is_main and not any(moved for *_, moved in seen):
             warnings.warn(
-                f"the gradient of {self.metric.name} with respect to "
+                f"the gradient of {self.name} with respect to "
                 f"{', '.join(self.variable.tensors())} is exactly 0 for all examples of a step, "
                 "which teach nothing: metric or pictures are flat there (a threshold that all "
                 "have passed? a learning rate that drove them to black or white?), or what is "
@@ -156,56 +224,47 @@ class Objective:
 
     def _parts(self, images: Tensor, examples: Sequence[Example]) -> list[Tensor]:
         """The terms that `_weights` weighs, `[B]` each."""
-        scores = self.metric(images)
+        check_samples(self.metric, images)
+        scores = self.metric(images, prompts=[example.prompt for example in examples])
         check_scores(self.metric, scores, len(examples))
         if not self.settings.preservation:
             return [scores]
-        return [
-            scores,
-            structure_distance(images, torch.stack([self.plain[e] for e in examples]).to(images)),
-        ]
+        plain = torch.stack([self.plain[example] for example in examples]).to(images)
+        return [scores, structure_distance(images, plain)]
 
     def _regularisers(self) -> dict[str, Tensor]:
         return self.variable.regularisers() if self.settings.regularisers else {}
 
-    def _regulariser_values(self) -> dict[str, float]:
+    def _regulariser_values(self) -> Values:
         values = self._regularisers()
         return {name: values[name].item() for name in self.settings.regularisers}
 
-    def _values(self, rows: list[tuple[float, ...]]) -> dict[str, float]:
-        """Means over all processes' rows, the same bits in each of them: they decide which state is
-        kept and when the run stops.
+    def _values(self, rows: list[Row]) -> Values:
+        """Means over all processes' rows.
+
+        They are the same bits in each process: they decide which state is kept and when the run
+        stops.
         """
         columns = zip(*self.processes.gather(rows), strict=True)
         means = [math.fsum(column) / len(column) for column in columns]
         values = dict(zip(("metric", "drift"), means, strict=False))
         extra = self.processes.from_main(self._regulariser_values)
         total = sum(weight * mean for weight, mean in zip(self._weights, means, strict=True))
-        return (
-            values
-            | extra
-            | {
-                "objective": total
-                + sum(weight * extra[name] for name, weight in self.settings.regularisers.items())
-            }
-        )
+        penalty = sum(weight * extra[name] for name, weight in self.settings.regularisers.items())
+        return values | extra | {"objective": total + penalty}
+
+    def _draw_plain(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
+        """Every example's plain picture on the CPU; one process draws it, and all have it."""
+        unique = list(dict.fromkeys(examples))
+        mine = self.processes.share(unique)
+        pictures = torch.empty(0)
+        with self.processes.together(), self.variable.disabled():
+            if mine:
+                pictures = torch.cat([images.cpu() for _, images in self.render.draw(mine)])
+        return dict(zip(unique, self.processes.gather(pictures), strict=True))
 
 
-def check_tensors(variable: Variable) -> None:
-    """Raise InvalidTypeError if something would be learned in float16: the numbers that Adam
-    divides by are 0 there, and its steps NaN.
-    """
-    for name, tensor in variable.tensors().items():
-        if tensor.dtype == torch.float16:
-            raise InvalidTypeError(
-                f"{name} of {type(variable).__name__} is in float16, in which Adam's steps are "
-                "NaN; keep what is learned in float32 and cast it where it is used, or load the "
-                f"pipeline in bfloat16 or float32"
-            )
-
-
-def check_regularisers(variable: Variable, settings: Settings) -> None:
-    """Raise InvalidInputError if `settings` ask for a regulariser that the variable does not have."""
+def _check_regularisers(variable: Variable, settings: Settings) -> None:
     for name in settings.regularisers:
         known = variable.regularisers()
         if name not in known:
@@ -216,24 +275,10 @@ def check_regularisers(variable: Variable, settings: Settings) -> None:
             )
 
 
-def draw_plain(
-    render: Renderer, variable: Variable, examples: Sequence[Example], processes: Processes
-) -> dict[Example, Tensor]:
-    """Unclamped pictures `[3, H, W]` on the CPU of the model without what is learned: each drawn by
-    one process, returned in all.
-    """
-    unique = list(dict.fromkeys(examples))
-    mine: Any = processes.share(unique)
-    pictures = torch.empty(0)
-    with processes.together(), variable.disabled():
-        if mine:
-            pictures = torch.cat([images.cpu() for _, images in render.draw(mine)])
-    return dict(zip(unique, processes.gather(pictures), strict=True))
-
-
 def _add(tensors: Sequence[Tensor], gradients: list[Tensor | None]) -> None:
-    """Add to the tensors' `grad`, which share no memory with anything; `gradients` is used up, so
-    that few are there twice at a time.
+    """Add to the tensors' `grad`, which shares no memory with anything.
+
+    `gradients` is emptied on the way, so that few of them are there twice at a time.
     """
     for tensor in reversed(tensors):
         gradient = gradients.pop()

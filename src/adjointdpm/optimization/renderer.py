@@ -1,9 +1,9 @@
-"""Pictures of examples, with and without what is learned: the one place where the product calls the
-model.
+"""Pictures of examples, with and without what is learned.
+
+The tasks call the model nowhere else.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -13,23 +13,16 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import Metric, check_samples
+from adjointdpm.metrics.base import Samples
 from adjointdpm.variables import Example, Inputs, Variable
-
-
-@dataclass
-class CallCounter:
-    """Counts forward calls of the denoising network; one call handles a batch, and guidance does
-    not double it.
-    """
-
-    calls: int = 0
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """Draws examples with fixed sampling settings: an example looks the same in every batch and
-    process, whatever the scheduler draws.
+    """Draws examples with fixed sampling settings.
+
+    An example looks the same in every batch and process, whatever the scheduler draws.
 
     Args:
         model: what `adjointdpm.load` returns.
@@ -38,7 +31,7 @@ class Renderer:
         sampler: a sampler or its name; None is the pipeline's own scheduler.
         gradient: the gradient method or its name.
         chunk: pictures drawn or scored at once where no gradient is needed.
-        noises: initial noise `[1, C, H, W]` of examples that do not start from their seed's.
+        noises: initial noise `[1, …]` of examples that do not start from their seed's.
 
     """
 
@@ -48,21 +41,17 @@ class Renderer:
     sampler: Sampler | str | None = None
     gradient: GradientMethod | str = "exact"
     chunk: int = 8
-    counter: CallCounter = field(default_factory=CallCounter)
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
 
-    def __call__(
-        self, examples: Sequence[Example], variable: Variable
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def __call__(self, examples: Sequence[Example], variable: Variable) -> Samples:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
         return self._generate(variable.apply(self._inputs(examples)))
 
     @torch.no_grad()
     def draw(
         self, examples: Sequence[Example], variable: Variable | None = None
-    ) -> Iterator[tuple[Sequence[Example], Float[Tensor, "part 3 height width"]]]:
-        """Pictures as training sees them, unclamped and where the model draws them, but without
-        gradients.
+    ) -> Iterator[tuple[Sequence[Example], Samples]]:
+        """Pictures as training sees them: unclamped, on the model's device; without gradients.
 
         Args:
             examples: what to draw.
@@ -79,9 +68,7 @@ class Renderer:
                 self._generate(self._inputs(part)) if variable is None else self(part, variable),
             )
 
-    def look(
-        self, examples: Sequence[Example], variable: Variable | None = None
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Samples:
         """Pictures as they are shown and saved: clamped, in float32 on the CPU."""
         return torch.cat(
             [images.clamp(0, 1).float().cpu() for _, images in self.draw(examples, variable)]
@@ -89,35 +76,32 @@ class Renderer:
 
     @torch.no_grad()
     def score(
-        self, metric: Metric, images: Float[Tensor, "batch 3 height width"]
+        self, metric: Metric, images: Samples, prompts: Sequence[str]
     ) -> Float[Tensor, " batch"]:
-        """A metric's scores, on the CPU, of pictures that lie anywhere: it sees them on the model's
-        device and in the model's dtype.
+        """A metric's scores, on the CPU, of pictures or videos that lie anywhere.
+
+        The metric sees them on the model's device and in the model's dtype, `chunk` at a time.
+
+        Args:
+            metric: what scores.
+            images: the samples.
+            prompts: what each of them was drawn for.
+
+        Raises:
+            MetricError: the metric does not take such samples.
+
         """
-        return torch.cat(
-            [
-                metric(part.to(self.model.device, self.model.dtype)).cpu()
-                for part in images.split(self.chunk)
-            ]
-        )
+        check_samples(metric, images)
+        scores = []
+        for start in range(0, len(images), self.chunk):
+            part = slice(start, start + self.chunk)
+            seen = images[part].to(self.model.device, self.model.dtype)
+            scores.append(metric(seen, prompts=list(prompts[part])).cpu())
+        return torch.cat(scores)
 
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
         return replace(self, gradient=gradient)
-
-    @contextmanager
-    def counted(self):
-        """Count the network's forward calls inside the block in `counter`."""
-        network = getattr(self.model.pipe, "unet", None) or self.model.pipe.transformer
-
-        def count(*_: object) -> None:
-            self.counter.calls += 1
-
-        handle = network.register_forward_hook(count)
-        try:
-            yield self.counter
-        finally:
-            handle.remove()
 
     def _inputs(self, examples: Sequence[Example]) -> Inputs:
         # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn
@@ -129,12 +113,12 @@ class Renderer:
 
     def _generate(self, inputs: Inputs) -> Tensor:
         return self.model.generate(
-            list(inputs.prompts) if inputs.prompt_embeds is None else None,
+            list(inputs.prompts) if inputs.encoded is None else None,
             inputs.noise,
-            prompt_embeds=inputs.prompt_embeds,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             gradient=self.gradient,
             seeds=[example.seed for example in inputs.examples],
+            **(inputs.encoded or {}),
         )

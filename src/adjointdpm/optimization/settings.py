@@ -3,10 +3,19 @@
 import math
 from dataclasses import dataclass
 
-from adjointdpm.errors import InvalidInputError, UnknownNameError
+from adjointdpm.errors import UnknownNameError
+from adjointdpm.optimization.optimizers import check_optimizer
+from adjointdpm.support.checks import check_int, check_number
 
 #: What the learning rate does over a run.
 SCHEDULES = ("constant", "cosine")
+
+#: Former names of settings, and what they are called now: a config file that uses one is told so.
+RENAMED: dict[str, str] = {
+    "learning_rate": "lr",
+    "schedule": "lr_schedule",
+    "max_gradient_norm": "clip",
+}
 
 
 @dataclass(frozen=True)
@@ -16,12 +25,13 @@ class Settings:
     Args:
         iterations: optimiser steps at most.
         batch: examples drawn in one graph; memory grows with it.
-        accumulate: a step uses batch · accumulate examples, whatever the number of processes they
-            are shared out over.
-        learning_rate: of Adam (Kingma & Ba 2015).
-        schedule: "constant", or "cosine": from the learning rate down to 0 after the last iteration
+        accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
+            number of processes they are shared out over.
+        optimizer: the optimiser: adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
+        lr: the learning rate, which each optimiser takes in its own way. See `OPTIMIZERS`.
+        lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
             (Loshchilov & Hutter 2017).
-        max_gradient_norm: the gradient is scaled down to this norm.
+        clip: the gradient is scaled down to this norm; that of "lbfgs" never is.
         ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
             k) / (10 + k)), so that the start is soon forgotten.
@@ -37,15 +47,15 @@ class Settings:
         seed: of the order in which examples are used.
 
     Raises:
-        InvalidInputError: a value out of range.
-        UnknownNameError: an unknown schedule.
+        InvalidTypeError, InvalidInputError: a value that is no such number, or out of range.
+        UnknownNameError: an unknown schedule or optimiser.
 
     """
 
     iterations: int = 20
     batch: int = 2
-    learning_rate: float = 0.05
-    max_gradient_norm: float = 1.0
+    lr: float = 0.05
+    clip: float = 1.0
     preservation: float = 1.0
     validate_every: int = 5
     patience: int = 2
@@ -55,7 +65,8 @@ class Settings:
     ema: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
-    schedule: str = "constant"
+    lr_schedule: str = "constant"
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
         for name in (
@@ -66,23 +77,18 @@ class Settings:
             "patience",
             "checkpoint_every",
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name}={value!r} must be an int of at least 1")
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError(f"{name}={getattr(self, name)!r} must be a positive number")
+            check_int(name, getattr(self, name), 1)
+        for name in ("lr", "clip"):
+            check_number(name, getattr(self, name), above=0)
         for name in ("preservation", "distance", "likelihood"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidInputError(f"{name}={getattr(self, name)!r} must be at least 0")
-        if not 0 <= self.ema < 1:
-            raise InvalidInputError(
-                f"ema={self.ema!r} must be at least 0 and below 1; 0.99 averages about the last "
-                f"100 iterations"
-            )
-        if self.schedule not in SCHEDULES:
+            check_number(name, getattr(self, name), least=0)
+        check_number(
+            "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"
+        )
+        check_optimizer(self.optimizer)
+        if self.lr_schedule not in SCHEDULES:
             raise UnknownNameError(
-                f"schedule {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"
+                f"lr_schedule {self.lr_schedule!r} is unknown; choose from {', '.join(SCHEDULES)}"
             )
 
     @property
@@ -99,10 +105,11 @@ class Settings:
             if weight
         }
 
-    def learning_rate_at(self, iteration: int) -> float:
-        """The learning rate of the step after `iteration` steps, a function of nothing else: a
-        resumed run needs no state for it.
+    def lr_at(self, iteration: int) -> float:
+        """The learning rate of the step after `iteration` steps.
+
+        It depends on nothing else, so that a resumed run needs no state for it.
         """
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        if self.lr_schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

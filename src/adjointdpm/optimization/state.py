@@ -4,13 +4,14 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from adjointdpm.errors import CheckpointError
 from adjointdpm.optimization.auto_agreement import Choices
 from adjointdpm.optimization.averaging import Average
-from adjointdpm.optimization.float16_scaling import GradientScale
+from adjointdpm.optimization.objective import Objective
+from adjointdpm.optimization.optimizers import pack_state, unpack_state
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.variables import Variable
 
@@ -24,10 +25,10 @@ class Progress:
     Args:
         iteration: steps done.
         best_objective, best_iteration, looks_without_progress: of the validation so far.
-        network_calls, seconds: what all processes together, and the main one, have spent in the
-            loop up to the last checkpoint, in all sessions; checkpoints from before there were
-            these count as 0.
-        gradients: what `Auto` decided, see `gradient_choices`.
+        network_calls, seconds: what the loop has cost up to the last checkpoint, in all sessions:
+            the calls of all processes, and the main one's seconds. They are 0 in checkpoints that
+            do not have them.
+        gradients: what `Auto` decided, see `auto_agreement`.
 
     """
 
@@ -46,18 +47,18 @@ class LoopState:
 
     Args:
         variable: holds the current iterate.
-        adam: the optimiser of its tensors.
+        objective: may have a state of its own.
+        optimizer: changes the variable's tensors.
         average: their moving average.
-        scale: of gradients through float16.
         progress: counters.
         best: the tensors with the best validation objective so far; the start counts.
 
     """
 
     variable: Variable
-    adam: torch.optim.Adam
+    objective: Objective
+    optimizer: Optimizer
     average: Average
-    scale: GradientScale = field(default_factory=GradientScale)
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -65,19 +66,17 @@ class LoopState:
         self.best = self._copy()
 
     def consider(self, objective: float) -> None:
-        """Keep what the variable holds now if its validation objective is the best so far; count
-        looks that find nothing better.
+        """Keep what the variable holds now if its validation objective is the best so far.
+
+        Looks that find nothing better are counted.
         """
-        if objective < self.progress.best_objective:
-            progress = self.progress
-            progress.best_objective, progress.best_iteration, progress.looks_without_progress = (
-                objective,
-                progress.iteration,
-                0,
-            )
+        progress = self.progress
+        if objective < progress.best_objective:
+            progress.best_objective, progress.best_iteration = objective, progress.iteration
+            progress.looks_without_progress = 0
             self.best = self._copy()
         else:
-            self.progress.looks_without_progress += 1
+            progress.looks_without_progress += 1
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint.
@@ -96,13 +95,13 @@ class LoopState:
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        for index, slots in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
+        slots, optimizer = pack_state(self.optimizer)
         facts = asdict(self.progress) | {
-            "best_objective": self.progress.best_objective.hex()
-        }  # every bit of it
-        facts["gradient_scale"] = asdict(self.scale)
-        checkpoints.write(self.progress.iteration, tensors, facts)
+            "best_objective": self.progress.best_objective.hex(),  # every bit of it
+            "objective": self.objective.state_dict(),
+            "optimizer": {"class": type(self.optimizer).__name__, "state": optimizer},
+        }
+        checkpoints.write(self.progress.iteration, tensors | slots, facts)
 
     def restore(self, stored: Stored) -> None:
         """Go back to the state that `save` wrote.
@@ -112,10 +111,10 @@ class LoopState:
 
         """
         tensors, facts = stored
-        groups: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "average": {}, "adam": {}}
+        groups: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "average": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition("/")
-            groups[group][rest] = tensor
+            groups.setdefault(group, {})[rest] = tensor
         self.variable.load_tensors(groups["now"])
         if groups["average"].keys() != self.average.values.keys():
             raise CheckpointError(
@@ -124,16 +123,18 @@ class LoopState:
             )
         for name, tensor in self.average.values.items():
             tensor.copy_(groups["average"][name])
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in groups["adam"].items():
-            index, _, slot = name.partition("/")
-            slots.setdefault(int(index), {})[slot] = tensor
-        self.adam.load_state_dict(self.adam.state_dict() | {"state": slots})
+        optimizer = facts.pop("optimizer")
+        if optimizer["class"] != type(self.optimizer).__name__:
+            raise CheckpointError(
+                f"the checkpoint was written with another optimizer, {optimizer['class']}, and "
+                f"this run uses {type(self.optimizer).__name__}"
+            )
+        unpack_state(self.optimizer, tensors, optimizer["state"])
         self.best = {
             name: groups["best"][name].to(tensor)
             for name, tensor in self.variable.tensors().items()
         }
-        self.scale = GradientScale(**facts.pop("gradient_scale", {}))  # older checkpoints have none
+        self.objective.load_state_dict(facts.pop("objective", {}))
         facts["best_objective"] = float.fromhex(facts["best_objective"])
         self.progress = Progress(**facts)
 

@@ -1,8 +1,16 @@
 """Adapters from diffusers pipelines, one file a family."""
 
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.families import from_pipeline
+from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.pipelines.inversion import invert, invert_exactly
-from adjointdpm.pipelines.loading import load
+from adjointdpm.pipelines.loading import from_pipeline, load
 
-__all__ = ["DiffusionModel", "from_pipeline", "invert", "invert_exactly", "load"]
+__all__ = [
+    "DiffusionModel",
+    "Example",
+    "Inputs",
+    "from_pipeline",
+    "invert",
+    "invert_exactly",
+    "load",
+]

@@ -2,11 +2,9 @@
 
 import inspect
 import warnings
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,39 +15,49 @@ from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, Gradie
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
-from adjointdpm.engine.samplers.base import standard_normal
 from adjointdpm.engine.sampling import sample
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
-from adjointdpm.pipelines import schedulers
 from adjointdpm.pipelines.checks import (
+    Layout,
     batch_size,
     check_count,
     check_either,
+    check_encoded,
     check_guidance,
     check_prompts,
     check_seeds,
     check_tensor,
 )
-from adjointdpm.pipelines.native import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.examples import Encoded, expand_batch
+from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.schedulers import (
+    Generators,
+    SchedulerLoop,
+    blocked_gradients,
+    check_scheduler,
+)
 
 
 class DiffusionModel(ABC):
-    """A pipeline, differentiable; made by `load` or `from_pipeline`. A family of pipelines is a
-    subclass.
+    """A differentiable pipeline, made by `load` or `from_pipeline`.
 
-    The pipeline stays the user's: nothing in it is changed, and what is changed in it (weights,
-    adapters, `pipe.scheduler`) counts from the next call on.
+    Each family of pipelines is a subclass. The pipeline stays the user's: nothing in it is changed,
+    and what the user changes in it (weights, adapters, `pipe.scheduler`) counts from the next call
+    on.
 
     Attributes:
         pipe: the diffusers pipeline.
+        scheduler_loop: how the family's pipelines call their scheduler.
 
     """
+
+    scheduler_loop: ClassVar[type[SchedulerLoop]] = SchedulerLoop
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._warned: set[str] = set()
-        self._last_decoder: _Decoder | None = None
         self._check_pipeline()
 
     # What a family provides.
@@ -57,27 +65,39 @@ class DiffusionModel(ABC):
     @property
     @abstractmethod
     def network(self) -> nn.Module:
-        """`network(x, t, cond) -> output`, t in the unit of the scheduler's timesteps; one object
-        for one network of the pipeline.
+        """The denoiser as `network(x, t, cond) -> output`.
+
+        t is in the unit of the scheduler's timesteps. It is the same object as long as the pipeline
+        has the same network.
         """
 
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the noise for a picture of the pipeline's default size."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's noise at the pipeline's default size, for example (C, H, W)."""
 
     @property
     @abstractmethod
-    def embedding_width(self) -> int:
-        """D of the prompt embeddings `[B, L, D]`."""
+    def noise_layout(self) -> Layout:
+        """The layout of noise of any size, for example ("B", 4, "H", "W")."""
+
+    @property
+    @abstractmethod
+    def encoded_layouts(self) -> dict[str, Layout]:
+        """The layout of each tensor that `encode` returns, by name."""
 
     @abstractmethod
-    def encode(self, prompts: str | Sequence[str]) -> Float[Tensor, "batch length width"]:
-        """Prompt embeddings as the pipeline itself makes them, differentiable in the text encoder's
-        weights and token embeddings.
+    def encode(self, prompts: str | Sequence[str]) -> Encoded:
+        """Encode prompts as the pipeline itself does.
+
+        The result is differentiable in the text encoder's weights and token embeddings.
 
         Args:
             prompts: one string (B = 1) or a list of B strings.
+
+        Returns:
+            Tensors with leading dimension B, by the names under which the pipeline's `__call__`
+            takes them: `model.generate(noise=noise, **model.encode("a cat"))`.
 
         Raises:
             PromptError: neither a string nor a non-empty list of strings, or the pipeline has no
@@ -86,10 +106,11 @@ class DiffusionModel(ABC):
         """
 
     @abstractmethod
-    def decode(
-        self, latents: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
-        """Pictures of about [0, 1], not clamped, in the dtype of `latents`; differentiable.
+    def decode(self, latents: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *sample"]:
+        """Turn latents into samples, pictures `[B, 3, H, W]` for example; differentiable.
+
+        Returns:
+            Samples of about [0, 1], not clamped, in the dtype of `latents`.
 
         Raises:
             InvalidTypeError, ShapeError: `latents` are no floating-point tensor of this layout.
@@ -99,12 +120,19 @@ class DiffusionModel(ABC):
     @abstractmethod
     def conditioning(
         self,
-        embeds: Float[Tensor, "batch length width"],
-        negative: str | list[str] | Tensor | None,
+        encoded: Encoded,
+        negative: str | list[str] | Encoded | None,
         guidance_scale: float,
     ) -> tuple[Tree, Tree, float]:
-        """(cond, null_cond, guidance scale) for `Denoiser`; a scale of 1 where the pipeline would
-        not guide, with no `null_cond` then.
+        """Return what `Denoiser` needs besides the network: cond, null_cond and guidance scale.
+
+        Where the pipeline would not guide, the scale is 1 and null_cond is None.
+
+        Args:
+            encoded: the prompts, as `encode` returns them.
+            negative: the negative prompt or prompts, or those encoded, by the names of `encoded`.
+            guidance_scale: as the pipeline takes it.
+
         """
 
     # What all families share.
@@ -116,14 +144,11 @@ class DiffusionModel(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of `noise`, and so of the state and the pictures: float32, or float64 for a float64
-        pipeline.
-        """
-        return torch.promote_types(torch.float32, self.pipe.unet.dtype)
+        """The dtype of noise, state and samples: float64 for a float64 network, else float32."""
+        weights = (p.dtype for p in self.network.parameters() if p.is_floating_point())
+        return torch.promote_types(torch.float32, next(weights, torch.float32))
 
-    def noise(
-        self, batch: int, seed: int, offset: int = 0
-    ) -> Float[Tensor, "batch channel height width"]:
+    def noise(self, batch: int, seed: int, offset: int = 0) -> Float[Tensor, "batch *shape"]:
         """Initial noise of unit variance, for `generate` and for the pipeline's own `latents`.
 
         Sample i depends on (seed, offset + i) alone, whatever the batch, the device or the process;
@@ -135,8 +160,8 @@ class DiffusionModel(ABC):
             offset: the number of the first sample.
 
         Returns:
-            `[B, C, H, W]` in float32 (float64 for a float64 pipeline) on the pipeline's device.
-            Cast it to pass it to a half-precision pipeline itself.
+            `[B, *latent_shape]` in float32 (float64 for a float64 pipeline) on the pipeline's
+            device. Cast it to pass it to a half-precision pipeline itself.
 
         Raises:
             InvalidTypeError, InvalidInputError: an argument is not an int, or out of range.
@@ -151,42 +176,37 @@ class DiffusionModel(ABC):
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
-        noise: Float[Tensor, "batch channel height width"] | None = None,
+        noise: Float[Tensor, "batch *shape"] | None = None,
         *,
-        prompt_embeds: Float[Tensor, "batch length width"] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        negative_prompt_embeds: Float[Tensor, "batch length width"] | None = None,
         steps: int = 50,
         guidance_scale: float | Tensor | None = None,
         sampler: Sampler | str | None = None,
         gradient: GradientMethod | str = "exact",
-        generator: schedulers.Generators | None = None,
+        generator: Generators | None = None,
         seeds: Sequence[int] | None = None,
-    ) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
-        """Pictures, differentiable in the noise, the prompt embeddings, and every weight and
-        adapter of the pipeline that requires grad.
+        **encoded: Tensor | None,
+    ) -> Float[Tensor, "batch *sample"]:
+        """Draw pictures that can be differentiated.
 
-        Without `sampler` the pipeline's own scheduler makes the picture that `pipe(prompt,
-        latents=noise)` makes, apart from the pipeline's last clamp, which would zero gradients. The
-        decoder is part of the differentiated function: with `gradient="exact"` its graph is the one
-        that is kept, and every call of the denoiser is recomputed, so that one network's graph is
-        alive at a time. Under `torch.no_grad` nothing is kept.
+        Gradients reach the noise, the encoded prompts, and every weight and adapter of the pipeline
+        that requires grad. Without `sampler` the pipeline's own scheduler makes the picture that
+        `pipe(prompt, latents=noise)` makes, except for the pipeline's last clamp, which would zero
+        gradients. The decoder is part of the differentiated function: with `gradient="exact"` its
+        graph is kept and every call of the denoiser is recomputed, so that only one network's graph
+        is in memory at a time. Under `torch.no_grad` nothing is kept.
 
         A pipeline in float16 needs a scaled loss: inside its networks gradients below 6e-8 become
-            0, and those of a mean over many pixels
-        are below that. Multiply the loss so that its gradient with respect to the pictures is about
-        1 at its largest, and divide the gradients that come back, or let `torch.amp.GradScaler` do
-        both; or load the pipeline in bfloat16, which has the range of float32. The library's own
-        tasks and `optimize` scale by themselves.
+        0, and those of a mean over many pixels are smaller than that. Multiply the loss so that its
+        largest gradient with respect to the pictures is about 1, and divide the gradients that come
+        back, or use `torch.amp.GradScaler`; or load the pipeline in bfloat16, which has the range
+        of float32. The library's tasks and `optimize` scale by themselves.
 
         Args:
-            prompt: a string for the whole batch, or a list of B. This or `prompt_embeds`.
-            noise: `[B, C, H, W]`, unit variance, as `noise()` makes it; H and W set the picture's
-                size. State arithmetic is in its dtype. None: the samples of seed 0, the same at
-                every call.
-            prompt_embeds: `[B, L, D]`, as `encode` makes them.
+            prompt: a string for the whole batch, or a list of B. This or `encoded`.
+            noise: `[B, …]`, unit variance, as `noise()` makes it; its size sets the picture's. All
+                states have its dtype. None: the samples of seed 0, the same at every call.
             negative_prompt: a string for the whole batch, or a list of B; None is "".
-            negative_prompt_embeds: `[B, L, D]`.
             steps: the scheduler's `num_inference_steps`, or the native sampler's steps.
             guidance_scale: w of null + w (text - null), in one batched call; guidance is off at w
                 <= 1 as in the pipeline. None: the default of the pipeline's class (7.5 for Stable
@@ -197,15 +217,19 @@ class DiffusionModel(ABC):
                 needs a native sampler; without one it is given the sampler and grid that equal the
                 pipeline's scheduler, where there are such.
             generator: for stochastic schedulers, as the pipeline's own argument. None: sample i
-                draws from a CPU generator seeded with i, so that a repeated call, with other noise
-                or weights too, meets the same draws. Native samplers bring their own seed.
-            seeds: one non-negative int for each sample, in place of `generator`: what a stochastic
-                scheduler or native sampler draws for a sample then depends on its seed (and the
-                native sampler's own), wherever in whichever batch it is drawn. They may be the
-                seeds that the noise was made from: the draws are others.
+                draws from a CPU generator seeded with i, so that a repeated call draws the same,
+                also with other noise or weights. Native samplers have their own seed.
+            seeds: one non-negative int for each sample, instead of `generator`. What a stochastic
+                scheduler or native sampler draws for a sample then depends on its seed (and on the
+                native sampler's own), not on its place in the batch. They may be the seeds that the
+                noise was made from: the draws are different.
+            **encoded: encoded prompts in place of `prompt`, by the names that `encode` gives them
+                (`prompt_embeds` for Stable Diffusion), and encoded negative prompts, by the same
+                names with `negative_` in front.
 
         Returns:
-            `[B, 3, H', W']`, about [0, 1], not clamped, in the dtype of the noise.
+            What `decode` makes, for example `[B, 3, H', W']`: about [0, 1], not clamped, in the
+            dtype of the noise.
 
         Raises:
             PromptError: no prompt, two prompts, or something that is not one.
@@ -214,7 +238,8 @@ class DiffusionModel(ABC):
                 the guidance scale is a tensor and the network was distilled for guidance, which
                 takes it as a number.
             ScheduleError: zero terminal SNR with epsilon prediction.
-            InvalidInputError, InvalidTypeError: another argument out of range or of the wrong type.
+            InvalidInputError, InvalidTypeError: another argument out of range, of the wrong type,
+                or unknown.
 
         Warns:
             AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
@@ -224,126 +249,102 @@ class DiffusionModel(ABC):
         self._check_pipeline()
         if seeds is not None:
             seeds = check_seeds(seeds, generator)
-        scheduler = schedulers.start(self.pipe.scheduler, steps, self.device)
-        default = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
-        # A tensor always guides: 2 stands for it where only that is asked.
-        scale = (
-            2.0
-            if isinstance(guidance_scale, Tensor)
-            else check_guidance(default if guidance_scale is None else guidance_scale)
-        )
-        texts, negative = self._check_prompts(
-            prompt, prompt_embeds, negative_prompt, negative_prompt_embeds
-        )
-        batch = self._check_batch(
-            noise, prompt_embeds, negative_prompt_embeds, texts, negative, seeds
-        )
+        loop = self.scheduler_loop(self.pipe.scheduler, steps, self.device)
+        scale = self._guidance(guidance_scale)
+        positive, negative = self._check_prompts(prompt, negative_prompt, encoded)
+        batch = self._check_batch(noise, positive, negative, seeds)
 
         x = self.noise(batch, seed=0) if noise is None else noise
-        embeds = (
-            prompt_embeds
-            if prompt_embeds is not None
-            else self.encode(texts if texts is not None else "")
-        )
-        cond, null_cond, scale = self.conditioning(embeds.expand(batch, -1, -1), negative, scale)
+        rows = positive if isinstance(positive, dict) else self.encode(positive)
+        cond, null_cond, scale = self.conditioning(expand_batch(rows, batch), negative, scale)
         if isinstance(guidance_scale, Tensor):
-            if null_cond is None:
-                raise UnsupportedError(
-                    "this pipeline's network was distilled for guidance and takes the scale as a "
-                    "number, not as a tensor"
-                )
-            scale = guidance_scale
+            scale = _as_input(guidance_scale, null_cond)
 
         grid = None
         if sampler is None and not isinstance(method, AutogradMethod):
             try:
-                sampler, grid = native_equivalent(scheduler)
+                sampler, grid = native_equivalent(loop.scheduler)
             except UnsupportedError:
                 if not isinstance(method, Auto):
                     raise
                 method = method.exact  # which takes every scheduler
         if isinstance(method, Checkpoint):
-            method = _DecoderLast(method, self._decoder)
+            method = self._leave_room_to_decode(method, x)
         if sampler is None:
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            call = method.wrap(denoiser.output, len(scheduler.timesteps))
-            own = schedulers.sample_generators(scheduler, batch, seeds)
-            arguments = self.pipe.prepare_extra_step_kwargs(generator or own, 0.0)
+            call = method.wrap(denoiser, loop.calls)
+            own = loop.generators(batch, seeds)
             return self.decode(
-                schedulers.run(scheduler, lambda x, t: call(x, t, cond, null_cond), x, arguments)
+                loop.run(lambda x, t: call(x, t, cond, null_cond), x, generator or own)
             )
 
-        schedule, prediction = schedule_and_prediction(scheduler)
+        schedule, prediction = schedule_and_prediction(loop.scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
         if seeds is not None:
             sampler = resolve_sampler(sampler).for_samples(seeds)
+        solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
         return self.decode(
-            sample(
-                denoiser,
-                x,
-                schedule=schedule,
-                cond=cond,
-                steps=steps,
-                grid=grid,
-                sampler=sampler,
-                gradient=method,
-            )
+            sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
         )
 
-    @property
-    def _decoder(self) -> "_Decoder":
-        """One object for one VAE of the pipeline, for what a memory budget remembers of it."""
-        if self._last_decoder is None or self._last_decoder.vae is not self.pipe.vae:
-            self._last_decoder = _Decoder(self)
-        return self._last_decoder
+    def _leave_room_to_decode(self, method: Checkpoint, x: Tensor) -> Checkpoint:
+        """Make the decoder's graph the one that is always kept, at the cost of the budget.
+
+        The backward pass needs the decoder's graph first, so the last network call can be
+        recomputed like the others.
+        """
+        budget = method.budget_bytes(x.device)
+        if budget is not None and torch.is_grad_enabled():
+            budget -= method.measured_bytes(self.decode, x)
+        return method.without_last(budget if budget and budget > 0 else None)
+
+    def _guidance(self, scale: float | Tensor | None) -> float:
+        """The scale as a number that says whether the pipeline guides."""
+        if isinstance(scale, Tensor):
+            return 2.0  # a tensor always guides
+        default = inspect.signature(type(self.pipe).__call__).parameters["guidance_scale"].default
+        return check_guidance(default if scale is None else scale)
 
     def _check_prompts(
-        self, prompt: Any, embeds: Tensor | None, negative: Any, negative_embeds: Tensor | None
-    ) -> tuple[str | list[str] | None, str | list[str] | Tensor | None]:
-        check_either(prompt, embeds)
-        check_either(negative, negative_embeds, "negative_prompt", required=False)
-        texts = None if prompt is None else check_prompts(prompt)
-        if negative_embeds is not None:
-            return texts, negative_embeds
-        return texts, None if negative is None else check_prompts(negative, "negative_prompt")
+        self, prompt: Any, negative: Any, encoded: dict[str, Tensor | None]
+    ) -> tuple[str | list[str] | Encoded, str | list[str] | Encoded | None]:
+        """Return the prompts and the negative prompts, each as text or encoded."""
+        given, negative_given = check_encoded(encoded, self.encoded_layouts, self.device)
+        check_either("prompt", prompt, self.encoded_layouts, given)
+        check_either(
+            "negative_prompt",
+            negative,
+            [f"negative_{name}" for name in self.encoded_layouts],
+            negative_given,
+            required=False,
+        )
+        if negative is not None:
+            negative = check_prompts(negative, "negative_prompt")
+        return given or check_prompts(prompt), negative_given or negative
 
     def _check_batch(
         self,
         noise: Tensor | None,
-        embeds: Tensor | None,
-        negative_embeds: Tensor | None,
-        texts: str | list[str] | None,
-        negative: str | list[str] | Tensor | None,
+        positive: str | list[str] | Encoded,
+        negative: str | list[str] | Encoded | None,
         seeds: list[int] | None,
     ) -> int:
-        width = {"D": self.embedding_width}
+        """Return the batch size on which all agree."""
         if noise is not None:
-            check_tensor(
-                noise, "noise", ("B", "C", "H", "W"), {"C": self.latent_shape[0]}, self.device
-            )
-        if embeds is not None:
-            check_tensor(embeds, "prompt_embeds", ("B", "L", "D"), width, self.device)
-        if negative_embeds is not None:
-            length = width if embeds is None else width | {"L": embeds.shape[1]}
-            check_tensor(
-                negative_embeds, "negative_prompt_embeds", ("B", "L", "D"), length, self.device
-            )
-        return batch_size(
-            {
-                "noise": None if noise is None else len(noise),
-                "prompt": len(texts) if isinstance(texts, list) else None,
-                "prompt_embeds": None if embeds is None else len(embeds),
-                "negative_prompt": len(negative) if isinstance(negative, list) else None,
-                "negative_prompt_embeds": None if negative_embeds is None else len(negative_embeds),
-                "seeds": None if seeds is None else len(seeds),
-            }
-        )
+            check_tensor(noise, "noise", self.noise_layout, self.device)
+        sizes = {"noise": None if noise is None else len(noise)}
+        for prefix, prompts in (("", positive), ("negative_", negative)):
+            if isinstance(prompts, dict):
+                sizes |= {f"{prefix}{name}": len(rows) for name, rows in prompts.items()}
+            elif isinstance(prompts, list):
+                sizes[f"{prefix}prompt"] = len(prompts)
+        return batch_size(sizes | {"seeds": None if seeds is None else len(seeds)})
 
     def _check_pipeline(self) -> None:
-        schedulers.check_prediction(self.pipe.scheduler)
-        concerns = schedulers.blocked_gradients(self.pipe.scheduler)
+        check_scheduler(self.pipe.scheduler, self.scheduler_loop.needs)
+        concerns = blocked_gradients(self.pipe.scheduler)
         if getattr(self.pipe, "safety_checker", None) is not None:
             concerns.append(
                 "the pipeline's safety checker blacks pictures out after decoding, which cannot be "
@@ -356,28 +357,11 @@ class DiffusionModel(ABC):
                 warnings.warn(concern, AdjointDPMWarning, stacklevel=4)
 
 
-class _Decoder(nn.Module):
-    """A model's `decode`, with the weights that it uses."""
-
-    def __init__(self, model: DiffusionModel) -> None:
-        super().__init__()
-        self.vae = model.pipe.vae
-        self._model = weakref.ref(model)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        model = self._model()
-        assert model is not None
-        return model.decode(latents)
-
-
-@dataclass(frozen=True)
-class _DecoderLast(AutogradMethod):
-    """Checkpointing for a solve whose last network call is the decoder's: that graph is kept, and
-    counts in a memory budget.
-    """
-
-    checkpoint: Checkpoint
-    decoder: _Decoder
-
-    def wrap(self, fn: Any, calls: int) -> Any:
-        return self.checkpoint.wrap(fn, calls, after=self.decoder)
+def _as_input(guidance_scale: Tensor, null_cond: Tree) -> Tensor:
+    """A guidance scale that is a tensor, which `Denoiser` guides with."""
+    if null_cond is None:
+        raise UnsupportedError(
+            "this pipeline's network was distilled for guidance and takes the scale as a number, "
+            "not as a tensor"
+        )
+    return guidance_scale

@@ -1,7 +1,7 @@
 """Checks of what a user passes to a model, before anything is computed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 
 import torch
@@ -14,10 +14,15 @@ from adjointdpm.errors import (
     PromptError,
     ShapeError,
 )
+from adjointdpm.pipelines.examples import Encoded
+
+# The sizes of a tensor's dimensions: a number where it is fixed, a name where it is free, for
+# example ("B", "L", 768).
+Layout = tuple[int | str, ...]
 
 
 def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
-    """`prompt` as a string or a list of strings.
+    """Return the prompts as a string or a list of strings.
 
     Raises:
         PromptError: neither, or an empty list.
@@ -37,19 +42,76 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
 
 
 def check_either(
-    prompt: object, embeds: object, name: str = "prompt", required: bool = True
+    name: str,
+    prompt: object,
+    encoded_names: Collection[str],
+    encoded: Encoded,
+    required: bool = True,
 ) -> None:
-    """Raise PromptError unless one of a prompt and its embeddings was given, or at most one if not
-    `required`.
+    """Check that a prompt was given as text or encoded, but not both.
+
+    Args:
+        name: the argument that takes the text.
+        prompt: its value.
+        encoded_names: the arguments that take the encoded prompt.
+        encoded: those of them that were given.
+        required: whether one of the two must be given.
+
+    Raises:
+        PromptError: both, or none where one is required, or only some of the encoded tensors.
+
     """
-    if prompt is not None and embeds is not None:
-        raise PromptError(f"pass either {name} or {name}_embeds, not both")
-    if required and prompt is None and embeds is None:
-        raise PromptError(f"pass {name}, or {name}_embeds")
+    both = " and ".join(encoded_names)
+    if prompt is not None and encoded:
+        raise PromptError(f"pass either {name} or {both}, not both")
+    if required and prompt is None and not encoded:
+        raise PromptError(f"pass {name}, or {both}")
+    if encoded and len(encoded) < len(encoded_names):
+        raise PromptError(f"pass {both} together, as encode() returns them")
 
 
-def batch_size(sizes: dict[str, int | None]) -> int:
-    """The batch size on which all arguments agree; None stands for one that fits any batch.
+def check_encoded(
+    given: Mapping[str, Tensor | None], layouts: Mapping[str, Layout], device: torch.device
+) -> tuple[Encoded, Encoded]:
+    """Sort what `generate` was given into encoded prompts and encoded negative prompts.
+
+    Args:
+        given: by argument name; None counts as not given.
+        layouts: of the encoded prompts, by name. The arguments for negative prompts are called the
+            same with `negative_` in front, and have the shape of the prompts but for the batch.
+        device: where the tensors must be.
+
+    Returns:
+        The encoded prompts and the encoded negative prompts, both by the names in `layouts`.
+
+    Raises:
+        InvalidTypeError: an argument with another name, or no floating-point tensor.
+        ShapeError, DeviceError, InvalidInputError: see `check_tensor`.
+
+    """
+    known = [*layouts, *(f"negative_{name}" for name in layouts)]
+    for name in given:
+        if name not in known:
+            raise InvalidTypeError(
+                f"generate() has no argument {name!r}; this pipeline's encoded prompts are "
+                f"{', '.join(known)}"
+            )
+    positives: Encoded = {}
+    negatives: Encoded = {}
+    for name, layout in layouts.items():
+        tensor, opposite = given.get(name), given.get(f"negative_{name}")
+        if tensor is not None:
+            check_tensor(tensor, name, layout, device)
+            positives[name] = tensor
+            layout = ("B", *tensor.shape[1:])
+        if opposite is not None:
+            check_tensor(opposite, f"negative_{name}", layout, device)
+            negatives[name] = opposite
+    return positives, negatives
+
+
+def batch_size(sizes: Mapping[str, int | None]) -> int:
+    """Return the batch size on which all arguments agree; None fits any batch.
 
     Raises:
         ShapeError: they disagree.
@@ -64,11 +126,17 @@ def batch_size(sizes: dict[str, int | None]) -> int:
     return next(iter(given.values()), 1)
 
 
-def check_tensor(
-    tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int], device: torch.device
-) -> None:
-    """Raise unless `tensor` is as `check_layout` wants it, on `device` and finite."""
-    check_layout(tensor, name, layout, sizes)
+def check_tensor(tensor: object, name: str, layout: Layout, device: torch.device) -> None:
+    """Check the layout of a tensor, and that it is on `device` and finite.
+
+    Raises:
+        InvalidTypeError, ShapeError: see `check_layout`.
+        DeviceError: it is on another device.
+        InvalidInputError: it holds NaN or infinite values.
+
+    """
+    check_layout(tensor, name, layout)
+    assert isinstance(tensor, Tensor)
     if tensor.device != device:
         raise DeviceError(
             f"{name} is on {tensor.device} and the pipeline on {device}; move one of them"
@@ -77,24 +145,28 @@ def check_tensor(
         raise InvalidInputError(f"{name} holds NaN or infinite values")
 
 
-def check_layout(tensor: Tensor, name: str, layout: tuple[str, ...], sizes: dict[str, int]) -> None:
-    """Raise unless `tensor` is floating point and laid out as told, for example ("B", "L", "D")
-    with {"D": 768}.
+def check_layout(tensor: object, name: str, layout: Layout) -> None:
+    """Check that a tensor is floating point, not empty, and laid out as told.
+
+    Raises:
+        InvalidTypeError: no tensor, or of another dtype.
+        ShapeError: another layout.
+
     """
-    shown = f"[{', '.join(str(sizes.get(axis, axis)) for axis in layout)}]"
+    shown = f"[{', '.join(map(str, layout))}]"
     if not isinstance(tensor, Tensor):
         raise InvalidTypeError(f"{name} must be a tensor {shown}, not {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise InvalidTypeError(f"{name} has dtype {tensor.dtype}; it must be floating point")
     wrong = tensor.ndim != len(layout) or any(
-        sizes.get(axis, n) != n for axis, n in zip(layout, tensor.shape, strict=True)
+        isinstance(size, int) and size != n for size, n in zip(layout, tensor.shape, strict=True)
     )
     if wrong or tensor.numel() == 0:
         raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; this model takes {shown}")
 
 
 def check_guidance(scale: object) -> float:
-    """`scale` as a float.
+    """Return the guidance scale as a float.
 
     Raises:
         InvalidTypeError, InvalidInputError: not a number, or not a finite one.
@@ -108,7 +180,7 @@ def check_guidance(scale: object) -> float:
 
 
 def check_count(value: object, name: str, least: int) -> int:
-    """`value`, an int of at least `least`.
+    """Return `value` if it is an int of at least `least`.
 
     Raises:
         InvalidTypeError, InvalidInputError: not an int, or too small.
@@ -122,10 +194,11 @@ def check_count(value: object, name: str, least: int) -> int:
 
 
 def check_seeds(seeds: object, generator: object) -> list[int]:
-    """`seeds` as a list of non-negative ints, which take the place of a generator.
+    """Return the seeds as a list, one non-negative int a sample.
 
     Raises:
-        InvalidTypeError, InvalidInputError: not a sequence of such ints, or a generator besides.
+        InvalidTypeError, InvalidInputError: not a sequence of such ints, or there is a generator
+            too.
 
     """
     if generator is not None:

@@ -1,4 +1,4 @@
-"""A user's own picture as initial noise, so that it can be the start of an optimisation."""
+"""From a user's own picture to initial noise, as the start of an optimisation."""
 
 from typing import Any
 
@@ -14,7 +14,8 @@ from adjointdpm.engine.samplers import Euler, ReversibleEuler, Sampler
 from adjointdpm.errors import InvalidInputError, ShapeError, UnsupportedError
 from adjointdpm.pipelines import schedulers
 from adjointdpm.pipelines.checks import check_tensor
-from adjointdpm.pipelines.native import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.examples import expand_batch
+from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
 
 RANGE = 1.0  # how far a model's own unclamped pictures may lie outside of [0, 1]
 
@@ -27,20 +28,21 @@ def invert(
     *,
     steps: int = 50,
     guidance_scale: float = 1.0,
-) -> Float[Tensor, "batch channel height width"]:
-    """The noise from which the pipeline's own scheduler makes the pictures again, as far as its
-    autoencoder can draw them.
+) -> Float[Tensor, "batch channel latent_height latent_width"]:
+    """Find the noise from which the pipeline's own scheduler draws the pictures again.
+
+    They come back as well as the pipeline's autoencoder can draw them.
 
     Args:
         model: what `adjointdpm.load` returns, with a scheduler that equals `Euler` (DDIM).
         images: in [0, 1], of a size that the autoencoder takes.
-        prompt: what they show; the same one is needed to draw them again, with the same steps and
-            guidance.
-        steps, guidance_scale: as `generate` takes them. Strong guidance makes inversion harder, and
-            may make it impossible.
+        prompt: what they show. Draw them again with the same prompt, steps and guidance.
+        steps: as `generate` takes it.
+        guidance_scale: as `generate` takes it. Strong guidance makes inversion harder, and may make
+            it impossible.
 
     Returns:
-        About unit variance.
+        Noise `[B, C, H, W]` of about unit variance.
 
     Raises:
         InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
@@ -69,30 +71,31 @@ def invert_exactly(
     steps: int = 50,
     guidance_scale: float = 1.0,
     coupling: float = 0.95,
-) -> tuple[Float[Tensor, "batch channel height width"], ReversibleEuler]:
-    """The noise, and the sampler, from which the model makes the pictures again to rounding, as its
-    autoencoder draws them.
+) -> tuple[Float[Tensor, "batch channel latent_height latent_width"], ReversibleEuler]:
+    """Find the noise and the sampler with which the model draws the pictures again to rounding.
 
-    For `model.generate(prompt, noise, steps=steps, guidance_scale=guidance_scale, sampler=sampler)`
-    with any gradient method, `Reversible` among them. No step is iterated, so strong guidance is no
-    obstacle; but stock diffusers does not have this sampler. The states are in float64, whatever
-    the network's dtype: rounding is multiplied by 1/coupling a step, and float64 costs no network
-    time.
+    `model.generate(prompt, noise, steps=steps, guidance_scale=guidance_scale, sampler=sampler)`
+    draws them, as the autoencoder makes them, with any gradient method (`Reversible` too). No step
+    is iterated, so strong guidance is no obstacle, but stock diffusers does not have this sampler.
+    The states are in float64, whatever the network's dtype: every step multiplies rounding errors
+    by 1/coupling, and float64 costs no network time. It takes 2N network calls, and 2N to check.
 
     Args:
         model: what `adjointdpm.load` returns.
-        images, prompt, steps, guidance_scale: as for `invert`; 2N network calls there, and 2N to
-            check.
+        images: in [0, 1], of a size that the autoencoder takes.
+        prompt: what they show.
+        steps: N, as `generate` takes it.
+        guidance_scale: as `generate` takes it.
         coupling: of `ReversibleEuler`.
 
     Returns:
-        The noise `[B, C, H, W]` in float64, as likely as the picture is under the model: its
-        standard deviation may be far from 1; and the sampler.
+        The noise `[B, C, H, W]` in float64, and the sampler. The noise is as likely as the picture
+        is under the model, so its standard deviation may be far from 1.
 
     Raises:
         InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
         ShapeError: the pictures' size is no multiple of the autoencoder's factor.
-        ReversalError: other pictures arrive.
+        ReversalError: the pictures that come back are different ones.
 
     """
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
@@ -116,8 +119,7 @@ def _encode(model: Any, images: Tensor) -> Tensor:
     check_tensor(
         images,
         "images",
-        ("B", "3", "H", "W"),
-        {},
+        ("B", 3, "H", "W"),
         images.device if isinstance(images, Tensor) else model.device,
     )
     if images.amin() < -RANGE or images.amax() > 1 + RANGE:
@@ -125,12 +127,7 @@ def _encode(model: Any, images: Tensor) -> Tensor:
             f"images hold values from {images.amin().item():.3g} to {images.amax().item():.3g}; "
             f"pictures to invert are in [0, 1]"
         )
-    if (
-        images.ndim != 4
-        or images.shape[1] != 3
-        or images.shape[2] % factor
-        or images.shape[3] % factor
-    ):
+    if images.shape[2] % factor or images.shape[3] % factor:
         raise ShapeError(
             f"pictures to invert have the shape [B, 3, H, W], H and W multiples of {factor}, not "
             f"{tuple(images.shape)}"
@@ -152,7 +149,7 @@ def _problem(
     guidance_scale: float,
 ) -> Problem:
     cond, null_cond, scale = model.conditioning(
-        model.encode(prompt).expand(len(latents), -1, -1), None, guidance_scale
+        expand_batch(model.encode(prompt), len(latents)), None, guidance_scale
     )
     schedule, prediction = schedule_and_prediction(scheduler)
     denoiser = Denoiser(model.network, prediction, scale, null_cond)

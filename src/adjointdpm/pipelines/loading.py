@@ -1,4 +1,4 @@
-"""`load`: from a name, a folder or a hub id to a model.
+"""`load` and `from_pipeline`: from a name, a folder, a hub id or a pipeline to a model.
 
 Only safetensors are read, and no code that comes with a model is run.
 """
@@ -15,9 +15,14 @@ from torch import nn
 
 from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.families import FAMILIES, from_pipeline, unknown_family
+from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
+from adjointdpm.support.quiet_loading import quiet_loading
 
+# The pipeline classes that are known: a new family is a file in this folder and a line here.
+FAMILIES: dict[str, type[DiffusionModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+}
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 INDEX = "model_index.json"
 # What a pipeline's parts may be. No pipelines: a pipeline inside one would have an index of its
@@ -47,22 +52,22 @@ REFUSED = {
 def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> DiffusionModel:
     """Load a pipeline and make it differentiable.
 
-    The weights come frozen (`requires_grad=False`), so that a gradient with respect to noise or a
-    prompt pays for nothing else; call `model.pipe.unet.requires_grad_()`, or add an adapter, to
-    train weights. Only safetensors files are read, and code in a model's repository is never run. A
+    The weights are frozen (`requires_grad=False`), so that a gradient with respect to noise or a
+    prompt pays for nothing else. To train weights, call `model.pipe.unet.requires_grad_()` or add
+    an adapter. Only safetensors files are read, and code in a model's repository is never run. A
     bundled name or a folder causes no network access.
 
     Args:
         name_or_path: "tiny", the bundled model; or a folder in diffusers' layout; or a hub id
-            "owner/model", which is looked up only if nothing called "owner" lies in the working
-            directory. A folder that is called like a bundled model is reached as "./tiny".
+            "owner/model", which is looked up only if the working directory has nothing called
+            "owner". Write "./tiny" for a folder with the name of a bundled model.
         **pipeline_kwargs: for the pipeline's `from_pretrained`, for example `torch_dtype`,
             `variant`, `safety_checker=None`.
 
     Raises:
         ModelError: no such model or folder, a folder that holds no pipeline, a pipeline of an
-                unknown class, or with parts that are not diffusers' or transformers' own, weights
-                that cannot be read.
+            unknown class or with parts that are not diffusers' or transformers' own, or weights
+            that cannot be read.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -79,10 +84,16 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
     if local:
         kwargs["local_files_only"] = True
+    with quiet_loading(progress=_takes_seconds(source, local)):
+        return _load(source, local, kwargs)
+
+
+def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel:
+    """Read the index, check the parts, and only then load them."""
     index = _read_index(source, local, kwargs)
     class_name = index.get("_class_name")
     if not isinstance(class_name, str) or class_name not in FAMILIES:
-        raise unknown_family(class_name if isinstance(class_name, str) else repr(class_name))
+        raise _unknown_family(class_name if isinstance(class_name, str) else repr(class_name))
     _check_parts(source, index)
     try:
         pipe = getattr(diffusers, class_name).from_pretrained(source, **kwargs)
@@ -101,6 +112,52 @@ def load(name_or_path: str | os.PathLike[str], **pipeline_kwargs: Any) -> Diffus
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
     return from_pipeline(pipe)
+
+
+def _takes_seconds(source: str, local: bool) -> bool:
+    """Whether loading takes long enough for a progress bar: a download, or more than a gigabyte."""
+    files = Path(source).rglob("*.safetensors") if local else ()
+    return not local or sum(file.stat().st_size for file in files) > 1e9
+
+
+def from_pipeline(pipe: Any) -> DiffusionModel:
+    """Make a pipeline differentiable.
+
+    The pipeline is used as it is. Its weights keep their `requires_grad`, and every weight that
+    requires grad (after diffusers' `from_pretrained`, all of them) costs its gradient in every
+    backward pass; `pipe.unet.requires_grad_(False)`, and the same for the other networks, avoids
+    that.
+
+    Args:
+        pipe: a loaded diffusers pipeline of a known class, or a subclass that keeps its `__call__`.
+
+    Raises:
+        ModelError: not a pipeline, not of a known class, or incomplete.
+        ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
+
+    Warns:
+        AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
+
+    """
+    if not isinstance(pipe, diffusers.DiffusionPipeline):
+        raise ModelError(
+            f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
+            f"name use adjointdpm.load"
+        )
+    for cls in type(pipe).__mro__:
+        if (
+            cls.__name__ in FAMILIES
+            and type(pipe).__call__ is getattr(diffusers, cls.__name__).__call__
+        ):
+            return FAMILIES[cls.__name__](pipe)
+    raise _unknown_family(type(pipe).__name__)
+
+
+def _unknown_family(name: object) -> ModelError:
+    """The error for a pipeline class that is not registered."""
+    return ModelError(
+        f"pipelines of class {name} are not supported; known are {', '.join(FAMILIES)}"
+    )
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, bool]:
@@ -170,11 +227,14 @@ def _read_index(source: str, local: bool, kwargs: dict[str, Any]) -> dict[str, A
 
 
 def _check_parts(source: str, index: dict[str, Any]) -> None:
-    """Raise ModelError unless all parts are of classes that come with the libraries, whatever
-    diffusers would do about others.
+    """Check that all parts are of classes that come with diffusers or transformers.
 
-    A part of class [L, C] is taken from L.py in the part's own folder if there is such a file, or
-    from any module L that can be imported.
+    diffusers takes a part of class [L, C] from L.py in the part's own folder if there is such a
+    file, or from any module L that can be imported. Neither may happen.
+
+    Raises:
+        ModelError: a part is of another class, or has such a file.
+
     """
     for name, value in index.items():
         if (

@@ -1,10 +1,9 @@
-"""A pipeline's own scheduler: what stands in the way of its gradients, and its loop as the pipeline
-runs it.
-"""
+"""A pipeline's own scheduler: the loop around it, and what in it blocks gradients."""
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler
@@ -13,21 +12,119 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.grids import check_steps
-from adjointdpm.engine.samplers.base import mix
-from adjointdpm.engine.scheduler_options import option
+from adjointdpm.engine.schedules import option
+from adjointdpm.engine.seeded_noise import mix
 from adjointdpm.errors import InvalidInputError, ScheduleError, UnsupportedError
 
 Generators = torch.Generator | list[torch.Generator]
-# Keeps what a scheduler draws for a sample apart from the noise that somebody makes of the same
-# seed.
+# What a scheduler draws for a sample must differ from the noise made from the same seed.
 _DRAWS = 0x5C4ED01E
 
 
-def start(scheduler: Any, steps: int, device: torch.device) -> Any:
-    """A copy of `scheduler` set to `steps` steps, so that the pipeline's own keeps its state.
+class SchedulerLoop:
+    """A pipeline's loop around its own scheduler, whose `step` runs unmodified.
 
-    Not `copy.deepcopy`: multistep schedulers hold the tensors of their last run, and those of a
-    differentiable run cannot be copied.
+    This is the loop of flow-matching pipelines: the state starts as the noise, and the network gets
+    the state itself. A family whose pipeline does something else overrides the method concerned.
+
+    Args:
+        scheduler: a diffusers scheduler. A copy of it runs, so that the pipeline's own keeps its
+            state.
+        steps: the number of steps.
+        device: where the scheduler's tables are to be.
+
+    Attributes:
+        scheduler: the copy, set to `steps` steps; `run` uses it up.
+        needs: what the loop uses of a scheduler.
+
+    Raises:
+        InvalidInputError, InvalidTypeError: the scheduler cannot take so many steps, or `steps` is
+            not an int of at least 1.
+
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("timesteps", "set_timesteps", "step")
+
+    def __init__(self, scheduler: Any, steps: int, device: torch.device) -> None:
+        self.scheduler = start(scheduler, steps, device)
+
+    @property
+    def calls(self) -> int:
+        """How often `run` calls the network."""
+        return len(self.scheduler.timesteps)
+
+    def initial_scale(self) -> float | Tensor:
+        """The standard deviation of the state at the start."""
+        return 1.0
+
+    def network_input(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the network gets for the state `x`."""
+        return x
+
+    def step_arguments(self, generator: Generators) -> dict[str, Any]:
+        """What the pipeline passes to `step` besides output, time and state."""
+        taken = inspect.signature(self.scheduler.step).parameters
+        arguments = {"eta": 0.0, "generator": generator}
+        return {name: value for name, value in arguments.items() if name in taken}
+
+    def generators(self, batch: int, seeds: Sequence[int] | None) -> list[torch.Generator]:
+        """Make one CPU generator a sample, so that a stochastic scheduler repeats itself exactly.
+
+        A scheduler that draws from generators of its own (`DPMSolverSDEScheduler`) is given seeds
+        for them, unless it has one by its configuration and `seeds` is None.
+
+        Args:
+            batch: B.
+            seeds: what each sample's draws depend on; None: its place in the batch.
+
+        """
+        numbers = list(range(batch)) if seeds is None else [mix(_DRAWS, seed) for seed in seeds]
+        if hasattr(self.scheduler, "noise_sampler_seed") and (
+            seeds is not None or self.scheduler.noise_sampler_seed is None
+        ):
+            self.scheduler.noise_sampler_seed = numbers
+        return [torch.Generator("cpu").manual_seed(number) for number in numbers]
+
+    def run(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        noise: Float[Tensor, "batch *shape"],
+        generator: Generators,
+    ) -> Float[Tensor, "batch *shape"]:
+        """Take `noise` to x_0, under autograd if that is on.
+
+        Args:
+            network: `network(x, t) -> output`, t float32 `[B]` in the unit of the scheduler's
+                timesteps; called once for each of them.
+            noise: `[B, …]`, unit variance.
+            generator: what a stochastic scheduler draws from.
+
+        """
+        arguments = self.step_arguments(generator)
+        x = noise * self.initial_scale()
+        for t in self.scheduler.timesteps:
+            times = t.to(noise.device, torch.float32).expand(len(x))
+            output = network(self.network_input(x, t), times)
+            x = self.scheduler.step(output, t, x, **arguments, return_dict=False)[0].to(noise.dtype)
+        return x
+
+
+class ScaledSchedulerLoop(SchedulerLoop):
+    """The loop of Stable Diffusion and its relatives: the scheduler scales noise and input."""
+
+    needs = (*SchedulerLoop.needs, "init_noise_sigma", "scale_model_input")
+
+    def initial_scale(self) -> float | Tensor:
+        """The scheduler's `init_noise_sigma`."""
+        return self.scheduler.init_noise_sigma
+
+    def network_input(self, x: Tensor, t: Tensor) -> Tensor:
+        """The scheduler's `scale_model_input`."""
+        return self.scheduler.scale_model_input(x, t)
+
+
+def start(scheduler: Any, steps: int, device: torch.device) -> Any:
+    """Return a copy of `scheduler`, set to `steps` steps.
 
     Raises:
         InvalidInputError, InvalidTypeError: the scheduler cannot take so many steps, or `steps` is
@@ -46,6 +143,8 @@ def start(scheduler: Any, steps: int, device: torch.device) -> Any:
 
 
 def _twin(scheduler: Any) -> Any:
+    # No deepcopy: multistep schedulers hold the tensors of their last run, and those of a
+    # differentiable run cannot be copied.
     twin = copy.copy(scheduler)
     for name, value in vars(twin).items():
         if isinstance(value, list | dict):
@@ -55,66 +154,19 @@ def _twin(scheduler: Any) -> Any:
     return twin
 
 
-def run(
-    scheduler: Any,
-    network: Callable[[Tensor, Tensor], Tensor],
-    noise: Float[Tensor, "batch *shape"],
-    step_arguments: dict[str, Any],
-) -> Float[Tensor, "batch *shape"]:
-    """Take `noise` to x_0 by the scheduler's own, unmodified `step`, under autograd if that is on.
+def check_scheduler(scheduler: Any, needs: Sequence[str]) -> None:
+    """Check that a pipeline can draw with a scheduler.
 
     Args:
-        scheduler: from `start`; it is used up.
-        network: `network(x, t) -> output`, t float32 `[B]`; called once for each of
-            `scheduler.timesteps`.
-        noise: `[B, …]`, unit variance; the scheduler's `init_noise_sigma` is applied here.
-        step_arguments: what the pipeline passes to this scheduler's `step` besides output, time and
-            state.
-
-    """
-    x = noise * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        output = network(
-            scheduler.scale_model_input(x, t), t.to(noise.device, torch.float32).expand(len(x))
-        )
-        x = scheduler.step(output, t, x, **step_arguments, return_dict=False)[0].to(noise.dtype)
-    return x
-
-
-def sample_generators(
-    scheduler: Any, batch: int, seeds: Sequence[int] | None
-) -> list[torch.Generator]:
-    """One CPU generator a sample, so that a stochastic scheduler repeats itself exactly.
-
-    Args:
-        scheduler: from `start`; one that draws from generators of its own (`DPMSolverSDEScheduler`)
-            is given seeds for them, unless it has one by its configuration and `seeds` is None.
-        batch: B.
-        seeds: what each sample's draws depend on, alone; None: its place in the batch.
-
-    """
-    numbers = list(range(batch)) if seeds is None else [mix(_DRAWS, seed) for seed in seeds]
-    if hasattr(scheduler, "noise_sampler_seed") and (
-        seeds is not None or scheduler.noise_sampler_seed is None
-    ):
-        scheduler.noise_sampler_seed = numbers
-    return [torch.Generator("cpu").manual_seed(number) for number in numbers]
-
-
-def check_prediction(scheduler: Any) -> None:
-    """Raise for a scheduler with which the pipeline cannot draw.
+        scheduler: the pipeline's.
+        needs: the attributes that the pipeline's loop uses.
 
     Raises:
-        UnsupportedError: it has no `init_noise_sigma` and no `scale_model_input`, on which the
-            pipeline's loop relies (flow matching).
+        UnsupportedError: it lacks one of them.
         ScheduleError: it starts where the network's prediction says nothing about the picture.
 
     """
-    lacking = [
-        name
-        for name in ("init_noise_sigma", "scale_model_input", "timesteps", "set_timesteps")
-        if not hasattr(scheduler, name)
-    ]
+    lacking = [name for name in needs if not hasattr(scheduler, name)]
     if lacking:
         raise UnsupportedError(
             f"{type(scheduler).__name__} has no {' and no '.join(lacking)}, which this pipeline "
@@ -134,9 +186,7 @@ def check_prediction(scheduler: Any) -> None:
 
 
 def blocked_gradients(scheduler: Any) -> list[str]:
-    """What in the scheduler's configuration zeroes gradients wherever it acts, in words that say
-    what to do.
-    """
+    """Name the settings of a scheduler that zero gradients, and say what to do about each."""
     name = type(scheduler).__name__
     return [
         f"{name} {action} its predicted samples ({setting}=True), and gradients are silently zero "

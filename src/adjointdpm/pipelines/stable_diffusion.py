@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a text-conditioned UNet in the latent space of a VAE."""
+"""Stable Diffusion 1.x and 2.x: a UNet that sees text, in the latent space of a VAE."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.checks import check_layout, check_prompts
+from adjointdpm.pipelines.checks import Layout, check_layout, check_prompts
+from adjointdpm.pipelines.examples import Encoded
+from adjointdpm.pipelines.schedulers import ScaledSchedulerLoop
 
 
 class UNet(nn.Module):
@@ -44,6 +46,8 @@ class UNet(nn.Module):
 class StableDiffusion(DiffusionModel):
     """`diffusers.StableDiffusionPipeline`."""
 
+    scheduler_loop = ScaledSchedulerLoop
+
     def __init__(self, pipe: Any) -> None:
         missing = [
             name for name in ("unet", "vae", "scheduler") if getattr(pipe, name, None) is None
@@ -70,42 +74,47 @@ class StableDiffusion(DiffusionModel):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """The UNet's channels and its `sample_size`."""
+        """(C, H, W): the UNet's channels and its `sample_size`."""
         size = self.pipe.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.pipe.unet.config.in_channels, height, width
 
     @property
-    def embedding_width(self) -> int:
-        """The width of the UNet's cross-attention."""
-        return self.pipe.unet.config.cross_attention_dim
+    def noise_layout(self) -> Layout:
+        """[B, C, H, W] with the UNet's channels."""
+        return "B", self.pipe.unet.config.in_channels, "H", "W"
 
-    def encode(self, prompts: str | Sequence[str]) -> Float[Tensor, "batch length width"]:
-        """As `DiffusionModel.encode`; L is the tokenizer's length."""
+    @property
+    def encoded_layouts(self) -> dict[str, Layout]:
+        """`prompt_embeds`, `[B, L, D]` with the width of the UNet's cross-attention."""
+        return {"prompt_embeds": ("B", "L", self.pipe.unet.config.cross_attention_dim)}
+
+    def encode(
+        self, prompts: str | Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch length width"]]:
+        """As `DiffusionModel.encode`: `prompt_embeds`, with the tokenizer's length as L."""
         texts = check_prompts(prompts)
         self._check_text_encoder()
-        return self.pipe.encode_prompt(texts, self.device, 1, False)[0]
+        return {"prompt_embeds": self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
 
     def decode(
         self, latents: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch 3 pixels_y pixels_x"]:
-        """As `DiffusionModel.decode`, from scaled latents as `generate` and `output_type="latent"`
-        have them.
-        """
+        """As `DiffusionModel.decode`, from scaled latents: those of `output_type="latent"`."""
         vae = self.pipe.vae
-        check_layout(latents, "latents", ("B", "C", "H", "W"), {"C": vae.config.latent_channels})
+        check_layout(latents, "latents", ("B", vae.config.latent_channels, "H", "W"))
         dtype = latents.dtype if torch.is_autocast_enabled(latents.device.type) else vae.dtype
         pictures = vae.decode((latents / vae.config.scaling_factor).to(dtype), return_dict=False)[0]
         return pictures.to(latents.dtype) / 2 + 0.5
 
     def conditioning(
         self,
-        embeds: Float[Tensor, "batch length width"],
-        negative: str | list[str] | Tensor | None,
+        encoded: Encoded,
+        negative: str | list[str] | Encoded | None,
         guidance_scale: float,
     ) -> tuple[Tree, Tree, float]:
         """The UNet's keyword arguments, as the pipeline passes them."""
-        unet = self.pipe.unet
+        unet, embeds = self.pipe.unet, encoded["prompt_embeds"]
         if unet.config.encoder_hid_dim_type == "ip_image_proj":
             raise UnsupportedError(
                 "the pipeline has an IP-Adapter, whose image prompts are not supported; call "
@@ -128,9 +137,11 @@ class StableDiffusion(DiffusionModel):
             guidance_scale,
         )
 
-    def _negative_embeds(self, negative: str | list[str] | Tensor | None, embeds: Tensor) -> Tensor:
-        if isinstance(negative, Tensor):
-            return negative
+    def _negative_embeds(
+        self, negative: str | list[str] | Encoded | None, embeds: Tensor
+    ) -> Tensor:
+        if isinstance(negative, dict):
+            return negative["prompt_embeds"]
         self._check_text_encoder()
         texts = negative if isinstance(negative, list) else [negative or ""]
         # The pipeline pads them to the length of the embeddings that they stand beside.

@@ -2,18 +2,15 @@
 costs a few iterations and not the run.
 """
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, CheckpointError
-from adjointdpm.support.files import write_bytes
+from adjointdpm.support import tensor_file
 
 _KEPT = 2
 
@@ -37,11 +34,8 @@ class Checkpoints:
             OutputError: the write failed; the older files are untouched.
 
         """
-        content = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            metadata={"facts": json.dumps({"iteration": iteration, **facts})},
-        )
-        path = write_bytes(self.folder / f"state-{iteration:06d}.safetensors", content)
+        path = self.folder / f"state-{iteration:06d}.safetensors"
+        tensor_file.write(path, tensors, {"iteration": iteration, **facts})
         for old in self._paths()[:-_KEPT]:
             old.unlink(missing_ok=True)
         return path
@@ -57,12 +51,10 @@ class Checkpoints:
         paths = self._paths()
         for path in reversed(paths):
             try:
-                with safe_open(path, "pt") as file:
-                    facts = json.loads(file.metadata()["facts"])
-                    return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                return tensor_file.read(path)
+            except CheckpointError as error:
                 warnings.warn(
-                    f"checkpoint {path} is damaged ({error}); trying the one before",
+                    f"checkpoint {error}; trying the one before",
                     AdjointDPMWarning,
                     stacklevel=2,
                 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import yaml
@@ -14,85 +14,97 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from adjointdpm.errors import CheckpointError, OutputError
+from adjointdpm.errors import CheckpointError, InvalidInputError, OutputError
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import check_writable, write_bytes, write_text
 
-TASKS = ("audit", "demo", "embed", "guide", "stylize")
 _CONFIG = "config.yaml"
-# All that a run writes beside its config. The checkpoints are the first to go, so that nobody
+# Marks the folder as that of a run, and lists the artefacts: what `force` may delete later.
+_MARK = "run.json"
+_PROGRAM = "adjointdpm"
+# What every run may leave, whatever its task. The checkpoints are deleted first, so that nobody
 # resumes from what is left.
-_WRITTEN = (
+_OF_EVERY_RUN = (
     "checkpoint",
     "trackers",
     "images",
     "history.jsonl",
     "result.json",
     "report.html",
-    "learned_embeds.safetensors",
-    "pytorch_lora_weights.safetensors",
-    "noise.safetensors",
-    "prompt_embeds.safetensors",
-    "adversarial_*.safetensors",
-    "unet",
 )
-_PARTS = ("stylize", "audit")  # run folders inside that of a demo
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`config.yaml`, `result.json`, `history.jsonl`, `images/`, `report.html`, the learned
-    artefact, `checkpoint/` and `trackers/`.
+    """`config.yaml`, `result.json`, `history.jsonl`, `images/`, `report.html` and the artefacts.
+
+    A run that goes on also keeps `checkpoint/` and `trackers/` there. `run.json` marks the folder
+    as a run of this program and lists its artefacts.
 
     Args:
         path: where it lies.
-        writable: False in all processes of a run but the main one: what the write methods are given
-            is dropped, and they return the path that the main process writes to. Code that writes
-            into `path` by other means must ask this itself.
+        writable: True in the main process of a run only. In the others the write methods write
+            nothing and return the path that the main process writes to. Code that writes into
+            `path` by other means must ask this itself.
 
     """
 
     path: Path
     writable: bool = True
-    # The config of a run that is to replace the one in the folder, until it begins.
-    _waiting: list[str] = field(default_factory=list, repr=False, compare=False)
+    # Files that wait until a run which replaces the one in the folder begins: content by name.
+    _waiting: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(
-        cls, path: Path, config: dict[str, Any], *, resume: bool = False, force: bool = False
+        cls,
+        path: Path,
+        facts: dict[str, Any],
+        *,
+        artefacts: Sequence[str] = (),
+        resume: bool = False,
+        force: bool = False,
     ) -> Self:
-        """Make the folder, or take an existing one over if the user said so, or if all that it
-        holds is the config of a run.
+        """Make the folder, or take over an existing one.
 
-        With several processes all must call this; the main one does it, the others wait and fail if
-        it fails.
+        A folder that is not empty is only taken over with `resume` or `force`, or if all that it
+        holds is the config of a run that never began. With several processes all must call this:
+        the main one does the work, the others wait and fail if it fails.
 
         Args:
-            path: where; made if missing.
-            config: everything that decides the run's result, as plain values; written to
-                `config.yaml`. With a `task` of `TASKS` and the name of a `model` the folder is
-                known as that of a run, which `force` may replace.
-            resume: go on with the run in this folder; its config must be the same.
+            path: the folder; made if missing.
+            facts: everything that decides the run's result, as plain values; written to
+                `config.yaml`.
+            artefacts: files and folders that the run leaves here beside those of every run, as
+                paths relative to `path`. One that ends in "/" is a run folder of its own, of which
+                `force` deletes only what that run has left.
+            resume: go on with the run in this folder; its facts must be the same.
             force: replace the run in this folder; see `begin`.
 
         Raises:
             OutputError: the folder is not empty and neither flag is given, `force` would replace
                 something that is no run, or the folder cannot be written to.
-            CheckpointError: `resume` without a run here, or with another config.
+            CheckpointError: `resume` without a run here, or with other facts.
+            InvalidInputError: an artefact outside the folder, or one of its own files.
 
         """
+        for name in artefacts:
+            if not _may_be_artefact(name):
+                raise InvalidInputError(
+                    f"artefact {name!r} must be a path within the run folder, other than "
+                    f"{_CONFIG} and {_MARK}"
+                )
         processes = Processes()
-        waiting = processes.from_main(lambda: _prepare(path, config, resume, force))
+        waiting = processes.from_main(lambda: _prepare(path, facts, artefacts, resume, force))
         return cls(path, processes.is_main, waiting)
 
     def begin(self) -> None:
-        """Delete the run that `force` replaces, which stays as long as the new one may still be
-        refused; files of others stay in any case.
+        """Delete the run that `force` replaces, and nothing that it did not write.
 
-        The write methods call this. Code that writes into `path` by other means must call it
-        itself, unless one of them came first.
+        The old run stays until then, since the new one may still be refused. The write methods
+        call this. Code that writes into `path` by other means must call it itself, unless one of
+        them came first.
 
         Raises:
             OutputError: something cannot be deleted, or the new config cannot be written.
@@ -101,12 +113,13 @@ class RunFolder:
         if not self._waiting or not self.writable:
             return
         try:
-            _clear(self.path)
+            _clear(self.path, _artefacts_of(self.path) or ())
         except OSError as error:
             raise OutputError(
                 f"the former run in {self.path} cannot be deleted: {error}"
             ) from error
-        write_text(self.path / _CONFIG, self._waiting[0])
+        for name, content in self._waiting.items():
+            write_text(self.path / name, content)
         self._waiting.clear()
 
     @property
@@ -173,51 +186,73 @@ def png(image: Float[Tensor, "3 height width"]) -> bytes:
     return buffer.getvalue()
 
 
-def _prepare(path: Path, config: dict[str, Any], resume: bool, force: bool) -> list[str]:
-    """Write the config, or return it if it must wait for `begin`."""
+def _prepare(
+    path: Path, facts: dict[str, Any], artefacts: Sequence[str], resume: bool, force: bool
+) -> dict[str, str]:
+    """Write the mark and the config, or return them if they must wait for `begin`."""
     if not path.is_dir() and (path.exists() or path.is_symlink()):
         raise OutputError(f"{path} is a file, or a link that leads nowhere; choose a folder")
     used = path.is_dir() and _is_used(path)
-    config = yaml.safe_load(yaml.safe_dump(config))  # as it will be read back
+    facts = yaml.safe_load(yaml.safe_dump(facts))  # as it will be read back
     if resume:
-        _check_same(path, config)
+        _check_same(path, facts)
     elif used and not force:
         raise OutputError(
             f"{path} exists and is not empty; use --resume to go on with it, --force to replace "
             f"it, or another --out"
         )
-    elif used and not _is_run(path):
+    elif used and _artefacts_of(path) is None:
         raise OutputError(
-            f"{path} holds no run of adjointdpm (no {_CONFIG} with a task and a model), so --force "
-            f"will not delete anything there; choose another --out, or empty the folder yourself"
+            f"{path} holds no run of {_PROGRAM} (no {_MARK} that says so), so --force will not "
+            f"delete anything there; choose another --out, or empty the folder yourself"
         )
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    mark = {"program": _PROGRAM, "artefacts": list(artefacts)}
+    files = {  # the mark first: a config without it is somebody else's
+        _MARK: json.dumps(mark, indent=2) + "\n",
+        _CONFIG: yaml.safe_dump(facts, sort_keys=False, allow_unicode=True),
+    }
     if used and not resume:
         check_writable(path)
-        return [text]
-    write_text(path / _CONFIG, text)
-    return []
+        return files
+    for name, content in files.items():
+        write_text(path / name, content)
+    return {}
 
 
 def _is_used(path: Path) -> bool:
-    """Whether anything would be lost: not if a run wrote its config and nothing else, since it was
-    refused, say for its metric.
+    """Whether anything would be lost.
+
+    Nothing is lost if a run wrote only its mark and its config, since it was refused, say for its
+    metric; nor are the temporary files of a write that was cut off.
     """
     names = {
-        child.name for child in path.iterdir() if not child.name.startswith(f".{_CONFIG}.")
-    }  # that of a write that was cut off
-    return bool(names) and not (names == {_CONFIG} and _is_run(path))
+        child.name
+        for child in path.iterdir()
+        if not child.name.startswith((f".{_CONFIG}.", f".{_MARK}."))
+    }
+    return bool(names) and not (names <= {_CONFIG, _MARK} and _artefacts_of(path) is not None)
 
 
-def _is_run(path: Path) -> bool:
-    """Whether the config in a folder is what a task writes there, and not somebody else's file of
-    that name.
-    """
+def _artefacts_of(path: Path) -> list[str] | None:
+    """What the run in a folder declared; None if the folder is not that of a run."""
     try:
-        config = _read_config(path)
-    except (OSError, ValueError, yaml.YAMLError):
+        mark = json.loads((path / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(mark, dict) or mark.get("program") != _PROGRAM:
+        return None
+    artefacts = mark.get("artefacts")
+    if not isinstance(artefacts, list) or not all(map(_may_be_artefact, artefacts)):
+        return None
+    return artefacts
+
+
+def _may_be_artefact(name: object) -> bool:
+    """Whether deleting a path of this name can only delete something within the run folder."""
+    if not isinstance(name, str):
         return False
-    return config.get("task") in TASKS and isinstance(config.get("model"), str)
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not {"/", ".."} & {*parts} and parts[0] not in (_CONFIG, _MARK)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -227,22 +262,33 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _clear(path: Path) -> None:
-    """Delete what a run wrote, but for its config: what an interruption leaves is still known as a
-    run.
+def _clear(path: Path, artefacts: Sequence[str]) -> None:
+    """Delete what a run wrote, except its mark and config.
+
+    What an interrupted deletion leaves is therefore still known as a run.
     """
-    for pattern in _WRITTEN:
-        for found in path.glob(pattern):
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
-            else:
-                found.unlink()
-    for part in (path / name for name in _PARTS):
-        if _is_run(part):
-            _clear(part)
-            (part / _CONFIG).unlink()
-            with suppress(OSError):  # somebody keeps files of his own there
-                part.rmdir()
+    for name in (*_OF_EVERY_RUN, *artefacts):
+        found = path / name
+        if not found.parent.resolve().is_relative_to(path.resolve()):
+            continue  # behind a link that leads out of the folder
+        if name.endswith("/"):
+            _clear_part(found)
+        elif found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
+
+
+def _clear_part(path: Path) -> None:
+    """Delete a run within a run, and its folder unless somebody keeps other files there."""
+    artefacts = _artefacts_of(path)
+    if artefacts is None or path.is_symlink():
+        return
+    _clear(path, artefacts)
+    (path / _CONFIG).unlink(missing_ok=True)
+    (path / _MARK).unlink()
+    with suppress(OSError):
+        path.rmdir()
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -259,6 +305,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_same(path: Path, config: dict[str, Any]) -> None:
     try:
+        if _artefacts_of(path) is None:
+            raise ValueError(f"it has no {_MARK} of {_PROGRAM}")
         former = _read_config(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} holds no run that could be resumed: {error}") from error

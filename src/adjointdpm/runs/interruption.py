@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; the state after the last whole iteration is saved."""
+
+
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one

@@ -1,6 +1,4 @@
-"""`report.html`: one file without network access, for a reader who was not there; made from what
-lies in the run folder.
-"""
+"""`report.html`: one file that needs no network, made from what lies in the run folder."""
 
 import base64
 import json
@@ -10,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from adjointdpm.errors import OutputError
+from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report_curves import optimisation_svg, success_svg
 from adjointdpm.support.files import write_text
@@ -19,7 +17,9 @@ _TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write `report.html` from `result.json`, `history.jsonl` and `images/`; returns its path.
+    """Write `report.html` from `result.json`, `history.jsonl` and `images/`; return its path.
+
+    Without matplotlib the report has no curves, and says so.
 
     Raises:
         OutputError: the folder holds no finished run, or the file cannot be written.
@@ -41,6 +41,10 @@ def write_report(folder: RunFolder) -> Path:
         raise OutputError(
             f"{folder.path} holds no finished run ({error}); run the task to its end first"
         ) from error
+    try:
+        curve, no_curve = _curve(folder, result), ""
+    except InvalidInputError as error:  # without matplotlib
+        curve, no_curve = None, str(error)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -59,7 +63,8 @@ def write_report(folder: RunFolder) -> Path:
         pictures=pictures,
         trajectory=trajectory,
         storyboard=storyboard,
-        curve=_curve(folder, result),
+        curve=curve,
+        no_curve=no_curve,
     )
     return write_text(folder.path / "report.html", html)
 

@@ -1,14 +1,15 @@
-"""The curves of a report, as SVG elements."""
+"""The curves of a report, as SVG elements; drawn by matplotlib, which is an extra."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from adjointdpm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK, _ACCENT, _SOFT, _WARM = "#1f2430", "#5b3fa8", "#b7aed6", "#c77d3a"
 _STYLES = {
@@ -18,8 +19,15 @@ _STYLES = {
 
 
 def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
-    """Metric and structure distance by iteration, on training minibatches and on the validation
-    examples.
+    """Metric and structure distance by iteration, on training and on validation examples.
+
+    Args:
+        history: the records of the loop.
+        best: the iteration whose state was kept.
+
+    Raises:
+        InvalidInputError: matplotlib is not installed.
+
     """
     titles = {
         "metric": "metric (lower: more of the effect)",
@@ -37,18 +45,22 @@ def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
                     axes.plot(*zip(*points, strict=True), label=name, **style)
             axes.axvline(best, color=_INK, lw=0.8, ls=":", label="kept")
             axes.set(xlabel="iteration")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.locator_params("x", integer=True)
             low, high = axes.get_ylim()
-            axes.set_ylim(
-                min(0, low), high + 0.04 * (high - min(0, low))
-            )  # a marker on the highest value shows whole
+            low = min(0, low)
+            axes.set_ylim(low, high + 0.04 * (high - low))  # the highest marker shows whole
             axes.set_title(title, fontsize=10, loc="left")
             axes.legend(frameon=False, fontsize=8)
         return _svg(figure)
 
 
 def success_svg(rows: Sequence[dict[str, Any]]) -> str:
-    """Success by budget with its interval, and that of random search."""
+    """Success by budget with its interval, and that of random search.
+
+    Raises:
+        InvalidInputError: matplotlib is not installed.
+
+    """
     budgets = [row["budget"] for row in rows]
     with _figure(columns=1) as (figure, (axes,)):
         rates = [100 * row["rate"] for row in rows]
@@ -86,7 +98,14 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def _figure(columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+def _figure(columns: int) -> Iterator[tuple["Figure", list["Axes"]]]:
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InvalidInputError(
+            'the curves need matplotlib, which is not installed: pip install "adjointdpm[plots]"'
+        ) from error
     with matplotlib.rc_context(
         {
             "svg.hashsalt": "adjointdpm",
@@ -102,7 +121,7 @@ def _figure(columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
         yield figure, panels
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue().decode()

@@ -1,8 +1,5 @@
-"""The parts of a long task that are saved when done, so that an interrupted run repeats at most one
-of them.
-"""
+"""Steps of a long task that are saved when done: an interrupted run repeats at most one of them."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -10,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from adjointdpm.errors import AdjointDPMWarning
-from adjointdpm.optimization.loop import Interrupted
-from adjointdpm.support.files import write_bytes
+from adjointdpm.errors import AdjointDPMWarning, CheckpointError
+from adjointdpm.runs.interruption import Interrupted
+from adjointdpm.support import tensor_file
 
-Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and facts that JSON can hold
-Once = Callable[
-    [str, Callable[[], Saved]], Saved
-]  # by name: what the function returns, or what it had returned in an earlier run
+#: Tensors, and facts that JSON can hold.
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+#: By name: what the function returns, or what it had returned in an earlier run.
+Once = Callable[[str, Callable[[], Saved]], Saved]
 
 
 def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
@@ -30,11 +25,11 @@ def unsaved(name: str, make: Callable[[], Saved]) -> Saved:
 
 
 @dataclass(frozen=True)
-class Units:
-    """Files `unit-NAME.safetensors` in a folder, one for each part that is done.
+class ResumableSteps:
+    """Files `unit-NAME.safetensors` in a folder, one for each step that is done.
 
-    A part may have parts of its own, named `NAME/…`: their files are in the folder `unit-NAME`,
-    which goes when the whole is saved.
+    A step may have steps of its own, named `NAME/…`. Their files are in the folder `unit-NAME`,
+    which is deleted when the whole step is saved.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -48,20 +43,24 @@ class Units:
     stop: Callable[[], bool]
 
     def once(self, name: str, make: Callable[[], Saved]) -> tuple[Saved, bool]:
-        """What `make` returns, from the file if an earlier run saved it; and whether it came from
-        there.
+        """Do a step and save it, or read what an earlier run saved.
+
+        Returns:
+            What `make` returned, and whether an earlier run had saved it.
 
         Raises:
-            Interrupted: a signal arrived; this part is done and saved.
+            Interrupted: a signal arrived; this step is done and saved.
             OutputError: the file could not be written.
+
+        Warns:
+            AdjointDPMWarning: an earlier run's file is damaged; the step is done again.
 
         """
         path = self.folder / f"unit-{name}.safetensors"
-        former = _read(path) if self.resume else None
+        former = _read(path) if self.resume and path.exists() else None
         made = make() if former is None else former
         if former is None:
-            tensors = {key: value.detach().cpu().contiguous() for key, value in made[0].items()}
-            write_bytes(path, save(tensors, metadata={"facts": json.dumps(made[1])}))
+            tensor_file.write(path, *made)
         shutil.rmtree(self.folder / f"unit-{name}", ignore_errors=True)
         if self.stop():
             raise Interrupted(f"stopped after {name}, saved in {path}; go on with --resume")
@@ -69,15 +68,8 @@ class Units:
 
 
 def _read(path: Path) -> Saved | None:
-    if not path.exists():
-        return None
     try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
-                file.metadata()["facts"]
-            )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(
-            f"{path} is damaged ({error}); doing this part again", AdjointDPMWarning, stacklevel=2
-        )
+        return tensor_file.read(path)
+    except CheckpointError as error:
+        warnings.warn(f"{error}; doing this part again", AdjointDPMWarning, stacklevel=2)
         return None

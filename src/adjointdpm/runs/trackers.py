@@ -1,6 +1,4 @@
-"""Experiment trackers, through Accelerate: the numbers of every iteration, where people already
-look at theirs.
-"""
+"""Experiment trackers, through Accelerate: the numbers of every iteration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ _PROJECT = "adjointdpm"
 
 
 class Trackers:
-    """Sends records of the loop to trackers; used by the main process only.
+    """Sends records of the loop to trackers; only the main process uses it.
 
     Args:
         names: "tensorboard", or any other that Accelerate knows and that is installed.
@@ -44,8 +42,7 @@ class Trackers:
             self._running.append(tracker)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Send the numbers of one record of the history at its iteration: "training/metric",
-        "validation/drift", "gradient_norm".
+        """Send the numbers of one record: "training/metric", "gradient_norm" and so on.
 
         The first record opens the trackers: until there is one, nothing is written to `folder`.
         """
@@ -57,7 +54,7 @@ class Trackers:
             tracker.log(values, step=iteration)
 
     def finish(self) -> None:
-        """Close them."""
+        """Close the trackers."""
         while self._running:
             self._running.pop().finish()
 
@@ -84,7 +81,9 @@ def _check(names: Sequence[str]) -> None:
                 f"tracker {name!r} is unknown; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}"
             )
         if name not in installed:
+            extra = f'"adjointdpm[{name}]"' if name == "tensorboard" else name
+            there = f"; installed are {', '.join(sorted(installed))}" if installed else ""
             raise InvalidInputError(
-                f"tracker {name!r} needs a package that is not installed; there are "
-                f"{', '.join(sorted(installed))}"
+                f"tracker {name!r} needs a package that is not installed: pip install {extra}"
+                f"{there}"
             )

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from adjointdpm.errors import InvalidInputError, UnknownNameError
+from adjointdpm.errors import InvalidInputError, InvalidTypeError, UnknownNameError
 
 T = TypeVar("T")
 # A quote inside a value that stands in such quotes is written twice.
@@ -74,6 +74,37 @@ def build_named(
             f"{kind} {text!r}: {name} needs {', '.join(f'{option}=…' for option in missing)}"
         )
     return registry[name](**given)
+
+
+def resolve_named(
+    kind: str,
+    given: object,
+    accepted: type[T],
+    registry: Mapping[str, Callable[..., T]],
+    example: str,
+) -> T:
+    """Return `given` if it is an instance of `accepted`, else build what the text names.
+
+    Args:
+        kind: the argument's name, for error texts: "sampler", "gradient".
+        given: what the user passed: an object, or a text as `build_named` reads it.
+        accepted: the class of the objects.
+        registry: builders by name.
+        example: an object as a user would write it, for error texts.
+
+    Raises:
+        UnknownNameError: no builder has that name.
+        InvalidInputError: an option is unknown, missing or has an impossible value.
+        InvalidTypeError: `given` is neither such an object nor a text.
+
+    """
+    if isinstance(given, accepted):
+        return given
+    if not isinstance(given, str):
+        raise InvalidTypeError(
+            f"{kind}={given!r} must be an object such as {example}, or one of {', '.join(registry)}"
+        )
+    return build_named(kind, given, registry)
 
 
 def quoted(value: str) -> str:

@@ -1,5 +1,6 @@
-"""95 % intervals: of a mean by the bootstrap, of a share by Wilson's formula; both also where
-several values belong together.
+"""95 % intervals: of a mean by the bootstrap, of a share by Wilson's formula.
+
+Both also take values that belong together, such as several pictures of one prompt.
 """
 
 import random
@@ -19,13 +20,13 @@ def bootstrap_interval(
     Args:
         values: at least one.
         rounds: how often to draw.
-        of: what each value belongs to, such as its prompt; see `clusters`. What belongs together is
-            drawn together: several pictures of one prompt say less about other prompts than as many
+        of: what each value belongs to, such as its prompt. Values that belong together are drawn
+            together: several pictures of one prompt say less about other prompts than as many
             pictures of different ones.
 
     Returns:
-        Its ends. From a dozen clusters it covers the mean in about 91 % of cases, as the percentile
-        interval of a dozen values does.
+        The ends of the interval. With a dozen clusters it covers the mean in about 91 % of cases,
+        as the percentile interval of a dozen values does.
 
     """
     groups, draw = clusters(values, of), random.Random(0)
@@ -34,11 +35,10 @@ def bootstrap_interval(
 
 
 def clusters(values: Sequence[T], of: Sequence[Hashable] | None) -> list[list[T]]:
-    """The values that belong together, in the order of their first ones; each by itself if nothing
-    is said, or if all are of one.
+    """Group the values that belong together, in the order of their first ones.
 
-    Of one prompt alone nothing can be said about others: an interval then is over the pictures of
-        that prompt.
+    Each value is a group of its own if `of` is None or the same for all: pictures of a single
+    prompt say nothing about other prompts, and the interval is then over these pictures.
     """
     groups: dict[Hashable, list[T]] = {}
     for value, whose in zip(values, range(len(values)) if of is None else of, strict=True):
@@ -47,24 +47,24 @@ def clusters(values: Sequence[T], of: Sequence[Hashable] | None) -> list[list[T]
 
 
 def share_interval(hits: int, count: int) -> list[float]:
-    """Interval of a share `hits / count` (Wilson 1927), which stays within [0, 1] and is not empty
-    at 0 and 1.
+    """Interval of the share `hits / count` (Wilson 1927).
+
+    It stays within [0, 1] and is not empty at 0 and 1.
     """
     return _wilson(hits / count, count)
 
 
 def clustered_share_interval(hits: Sequence[bool], of: Sequence[Hashable]) -> list[float]:
-    """Interval of the share of `hits`, by Wilson's formula for as many independent ones as they are
-    worth.
+    """Interval of the share of `hits`, where hits of one cluster are not independent.
 
-    That is their number over the design effect (Kish 1965): how much more the share varies than if
-    what belongs together, see `clusters`, were independent. Where all are hits, or none, it cannot
-    be seen, and each cluster counts as one.
+    It is Wilson's interval for the number of hits over the design effect (Kish 1965), which is how
+    much more the share varies than if all were independent. If all are hits, or none, the effect
+    cannot be estimated, and each cluster counts as one.
 
     Args:
         hits: at least one.
-        of: what each belongs to, such as its prompt; if all belong to something else, the interval
-            is that of `share_interval`.
+        of: what each belongs to, such as its prompt. If no two belong together, the interval is
+            that of `share_interval`.
 
     """
     groups, count, share = clusters(hits, of), len(hits), sum(hits) / len(hits)

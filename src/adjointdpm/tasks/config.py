@@ -1,20 +1,28 @@
-"""What every task is told: prompts, what to measure, how to sample, and where its seeds come from."""
+"""What tasks are told: one dataclass a task, the only place of names and defaults.
 
-import math
+Every field is a flag of the task's command, a key of a `--config` file and an argument in Python,
+all of one name. The first sentence of its entry under `Args` is the flag's help.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, NamedTuple
 
 from adjointdpm import metrics
 from adjointdpm.engine import gradients, samplers
-from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
-from adjointdpm.optimization.loop import Settings
+from adjointdpm.optimization.settings import Settings
+from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.variables import Example
 
 # Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two
 # sets.
 SEED_RANGE = 1_000_000
+
+#: Marks lists of prompts, which the command line reads from a file.
+PROMPT_FILE = "a file of prompts, one a line"
+Prompts = Annotated[list[str], PROMPT_FILE]
 
 
 class Sets(NamedTuple):
@@ -26,63 +34,125 @@ class Sets(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Everything that decides what is learned, as far as all tasks share it.
+class Sampling:
+    """How pictures are drawn.
 
     Args:
-        metric: metrics as `metrics.resolve` reads them; lower is better.
-        weights: one for each metric; none are ones.
-        prompts: training prompts.
-        held_out: prompts for the final measurement alone.
-        seeds_per_prompt: training examples per prompt.
-        held_out_seeds: held-out examples per prompt.
-        validation: number of validation examples: training prompts with fresh seeds.
-        steps, guidance_scale, sampler, gradient: as `generate` takes them; no sampler is the
-            pipeline's own scheduler.
-        seed: fixes every other seed.
-        trackers: names of experiment trackers, see `Trackers`.
-        optimisation: the loop's settings.
-
-    Raises:
-        PromptError: no training or held-out prompts, blank ones, prompts in both lists, or fewer
-            examples than a batch.
-        InvalidInputError, UnknownNameError: see `check_sampling`.
+        steps: sampler steps, all of which the gradient runs through.
+        guidance_scale: strength of classifier-free guidance; without it, the pipeline's default.
+        sampler: a native sampler such as euler; without it, the pipeline's own scheduler.
+        gradient: the gradient method: exact, adjoint, auto, truncated:last=K, interpolated:vjps=M,
+            …
 
     """
 
-    metric: list[str]
-    weights: list[float] = field(default_factory=list)
-    prompts: list[str]
-    held_out: list[str]
-    seeds_per_prompt: int = 1
-    held_out_seeds: int = 1
-    validation: int = 4
     steps: int = 50
     guidance_scale: float | None = None
     sampler: str | None = None
     gradient: str = "exact"
-    seed: int = 0
-    trackers: list[str] = field(default_factory=list)
-    optimisation: Settings = field(default_factory=Settings)
+
+    def check_sampling(self) -> None:
+        """Check these settings before a model is loaded.
+
+        Raises:
+            InvalidInputError: the steps are not a positive int, or the guidance scale is not
+                finite.
+            UnknownNameError: there is no such sampler or gradient method.
+
+        """
+        check_counts(self, "steps")
+        if self.guidance_scale is not None:
+            check_number("guidance_scale", self.guidance_scale)
+        if self.sampler is not None:
+            samplers.resolve(self.sampler)
+        gradients.resolve(self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Settings, Sampling):
+    """Everything that decides what is learned, as far as all learning tasks share it.
+
+    Args:
+        metric: what to make small: NAME, NAME:key=value,… or file.py:function.
+        weight: the weight of each metric, in their order; without any, all weigh 1.
+        seed: fixes everything random.
+        tracker: where the numbers of every iteration are logged: tensorboard, another tracker of
+            Accelerate, or none.
+
+    """
+
+    metric: list[str]
+    weight: list[float] = field(default_factory=list)
+    tracker: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        check_sampling(self.guidance_scale, self.sampler, self.gradient)
-        for name in ("prompts", "held_out"):
-            check_prompts(getattr(self, name), name)
+        self.check_sampling()
+        self.loop_settings()
+
+    def loop_settings(self, **changes: Any) -> Settings:
+        """The settings of the optimisation loop, with changes.
+
+        Raises:
+            InvalidInputError, UnknownNameError: see `Settings`.
+
+        """
+        values = {setting.name: getattr(self, setting.name) for setting in fields(Settings)}
+        return Settings(**values | changes)
+
+    def resolve_metric(self) -> Metric:
+        """The metric, or the weighted sum of several."""
+        return metrics.resolve_weighted(self.metric, self.weight or None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningConfig(TaskConfig):
+    """The settings of a task that learns from prompts and is measured on others.
+
+    Args:
+        prompts: training prompts, one a line.
+        held_out: prompts for the final measurement; without them, every fourth training prompt is
+            held out.
+        seeds_per_prompt: training pictures of each prompt, each with a seed of its own.
+        held_out_seeds: held-out pictures of each prompt.
+        validation: number of validation pictures, of training prompts with fresh seeds.
+
+    Raises:
+        PromptError: no prompts, blank ones, too few to hold any out, prompts in both lists, or
+            fewer examples than a batch.
+        InvalidInputError, UnknownNameError: another setting is out of range.
+
+    """
+
+    prompts: Prompts
+    held_out: Prompts = field(default_factory=list)
+    seeds_per_prompt: int = 1
+    held_out_seeds: int = 1
+    validation: int = 4
+    # How likely a noise is means nothing where no noise is learned.
+    likelihood: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "seeds_per_prompt", "held_out_seeds", "validation")
+        check_prompts(self.prompts, "prompts")
+        if not self.held_out:
+            self._hold_out()
+        check_prompts(self.held_out, "held_out")
         both = sorted(set(self.prompts) & set(self.held_out))
         if both:
             raise PromptError(
                 f"prompts both trained on and held out: {both}; a result on these would mean "
                 f"nothing"
             )
-        if self.optimisation.batch > len(self.prompts) * self.seeds_per_prompt:
+        if self.batch > len(self.prompts) * self.seeds_per_prompt:
             raise PromptError(
-                f"a batch of {self.optimisation.batch} needs as many training examples; add prompts"
+                f"a batch of {self.batch} needs as many training examples; add prompts"
             )
 
-    def resolve_metric(self) -> Metric:
-        """The metric, or the weighted sum of several."""
-        return metrics.resolve_weighted(self.metric, self.weights or None)
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the task leaves in its run folder beside what every run does; see `RunFolder`."""
+        return ()
 
     def sets(self) -> Sets:
         """Training, validation and held-out examples."""
@@ -96,20 +166,27 @@ class TaskConfig:
             number(self.held_out * self.held_out_seeds, first + 2 * SEED_RANGE),
         )
 
+    def _hold_out(self) -> None:
+        """Move every fourth prompt, from the second on, to the held-out ones."""
+        if len(self.prompts) < 2:
+            raise PromptError(
+                f"prompts={self.prompts!r} is one prompt; add others, or give held_out "
+                f"(--held-out FILE), since results are measured on those"
+            )
+        prompts = self.prompts
+        object.__setattr__(self, "held_out", prompts[1::4])
+        object.__setattr__(self, "prompts", [p for i, p in enumerate(prompts) if i % 4 != 1])
 
-def check_sampling(guidance_scale: float | None, sampler: str | None, gradient: str) -> None:
-    """Check what decides how pictures are drawn, before a model is loaded.
 
-    Raises:
-        InvalidInputError: the guidance scale is not finite.
-        UnknownNameError: there is no such sampler or gradient method.
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings that can be given, by name: what `config.yaml` and `result.json` hold."""
+    return {item.name: getattr(config, item.name) for item in fields(config) if item.init}
 
-    """
-    if guidance_scale is not None and not math.isfinite(guidance_scale):
-        raise InvalidInputError(f"guidance_scale={guidance_scale} must be finite")
-    if sampler is not None:
-        samplers.resolve(sampler)
-    gradients.resolve(gradient)
+
+def check_counts(config: Any, *names: str) -> None:
+    """Raise InvalidInputError or InvalidTypeError unless each setting is an int of at least 1."""
+    for name in names:
+        check_int(name, getattr(config, name), 1)
 
 
 def check_prompts(prompts: Sequence[str], name: str) -> None:
@@ -125,9 +202,7 @@ def number(prompts: Sequence[str], first: int) -> list[Example]:
     return [Example(prompt, first + i) for i, prompt in enumerate(prompts)]
 
 
-def stock_arguments(config: TaskConfig) -> str:
-    """What a stock pipeline's call needs besides the prompt to draw as the run did, each argument
-    after a comma.
-    """
+def stock_arguments(config: Sampling) -> str:
+    """A stock pipeline's arguments that draw as the run did, each after a comma."""
     scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
     return f", num_inference_steps={config.steps}{scale}"

@@ -1,24 +1,23 @@
-"""The demo: with the bundled model alone, a word for a mood, the style of one picture, and how
-easily a classifier is fooled.
-"""
+"""The demo, with the bundled model alone: a word for a mood, a style, and a fooled classifier."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.metrics.judge import Judge
-from adjointdpm.metrics.subject_recognition import judge_prompts
-from adjointdpm.optimization.loop import Interrupted, Settings
+from adjointdpm.metrics.networks.judge import Judge
+from adjointdpm.metrics.subject_recognition import Recogniser, judge_prompts
+from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.runs.storyboard import Band, write_storyboard
 from adjointdpm.tasks.audit.task import AuditConfig, audit
+from adjointdpm.tasks.config import check_counts
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 
@@ -53,18 +52,23 @@ AUDITED = [
     "a twemoji emoji of a hot dog",
 ]
 STYLES = ("noto", "twemoji", "fluent")
+_LEAD = (
+    "A word learned from a number, a style learned from one picture, and a classifier fooled by a "
+    "nudge of the noise: all by sending a gradient back through the sampler of the bundled model. "
+    f"First the word, `{TOKEN}`."
+)
 
 Report = Callable[[str, int, int, str], None]  # part, done, of how many, what there is to say
 
 
 @dataclass(frozen=True)
-class DemoConfig:
-    """The three parts' settings; they were chosen on training prompts.
+class Parts:
+    """The settings of the demo's parts; None leaves a part out.
 
     Args:
         embed: a token for a colour mood.
-        stylize: a LoRA for a drawn pattern; None leaves it out.
-        audit: adversarial noise; None leaves it out.
+        stylize: a LoRA for a drawn pattern.
+        audit: adversarial noise.
 
     """
 
@@ -72,192 +76,205 @@ class DemoConfig:
     stylize: StylizeConfig | None
     audit: AuditConfig | None
 
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the first part leaves, and the other parts' run folders."""
+        return (*self.embed.artefacts, "stylize/", "audit/")
 
-def demo_config(
-    gradient: str = "exact",
-    seed: int = 0,
-    iterations: int = 12,
-    steps: int = 50,
-    *,
-    judges: bool = True,
-) -> DemoConfig:
-    """The demo's settings; without third-party networks (`judges`) only the first part is possible."""
-    learning = DemoConfig(
-        embed=EmbedConfig(
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo does.
+
+    Args:
+        gradient: the gradient method: exact, or adjoint (the report then states its error against
+            exact).
+        seed: fixes everything random.
+        iterations: optimiser steps; a third more for the style.
+        steps: sampler steps that the gradient runs through.
+        only_embed: learn the word alone: half the time.
+
+    """
+
+    gradient: str = "exact"
+    seed: int = 0
+    iterations: int = 12
+    steps: int = 50
+    only_embed: bool = False
+
+    def parts(self) -> Parts:
+        """The settings of each part; they were chosen on training prompts.
+
+        Raises:
+            InvalidInputError, UnknownNameError: a setting is out of range.
+
+        """
+        check_counts(self, "iterations", "steps")
+        common: dict[str, Any] = {
+            "guidance_scale": 5.0,
+            "gradient": self.gradient,
+            "seed": self.seed,
+        }
+        learning = common | {"prompts": prompts_of(TRAINING), "preservation": 0.2, "tracker": []}
+        fewer_steps = max(2, self.steps * 2 // 5)
+        embed = EmbedConfig(
             token=TOKEN,
             initial="gray",
-            metric=["color:mood=dusk"],
-            prompts=prompts_of(TRAINING),
-            held_out=prompts_of(HELD_OUT),
             template="{prompt} on a {token} background",
-            steps=steps,
-            guidance_scale=5.0,
-            gradient=gradient,
-            seed=seed,
-            optimisation=Settings(
-                iterations=iterations,
-                batch=2,
-                learning_rate=0.05,
-                preservation=0.2,
-                validate_every=4,
-                seed=seed,
-            ),
-        ),
-        stylize=None,
-        audit=None,
-    )
-    if not judges:
-        return learning
-    return DemoConfig(
-        embed=learning.embed,
-        stylize=StylizeConfig(
+            metric=["color:mood=dusk"],
+            held_out=prompts_of(HELD_OUT),
+            steps=self.steps,
+            iterations=self.iterations,
+            lr=0.05,
+            validate_every=4,
+            **learning,
+        )
+        if self.only_embed:
+            return Parts(embed, None, None)
+        stylize = StylizeConfig(
             style="style.png",
-            prompts=prompts_of(TRAINING),
             held_out=prompts_of(HELD_OUT[:8]),
-            steps=max(2, steps * 2 // 5),
-            guidance_scale=5.0,
-            gradient=gradient,
-            seed=seed,
-            optimisation=Settings(
-                iterations=iterations * 4 // 3,
-                batch=2,
-                learning_rate=1e-2,
-                schedule="cosine",
-                preservation=0.2,
-                validate_every=max(1, iterations // 3),
-                seed=seed,
-            ),
-        ),
-        audit=AuditConfig(
-            victim="efficientnet-lite0",
+            steps=fewer_steps,
+            iterations=self.iterations * 4 // 3,
+            lr=1e-2,
+            lr_schedule="cosine",
+            validate_every=max(1, self.iterations // 3),
+            **learning,
+        )
+        audit = AuditConfig(
             prompts=AUDITED,
-            budgets=[0.2],
+            budget=[0.2],
             clean_seeds=5,
-            iterations=iterations,
-            steps=max(2, steps * 2 // 5),
-            guidance_scale=5.0,
-            gradient=gradient,
-            search=False,
-            seed=seed,
-        ),
-    )
+            iterations=self.iterations,
+            steps=fewer_steps,
+            random_search=False,
+            **common,
+        )
+        return Parts(embed, stylize, audit)
 
 
 def demo(
     model: Any,
-    config: DemoConfig,
+    parts: Parts,
     folder: RunFolder,
     *,
     command: str = "",
     resume: bool = False,
     report: Report = lambda part, done, total, text: None,
 ) -> dict[str, Any]:
-    """Run the parts, each in a run folder of its own (the first in `folder` itself), and the
-    picture that tells the story.
+    """Run the parts, and draw the picture that tells the story.
 
-    Content is judged by the bundled judge, which has no part in any metric.
+    The first part writes into `folder` itself, the others into run folders inside it. Content is
+    judged by the bundled judge, which has no part in any metric.
 
     Returns:
-        What `result.json` holds: the first part's figures, costs of all parts, and a summary of
-        each in `parts`.
+        What `result.json` holds: the first part's figures, all costs, a summary of each part.
 
     Raises:
         Interrupted: a signal arrived. Only the first part can be resumed; the others start anew.
 
     """
-    judge = judge_prompts(Judge.load())
-    bands: list[Band] = []
-
-    def learning(part: str, iterations: int) -> Callable[[dict[str, Any]], None]:
-        def show(record: dict[str, Any]) -> None:
-            values = record.get("validation") or record["training"]
-            report(part, record["iteration"], iterations, f"metric {values['metric']:.3f}")
-
-        return show
-
-    report(
-        f"learning {TOKEN}",
-        0,
-        config.embed.optimisation.iterations,
-        "drawing the untouched model's pictures",
-    )
+    judge, title = judge_prompts(Judge.load()), f"learning {TOKEN}"
+    report(title, 0, parts.embed.iterations, "drawing the untouched model's pictures")
     result = embed(
         model,
-        config.embed,
+        parts.embed,
         folder,
         task="demo",
         command=command,
         recognise=judge,
         resume=resume,
-        on_record=learning(f"learning {TOKEN}", config.embed.optimisation.iterations),
+        on_record=_tell_record(report, title, parts.embed.iterations),
     )
-    parts, runs = [], [result]
-    bands.append(Band(folder, result, {"before": "untouched", "after": f"with {TOKEN}"}))
-    if config.stylize is not None:
-        part = _part(folder, "stylize")
-        part.write_images(["style"], reference_pattern()[None])
-        settings = StylizeConfig(
-            **{**vars(config.stylize), "style": str(part.path / "images" / "style.png")}
-        )
-        show = learning("stylising", settings.optimisation.iterations)
-        with _not_resumed("stylize"):
-            done = stylize(model, settings, part, command=command, recognise=judge, on_record=show)
+    bands = [Band(folder, result, {"before": "untouched", "after": f"with {TOKEN}"})]
+    runs, summaries = [result], []
+    for name, run in (("stylize", _stylize), ("audit", _audit)):
+        config = getattr(parts, name)
+        if config is None:
+            continue
+        part = _part(folder, name, config.artefacts)
+        with _not_resumed(name):
+            done, summary, band = run(model, config, part, command, judge, report)
         write_report(part)
-        parts.append(_summary("stylize", done, _learning_summary(done)))
+        story = {key: done["story"][key] for key in ("title", "lead")}
+        summaries.append({"folder": name, "summary": summary} | story)
         runs.append(done)
-        bands.append(
-            Band(part, done, {"after": "stylised"}, aside=part.path / "images" / "style.png")
-        )
-    if config.audit is not None:
-        part, attacked = _part(folder, "audit"), config.audit
-        with _not_resumed("audit"):
-            done = audit(
-                model,
-                attacked,
-                part,
-                model_name="tiny",
-                command=command,
-                recognise=judge,
-                report=lambda what, step, total: report("auditing", step, total, what),
-            )
-        write_report(part)
-        (row,) = done["success"]
-        parts.append(
-            _summary(
-                "audit",
-                done,
-                f"With a budget of {row['budget']:g}, {row['rate']:.0%} of "
-                f"{done['held_out']['examples']} pictures are misread while the judge still sees "
-                f"what the prompt names.",
-            )
-        )
-        runs.append(done)
-        bands.append(
-            Band(
-                part,
-                done,
-                {"before": "clean", f"budget_{row['budget']:g}": "adversarial"},
-                verdicts=True,
-            )
-        )
+        bands.append(band)
     story = write_storyboard(bands, folder.path / "images" / "story.png")
     result |= {
-        "parts": parts,
+        "parts": summaries,
         "storyboard": str(story.relative_to(folder.path)),
         "seconds": sum(run["seconds"] for run in runs),
         "network_calls": sum(run["network_calls"] for run in runs),
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
     }
-    if parts:
-        result["story"] |= {
-            "title": "One gradient, three uses",
-            "lead": "A word learned from a number, a style learned from one picture, and a "
-            "classifier fooled by a nudge of the noise: all by sending a gradient back through "
-            f"the sampler of the bundled model. First the word, `{TOKEN}`. "
-            f"{result['story']['lead']}",
-        }
+    if summaries:
+        lead = result["story"]["lead"]
+        result["story"] |= {"title": "One gradient, three uses", "lead": f"{_LEAD} {lead}"}
     folder.write_result(result)
     return result
+
+
+def _stylize(
+    model: Any,
+    config: StylizeConfig,
+    part: RunFolder,
+    command: str,
+    judge: Recogniser,
+    report: Report,
+) -> tuple[dict[str, Any], str, Band]:
+    """The second part: its result, what it found in words, and its rows of the picture."""
+    part.write_images(["style"], reference_pattern()[None])
+    style = part.path / "images" / "style.png"
+    config = replace(config, style=str(style))
+    show = _tell_record(report, "stylising", config.iterations)
+    done = stylize(model, config, part, command=command, recognise=judge, on_record=show)
+    held_out = done["held_out"]
+    summary = (
+        f"On held-out prompts the metric goes from {held_out['before']:.3f} to "
+        f"{held_out['after']:.3f}; the judge finds the subject in "
+        f"{held_out['recognised']['before']:.0%} of the pictures before and in "
+        f"{held_out['recognised']['after']:.0%} after."
+    )
+    return done, summary, Band(part, done, {"after": "stylised"}, aside=style)
+
+
+def _audit(
+    model: Any,
+    config: AuditConfig,
+    part: RunFolder,
+    command: str,
+    judge: Recogniser,
+    report: Report,
+) -> tuple[dict[str, Any], str, Band]:
+    """The third part, likewise."""
+    done = audit(
+        model,
+        config,
+        part,
+        model_name="tiny",
+        command=command,
+        recognise=judge,
+        report=lambda what, step, total: report("auditing", step, total, what),
+    )
+    (row,) = done["success"]
+    summary = (
+        f"With a budget of {row['budget']:g}, {row['rate']:.0%} of "
+        f"{done['held_out']['examples']} pictures are misread while the judge still sees what the "
+        f"prompt names."
+    )
+    views = {"before": "clean", f"budget_{row['budget']:g}": "adversarial"}
+    return done, summary, Band(part, done, views, verdicts=True)
+
+
+def _tell_record(report: Report, part: str, iterations: int) -> Callable[[dict[str, Any]], None]:
+    """A callback that reports every record of the loop."""
+
+    def show(record: dict[str, Any]) -> None:
+        values = record.get("validation") or record["training"]
+        report(part, record["iteration"], iterations, f"metric {values['metric']:.3f}")
+
+    return show
 
 
 def prompts_of(concepts: Sequence[str]) -> list[str]:
@@ -269,8 +286,9 @@ def prompts_of(concepts: Sequence[str]) -> list[str]:
 
 
 def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
-    """The style reference, in [0, 1]: wavy stripes in ink and warm colours, drawn by a formula, so
-    that it is nobody's picture.
+    """The style reference, in [0, 1]: wavy stripes in ink and warm colours.
+
+    It is drawn by a formula, so that it is nobody's picture.
     """
     y, x = torch.meshgrid(*[torch.linspace(0, 1, side)] * 2, indexing="ij")
     wave = x + 0.08 * torch.sin(2 * math.pi * 2 * y) + 0.35 * y
@@ -280,16 +298,17 @@ def reference_pattern(side: int = 64) -> Float[Tensor, "3 side side"]:
     return torch.lerp(ink.expand_as(warm), warm, stripes)
 
 
-def _part(folder: RunFolder, name: str) -> RunFolder:
+def _part(folder: RunFolder, name: str, artefacts: Sequence[str]) -> RunFolder:
     # Its files are made anew: an interrupted demo is resumed in its first part, which takes
     # longest.
     path = folder.path / name
-    return RunFolder.open(path, {"task": name, "model": "tiny"}, force=path.exists())
+    facts = {"task": name, "model": "tiny"}
+    return RunFolder.open(path, facts, artefacts=artefacts, force=path.exists())
 
 
 @contextmanager
 def _not_resumed(part: str) -> Iterator[None]:
-    """Let an interruption not promise what holds for such a part's own run alone."""
+    """Say of an interruption that the part is not resumed, as its own run would be."""
     try:
         yield
     except Interrupted as stop:
@@ -297,22 +316,3 @@ def _not_resumed(part: str) -> Iterator[None]:
             f"stopped in {part}; with --resume {TOKEN} is not learned again, but the parts after "
             f"it start anew"
         ) from stop
-
-
-def _learning_summary(result: dict[str, Any]) -> str:
-    held_out = result["held_out"]
-    return (
-        f"On held-out prompts the metric goes from {held_out['before']:.3f} to "
-        f"{held_out['after']:.3f}; the judge finds the subject in "
-        f"{held_out['recognised']['before']:.0%} of the pictures before and in "
-        f"{held_out['recognised']['after']:.0%} after."
-    )
-
-
-def _summary(name: str, result: dict[str, Any], summary: str) -> dict[str, Any]:
-    return {
-        "folder": name,
-        "title": result["story"]["title"],
-        "lead": result["story"]["lead"],
-        "summary": summary,
-    }

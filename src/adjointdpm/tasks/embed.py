@@ -4,26 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import TaskConfig, stock_arguments
+from adjointdpm.tasks.config import LearningConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
-from adjointdpm.variables import Example, TokenEmbedding
+from adjointdpm.variables import TokenEmbedding
 from adjointdpm.variables.token_embedding import neutral_word
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(TaskConfig):
+class EmbedConfig(LearningConfig):
     """What `embed` learns.
 
     Args:
-        token: the new token.
-        initial: the existing word where its vectors start; the control is this word in the token's
-            place. None: see `neutral_word`.
-        template: how prompts use the token.
-        vectors: vectors of the token.
-        max_norm: bound on their norm, in units of the vocabulary's largest norm.
+        token: the new token, such as "<dusk>".
+        initial: an existing word of one token, where the new vectors start; by default a general
+            one. It is also the control: the report shows pictures with it in the token's place.
+        template: how prompts use the token, with the fields {prompt} and {token}.
+        vectors: number of vectors that the token stands for.
+        max_norm: bound on the vectors' norm, in units of the vocabulary's largest norm.
 
     """
 
@@ -32,6 +33,12 @@ class EmbedConfig(TaskConfig):
     template: str = "{prompt} {token}"
     vectors: int = 1
     max_norm: float = 1.0
+    preservation: float = 0.2
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The token's vectors."""
+        return ("learned_embeds.safetensors",)
 
 
 def embed(
@@ -39,21 +46,22 @@ def embed(
     config: EmbedConfig,
     folder: RunFolder,
     *,
+    metric: Metric | None = None,
     task: str = "embed",
     command: str = "",
     recognise: Recogniser | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Learn the token, measure it on held-out prompts and seeds, and fill the run folder, all but
-    its report.
+    """Learn the token, measure it on held-out prompts, and fill the run folder, all but its report.
 
     Args:
-        model: what `adjointdpm.load` returns; as it was, afterwards.
+        model: what `adjointdpm.load` returns; afterwards it is as it was.
         config: what to learn.
-        folder: where to; see `RunFolder`.
+        folder: where results are written.
+        metric: what to make small; by default what the config names.
         task: the name in `result.json`.
-        command: the command line to repeat the run, for the report.
+        command: the command line that repeats the run, for the report.
         recognise: a judge of content, never the optimised metric.
         resume: go on from the folder's checkpoint.
         on_record: called after every iteration.
@@ -66,24 +74,16 @@ def embed(
             `TokenEmbedding` and `metrics.resolve`.
 
     """
-    metric, sets = config.resolve_metric(), config.sets()
-    initial = (
-        neutral_word(model.pipe.tokenizer, config.prompts)
-        if config.initial is None
-        else config.initial
-    )
-    config = replace(config, initial=initial)
+    metric, sets = metric or config.resolve_metric(), config.sets()
+    if (initial := config.initial) is None:
+        initial = neutral_word(model.pipe.tokenizer, config.prompts)
+        config = replace(config, initial=initial)
+    template, vectors, bound = config.template, config.vectors, config.max_norm
     token = TokenEmbedding(
-        model.pipe,
-        config.token,
-        initial,
-        template=config.template,
-        vectors=config.vectors,
-        max_norm=config.max_norm,
+        model.pipe, config.token, initial, template=template, vectors=vectors, max_norm=bound
     )
-    word = [
-        Example(config.template.format(prompt=e.prompt, token=initial), e.seed)
-        for e in sets.held_out
+    controls = [
+        e._replace(prompt=template.format(prompt=e.prompt, token=initial)) for e in sets.held_out
     ]
     assignment = Assignment(
         task,
@@ -92,7 +92,7 @@ def embed(
         metric,
         sets,
         _story(config, metric.name),
-        {"existing_word": word},
+        {"existing_word": controls},
         recognise,
         command=command,
     )

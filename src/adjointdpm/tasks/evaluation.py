@@ -18,34 +18,38 @@ def evaluate(
     examples: Sequence[Example],
     views: Mapping[str, Tensor],
     recognise: Recogniser | None = None,
-    score: Callable[[Metric, Tensor], Tensor] = lambda metric, images: metric(images),
+    score: Callable[[Metric, Tensor, Sequence[str]], Tensor] = lambda metric, images, prompts: (
+        metric(images, prompts=prompts)
+    ),
 ) -> dict[str, Any]:
-    """Means over the examples of everything that says whether the effect is there and the content
-    survived.
+    """Measure whether the effect is there and the content survived; means over the examples.
 
     Args:
         metric: what was optimised, or another.
         examples: what was drawn.
-        views: the same examples drawn several times, pictures `[B, 3, H, W]` by name: "before" by
-            the untouched model, "after" with what was learned, and any controls.
+        views: the same examples drawn several times, by name: "before" by the untouched model,
+            "after" with what was learned, and any controls; pictures `[B, 3, H, W]`.
         recognise: a judge of content.
-        score: a metric's scores of pictures; `Renderer.score` takes the pictures to where the
-            metric was trained with.
+        score: a metric's scores of pictures and prompts; `Renderer.score` takes the pictures to
+            where the metric was trained with.
 
     Returns:
-        Mean metric by view; `change` from before to after, with a 95 % bootstrap `interval` over
-        prompts, each with all its seeds (over the seeds if there is one prompt);
-        `structure_distance` of after to before, and as a yardstick `structure_distance_unrelated`,
-        of before to the next example's before; `distinctness`: mean distance between pictures
-        after, relative to before (1: as different from each other as they were); `parts`: of a
-        weighted sum, each metric's mean by view, unweighted, under its name; `recognised`: by view,
-        the share of pictures in which the judge sees the prompt's subject, if there is a judge;
-        with `recognised_interval`, 95 %, over prompts too.
+        Each view's mean metric under the view's name, and
+
+        - `change`: from before to after, with a 95 % bootstrap `interval` over prompts, each with
+          all its seeds (over the seeds if there is one prompt).
+        - `structure_distance`: of after to before; as a yardstick, `structure_distance_unrelated`
+          is that of before to the next example's before.
+        - `distinctness`: mean distance between pictures after, relative to before.
+        - `parts`: each metric of a weighted sum by name, its mean by view, unweighted.
+        - `recognised`: with a judge, the share of each view's pictures in which it sees the
+          prompt's subject; `recognised_interval`, 95 %, is over prompts too.
 
     """
-    scores = {name: score(metric, images) for name, images in views.items()}
+    prompts = [example.prompt for example in examples]
+    scores = {name: score(metric, images, prompts) for name, images in views.items()}
     before, after = views["before"], views["after"]
-    change, prompts = scores["after"] - scores["before"], [example.prompt for example in examples]
+    change = scores["after"] - scores["before"]
     result: dict[str, Any] = {name: values.mean().item() for name, values in scores.items()}
     result |= {
         "change": change.mean().item(),
@@ -57,11 +61,13 @@ def evaluate(
     }
     if isinstance(metric, WeightedSum):
         result["parts"] = {
-            part.name: {name: score(part, images).mean().item() for name, images in views.items()}
+            part.name: {
+                name: score(part, images, prompts).mean().item() for name, images in views.items()
+            }
             for part in metric.metrics
         }
     if recognise is not None:
-        hits = {name: recognise(images, examples) for name, images in views.items()}
+        hits = {name: recognise(images, prompts) for name, images in views.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
         result["recognised_interval"] = {
             name: clustered_share_interval(found, prompts) for name, found in hits.items()
@@ -70,8 +76,6 @@ def evaluate(
 
 
 def _spread(images: Tensor) -> float:
-    """Mean distance between the pictures of two examples, each less its mean colour: drawings are
-    compared, not moods.
-    """
+    """Mean distance between pictures, each less its mean colour: of drawings, not of moods."""
     flat = (images - images.mean((2, 3), keepdim=True)).flatten(1)
     return torch.pdist(flat).mean().item() if len(flat) > 1 else 0.0

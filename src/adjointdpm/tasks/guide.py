@@ -1,8 +1,6 @@
-"""guide: one prompt, its noise or its embedding or both optimised for a metric, and every picture
-on the way.
-"""
+"""guide: optimise the noise or the embedding of one prompt for a metric."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,21 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
+from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines.inversion import invert
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.config import (
     SEED_RANGE,
+    Prompts,
     Sets,
     TaskConfig,
+    check_counts,
     check_prompts,
-    check_sampling,
     number,
     stock_arguments,
 )
@@ -35,33 +36,55 @@ LEARNED = ("noise", "embedding", "both")
 
 @dataclass(frozen=True, kw_only=True)
 class GuideConfig(TaskConfig):
-    """What `guide` optimises; `prompts` repeats the one prompt, once for each picture.
+    """What `guide` optimises.
 
     Args:
-        learn: "noise", "embedding" or "both".
-        within, budget: the set that the noise stays in, see `Noise`.
-        picture: a file to start from, inverted to noise, instead of a seed. It is inverted by the
-            rule of the pipeline's own scheduler, and so drawn with that.
+        prompt: what to draw.
+        prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
+        pictures: number of pictures, each with a seed of its own.
+        learn: what is optimised: noise, embedding, or both.
+        within: where the noise stays: shell, l2, linf or free. See `Noise`.
+        budget: how far the noise may go, for l2 and linf.
+        picture: the file of a picture to start from, inverted to noise, instead of a seed. It is
+            inverted by the rule of the pipeline's own scheduler, and so drawn with that.
+        batch: pictures in one graph; by default all of them.
+        patience: stop after this many looks without a better objective; by default never.
 
     Raises:
         PromptError: no prompt, or several.
         UnknownNameError: another `learn`.
-        InvalidInputError: a picture for more than one prompt, or bounds on noise that is not
-            learned.
+        InvalidInputError: a batch that does not divide the pictures, a picture to start from for
+            more than one, or bounds on noise that is not learned.
         UnsupportedError: a picture and a sampler.
 
     """
 
+    prompt: str = ""
+    prompts: Prompts = field(default_factory=list)
+    pictures: int = 1
     learn: str = "noise"
     within: str = "shell"
     budget: float | None = None
     picture: str | None = None
+    lr: float = 0.02
+    preservation: float = 0.2
+    batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    patience: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    validate_every: int = 1
+    # Every iteration moves all pictures.
+    accumulate: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        check_sampling(self.guidance_scale, self.sampler, self.gradient)
-        check_prompts(self.prompts, "prompt")
-        if len(set(self.prompts)) > 1:
-            raise PromptError(f"guide takes one prompt, not {len(set(self.prompts))}")
+        self._settle_prompt()
+        check_counts(self, "pictures")
+        if self.batch is not None:
+            check_counts(self, "batch")
+            if self.pictures % self.batch:
+                raise InvalidInputError(
+                    f"batch={self.batch} does not divide pictures={self.pictures}: every iteration "
+                    f"moves all of them"
+                )
+        super().__post_init__()
         if self.learn not in LEARNED:
             raise UnknownNameError(
                 f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}"
@@ -71,9 +94,9 @@ class GuideConfig(TaskConfig):
                 f"within={self.within!r} and budget={self.budget} say where the noise may go, and "
                 f"learn='embedding' leaves it where it is; drop them, or learn 'noise' or 'both'"
             )
-        if self.picture is not None and len(self.prompts) > 1:
+        if self.picture is not None and self.pictures > 1:
             raise InvalidInputError(
-                f"a run that starts from a picture makes one, not {len(self.prompts)}"
+                f"a run that starts from a picture makes one, not {self.pictures}"
             )
         if self.picture is not None and self.sampler is not None:
             raise UnsupportedError(
@@ -82,18 +105,43 @@ class GuideConfig(TaskConfig):
                 f"from a seed"
             )
 
-    def sets(self) -> Sets:
-        """The same examples for everything, but for an embedding, which is also measured on as many
-        fresh seeds.
-        """
-        first = 3 * SEED_RANGE * self.seed
-        examples = number(self.prompts, first)
-        fresh = number(self.prompts, first + 2 * SEED_RANGE)
-        return Sets(
-            examples,
-            examples,
-            fresh if self.learn == "embedding" and self.picture is None else examples,
+    def _settle_prompt(self) -> None:
+        if bool(self.prompt) == bool(self.prompts):
+            raise PromptError(
+                "guide takes one prompt: --prompt TEXT, or --prompts FILE with one line"
+            )
+        prompts = self.prompts or [self.prompt]
+        check_prompts(prompts, "prompt")
+        if len(prompts) > 1:
+            raise PromptError(f"guide takes one prompt, not {len(prompts)}")
+        object.__setattr__(self, "prompt", prompts[0])
+        object.__setattr__(self, "prompts", [])
+
+    def loop_settings(self, **changes: Any) -> Settings:
+        """The settings of the loop: an iteration moves all pictures, in graphs of `batch`."""
+        batch = self.batch or self.pictures
+        derived = {
+            "batch": batch,
+            "accumulate": self.pictures // batch,
+            "patience": self.iterations if self.patience is None else self.patience,
+        }
+        return super().loop_settings(**derived | changes)
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The noise, also one that a picture was inverted to, and the embedding."""
+        noise = self.learn != "embedding" or self.picture is not None
+        return ("noise.safetensors",) * noise + ("prompt_embeds.safetensors",) * (
+            self.learn != "noise"
         )
+
+    def sets(self) -> Sets:
+        """The same examples for everything; an embedding is also measured on fresh seeds."""
+        first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.pictures
+        examples = number(prompts, first)
+        if self.learn == "embedding" and self.picture is None:
+            return Sets(examples, examples, number(prompts, first + 2 * SEED_RANGE))
+        return Sets(examples, examples, examples)
 
 
 def guide(
@@ -101,45 +149,32 @@ def guide(
     config: GuideConfig,
     folder: RunFolder,
     *,
+    metric: Metric | None = None,
     task: str = "guide",
     command: str = "",
     recognise: Recogniser | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Optimise, keep the picture of every iteration in `images/`, measure, and fill the run folder,
-    all but its report.
+    """Optimise, keep the picture of every iteration in `images/`, and fill the run folder.
 
     A run that starts from a picture saves its noise as `noise.safetensors`, learned or not.
+    Arguments, returned value and errors are those of `embed`.
 
-    Args, returned value and errors are those of `embed`; ReversalError if the start picture cannot
-    be inverted.
+    Raises:
+        ReversalError: the start picture cannot be inverted.
+
     """
-    metric, sets = config.resolve_metric(), config.sets()
+    metric, sets = metric or config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
-    if config.picture is not None:
-        image = read_picture(Path(config.picture))[None]
-        image = torch.nn.functional.interpolate(
-            image, picture_size(model), mode="bilinear", antialias=True, align_corners=False
-        )
+    if (picture := config.picture) is not None:
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
-        starts[sets.training[0]] = invert(
-            model, image, config.prompts[0], steps=config.steps, guidance_scale=scale
-        )
+        starts[sets.training[0]] = _inverted(model, config, scale, Path(picture))
     gradient = resolve_gradient(config.gradient)
     render = _Watched(
         model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts
     )
-    parts: list[Variable] = []
-    if config.learn in ("noise", "both"):
-        start = torch.cat(
-            [starts[e] if e in starts else model.noise(1, e.seed) for e in sets.training]
-        )
-        parts.append(Noise(sets.training, start, within=config.within, budget=config.budget))
-    if config.learn in ("embedding", "both"):
-        parts.append(PromptEmbedding(model, config.prompts[0]))
-    variable = parts[0] if len(parts) == 1 else Joint(parts)
 
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
@@ -149,7 +184,7 @@ def guide(
     assignment = Assignment(
         task,
         config,
-        variable,
+        _variable(model, config, sets.training, starts),
         metric,
         sets,
         _story(config, metric.name),
@@ -158,25 +193,47 @@ def guide(
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:
-        return result
-    if (
-        config.picture is not None and config.learn == "embedding"
-    ):  # otherwise it is saved as what is learned
+        return result  # another process measures
+    if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
     result["held_out"]["same_examples"] = sets.held_out == sets.training
-    result["trajectory"] = sorted(
-        str(path.relative_to(folder.path))
-        for path in (folder.path / "images").glob("iteration_*.png")
-    )
+    trajectory = sorted((folder.path / "images").glob("iteration_*.png"))
+    result["trajectory"] = [str(path.relative_to(folder.path)) for path in trajectory]
     folder.write_result(result)
     return result
 
 
+def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:
+    """The noise that the pipeline draws the user's picture from."""
+    picture = torch.nn.functional.interpolate(
+        read_picture(path)[None],
+        picture_size(model),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    return invert(model, picture, config.prompt, steps=config.steps, guidance_scale=scale)
+
+
+def _variable(
+    model: Any,
+    config: GuideConfig,
+    examples: Sequence[Example],
+    starts: Mapping[Example, Tensor],
+) -> Variable:
+    """What is learned, at its start."""
+    parts: list[Variable] = []
+    if config.learn in ("noise", "both"):
+        start = torch.cat([starts[e] if e in starts else model.noise(1, e.seed) for e in examples])
+        parts.append(Noise(examples, start, within=config.within, budget=config.budget))
+    if config.learn in ("embedding", "both"):
+        parts.append(PromptEmbedding(model, config.prompt))
+    return parts[0] if len(parts) == 1 else Joint(parts)
+
+
 @dataclass(frozen=True)
 class _Watched(Renderer):
-    """Remembers the first picture of the last examples that it drew with what is learned: the loop
-    draws them anyway, to validate.
-    """
+    """Remembers the first picture that it drew last with what is learned, to validate."""
 
     _seen: list[Tensor] = field(default_factory=list)
 
@@ -208,36 +265,42 @@ def _story(config: GuideConfig, metric: str) -> Story:
     )
     start = "" if config.picture is None else " It started from a picture, inverted to noise."
     return Story(
-        title=f"`{config.prompts[0]}`, guided",
+        title=f"`{config.prompt}`, guided",
         lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} "
         f"sampler steps. The model is untouched.{start}",
         views={"before": "before", "after": "after"},
         how=[f"Optimised: {what}.{within}"],
         use="Stock diffusers draws it from the saved tensors, without this library:"
         if config.sampler is None
-        else f"Stock diffusers does not have the sampler `{config.sampler}`; this library draws it from the saved tensors:",
+        else f"Stock diffusers does not have the sampler `{config.sampler}`; this library draws it "
+        f"from the saved tensors:",
         code=_code(config, [example.seed for example in config.sets().held_out]),
     )
 
 
 def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
-    """Lines that draw the pictures with a stock pipeline `pipe`, or where it lacks the sampler,
-    with this library.
+    """Lines that draw the pictures with a stock pipeline `pipe`.
+
+    With a sampler that the pipeline lacks, they draw with this library.
     """
     count, noise, embeds = (
-        len(config.prompts),
+        config.pictures,
         config.learn != "embedding" or config.picture is not None,
         config.learn != "noise",
     )
     lines, given = (
         ["from safetensors.torch import load_file"],
-        [] if embeds else [f"[{config.prompts[0]!r}] * {count}"],
+        [] if embeds else [f"[{config.prompt!r}] * {count}"],
     )
     if noise:
         lines.append('noise = load_file("noise.safetensors")["noise"]')
     if embeds:
-        lines.append('embeds = load_file("prompt_embeds.safetensors")["prompt_embeds"]')
-        given.append(f"prompt_embeds=embeds.expand({count}, -1, -1)")
+        lines.append('embeds = load_file("prompt_embeds.safetensors")')
+        if count > 1:
+            lines.append(
+                f"embeds = {{name: x.repeat_interleave({count}, 0) for name, x in embeds.items()}}"
+            )
+        given.append("**embeds")
     if config.sampler is None:
         given += ["latents=noise"] * noise
         return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]

@@ -1,6 +1,4 @@
-"""What all tasks that learn do alike: run the loop, draw held-out pictures before and after,
-measure, and fill the run folder.
-"""
+"""What all learning tasks share: run the loop, draw and score pictures, fill the run folder."""
 
 import statistics
 import time
@@ -13,19 +11,17 @@ from torch import Tensor
 
 from adjointdpm import metrics
 from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.gradient_check import (
-    gradient_error,
-    is_exact,
-    peak_memory_bytes,
-    versions,
-)
-from adjointdpm.optimization.loop import Record, optimize
+from adjointdpm.optimization.gradient_check import gradient_error, is_exact
+from adjointdpm.optimization.loop import Outcome, Record, optimize
+from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
-from adjointdpm.tasks.config import Sets, TaskConfig
+from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -80,7 +76,7 @@ class Assignment:
     command: str = ""
 
 
-def renderer(model: Any, config: TaskConfig) -> Renderer:
+def renderer(model: Any, config: Sampling) -> Renderer:
     """The renderer that a configuration asks for."""
     return Renderer(
         model,
@@ -109,125 +105,159 @@ def learn(
     """Learn, measure on held-out examples, and fill the run folder, all but its report.
 
     Args:
-        model: what `adjointdpm.load` returns; as it was, afterwards.
+        model: what `adjointdpm.load` returns; afterwards it is as it was.
         assignment: what to learn, and from what.
-        folder: where to; see `RunFolder`.
+        folder: where results are written.
         resume: go on from the folder's checkpoint.
         on_record: called after every iteration.
         render: draws in place of the renderer that the configuration asks for.
 
     Returns:
-        What `result.json` holds. Of several processes only the main one measures; the others return
-        what they have.
+        What `result.json` holds; of several processes, only the main one's is complete.
 
     Raises:
         MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the
             variable and the metric.
 
     """
-    started = time.perf_counter()
-    config, variable, metric = assignment.config, assignment.variable, assignment.metric
-    training, validation, held_out = assignment.sets
-    render, gradient = render or renderer(model, config), resolve_gradient(config.gradient)
-    metrics.probe(metric, *picture_size(model), device=model.device, dtype=model.dtype)
-
-    def keep(history: list[Record]) -> None:
-        folder.write_history(history)
-        on_record(history[-1])
-
-    with render.counted() as counter, variable, frozen(model.pipe, variable.tensors().values()):
-        variable.check([*training, *validation, *held_out])
-        outcome = optimize(
-            render,
-            variable,
-            metric,
-            training,
-            validation,
-            config.optimisation,
-            checkpoints=folder.checkpoints,
-            history=folder.read_history() if resume else (),
-            resume=resume,
-            on_history=keep,
-            trackers=folder.trackers(config.trackers),
-        )
-        processes = Processes()
+    started, processes = time.perf_counter(), Processes()
+    config, variable = assignment.config, assignment.variable
+    render = render or renderer(model, config)
+    _check_metric(model, assignment)
+    with stats(memory=False) as counter, variable, frozen(model.pipe, variable.tensors().values()):
+        outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
-        optimised, own = time.perf_counter() - started, counter.calls
-        calls = outcome.former_calls + sum(processes.gather([own]))
+        optimised, own = time.perf_counter() - started, counter.network_calls
+        calls = {"optimising": outcome.former_calls + sum(processes.gather([own]))}
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
         if not processes.is_main:
             return result
-        artefact = variable.save(folder.path)
-        with variable.disabled():
-            views = {"before": render.look(held_out)}
-            views |= {name: render.look(examples) for name, examples in assignment.controls.items()}
-            seen_before = render.look(validation)
-        views["after"] = render.look(held_out, variable)
-        seen_after = render.look(validation, variable)
-        evaluated = counter.calls - own
-        errors = (
-            [] if is_exact(gradient) else gradient_error(render, variable, metric, training[:3])
-        )
-        checked = counter.calls - own - evaluated
+        result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
+        result |= _measured(render, assignment, folder)
+        calls["evaluating"] = counter.network_calls - own
+        result["gradient"] = _gradient(render, assignment, outcome.history)
+        calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
+        result["optimisation"] = _course(outcome, assignment)
     result |= {
-        "metric": {
-            "name": metric.name,
-            "before": render.score(metric, seen_before).mean().item(),
-            "after": render.score(metric, seen_after).mean().item(),
-        },
-        "held_out": evaluate(metric, held_out, views, assignment.recognise, render.score),
-        "pictures": save_pictures(folder, held_out, views),
-        "artefact": str(artefact.relative_to(folder.path)),
-        "optimisation": {
-            "best_iteration": outcome.best_iteration,
-            "iterations": outcome.history[-1]["iteration"],
-            "stopped": outcome.stopped,
-            "validation_examples": len(validation),
-        },
-        "gradient": {
-            "method": config.gradient,
-            "class": repr(gradient),
-            "exact": is_exact(gradient),
-            "error": errors,
-        }
-        | _estimate(outcome.history),
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
         "resumed": resume,
         "peak_memory_bytes": peak_memory_bytes(),
-        "network_calls": calls + evaluated + checked,
-        "network_calls_by_purpose": {
-            "optimising": calls,
-            "evaluating": evaluated,
-            "checking the gradient": checked,
-        },
+        "network_calls": sum(calls.values()),
+        "network_calls_by_purpose": calls,
         "seed": config.seed,
         "command": assignment.command,
-        "versions": versions(),
-        "config": asdict(config),
+        "versions": package_versions(),
+        "config": settings_of(config),
         "story": asdict(assignment.story),
     }
     folder.write_result(result)
     return result
 
 
-def _estimate(history: Sequence[Record]) -> dict[str, float]:
-    """The relative error that a few-VJP method itself estimated, the median over iterations;
-    nothing for others.
+def _check_metric(model: Any, assignment: Assignment) -> None:
+    """Probe the metric with pictures and prompts such as those it will score."""
+    prompts = [example.prompt for example in assignment.sets.training]
+    metrics.probe(
+        assignment.metric,
+        *picture_size(model),
+        device=model.device,
+        dtype=model.dtype,
+        prompts=prompts,
+    )
+
+
+def _optimise(
+    render: Renderer,
+    assignment: Assignment,
+    folder: RunFolder,
+    resume: bool,
+    on_record: Callable[[Record], None],
+) -> Outcome:
+    """Run the loop; the variable then holds its best state."""
+    config, variable, sets = assignment.config, assignment.variable, assignment.sets
+    variable.check([*sets.training, *sets.validation, *sets.held_out])
+
+    def keep(history: list[Record]) -> None:
+        folder.write_history(history)
+        on_record(history[-1])
+
+    return optimize(
+        MetricObjective(render, assignment.metric),
+        variable,
+        sets.training,
+        sets.validation,
+        config.loop_settings(),
+        checkpoints=folder.checkpoints,
+        history=folder.read_history() if resume else (),
+        resume=resume,
+        on_history=keep,
+        trackers=folder.trackers([name for name in config.tracker if name != "none"]),
+    )
+
+
+def _course(outcome: Outcome, assignment: Assignment) -> dict[str, Any]:
+    """How the optimisation went, and with which settings."""
+    return {
+        "best_iteration": outcome.best_iteration,
+        "iterations": outcome.history[-1]["iteration"],
+        "stopped": outcome.stopped,
+        "validation_examples": len(assignment.sets.validation),
+        "settings": asdict(assignment.config.loop_settings()),
+    }
+
+
+def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> dict[str, Any]:
+    """Draw the validation and held-out examples before and after, and score and save them."""
+    variable, metric, sets = assignment.variable, assignment.metric, assignment.sets
+    with variable.disabled():
+        views = {"before": render.look(sets.held_out)}
+        views |= {name: render.look(examples) for name, examples in assignment.controls.items()}
+        seen_before = render.look(sets.validation)
+    views["after"] = render.look(sets.held_out, variable)
+    seen_after = render.look(sets.validation, variable)
+    prompts = [example.prompt for example in sets.validation]
+    return {
+        "metric": {
+            "name": metric.name,
+            "before": render.score(metric, seen_before, prompts).mean().item(),
+            "after": render.score(metric, seen_after, prompts).mean().item(),
+        },
+        "held_out": evaluate(metric, sets.held_out, views, assignment.recognise, render.score),
+        "pictures": save_pictures(folder, sets.held_out, views),
+    }
+
+
+def _gradient(
+    render: Renderer, assignment: Assignment, history: Sequence[Record]
+) -> dict[str, Any]:
+    """The gradient method, and how far an approximate one was from exact.
+
+    A few-VJP method estimates its own relative error; `estimate` is the median over iterations.
     """
-    found = [
-        record["gradient_error_estimate"]
-        for record in history
-        if "gradient_error_estimate" in record
-    ]
-    return {"estimate": statistics.median(found)} if found else {}
+    method, gradient = assignment.config.gradient, resolve_gradient(assignment.config.gradient)
+    exact, some = is_exact(gradient), assignment.sets.training[:3]
+    found = {
+        "method": method,
+        "class": repr(gradient),
+        "exact": exact,
+        "error": []
+        if exact
+        else gradient_error(render, assignment.variable, assignment.metric, some),
+    }
+    key = "gradient_error_estimate"
+    estimates = [record[key] for record in history if key in record]
+    return found | ({"estimate": statistics.median(estimates)} if estimates else {})
 
 
 def save_pictures(
     folder: RunFolder, examples: Sequence[Example], views: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
-    """Write every view of every example to `images/`; returns a row for each example with the paths
-    by view.
+    """Write every view of every example to `images/`.
+
+    Returns:
+        A row for each example: its prompt and seed, and the path of each view's picture.
+
     """
     rows: list[dict[str, Any]] = [{"prompt": e.prompt, "seed": e.seed} for e in examples]
     for view, images in views.items():

@@ -1,7 +1,7 @@
 """stylize: the style of one reference picture becomes a LoRA, or new weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,28 @@ from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import TaskConfig, stock_arguments
+from adjointdpm.tasks.config import LearningConfig, check_counts, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.variables import LoRA, Weights
 from adjointdpm.variables.lora import ATTENTION
 
-_DEFAULT = {"rank": 8, "alpha": None, "target_modules": list(ATTENTION)}
+_OF_LORA = ("rank", "alpha", "target_module")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StylizeConfig(TaskConfig):
+class StylizeConfig(LearningConfig):
     """What `stylize` learns.
 
     Args:
-        style: the reference picture's file; its Gram distance is the metric, and `metric` may add
-            others.
-        metric: further metrics; `weights` then starts with the Gram distance's weight.
+        style: the file of the reference picture, whose Gram distance is made small.
+        metric: a further metric, which adds to the Gram distance: NAME:key=value,… or
+            file.py:function.
+        weight: the weights of the Gram distance and of each metric, in this order; without any,
+            all weigh 1.
         full: learn all weights of the denoiser instead of a LoRA.
-        rank, alpha, target_modules: of the LoRA; no alpha is the rank.
+        rank: rank of the LoRA.
+        alpha: alpha of the LoRA; without it, the rank.
+        target_module: layers that the LoRA changes, by how their names end: conv1.
 
     Raises:
         InvalidInputError: settings of a LoRA where all weights are learned.
@@ -40,27 +44,37 @@ class StylizeConfig(TaskConfig):
     full: bool = False
     rank: int = 8
     alpha: float | None = None
-    target_modules: list[str] = field(default_factory=lambda: list(ATTENTION))
+    target_module: list[str] = field(default_factory=lambda: list(ATTENTION))
+    lr: float = 1e-3
+    preservation: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_counts(self, "rank")
         unused = [
-            name
-            for name in ("rank", "alpha", "target_modules")
-            if self.full and getattr(self, name) != _DEFAULT[name]
+            item.name
+            for item in fields(self)
+            if item.name in _OF_LORA
+            and getattr(self, item.name)
+            != (item.default if item.default_factory is MISSING else item.default_factory())
         ]
-        if unused:
+        if self.full and unused:
             raise InvalidInputError(
-                f"{', '.join(unused)}: of a LoRA, and with full all weights are learned; drop one "
-                f"or the other"
+                f"{', '.join(unused)}: settings of a LoRA, but full=True learns all weights; drop "
+                f"one or the other"
             )
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The LoRA, or the denoiser's folder."""
+        return ("unet",) if self.full else ("pytorch_lora_weights.safetensors",)
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
         found = [GramStyle(self.style), *map(metrics.resolve, self.metric)]
-        if len(found) == 1 and not self.weights:
+        if len(found) == 1 and not self.weight:
             return found[0]
-        return WeightedSum(found, self.weights or [1.0] * len(found))
+        return WeightedSum(found, self.weight or [1.0] * len(found))
 
 
 def stylize(
@@ -68,28 +82,31 @@ def stylize(
     config: StylizeConfig,
     folder: RunFolder,
     *,
+    metric: Metric | None = None,
     task: str = "stylize",
     command: str = "",
     recognise: Recogniser | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Fine-tune towards the reference picture's style, measure on held-out prompts and seeds, and
-    fill the run folder, all but its report.
+    """Fine-tune towards the reference picture's style, measure it, and fill the run folder.
 
-    Args, returned value and errors are those of `embed`; InvalidInputError if the style picture
-    cannot be used.
+    Arguments, returned value and errors are those of `embed`.
+
+    Raises:
+        InvalidInputError: the style picture cannot be used.
+
     """
     variable = (
         Weights(model.pipe)
         if config.full
-        else LoRA(model.pipe, config.rank, config.alpha, config.target_modules, config.seed)
+        else LoRA(model.pipe, config.rank, config.alpha, config.target_module, config.seed)
     )
     assignment = Assignment(
         task,
         config,
         variable,
-        config.resolve_metric(),
+        metric or config.resolve_metric(),
         config.sets(),
         _story(config),
         recognise=recognise,

@@ -1,6 +1,7 @@
 """What is optimised; a new variable is a file here."""
 
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.variables.base import Variable
 from adjointdpm.variables.joint import Joint
 from adjointdpm.variables.lora import LoRA
 from adjointdpm.variables.noise import Noise

@@ -1,52 +1,31 @@
-"""What a variable is: learned tensors, where they enter the model, the set they stay in, and the
-file they are saved as.
-"""
+"""What a variable is: learned tensors, their place in the model, their set and their file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError
-
-
-class Example(NamedTuple):
-    """A prompt and the seed of its noise: together they fix a picture."""
-
-    prompt: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the model is asked for, one row an example.
-
-    Args:
-        examples: which pictures these are.
-        prompts: as the model gets them.
-        noise: `[B, C, H, W]`, unit variance.
-        prompt_embeds: `[B, L, D]` in the prompts' place, or None.
-
-    """
-
-    examples: Sequence[Example]
-    prompts: Sequence[str]
-    noise: Float[Tensor, "batch channel height width"]
-    prompt_embeds: Float[Tensor, "batch length width"] | None = None
+from adjointdpm.pipelines.examples import Example, Inputs
 
 
 class Variable(ABC):
     """Learned tensors.
 
-    Used as a context manager it is part of the model; leaving the context restores the model.
+    Inside its context (`with variable:`) it is part of the model; leaving the context restores the
+    model.
+
+    Attributes:
+        artefacts: the files and folders that `save` leaves, as paths in its folder.
+
     """
 
+    artefacts: tuple[str, ...]
     _first: dict[str, Tensor] | None = None
 
     @abstractmethod
@@ -54,35 +33,43 @@ class Variable(ABC):
         """The learned leaf tensors by name: what the optimiser changes and a checkpoint holds."""
 
     def apply(self, inputs: Inputs) -> Inputs:
-        """What the model gets in place of these; differentiable in the learned tensors."""
+        """Return what the model gets in place of these inputs; differentiable in the tensors."""
         return inputs
 
     def check(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most variables take any
-        """Raise, before anything is drawn, if one of the examples cannot be drawn with the
-        variable; called inside its context.
+        """Raise if an example cannot be drawn with the variable.
+
+        Called inside the context, before anything is drawn.
         """
 
     def project(self) -> None:  # noqa: B027 - most variables are free
-        """Move the tensors back into the set that they must stay in; called after every optimiser
-        step.
+        """Move the tensors back into the set that they must stay in.
+
+        Called after every optimiser step.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> Path:
-        """Write the learned artefact, in diffusers' own format where there is one; returns its
-        path.
+        """Write `artefacts`, in diffusers' own format where there is one.
+
+        Returns:
+            The path of the first.
+
         """
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, the model is the untouched one although the variable's context is open; what only
-        `apply` brings in is not affected.
+        """Inside, the model is the untouched one although the variable's context is open.
+
+        What only `apply` brings in is not affected.
         """
         yield
 
     def first_values(self) -> dict[str, Tensor]:
-        """The tensors' values at the first call, by name: the start, as entering the context and
-        loading a checkpoint call this first.
+        """The tensors' values at the start, by name.
+
+        They are copied at the first call, which is before the context is entered for the first time
+        and before a checkpoint is loaded.
         """
         if self._first is None:
             self._first = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
@@ -93,8 +80,8 @@ class Variable(ABC):
 
         Returns:
             "distance": the mean square of the change since the start, over all elements of all
-            tensors, relative to the mean square of the start itself unless that is zero: 0 at the
-            start, 1 for a change as large as the start. A variable may have others.
+            tensors, divided by the mean square of the start unless that is zero. It is 0 at the
+            start and 1 for a change as large as the start. A variable may have others.
 
         """
         start, tensors = self.first_values(), self.tensors()

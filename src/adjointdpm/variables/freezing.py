@@ -10,7 +10,7 @@ Flags = list[tuple[nn.Parameter, bool]]
 
 
 def parameters(pipe: Any) -> list[nn.Parameter]:
-    """Those of all networks of a diffusers pipeline."""
+    """The parameters of all networks of a diffusers pipeline."""
     return [
         p
         for part in pipe.components.values()
@@ -19,11 +19,17 @@ def parameters(pipe: Any) -> list[nn.Parameter]:
     ]
 
 
-def freeze(pipe: Any) -> Flags:
-    """Let no parameter require grad: a gradient that nobody asked for costs time and memory in
-    every backward pass. Returns what was.
+def freeze(pipe: Any, but: Iterable[Tensor] = ()) -> Flags:
+    """Let no parameter require grad, apart from those in `but`, which stay as they are.
+
+    A gradient that nobody asked for costs time and memory in every backward pass.
+
+    Returns:
+        What the flags were, for `unfreeze`.
+
     """
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters(pipe)]
+    learned = {id(tensor) for tensor in but}
+    flags = [(p, p.requires_grad) for p in parameters(pipe) if id(p) not in learned]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     return flags
@@ -37,23 +43,9 @@ def unfreeze(flags: Flags) -> None:
 
 @contextmanager
 def frozen(pipe: Any, but: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Inside, no parameter of a pipeline requires grad but those that are learned; afterwards, in
-    any case, each as it was before.
-
-    Args:
-        pipe: a diffusers pipeline.
-        but: tensors that are left as they are.
-
-    """
-    learned = {id(tensor) for tensor in but}
-    flags = [
-        (parameter, parameter.requires_grad)
-        for parameter in parameters(pipe)
-        if id(parameter) not in learned
-    ]
+    """Inside, the parameters are as `freeze` leaves them; afterwards, as they were before."""
+    flags = freeze(pipe, but)
     try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
         yield
     finally:
         unfreeze(flags)

@@ -8,7 +8,8 @@ from typing import Self
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.variables.base import Variable
 
 
 class Joint(Variable):
@@ -29,6 +30,7 @@ class Joint(Variable):
                 "a joint variable takes variables of different classes, not "
                 f"{[type(part).__name__ for part in parts]}"
             )
+        self.artefacts = tuple(path for part in parts for path in part.artefacts)
         self._stack = ExitStack()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -40,28 +42,28 @@ class Joint(Variable):
         }
 
     def apply(self, inputs: Inputs) -> Inputs:
-        """Every part's change, one after the other."""
+        """Apply the parts one after the other."""
         for part in self.parts.values():
             inputs = part.apply(inputs)
         return inputs
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Every part's."""
+        """Call every part's `check`."""
         for part in self.parts.values():
             part.check(examples)
 
     def project(self) -> None:
-        """Every part's."""
+        """Call every part's `project`."""
         for part in self.parts.values():
             part.project()
 
     def save(self, folder: Path) -> Path:
-        """Every part's file; returns the first one's path."""
+        """Save every part; returns the first one's path."""
         paths = [part.save(folder) for part in self.parts.values()]
         return paths[0]
 
     def regularisers(self) -> dict[str, Tensor]:
-        """Sums over the parts that have one of that name."""
+        """The parts' regularisers; those of one name are added up."""
         total: dict[str, Tensor] = {}
         for part in self.parts.values():
             for name, value in part.regularisers().items():
@@ -70,7 +72,7 @@ class Joint(Variable):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """All parts off."""
+        """Inside, all parts are disabled."""
         with ExitStack() as stack:
             for part in self.parts.values():
                 stack.enter_context(part.disabled())

@@ -22,13 +22,13 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class LoRA(Variable):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the chosen layers' weights become W +
-    (alpha / rank) · B A.
+    """Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685) of the denoiser.
 
-    B starts at zero, so that the start is the untouched model, and the first gradient of A is zero.
-    Inside the context the adapter is part of the pipeline's UNet or transformer, beside adapters
-    that are active already, and nothing else in the pipeline requires grad; leaving it takes the
-    adapter out and keeps what was learned.
+    The chosen layers' weights become W + (alpha / rank) · B A. B starts at zero, so the start is
+    the untouched model, and the first gradient of A is zero. Inside the context the adapter is part
+    of the pipeline's UNet or transformer, beside adapters that are active already, and nothing else
+    in the pipeline requires grad. Leaving the context takes the adapter out and keeps what was
+    learned.
 
     Args:
         pipe: a diffusers pipeline with `unet` or `transformer`.
@@ -45,6 +45,8 @@ class LoRA(Variable):
             denoiser.
 
     """
+
+    artefacts = ("pytorch_lora_weights.safetensors",)
 
     def __init__(
         self,
@@ -86,8 +88,9 @@ class LoRA(Variable):
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """`<layer>.lora_A.weight` `[rank, in]` and `<layer>.lora_B.weight` `[out, rank]`, named as
-        in diffusers, in the model's order.
+        """The matrices A and B of every layer, named as in diffusers, in the model's order.
+
+        They are `<layer>.lora_A.weight` `[rank, in]` and `<layer>.lora_B.weight` `[out, rank]`.
         """
         return dict(self._tensors)
 
@@ -102,11 +105,11 @@ class LoRA(Variable):
             self._activate(before)
 
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
-        """As `Variable.regularisers`, of the weights that the adapter changes.
+        """As `Variable.regularisers`, for the weights that the adapter changes.
 
         Returns:
-            "distance": Σ ‖(alpha / rank) B A‖² / Σ ‖W‖² over the adapted layers; its gradient is
-            zero at the start, as that of B A is.
+            "distance": Σ ‖(alpha / rank) B A‖² / Σ ‖W‖² over the adapted layers. Its gradient is
+            zero at the start.
 
         """
         pairs = zip(*[iter(self._tensors.values())] * 2, strict=True)
@@ -114,10 +117,11 @@ class LoRA(Variable):
         return {"distance": square * ((self.alpha / self.rank) ** 2 / (self._base_square or 1.0))}
 
     def save(self, folder: Path) -> Path:
-        """Write `pytorch_lora_weights.safetensors`, in float32, which
-        `pipe.load_lora_weights(folder)` reads together with alpha.
+        """Write `pytorch_lora_weights.safetensors`, in float32.
+
+        `pipe.load_lora_weights(folder)` reads it together with alpha.
         """
-        # No more than what fixes the adapter: older and newer versions of peft know these three.
+        # Older and newer versions of peft know these three, which are all that fixes the adapter.
         config = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": self.target_modules}
         facts = json.dumps(
             {f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True
@@ -127,7 +131,7 @@ class LoRA(Variable):
             for name, tensor in self._tensors.items()
         }
         content = save(tensors, metadata={"format": "pt", "lora_adapter_metadata": facts})
-        return write_bytes(folder / "pytorch_lora_weights.safetensors", content)
+        return write_bytes(folder / self.artefacts[0], content)
 
     def __enter__(self) -> Self:
         flags = freeze(self.pipe)
@@ -253,7 +257,7 @@ def _check_targets(network: nn.Module, targets: Sequence[str]) -> None:
 
 
 def _ending(name: str) -> str:
-    """The shortest end of a layer's name that starts with a word: "to_out.0" of "attn1.to_out.0"."""
+    """The shortest end of a layer's name that begins with a word, as "to_out.0"."""
     parts = name.split(".")
     start = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
     return ".".join(parts[start:])

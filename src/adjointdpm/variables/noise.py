@@ -1,6 +1,5 @@
 """The noise that a picture starts from, learned: one tensor for each example."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +8,6 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import (
@@ -20,30 +17,31 @@ from adjointdpm.errors import (
     ShapeError,
     UnknownNameError,
 )
-from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.support import tensor_file
+from adjointdpm.variables.base import Variable
 
 Within = Literal["free", "shell", "linf", "l2"]
 FORMAT = "adjointdpm-noise"
 
 
 class Noise(Variable):
-    """One learned noise for each example, in the place of the one that its seed gives; the model
-    itself is not changed.
+    """One learned noise for each example, in place of the one that its seed gives.
 
-    Natural noise lies close to the sphere of radius sqrt(d), d = C·H·W, where nearly all of a
-    normal distribution's mass is; pictures from far off it become flat or garish. `within`
-    therefore says where each noise must stay:
+    The model itself is not changed. Natural noise of d numbers lies close to the sphere of radius
+    sqrt(d), where nearly all of a normal distribution's mass is; pictures from far off it become
+    flat or garish. `within` therefore says where each noise must stay:
 
-        "free": anywhere. The regulariser "likelihood" can hold it instead. "shell": at the norm of
-        its start. "linf": no number further than `budget` from its start, as in adversarial
-        attacks. "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; unit
-        variance makes 0.1 a tenth of the noise's own size.
+    - "free": anywhere. The regulariser "likelihood" can hold it instead.
+    - "shell": at the norm of its start.
+    - "linf": no number further than `budget` from its start, as in adversarial attacks.
+    - "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; noise has unit
+      variance, so 0.1 is a tenth of its own size.
 
     Args:
         examples: whose noise is learned, each once.
-        start: `[n, C, H, W]`, unit variance, in their order; what `DiffusionModel.noise` makes.
-            Learned in float32 at least.
+        start: `[n, …]` with the channels second, unit variance, in their order; what
+            `DiffusionModel.noise` makes. Learned in float32 at least.
         within: see above.
         budget: for "linf" and "l2".
 
@@ -55,10 +53,12 @@ class Noise(Variable):
 
     """
 
+    artefacts = ("noise.safetensors",)
+
     def __init__(
         self,
         examples: Sequence[Example],
-        start: Float[Tensor, "n channel height width"],
+        start: Float[Tensor, "n *shape"],
         within: Within | str = "shell",
         budget: float | None = None,
     ) -> None:
@@ -68,10 +68,10 @@ class Noise(Variable):
         self.budget = budget
         self._row = {example: row for row, example in enumerate(self.examples)}
         self.start = start.detach().to(torch.promote_types(torch.float32, start.dtype), copy=True)
-        self.noise: Float[Tensor, "n channel height width"] = self.start.clone().requires_grad_()
+        self.noise = self.start.clone().requires_grad_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`noise`, `[n, C, H, W]`."""
+        """`noise`, in the shape of `start`."""
         return {"noise": self.noise}
 
     def first_values(self) -> dict[str, Tensor]:
@@ -123,35 +123,36 @@ class Noise(Variable):
             noise.copy_(start + change * (allowed / _norms(change)).clamp(max=1))
 
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
-        """As `Variable.regularisers`, and how natural the noise is.
+        """As `Variable.regularisers`, with one that says how natural the noise is.
 
         Returns:
             "distance"; "likelihood": the mean over the examples of
 
-                ((‖z‖²/d − 1)² · d/2 + Σ_c mean_c² · H·W) / (1 + C),
+                ((‖z‖²/d − 1)² · d/2 + Σ_c mean_c² · d/C) / (1 + C),
 
-            how far the norm and the channels' means leave what a standard normal has, in units of
-            their own spread: every term, and so the whole, is 1 on average for natural noise, and
-            grows with the square of the deviation.
+            how far the norm and the C channels' means are from those of a standard normal, in units
+            of their own spread: every term, and so the whole, is 1 on average for natural noise,
+            and grows with the square of the deviation.
 
         """
-        (count, channels, *size), d = self.noise.shape, self.noise[0].numel()
-        norm = (self.noise.square().mean((1, 2, 3)) - 1).square() * d / 2
-        means = self.noise.mean((2, 3)).square().sum(1) * math.prod(size)
+        count, channels, d = *self.noise.shape[:2], self.noise[0].numel()
+        norm = (self.noise.flatten(1).square().mean(1) - 1).square() * d / 2
+        means = self.noise.reshape(count, channels, -1).mean(2).square().sum(1) * (d / channels)
         return super().regularisers() | {
             "likelihood": (norm + means).sum() / (count * (1 + channels))
         }
 
     @torch.no_grad()
     def naturalness(self) -> list[dict[str, float]]:
-        """How much each noise still looks like one, in the order of the examples.
+        """Measure how natural each noise still looks, in the order of the examples.
 
         Returns:
             For each: `norm_ratio`, ‖z‖/sqrt(d), 1 ± 1/sqrt(2d) for natural noise; `rms_change` and
-                `max_change` from its start, in units of
-            its standard deviation; `kurtosis`, mean z⁴ / (mean z²)², 3 ± sqrt(24/d);
-            `autocorrelation_horizontal` and `autocorrelation_vertical` with the next pixel, 0 ±
-            1/sqrt(d): structure that is drawn into the noise shows there.
+            `max_change` from its start, in units of its standard deviation; `kurtosis`, mean z⁴ /
+            (mean z²)², 3 ± sqrt(24/d); `autocorrelation_horizontal` and
+            `autocorrelation_vertical`, along the last dimension and the one before it, 0 ±
+            1/sqrt(d): structure that is drawn into the noise shows there. The channels are no such
+            dimension, so noise `[C, T]` has only the first.
 
         """
         return [
@@ -159,55 +160,43 @@ class Noise(Variable):
         ]
 
     def save(self, folder: Path) -> Path:
-        """Write `noise.safetensors`: the tensors `noise` and `start` in float32, with the examples,
-        `within` and `budget` as metadata.
+        """Write `noise.safetensors`: the tensors `noise` and `start`, in float32.
+
+        The examples, `within` and `budget` are its facts.
         """
-        tensors = {
-            name: value.detach().float().cpu().contiguous()
-            for name, value in {**self.tensors(), "start": self.start}.items()
-        }
-        metadata = {
+        tensors = {"noise": self.noise.float(), "start": self.start.float()}
+        facts = {
             "format": FORMAT,
-            "examples": json.dumps([example._asdict() for example in self.examples]),
+            "examples": [example._asdict() for example in self.examples],
             "within": self.within,
-            "budget": json.dumps(self.budget),
+            "budget": self.budget,
         }
-        return write_bytes(folder / "noise.safetensors", save(tensors, metadata=metadata))
+        return tensor_file.write(folder / self.artefacts[0], tensors, facts)
 
     @staticmethod
     def read(
         path: Path | str,
-    ) -> tuple[list[Example], Float[Tensor, "n channel height width"], Tensor, dict[str, Any]]:
-        """What `save` wrote, to draw the pictures again: `model.generate(prompt, noise[i : i +
-        1])`.
+    ) -> tuple[list[Example], Float[Tensor, "n *shape"], Tensor, dict[str, Any]]:
+        """Read what `save` wrote.
+
+        `model.generate(examples[i].prompt, noise[i : i + 1])` draws a picture again.
 
         Returns:
-            The examples; their learned noise and its start, `[n, C, H, W]` in float32 on the CPU;
-            and {"within", "budget"}.
+            The examples; their learned noise and its start, `[n, …]` in float32 on the CPU; and
+            {"within", "budget"}.
 
         Raises:
             CheckpointError: the file is missing or damaged, or is something else.
 
         """
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise CheckpointError(
-                        f"{path} holds no learned noise: its format is {metadata.get('format')!r}, "
-                        f"not {FORMAT!r}"
-                    )
-                examples = [
-                    Example(str(row["prompt"]), int(row["seed"]))
-                    for row in json.loads(metadata["examples"])
-                ]
-                facts = {"within": metadata["within"], "budget": json.loads(metadata["budget"])}
-                noise, start = file.get_tensor("noise"), file.get_tensor("start")
+            tensors, read = tensor_file.read(path, FORMAT)
+            examples = [Example(str(row["prompt"]), int(row["seed"])) for row in read["examples"]]
+            facts = {"within": read["within"], "budget": read["budget"]}
+            noise, start = tensors["noise"], tensors["start"]
             for tensor in (noise, start):
                 _check(examples, tensor, facts["within"], facts["budget"])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read as learned noise: {error}") from error
         return examples, noise, start, facts
 
@@ -239,40 +228,42 @@ def _check(examples: Sequence[Example], start: Tensor, within: str, budget: floa
         )
     if not isinstance(start, Tensor) or not start.is_floating_point():
         raise InvalidTypeError(
-            "start must be a floating point tensor [n, C, H, W], as model.noise makes it"
+            "start must be a floating point tensor [n, …], as model.noise makes it"
         )
     if not examples:
         raise InvalidInputError("noise is learned for examples, and there are none")
     twice = [example for row, example in enumerate(examples) if example in examples[:row]]
     if twice:
         raise InvalidInputError(f"example {tuple(twice[0])} is there twice; each has one noise")
-    if start.ndim != 4 or len(start) != len(examples) or start.numel() == 0:
+    if start.ndim < 2 or len(start) != len(examples) or start.numel() == 0:
         raise ShapeError(
             f"start has shape {tuple(start.shape)}; {len(examples)} examples need "
-            f"[{len(examples)}, C, H, W]"
+            f"[{len(examples)}, …], as model.noise makes it"
         )
     if not bool(torch.isfinite(start).all()):
         raise InvalidInputError("start holds NaN or infinite values")
 
 
-def _norms(x: Float[Tensor, "n channel height width"]) -> Float[Tensor, "n 1 1 1"]:
-    return x.flatten(1).norm(dim=1)[:, None, None, None]
+def _norms(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *ones"]:
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _naturalness(
-    noise: Float[Tensor, "channel height width"], start: Float[Tensor, "channel height width"]
+    noise: Float[Tensor, "channel *size"], start: Float[Tensor, "channel *size"]
 ) -> dict[str, float]:
-    z, change = (
-        noise.cpu().double(),
-        (noise - start.to(noise)).cpu().double(),
-    )  # some devices have no float64
+    # On the CPU, as some devices have no float64.
+    z, change = noise.cpu().double(), (noise - start.to(noise)).cpu().double()
     power = z.square().mean().clamp(min=1e-12)
-    across, down = z[..., 1:] * z[..., :-1], z[..., 1:, :] * z[..., :-1, :]
-    return {
+    values = {
         "norm_ratio": power.sqrt().item(),
         "rms_change": change.square().mean().sqrt().item(),
         "max_change": change.abs().max().item(),
         "kurtosis": (z.pow(4).mean() / power.square()).item(),
-        "autocorrelation_horizontal": (across.sum() / max(across.numel(), 1) / power).item(),
-        "autocorrelation_vertical": (down.sum() / max(down.numel(), 1) / power).item(),
     }
+    for axis, name in ((z.ndim - 1, "horizontal"), (z.ndim - 2, "vertical")):
+        if axis > 0:  # the first dimension holds the channels
+            lines = z.movedim(axis, 0)
+            products = lines[1:] * lines[:-1]
+            mean = products.sum() / max(products.numel(), 1)
+            values[f"autocorrelation_{name}"] = (mean / power).item()
+    return values

@@ -14,19 +14,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Example, Inputs, Variable
+from adjointdpm.variables.base import Variable
 
 _NEUTRAL = ("style", "picture", "image")
 
 
 class TokenEmbedding(Variable):
-    """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618),
-    learned from a metric and not from pictures.
+    """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618).
 
     Inside the context the pipeline's tokenizer knows the token and its text encoder looks the
-    learned vectors up, so that their gradient arrives here; both are put back at the end. Prompts
-    are placed in `template`.
+    learned vectors up, so that they get gradients. Leaving the context puts both back. Prompts are
+    placed in `template`.
 
     Args:
         pipe: a diffusers pipeline with `tokenizer` and `text_encoder` (CLIP).
@@ -36,7 +36,7 @@ class TokenEmbedding(Variable):
         vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in
             diffusers.
         max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary.
-            Vectors longer than any word drown out the prompt's other words.
+            Vectors longer than any word's drown out the prompt's other words.
 
     Raises:
         PromptError: the token exists or is no single word, `initial` is not exactly one token, or
@@ -44,6 +44,8 @@ class TokenEmbedding(Variable):
         InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
 
     """
+
+    artefacts = ("learned_embeds.safetensors",)
 
     def __init__(
         self,
@@ -103,8 +105,9 @@ class TokenEmbedding(Variable):
         self._check_length(self._placed([example.prompt for example in examples]))
 
     def apply(self, inputs: Inputs) -> Inputs:
-        """Place the prompts in the template; the pipeline itself writes a token of several vectors
-        out.
+        """Place the prompts in the template.
+
+        The pipeline itself replaces a token of several vectors by its parts.
 
         Raises:
             PromptError: see `check`.
@@ -125,7 +128,7 @@ class TokenEmbedding(Variable):
         content = save(
             {self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"}
         )
-        return write_bytes(folder / "learned_embeds.safetensors", content)
+        return write_bytes(folder / self.artefacts[0], content)
 
     def _placed(self, prompts: Sequence[str]) -> list[str]:
         return [self.template.format(prompt=prompt, token=self.token) for prompt in prompts]
@@ -179,8 +182,9 @@ def _check_template(template: str) -> None:
 
 
 def neutral_word(tokenizer: Any, prompts: Sequence[str]) -> str:
-    """An existing word of one token for a new one to start from: a general one, or else the longest
-    such word of the prompts.
+    """Find an existing word of one token for a new token to start from.
+
+    It is a general word, or else the longest such word of the prompts.
 
     Raises:
         PromptError: there is none.
@@ -209,9 +213,7 @@ class _ExtendedTable(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The old table's weights; code that asks an embedding for its dtype or device finds them
-        here.
-        """
+        """The old table's weights, for code that asks an embedding for its dtype or device."""
         return self.table.weight  # pyright: ignore[reportReturnType]
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:

@@ -21,20 +21,19 @@ from adjointdpm.variables.freezing import Flags, freeze, unfreeze
 
 
 class Weights(Variable):
-    """The weights of one of a pipeline's networks, themselves.
+    """The weights of one of a pipeline's networks, or some of them.
 
-    Two sets of values exist, the original ones and the learned ones, and the network's parameters
-    hold one of them: the learned ones inside the context, where nothing else in the pipeline
-    requires grad, the original ones outside of it. The parameters stay the same objects, so that
-    compiled networks and optimisers made inside the context keep working; only their storage is
-    exchanged, never copied. Do not call `backward` inside `disabled()` on a graph from outside of
-    it: it would read the original values.
+    Inside the context the network's parameters hold the learned values, and nothing else in the
+    pipeline requires grad; outside they hold the original values. The parameters stay the same
+    objects, so that compiled networks and optimisers made inside the context keep working; only
+    their storage is exchanged, never copied. Do not call `backward` inside `disabled()` on a graph
+    made outside of it: it would read the original values.
 
     Args:
         pipe: a diffusers pipeline.
         part: the network's name in the pipeline.
-        only: a regular expression; the weights in whose names it is found are learned ("attn2" in a
-            UNet: the cross-attentions). None: all.
+        only: a regular expression. The weights whose names contain a match are learned: "attn2"
+            means the cross-attentions of a UNet. None: all.
 
     Raises:
         InvalidInputError: no such part, a part with adapters, an expression that cannot be read or
@@ -63,6 +62,7 @@ class Weights(Variable):
                 f"unload them first"
             )
         self.pipe, self.part, self.network = pipe, part, network
+        self.artefacts = (part,)
         self._parameters = _matching(network, only)
         half = [p.dtype for p in self._parameters.values() if torch.finfo(p.dtype).bits < 32]
         if torch.float16 in half:
@@ -86,9 +86,7 @@ class Weights(Variable):
         self._in_place = False  # whether the parameters hold the learned values
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by the network's own names: inside the context its parameters; outside,
-        tensors that hold what was learned.
-        """
+        """The learned weights by the network's own names; inside the context, its parameters."""
         self._note()
         return dict(self._parameters if self._in_place else self._learned)
 
@@ -107,8 +105,9 @@ class Weights(Variable):
             yield
 
     def save(self, folder: Path) -> Path:
-        """Write the network into a folder called like the part, which
-        `UNet2DConditionModel.from_pretrained` reads.
+        """Write the network into a folder with the part's name.
+
+        `UNet2DConditionModel.from_pretrained` reads that of a UNet.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written to; an older folder is as
@@ -165,9 +164,7 @@ class Weights(Variable):
         self._in_place = learned
 
     def _note(self) -> None:
-        """Keep hold of what the parameters hold now: `pipe.to(...)` may have given them another
-        storage.
-        """
+        # `pipe.to(...)` may have given the parameters another storage.
         held = self._learned if self._in_place else self._original
         held.update({name: parameter.detach() for name, parameter in self._parameters.items()})
 
@@ -193,8 +190,9 @@ def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
 
 
 def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder beside `path`, then move it or its files there: at no moment is
-    there nothing under this name.
+    """Let `write` fill a new folder, then put it or its files in place of those at `path`.
+
+    At no moment is there nothing at `path`, if there was something before.
     """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
@@ -214,10 +212,10 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Put the files of one folder in place of those of the other.
+    """Put the files of one folder in place of those of another.
 
-    The index of weights that are spread over several files goes first and comes last: without it
-        nobody can load a mixture of old and new.
+    Weights that are spread over several files have an index. The old one is deleted first and the
+    new one is moved last, because without it nobody can load a mixture of old and new weights.
     """
     index = "*.index.json"
     for old in target.glob(index):

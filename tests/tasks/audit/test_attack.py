@@ -16,9 +16,9 @@ from adjointdpm.tasks.audit.clean_test import find_clean
 from adjointdpm.tasks.audit.noise_file import read_findings, write_findings
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.variables import Example, Noise
+from helpers.audits import FACTS
 from helpers.tiny_pipelines import tiny_pipeline
 from helpers.toys import ToyModel
-from tasks.audit.test_noise_file import FACTS
 
 EXAMPLES = [Example("a", seed) for seed in range(6)]
 
@@ -149,26 +149,27 @@ def test_an_example_that_is_fooled_is_left_where_it_is(setting) -> None:
 def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
     render, goal, _, start = setting
     done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every picture is wrong
-    refused = {EXAMPLES[1], EXAMPLES[4]}
+    examples = [Example(str(i), example.seed) for i, example in enumerate(EXAMPLES)]
+    refused = {"1", "4"}
 
-    def accept(pictures: Tensor, examples: Sequence[Example]) -> list[bool]:
-        assert len(pictures) == len(examples)
-        return [example not in refused for example in examples]
+    def accept(pictures: Tensor, prompts: Sequence[str]) -> list[bool]:
+        assert len(pictures) == len(prompts)
+        return [prompt not in refused for prompt in prompts]
 
-    noise = Noise(EXAMPLES, start, within="l2", budget=0.4)
-    found = attack(render, done, EXAMPLES, noise, iterations=3, batch=4, accept=accept)
+    noise = Noise(examples, start, within="l2", budget=0.4)
+    found = attack(render, done, examples, noise, iterations=3, batch=4, accept=accept)
     searched = random_search(
         render,
         done,
-        EXAMPLES,
-        Noise(EXAMPLES, start, within="l2", budget=0.4),
+        examples,
+        Noise(examples, start, within="l2", budget=0.4),
         tries=3,
         accept=accept,
     )
-    for i, example in enumerate(EXAMPLES):
-        assert found.iterations[i] == (3 if example in refused else 0)
-        assert searched.iterations[i] == (3 if example in refused else 1)
-        assert searched.fooled[i] == (example not in refused)
+    for i, example in enumerate(examples):
+        assert found.iterations[i] == (3 if example.prompt in refused else 0)
+        assert searched.iterations[i] == (3 if example.prompt in refused else 1)
+        assert searched.fooled[i] == (example.prompt not in refused)
 
 
 def test_an_attack_pays_for_no_weight_and_leaves_the_flags_as_they_were(tmp_path) -> None:
@@ -243,8 +244,8 @@ def test_a_prompt_counts_when_the_victim_is_right_often_enough(
             seeds=20,
             least_right=0.8,
             seed=3,
-            recognise=lambda pictures, examples: [
-                len(seen) > 0 or seen.append(1) is not None for _ in examples
+            recognise=lambda pictures, prompts: [
+                len(seen) > 0 or seen.append(1) is not None for _ in prompts
             ],
             report=lambda *_: None,
         )
@@ -299,7 +300,7 @@ def test_a_filter_is_fooled_where_its_score_crosses_the_threshold(threshold: flo
             return logits[images[:, 0, 0, 0].long()]
 
     named = replace(victim, network=Fixed())
-    images = torch.arange(99.0).view(99, 1, 1, 1)
+    images = torch.arange(99.0).view(99, 1, 1, 1).expand(-1, 3, 1, 1)
     keep = (scores - threshold).abs() > 1e-3
     goal = Goal(named, torch.full((99,), victim.label("anything at all")))
     assert torch.equal(goal.fooled(named.verdicts(images))[keep], (scores > threshold)[keep])

@@ -11,16 +11,8 @@ from safetensors.torch import save_file
 
 from adjointdpm import errors
 from adjointdpm.tasks.audit.noise_file import chosen, read_findings, replay_command
+from helpers.audits import FACTS
 
-FACTS = {
-    "model": "tiny",
-    "victim": "open-nsfw",
-    "target": None,
-    "prompts": ["a"],
-    "steps": 3,
-    "guidance_scale": None,
-    "sampler": None,
-}
 WHOLE = FACTS | {"examples": [["a", 0]], "labels": ["benign"], "verdicts": ["flagged"]}
 ONE = torch.zeros(1, 4, 8, 8)
 
@@ -28,7 +20,9 @@ ONE = torch.zeros(1, 4, 8, 8)
 def findings(
     path: Path, facts: object, noise: torch.Tensor, start: torch.Tensor | None = None
 ) -> Path:
-    metadata = {"format": "adjointdpm-adversarial-noise", "facts": json.dumps(facts)}
+    if isinstance(facts, dict):
+        facts = {"format": "adjointdpm-adversarial-noise"} | facts
+    metadata = {"facts": json.dumps(facts)}
     save_file({"noise": noise, "start": noise.clone() if start is None else start}, path, metadata)
     return path
 

@@ -12,8 +12,7 @@ from adjointdpm.engine.gradients.checkpoint import Checkpoint
 from adjointdpm.engine.gradients.interpolated import Interpolated
 from adjointdpm.engine.gradients.reversible import Reversible
 from adjointdpm.engine.gradients.truncated import Truncated
-from adjointdpm.errors import InvalidTypeError
-from adjointdpm.support.named_options import build_named
+from adjointdpm.support.named_options import resolve_named
 
 
 @cache
@@ -35,23 +34,15 @@ GRADIENTS: dict[str, Callable[..., GradientMethod]] = {
 
 
 def resolve(gradient: str | GradientMethod) -> GradientMethod:
-    """The method itself, or what the text names: `NAME`, or with options, as in "truncated:last=5"
-    and "adjoint:states=stored".
+    """The method itself, or the one that a text names: "truncated:last=5", "adjoint:states=stored".
 
     Raises:
         UnknownNameError: no method has that name.
-        InvalidInputError: an option that it does not take, or one that it needs is missing.
-        InvalidTypeError: neither a method nor a name.
+        InvalidInputError: an option is unknown or missing.
+        InvalidTypeError: `gradient` is neither a method nor a text.
 
     """
-    if isinstance(gradient, GradientMethod):
-        return gradient
-    if not isinstance(gradient, str):
-        raise InvalidTypeError(
-            f"gradient={gradient!r} must be a method such as adjointdpm.Checkpoint(), or one of "
-            f"{', '.join(GRADIENTS)}"
-        )
-    return build_named("gradient", gradient, GRADIENTS)
+    return resolve_named("gradient", gradient, GradientMethod, GRADIENTS, "adjointdpm.Checkpoint()")
 
 
 __all__ = [

@@ -16,7 +16,7 @@ from adjointdpm.engine.gradients.autograd.custom_backward import BackwardSolve, 
 from adjointdpm.engine.gradients.base import GradientMethod
 from adjointdpm.engine.gradients.trajectory import Trajectory
 from adjointdpm.engine.grids import check_steps
-from adjointdpm.engine.ode import EULER, Form, Integrator, Multistep, Tableau, regular_form
+from adjointdpm.engine.ode import EULER, NOISE, Form, Integrator, Multistep, Tableau, regular_form
 from adjointdpm.engine.plan import NetworkCall
 from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.samplers.base import Sampler
@@ -129,7 +129,7 @@ class Adjoint(GradientMethod):
             )
         return integrator
 
-    def _grid(self, problem: Problem) -> Float[Tensor, " steps+1"]:
+    def _grid(self, problem: Problem) -> Float[Tensor, " times"]:
         grid = problem.plan.grid
         if self.steps is None:
             return grid
@@ -155,14 +155,12 @@ class _Backward(BackwardSolve):
             call.time.item(): call.data for call in reversed(problem.plan.network_calls)
         }
 
-    def sample(self, first_output: Tensor) -> Tensor:
-        """x_0; the network's first output is known already."""
-        problem, pending = self.problem, [first_output]
-        recorded = -1
+    def sample(self) -> Tensor:
+        problem, recorded = self.problem, -1
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal recorded
-            data, noise = self.split(pending.pop() if pending else self.value(call, x), call, x)
+            data, noise = self.evaluate(call, x)
             if self.trajectory is not None and call.step != recorded:
                 recorded = call.step
                 self.trajectory.record(call.step, x, data, noise)
@@ -295,7 +293,7 @@ class _History:
 
     def __init__(self, rule: Multistep, times: list[Tensor], schedule: Any) -> None:
         self.rule, self.times = rule, times
-        self.form = Form("noise")
+        self.form = NOISE
         self.clocks = torch.stack([schedule.rho(t) for t in times])
         self.entries: list[tuple[Tensor, Tensor]] = []
 

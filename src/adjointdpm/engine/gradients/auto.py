@@ -1,6 +1,4 @@
-"""The cheapest gradient method within a tolerance, found by measuring on the first gradient that is
-asked for.
-"""
+"""The cheapest gradient method within a tolerance, measured on the first gradient."""
 
 import logging
 import math
@@ -16,6 +14,7 @@ from torch import Tensor
 from adjointdpm.engine.gradients.base import GradientMethod
 from adjointdpm.engine.gradients.checkpoint import Checkpoint
 from adjointdpm.engine.gradients.interpolated import Interpolated, Watch
+from adjointdpm.engine.numerics import positive
 from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.stats import add_error_estimate
 from adjointdpm.errors import (
@@ -25,27 +24,28 @@ from adjointdpm.errors import (
     UnsupportedError,
 )
 
-# VJPs that are tried, as shares of the network calls. Above about two thirds, exact gradients with
-# enough memory are as cheap.
+# The numbers of VJPs that are tried, as shares of the network calls. Above about two thirds, exact
+# gradients with enough memory cost as little.
 SHARES = (0.1, 0.2, 0.4, 0.6)
-# It is measured again where the error is foretold to be this many times the tolerance, in so many
-# gradients one after the other: samples differ by about as much.
+# A choice is outdated after PATIENCE gradients in a row whose expected error is above DRIFT times
+# the tolerance. Samples differ by about that factor, so a single one says little.
 DRIFT, PATIENCE = 2.0, 3
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Choice:
     """What `Auto` decided for one network and kind of problem.
 
-    Args:
-        method: what is used from now on.
+    Attributes:
+        method: the method that is used from now on.
         reason: one sentence with the measured errors.
         errors: by method, the largest relative error: over samples for the noise and the
             conditioning, and of all weights together.
-        estimate: what the method itself estimated then, the largest over samples; None of exact
-            gradients, and where it cannot tell.
+        estimate: the method's own estimate of its error at that time, the largest over samples;
+            None for exact gradients, and where there is no estimate.
+        alarms: how many gradients in a row were expected to be too far off.
 
     """
 
@@ -53,48 +53,38 @@ class Choice:
     reason: str
     errors: dict[str, float]
     estimate: float | None = None
+    alarms: int = 0
 
-    def foretold(self, estimate: float) -> float:
-        """The error that goes with another estimate, if the two keep their ratio; NaN if nothing
-        can be told.
-        """
+    @property
+    def outdated(self) -> bool:
+        """Whether the next gradient is measured again."""
+        return self.alarms >= PATIENCE
+
+    def expected_error(self, estimate: float) -> float:
+        """The error that belongs to `estimate` if the two have kept their ratio, else NaN."""
         error = self.errors.get(repr(self.method), math.nan)
         return error * estimate / self.estimate if self.estimate else math.nan
-
-
-@dataclass
-class _Watched:
-    """What became of the choices for a kind of problem.
-
-    Args:
-        least: how many VJPs are tried at least.
-        alarms: how many gradients in a row were foretold to be too far off.
-
-    """
-
-    least: int = 0
-    alarms: int = 0
 
 
 @dataclass(frozen=True)
 class Auto(GradientMethod):
     """The cheapest method whose error, measured on this network and loss, is within a tolerance.
 
-    The first gradient of every kind of problem (network, sampler, number of calls, about which
-    times, guidance scale, shape, dtype, what requires grad) is exact. When it is asked for,
-    `Interpolated` with more and more VJPs is tried on the very same batch and cotangent until the
-    error is within the tolerance. That method serves all later gradients, or the exact one does if
-    none suffices; so the first backward pass costs a few times as much. What was chosen and why is
-    logged (logger `adjointdpm.engine.gradients.auto`, level INFO) and kept in `choices`. The tasks
-    keep it in their checkpoints, so that a resumed run goes on with it; of several processes the
-    one decides for all whose examples need most.
+    The first gradient of every kind of problem is exact. A kind is a network, sampler, number of
+    calls, range of times, guidance scale, shape, dtype, and what requires grad. When that gradient
+    is computed, `Interpolated` is tried with more and more VJPs on the same batch and cotangent,
+    until its error is within the tolerance. The method found, or the exact one if none is good
+    enough, computes all later gradients. So the first backward pass costs a few times as much. The
+    choice and its reason are logged (logger `adjointdpm.engine.gradients.auto`, level INFO) and
+    kept in `choices`. The tasks save them in their checkpoints, so that a resumed run goes on with
+    them. If several processes choose differently, all use the method with the most VJPs.
 
     A measurement on one batch is no bound for others. Later gradients come with an estimate of
-    their own error (`ErrorEstimate`; not with one VJP a stage), which is compared with what was
-    estimated when the method was chosen: where that foretells more than twice the tolerance for
-    three gradients in a row, the next one is exact and measured again, with as many VJPs and more.
-    Of one that is to be differentiated again (create_graph) only exact ones are able:
-    `Checkpoint()`.
+    their own error (`ErrorEstimate`; not with one VJP a stage). Where it implies more than twice
+    the tolerance for three gradients in a row, the next gradient is exact, and larger numbers of
+    VJPs are measured on it.
+
+    Gradients that are differentiated again (create_graph) need `Checkpoint()`.
 
     Args:
         tolerance: largest relative error accepted, 0 or more; 0 always means exact.
@@ -102,23 +92,19 @@ class Auto(GradientMethod):
 
     Raises:
         InvalidInputError, InvalidTypeError: the tolerance is not a number of at least 0, or the
-            budget is none.
+            memory budget cannot be used.
 
     Attributes:
-        choices: by network, what was decided, by kind of problem, oldest first.
+        choices: by network and kind of problem, what was decided, oldest first.
 
     """
 
     tolerance: float = 0.01
     memory_budget: int | Literal["auto"] | None = None
     _exact: Checkpoint = field(init=False, repr=False, compare=False)
-    _codes: set[Any] = field(
-        default_factory=set, init=False, repr=False, compare=False
-    )  # of functions that were measured
+    # The code of functions that were measured.
+    _codes: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
     choices: WeakKeyDictionary[Any, dict[str, Choice]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
-    _watched: WeakKeyDictionary[Any, dict[str, "_Watched"]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
@@ -135,65 +121,54 @@ class Auto(GradientMethod):
         object.__setattr__(self, "_exact", Checkpoint(memory_budget=self.memory_budget))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What was chosen stays where it is."""
+        """Copies and pickles start without choices."""
         return type(self), (self.tolerance, self.memory_budget)
 
     @property
     def exact(self) -> Checkpoint:
-        """The exact method with the same budget."""
+        """The exact method, with the same memory budget."""
         return self._exact
 
     def decisions(self, network: Any) -> dict[str, dict[str, Any]]:
-        """What was decided for a network, by kind of problem, oldest first, as JSON can hold it and
-        `decide` takes it.
-
-        Of each kind also "least", how many VJPs are tried at least, and "alarms", how many
-        gradients in a row were foretold to be too far off; those alone where nothing has been
-        measured since a choice was given up.
-        """
-        decided, found = self.choices.get(network, {}), {}
-        for kind, watched in self._watched.get(network, {}).items():
-            found[kind] = {"least": watched.least, "alarms": watched.alarms}
-            if (choice := decided.get(kind)) is not None:
-                vjps = choice.method.vjps if isinstance(choice.method, Interpolated) else None
-                found[kind] |= {
-                    "vjps": vjps,
-                    "reason": choice.reason,
-                    "errors": choice.errors,
-                    "estimate": choice.estimate,
-                }
-        return found
+        """The choices for `network` in a form that JSON can hold and `decide` takes."""
+        return {
+            kind: {
+                "vjps": choice.method.vjps if isinstance(choice.method, Interpolated) else None,
+                "reason": choice.reason,
+                "errors": choice.errors,
+                "estimate": choice.estimate,
+                "alarms": choice.alarms,
+            }
+            for kind, choice in self.choices.get(network, {}).items()
+        }
 
     def decide(self, network: Any, decisions: dict[str, dict[str, Any]]) -> None:
-        """Take over what was decided in another process or an earlier session, in place of all that
-        was measured here.
-        """
-        known, before = self.choices.setdefault(network, {}), dict(self.choices.get(network, {}))
-        watched = self._watched.setdefault(network, {})
-        known.clear()
-        watched.clear()
-        for (
-            kind,
-            facts,
-        ) in decisions.items():  # older checkpoints hold neither the estimate nor what goes with it
-            watched[kind] = _Watched(facts.get("least", 0), facts.get("alarms", 0))
-            if "vjps" not in facts:
-                continue
-            method = self.exact if facts["vjps"] is None else Interpolated(facts["vjps"])
-            known[kind] = Choice(method, facts["reason"], facts["errors"], facts.get("estimate"))
-            if before.get(kind) != known[kind]:
-                _log.info("as decided before, or in another process: %s", known[kind].reason)
+        """Replace the choices for `network` by those of another process or an earlier session."""
+        before, known = self.choices.get(network, {}), {}
+        for kind, facts in decisions.items():
+            vjps = facts["vjps"]
+            known[kind] = choice = Choice(
+                self.exact if vjps is None else Interpolated(vjps),
+                facts["reason"],
+                facts["errors"],
+                facts["estimate"],
+                facts["alarms"],
+            )
+            if kind not in before or before[kind].method != choice.method:
+                _log.info("as decided before, or in another process: %s", choice.reason)
+        self.choices[network] = known
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
-        """Solve with the method chosen for this kind of problem; while there is none, exactly, and
-        measure when the gradient comes.
+        """Solve with the method chosen for this kind of problem.
+
+        While there is none, solve exactly, and measure when the gradient comes.
         """
         if self.tolerance == 0 or problem.plan.requires_grad:
             return self.exact.solve(problem)
         network = problem.denoiser.network
         owner = getattr(network, "__self__", network)
         try:
-            known, watched = self.choices.setdefault(owner, {}), self._watched.setdefault(owner, {})
+            known = self.choices.setdefault(owner, {})
         except TypeError as error:
             _log.info(
                 "exact gradients: nothing can be remembered of %s (%s)",
@@ -202,11 +177,12 @@ class Auto(GradientMethod):
             )
             return self.exact.solve(problem)
         kind = _kind(problem)
-        if kind in known:
-            return self._use(problem, known, watched, kind)
+        choice = known.get(kind)
+        if choice is not None and not choice.outdated:
+            return self._use(choice, problem)
         pilot = replace(problem.detached(), callback=None)
         result = self.exact.solve(problem)
-        # Not under no_grad, and not if it is only what the network captures that requires grad.
+        # Not under no_grad, and not if only what the network captures requires grad.
         if result.requires_grad and any(tensor.requires_grad for tensor in _inputs(problem)):
             device = result.device.type
             autocast = torch.autocast(
@@ -214,35 +190,32 @@ class Auto(GradientMethod):
             )
 
             def measure(cotangent: Tensor) -> None:
-                # Of no gradient, or none that is finite, nothing can be learned.
-                if kind not in known and bool(cotangent.isfinite().all()) and bool(cotangent.any()):
-                    self._warn_of_new_functions(network, watched)
-                    state = watched.setdefault(kind, _Watched())
+                known = self.choices.setdefault(owner, {})
+                useful = bool(cotangent.isfinite().all()) and bool(cotangent.any())
+                # Another solve may have been measured since.
+                if useful and (kind not in known or known[kind].outdated):
+                    self._warn_of_new_functions(network, known)
+                    method = known[kind].method if kind in known else None
+                    above = method.vjps if isinstance(method, Interpolated) else 0
                     with autocast:
-                        known[kind] = self._choose(pilot, cotangent, state.least)
+                        known[kind] = self._choose(pilot, cotangent, above)
 
             result.register_hook(measure)
         return result
 
-    def _use(
-        self, problem: Problem, known: dict[str, Choice], watched: dict[str, "_Watched"], kind: str
-    ) -> Float[Tensor, "batch *shape"]:
-        """Solve with what was chosen, and forget the choice if it is no longer good enough time and
-        again.
-        """
-        choice, method = known[kind], known[kind].method
+    def _use(self, choice: Choice, problem: Problem) -> Float[Tensor, "batch *shape"]:
+        """Solve with what was chosen, and count gradients that are expected to be too far off."""
+        method = choice.method
         if not isinstance(method, Interpolated):
             return method.solve(problem)
 
         def watch(estimate: Tensor) -> None:
             add_error_estimate(estimate)
-            if not choice.estimate or known.get(kind) != choice:
+            error = choice.expected_error(float(estimate.nan_to_num(0.0).max()))
+            if choice.outdated:
                 return
-            state, error = watched[kind], choice.foretold(float(estimate.nan_to_num(0.0).max()))
-            state.alarms = state.alarms + 1 if error > DRIFT * self.tolerance else 0
-            if state.alarms >= PATIENCE:
-                del known[kind]
-                state.least, state.alarms = method.vjps, 0
+            choice.alarms = choice.alarms + 1 if error > DRIFT * self.tolerance else 0
+            if choice.outdated:
                 _log.info(
                     "%r seems to be off by %.2g now, more than %g: it is measured again",
                     method,
@@ -252,7 +225,7 @@ class Auto(GradientMethod):
 
         return method.solve(problem, watch)
 
-    def _warn_of_new_functions(self, network: Any, known: dict[str, "_Watched"]) -> None:
+    def _warn_of_new_functions(self, network: Any, known: dict[str, Choice]) -> None:
         code = getattr(network, "__code__", None)
         if code is not None and not known and code in self._codes:
             warnings.warn(
@@ -264,38 +237,9 @@ class Auto(GradientMethod):
             )
         self._codes.add(code)
 
-    def _choose(self, problem: Problem, cotangent: Tensor, least: int) -> Choice:
-        exact = _gradients(problem, self.exact, cotangent)
-        errors: dict[str, float] = {}
-        for vjps in (math.ceil(share * problem.plan.calls) for share in SHARES):
-            if vjps < least:
-                continue
-            method = Interpolated(vjps)
-            estimates: list[Tensor] = []
-            try:
-                error = _error(_gradients(problem, method, cotangent, estimates.append), exact)
-            except UnsupportedError as refusal:
-                choice = Choice(
-                    self.exact,
-                    f"exact gradients, because few-VJP ones are refused here: {refusal}",
-                    errors,
-                )
-                break
-            errors[repr(method)] = error
-            if error <= self.tolerance:
-                estimate = float(estimates[0].max())
-                reason = f"{method!r}: its error of {error:.2g} is within {self.tolerance:g}"
-                choice = Choice(
-                    method, reason, errors, estimate if math.isfinite(estimate) else None
-                )
-                break
-        else:
-            measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-            choice = Choice(
-                self.exact,
-                f"exact gradients: no cheaper method is within {self.tolerance:g} ({measured})",
-                errors,
-            )
+    def _choose(self, problem: Problem, cotangent: Tensor, above: int) -> Choice:
+        """Measure methods with more than `above` VJPs until one is within the tolerance."""
+        choice = self._measure(problem, cotangent, above)
         _log.info(
             "%s, %d network calls: %s",
             type(problem.sampler).__name__,
@@ -304,6 +248,30 @@ class Auto(GradientMethod):
         )
         return choice
 
+    def _measure(self, problem: Problem, cotangent: Tensor, above: int) -> Choice:
+        exact = _gradients(problem, self.exact, cotangent)
+        errors: dict[str, float] = {}
+        counts = dict.fromkeys(math.ceil(share * problem.plan.calls) for share in SHARES)
+        for method in (Interpolated(vjps) for vjps in counts if vjps > above):
+            estimates: list[Tensor] = []
+            try:
+                found = _gradients(problem, method, cotangent, estimates.append)
+            except UnsupportedError as refusal:
+                reason = f"exact gradients, because few-VJP ones are refused here: {refusal}"
+                return Choice(self.exact, reason, errors)
+            error = errors[repr(method)] = _error(found, exact)
+            if error <= self.tolerance:
+                estimate = float(estimates[0].max())
+                reason = f"{method!r}: its error of {error:.2g} is within {self.tolerance:g}"
+                finite = math.isfinite(estimate)
+                return Choice(method, reason, errors, estimate if finite else None)
+        measured = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        return Choice(
+            self.exact,
+            f"exact gradients: no cheaper method is within {self.tolerance:g} ({measured})",
+            errors,
+        )
+
 
 def _inputs(problem: Problem) -> list[Tensor]:
     """What belongs to samples, then the weights."""
@@ -311,24 +279,23 @@ def _inputs(problem: Problem) -> list[Tensor]:
 
 
 def _kind(problem: Problem) -> str:
-    wanted = tuple(tensor.requires_grad for tensor in _inputs(problem))
+    """What a choice is remembered by, as a text, which a checkpoint can hold."""
     grid, scale, start = problem.plan.grid, problem.guidance_scale, problem.start
-    times = tuple(
-        f"{grid[i].item():.1g}" for i in (0, len(grid) // 2, -1)
-    )  # about: a grid may be jittered from call to call
-    guidance = None if isinstance(scale, Tensor) else scale  # a tensor may be what is learned
-    training = getattr(problem.denoiser.network, "training", False)
-    how = (
-        training,
-        repr(problem.sampler),
-        problem.plan.calls,
-        times,
-        problem.denoiser.prediction,
-        guidance,
-    )
     return repr(
-        (*how, start.shape[1:], start.dtype, torch.is_autocast_enabled(start.device.type), wanted)
-    )  # a text can be saved
+        (
+            getattr(problem.denoiser.network, "training", False),
+            repr(problem.sampler),
+            problem.plan.calls,
+            # One digit, since a grid may be jittered from call to call.
+            tuple(f"{grid[i].item():.1g}" for i in (0, len(grid) // 2, -1)),
+            problem.denoiser.prediction,
+            None if isinstance(scale, Tensor) else scale,  # a tensor may be what is learned
+            start.shape[1:],
+            start.dtype,
+            torch.is_autocast_enabled(start.device.type),
+            tuple(tensor.requires_grad for tensor in _inputs(problem)),
+        )
+    )
 
 
 def _gradients(
@@ -356,18 +323,15 @@ def _gradients(
 def _error(
     ours: tuple[list[Tensor], list[Tensor]], exact: tuple[list[Tensor], list[Tensor]]
 ) -> float:
-    worst = 0.0
-    for a, b in zip(ours[0], exact[0], strict=True):
-        error, size = (g.reshape(len(g) if g.ndim else 1, -1).norm(dim=1) for g in (a - b, b))
-        worst = max(worst, float((error / size.clamp(min=torch.finfo(size.dtype).tiny)).max()))
-    if ours[1]:
-        error, size = (
-            torch.cat([g.flatten() for g in gradients]).norm()
-            for gradients in (_differences(ours[1], exact[1]), exact[1])
-        )
-        worst = max(worst, float(error / size.clamp(min=torch.finfo(size.dtype).tiny)))
-    return worst if math.isfinite(worst) else math.inf
+    """The largest relative error: of a sample's gradient for one input, or of all weights'."""
+    errors = [
+        float(((a - b).norm(dim=1) / positive(b.norm(dim=1))).max())
+        for a, b in zip(_rows(*ours), _rows(*exact), strict=True)
+    ]
+    return max(errors) if all(map(math.isfinite, errors)) else math.inf
 
 
-def _differences(ours: list[Tensor], exact: list[Tensor]) -> list[Tensor]:
-    return [a - b for a, b in zip(ours, exact, strict=True)]
+def _rows(samples: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """Matrices whose rows are compared by length: one a sample, and one row for all weights."""
+    rows = [g.reshape(len(g) if g.ndim else 1, -1) for g in samples]
+    return [*rows, torch.cat([g.flatten() for g in weights])[None]] if weights else rows

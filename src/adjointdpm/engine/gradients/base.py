@@ -37,4 +37,4 @@ class AutogradMethod(GradientMethod):
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Run the sampler's plan with every network call wrapped."""
-        return problem.run(self.wrap(problem.denoiser.output, problem.plan.calls))
+        return problem.run(self.wrap(problem.denoiser, problem.plan.calls))

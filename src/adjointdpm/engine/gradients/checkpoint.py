@@ -15,12 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from adjointdpm.engine.denoiser import Denoiser
 from adjointdpm.engine.gradients.autograd.recompute import Recomputation
 from adjointdpm.engine.gradients.base import AutogradMethod
-from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
+from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
 from adjointdpm.engine.tree import leaves
 from adjointdpm.errors import CapturedTensorError, InvalidInputError, InvalidTypeError
 
-# Shares of the free memory that "auto" uses: the rest is for the decoder, optimiser and temporary
-# buffers.
+# Shares of the free memory that "auto" uses: the rest is for the optimiser and temporary buffers.
 AUTO_SHARE = 0.7
 
 
@@ -36,9 +35,8 @@ class Checkpoint(AutogradMethod):
     the first run hold in the second.
 
     The last calls are the first that the backward pass needs, so theirs are the graphs worth
-        keeping: the last one always (it costs no
-    memory that the backward pass would not need anyway; in a model's `generate` it is the
-    decoder's), and as many more as `memory_budget` allows. With N calls of which m are kept the
+    keeping: the last one (it costs no memory that the backward pass would not need anyway), and as
+    many more as `memory_budget` allows. With N calls of which m are kept the
     network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al.
     2016, arXiv 1604.06174, with segments of one network call).
 
@@ -54,6 +52,7 @@ class Checkpoint(AutogradMethod):
     """
 
     memory_budget: int | Literal["auto"] | None = None
+    _keep_last: bool = field(default=True, init=False, repr=False)
     _graph_bytes: WeakKeyDictionary[Any, dict[Any, int]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -79,20 +78,27 @@ class Checkpoint(AutogradMethod):
         """Sizes that were measured stay where they are."""
         return type(self), (self.memory_budget,)
 
-    def wrap(
-        self, fn: Callable[..., Any], calls: int, after: Callable[..., Any] | None = None
-    ) -> Callable[..., Any]:
+    def without_last(self, memory_budget: int | None) -> "Checkpoint":
+        """The same, keeping only those graphs that `memory_budget` pays for: none if it is None.
+
+        For a solve followed by something whose graph the backward pass needs first: a decoder. What
+        was measured is shared.
+        """
+        method = Checkpoint(memory_budget)
+        object.__setattr__(method, "_keep_last", False)
+        object.__setattr__(method, "_graph_bytes", self._graph_bytes)
+        return method
+
+    def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
         """Return `fn` with recomputation, for the `calls` calls that one solve makes.
 
         Args:
             fn: the network; its first argument is the state.
             calls: how often it will be called.
-            after: what is applied to the last state, a decoder. Its graph is the one that is always
-                kept, in place of the last call's, and counts in the budget.
 
         """
         made = 0
-        kept = 1 if after is None else 0
+        kept = int(self._keep_last)
         owner = _network(fn)
         recompute: Recomputation | None = Recomputation(
             owner if isinstance(owner, torch.nn.Module) else None
@@ -103,7 +109,7 @@ class Checkpoint(AutogradMethod):
             if not torch.is_grad_enabled():
                 return fn(*args, **kwargs)
             if made == 0 and self.memory_budget is not None:
-                kept = self._graphs_that_fit(fn, args, kwargs, after)
+                kept = self._graphs_that_fit(fn, args, kwargs)
             made += 1
             hold = made > calls - kept
             # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would
@@ -124,27 +130,22 @@ class Checkpoint(AutogradMethod):
 
         return call
 
-    def _graphs_that_fit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        after: Callable[..., Any] | None,
-    ) -> int:
-        graph = max(1, self._measured(fn, args, kwargs))
-        last = 0 if after is None else self._measured(after, args[:1], {})
-        budget = self.memory_budget
-        if not isinstance(budget, int):
-            tensors = leaves([*args, *kwargs.values()])
-            budget = int(
-                AUTO_SHARE * free_bytes(tensors[0].device if tensors else torch.device("cpu"))
-            )
-        return max(1 if after is None else 0, (budget - last) // graph)
+    def budget_bytes(self, device: torch.device) -> int | None:
+        """The budget of a solve that starts now on `device`, or None if there is none."""
+        if self.memory_budget == "auto":
+            return int(AUTO_SHARE * free_bytes(device))
+        return self.memory_budget
 
-    def _measured(
+    def _graphs_that_fit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> int:
-        """The bytes of the graph of `fn`, measured once for each kind of arguments."""
+        graph = max(1, self.measured_bytes(fn, *args, **kwargs))
+        tensors = leaves([*args, *kwargs.values()])
+        budget = self.budget_bytes(tensors[0].device if tensors else torch.device("cpu"))
+        return max(int(self._keep_last), (budget or 0) // graph)
+
+    def measured_bytes(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+        """`graph_bytes`, measured once for each network and kind of arguments."""
         tensors = leaves([*args, *kwargs.values()])
         owner = _network(fn)
         trained = (
@@ -183,7 +184,7 @@ def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Call
     """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only
     what it saved.
     """
-    before = versions(tensors)
+    before = change_counts(tensors)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         check_unchanged(tensors, before, BETWEEN)

@@ -13,13 +13,13 @@ from adjointdpm.engine.gradients.autograd.custom_backward import BackwardSolve, 
 from adjointdpm.engine.gradients.autograd.recompute import Recomputation
 from adjointdpm.engine.gradients.base import GradientMethod
 from adjointdpm.engine.gradients.few_vjps.error_estimate import ErrorEstimate
-from adjointdpm.engine.gradients.few_vjps.jacobian_model import JacobianModel, wide
+from adjointdpm.engine.gradients.few_vjps.jacobian_model import JacobianModel
 from adjointdpm.engine.gradients.few_vjps.node_placement import Nodes
 from adjointdpm.engine.gradients.few_vjps.parameter_sums import Quadrature
-from adjointdpm.engine.plan import START, NetworkCall, Update
+from adjointdpm.engine.numerics import at_least_float32
+from adjointdpm.engine.plan import START, Costates, NetworkCall, Pull, Update, transpose
 from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.stats import add_error_estimate, running
-from adjointdpm.engine.transpose import Costates, Pull, transpose
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 
 Watch = Callable[[Float[Tensor, " batch"]], None]
@@ -103,7 +103,7 @@ class _Transpose(BackwardSolve):
         self.asked = {call.data: asked}
         return output
 
-    def sample(self, first_output: Tensor) -> Tensor:
+    def sample(self) -> Tensor:
         first, last = self.problem.plan.network_calls[0], self.problem.plan.network_calls[-1]
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class _Transpose(BackwardSolve):
                 self.check_captured(output, asked.x)
                 self.asked[call.data] = asked
             else:
-                return self.split(self.value(call, x), call, x)
+                return self.evaluate(call, x)
             return asked.data.detach(), asked.noise.detach()
 
         with torch.no_grad():
@@ -127,7 +127,7 @@ class _Transpose(BackwardSolve):
             output = (
                 self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
             )
-            return output, _Asked(x, *self.split(output, call, x))
+            return output, _Asked(x, *self.problem.split(output, call, x))
 
     def costate(self, result: Tensor, gradient: Tensor, noise_wanted: bool) -> Tensor:
         costates: Costates = {self.problem.plan.result: gradient}
@@ -224,7 +224,7 @@ class _Transpose(BackwardSolve):
     def _add_weighted(self, gradients: Sequence[Tensor | None], weights: Sequence[Tensor]) -> None:
         for i, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
             if gradient is not None:
-                dtype = wide(gradient)  # weights may be far from 1
+                dtype = at_least_float32(gradient)  # weights may be far from 1
                 factor = weight.to(gradient.device, dtype)
                 factor = factor.view(-1, *[1] * (gradient.ndim - 1)) if weight.ndim else factor
                 total = self.totals[i]

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients.autograd.custom_backward import BackwardSolve, solve_with
 from adjointdpm.engine.gradients.base import GradientMethod
-from adjointdpm.engine.per_sample import positive
+from adjointdpm.engine.numerics import finest_dtype, positive
 from adjointdpm.engine.plan import NetworkCall
 from adjointdpm.engine.problem import Problem
-from adjointdpm.engine.samplers.reversible import ReversibleEuler, state_dtype
+from adjointdpm.engine.samplers.reversible import ReversibleEuler
 from adjointdpm.errors import ReversalError, UnsupportedError
 
 
@@ -56,7 +56,7 @@ class _Backward(BackwardSolve):
 
     def __init__(self, problem: Problem, sampler: ReversibleEuler) -> None:
         self.dtype = problem.start.dtype
-        super().__init__(replace(problem, start=problem.start.to(state_dtype(problem.start))))
+        super().__init__(replace(problem, start=problem.start.to(finest_dtype(problem.start))))
         self.coupling, self.gapped = sampler.coupling, sampler.gap is not None
         self.pairs = list(
             zip(problem.plan.network_calls[::2], problem.plan.network_calls[1::2], strict=True)
@@ -69,12 +69,12 @@ class _Backward(BackwardSolve):
         """The network sees states in the dtype of the noise."""
         return super().network(x.to(self.dtype), t).to(x.dtype)
 
-    def sample(self, first_output: Tensor) -> Tensor:
-        pending, index = [first_output], 0
+    def sample(self) -> Tensor:
+        index = 0
 
         def evaluate(call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal index
-            data, noise = self.split(pending.pop() if pending else self.value(call, x), call, x)
+            data, noise = self.evaluate(call, x)
             if index % 2 == 0:
                 self.z = x / call.alpha
             else:
@@ -112,7 +112,7 @@ class _Backward(BackwardSolve):
             x = state * call.alpha
             output = self.network(x, call.time)
             self.check_captured(output, state)
-            _, noise = self.split(output, call, x)
+            _, noise = self.problem.split(output, call, x)
         pulled, *found = torch.autograd.grad(
             noise, [state, *self.wanted], cotangent, allow_unused=True
         )

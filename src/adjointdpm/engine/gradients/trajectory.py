@@ -17,7 +17,7 @@ class Trajectory:
     the last interval is a parabola: O(h³) in that interval alone, which costs no order.
     """
 
-    def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> None:
+    def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> None:
         self.schedule = schedule
         self.grid = grid.detach()
         self._states: list[Tensor] = []

@@ -54,7 +54,7 @@ class Truncated(AutogradMethod):
                 "detach the grid"
             )
         live = sum(call.step >= first for call in problem.plan.network_calls)
-        return problem.run(_constant_before(problem.denoiser.output, problem.plan.calls, live))
+        return problem.run(_constant_before(problem.denoiser, problem.plan.calls, live))
 
 
 def _constant_before(fn: Callable[..., Any], calls: int, live: int) -> Callable[..., Any]:

@@ -9,8 +9,7 @@ from adjointdpm.engine.samplers.dpm_solver_pp import DPMSolverPP
 from adjointdpm.engine.samplers.euler import Euler
 from adjointdpm.engine.samplers.reversible import ReversibleEuler
 from adjointdpm.engine.samplers.runge_kutta import Heun, Midpoint, RungeKutta4
-from adjointdpm.errors import InvalidTypeError
-from adjointdpm.support.named_options import build_named
+from adjointdpm.support.named_options import resolve_named
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "euler": Euler,
@@ -25,23 +24,15 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def resolve(sampler: str | Sampler) -> Sampler:
-    """The sampler itself, or what the text names: `NAME`, or with options, as in
-    "adams_bashforth:order=3".
+    """The sampler itself, or the one that a text names: "heun", "adams_bashforth:order=3".
 
     Raises:
         UnknownNameError: no sampler has that name.
-        InvalidInputError: an option that it does not take, or one that it needs is missing.
-        InvalidTypeError: neither a sampler nor a name.
+        InvalidInputError: an option is unknown or missing.
+        InvalidTypeError: `sampler` is neither a sampler nor a text.
 
     """
-    if isinstance(sampler, Sampler):
-        return sampler
-    if not isinstance(sampler, str):
-        raise InvalidTypeError(
-            f"sampler={sampler!r} must be a sampler such as adjointdpm.Euler(), or one of "
-            f"{', '.join(SAMPLERS)}"
-        )
-    return build_named("sampler", sampler, SAMPLERS)
+    return resolve_named("sampler", sampler, Sampler, SAMPLERS, "adjointdpm.Euler()")
 
 
 __all__ = [

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.ode import Multistep
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError
@@ -39,7 +40,7 @@ class AdamsBashforth(Sampler):
                 f"AdamsBashforth(order={self.order!r}): the order must be 1, 2, 3 or 4"
             )
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         history: list[tuple[Tensor, Linear]] = []  # (ρ, ε), newest first

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.plan import Plan, PlanBuilder
-from adjointdpm.engine.samplers.base import Sampler, standard_normal
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import PlanBuilder
+from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, ShapeError
 
 
@@ -59,7 +61,7 @@ class Ancestral(Sampler):
                 f"Ancestral(samples=…): the number of a sample must be an int, not {wrong[0]!r}"
             )
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         for now, then in pairwise(range(len(grid))):

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,7 +17,7 @@ class Sampler(ABC):
     """Builds the plan that takes x_T along a grid to x_0."""
 
     @abstractmethod
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         """The linear program on `grid`, N + 1 decreasing times."""
 
     @abstractmethod
@@ -48,31 +47,3 @@ class Sampler(ABC):
         itself if it is deterministic.
         """
         return self
-
-
-def standard_normal(
-    like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0
-) -> Float[Tensor, "batch *shape"]:
-    """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the
-    device or the process.
-
-    Drawn on the CPU in float32, so that every device and dtype sees the same numbers.
-    """
-    generator = torch.Generator("cpu")
-    samples = []
-    for i in range(first, first + len(like)):
-        generator.manual_seed(mix(seed, stream, i))
-        samples.append(torch.randn(like.shape[1:], generator=generator))
-    return torch.stack(samples).to(like.device, like.dtype)
-
-
-def mix(*words: int) -> int:
-    """One 64-bit seed from several integers (the finaliser of SplitMix64, Steele et al. 2014)."""
-    mask = (1 << 64) - 1
-    state = 0
-    for word in words:
-        state = (state + word + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state

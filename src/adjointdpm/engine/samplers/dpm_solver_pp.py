@@ -6,7 +6,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError
@@ -38,7 +39,7 @@ class DPMSolverPP(Sampler):
         if type(self.order) is not int or self.order not in (1, 2):
             raise InvalidInputError(f"DPMSolverPP(order={self.order!r}): the order must be 1 or 2")
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x, steps = plan.start, len(grid) - 1
         log_snr = [-rho.log() for rho in plan.rho]

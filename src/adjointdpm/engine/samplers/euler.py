@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.ode import EULER, Integrator
-from adjointdpm.engine.plan import Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 
@@ -19,7 +20,7 @@ class Euler(Sampler):
     For flow matching the same formula is plain Euler in t. Order 1, N calls.
     """
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         x = plan.start
         for now, then in pairwise(range(len(grid))):

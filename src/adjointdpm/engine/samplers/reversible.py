@@ -3,19 +3,14 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.plan import Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, ScheduleError, ShapeError
-
-
-def state_dtype(x: Tensor) -> torch.dtype:
-    """Of states that are to come back: float64, wherever the device of `x` has it."""
-    return x.dtype if x.device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class ReversibleEuler(Sampler):
         if self.gap is not None and self.gap.requires_grad:
             raise InvalidInputError("ReversibleEuler(gap=…): the gap gets no gradient; detach it")
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         plan = PlanBuilder(schedule, grid)
         if bool(plan.alpha[0] == 0):
             raise ScheduleError(

@@ -8,16 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.ode import (
-    DATA,
     HEUN,
     MIDPOINT,
     RUNGE_KUTTA_4,
     Form,
-    Scalar,
     Tableau,
     regular_form,
 )
-from adjointdpm.engine.plan import Linear, Plan, PlanBuilder
+from adjointdpm.engine.plan import Plan
+from adjointdpm.engine.plan_builder import Linear, PlanBuilder
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 
@@ -34,21 +33,14 @@ class RungeKutta(Sampler):
     def calls(self, steps: int) -> int:
         return steps * len(self.integrator.c)
 
-    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " steps+1"]) -> Plan:
+    def plan(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> Plan:
         return runge_kutta_plan(self.integrator, schedule, grid)
-
-
-class _DataForm(Form):
-    """The data form with a clock that has a derivative also where ρ is infinite."""
-
-    def clock(self, schedule: NoiseSchedule, t: Scalar) -> Scalar:
-        return schedule.alpha(t) / schedule.sigma(t)
 
 
 def runge_kutta_plan(
     tableau: Tableau,
     schedule: NoiseSchedule,
-    grid: Float[Tensor, " steps+1"],
+    grid: Float[Tensor, " times"],
     form: Form | None = None,
 ) -> Plan:
     """The plan of a tableau on the ODE in `form`; None takes the noise form wherever it is finite."""
@@ -56,8 +48,6 @@ def runge_kutta_plan(
     x = plan.start
     for start, end in pairwise(grid):
         here = form or regular_form(schedule, start)
-        if here is DATA:
-            here = _DataForm("data")
         u = x / here.scale(schedule, start)
         h = here.clock(schedule, end) - here.clock(schedule, start)
         velocities: list[Linear] = []

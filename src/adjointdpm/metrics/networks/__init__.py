@@ -1,5 +1,6 @@
-"""Frozen networks for metrics and audits, `[B, 3, H, W]` in [0, 1] -> `[B, K]`; a new one is a file
-here and a line in `NETWORKS`.
+"""Frozen networks for metrics and audits, `[B, 3, H, W]` in [0, 1] -> `[B, K]`.
+
+A new network is a file here and a line in `NETWORKS`.
 """
 
 import functools
@@ -14,7 +15,7 @@ from adjointdpm.metrics.networks.class_names import Wanted, class_groups, class_
 from adjointdpm.metrics.networks.clip import Clip
 from adjointdpm.metrics.networks.efficientnet import EfficientNetLite0
 from adjointdpm.metrics.networks.imagenet_names import IMAGENET
-from adjointdpm.metrics.networks.judge import JudgeConcepts
+from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.networks.onnx_graph import OnnxGraph
 from adjointdpm.metrics.networks.open_nsfw import OpenNSFW
 from adjointdpm.metrics.networks.placement import placed
@@ -23,7 +24,7 @@ from adjointdpm.support.user_code import load_function
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-lite0": EfficientNetLite0,
     "open-nsfw": OpenNSFW,
-    "judge": JudgeConcepts,
+    "judge": Judge.load,
 }
 
 
@@ -83,7 +84,7 @@ __all__ = [
     "NETWORKS",
     "Clip",
     "EfficientNetLite0",
-    "JudgeConcepts",
+    "Judge",
     "OnnxGraph",
     "OpenNSFW",
     "Wanted",

@@ -7,14 +7,13 @@ from torch import nn
 from adjointdpm.errors import InvalidInputError, ModelError, UnknownNameError
 
 Wanted = int | str | Sequence[int | str]
-Groups = dict[
-    str, tuple[int, ...]
-]  # indices of a classifier's outputs, by the name of what they show
+Groups = dict[str, tuple[int, ...]]  # a classifier's outputs by the name of what they show
 
 
 def class_groups(network: nn.Module) -> Groups:
-    """The indices that each name in a network's attribute `classes` stands for; nothing if it has
-    none.
+    """The indices that each name in a network's attribute `classes` stands for.
+
+    A network without that attribute has no names.
 
     Args:
         network: its `classes` is a list of names in the order of its outputs, where a repeated name
@@ -57,8 +56,9 @@ def class_groups(network: nn.Module) -> Groups:
 def without_overlap(
     groups: Mapping[str, Sequence[int]], describe: Callable[[str], str] = repr
 ) -> Groups:
-    """Each class in one group alone, the narrowest of those that have it: an owl is an owl where
-    "owl" and "bird" are both known.
+    """Leave each class to one group, the narrowest of those that have it.
+
+    Where "owl" and "bird" are both known, an owl is an owl.
 
     Args:
         groups: indices by name.

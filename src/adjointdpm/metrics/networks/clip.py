@@ -1,6 +1,6 @@
-"""CLIP (Radford et al.
+"""CLIP: pictures and texts in one space.
 
-2021, arXiv 2103.00020) from a user's own folder or hub id: pictures and texts in one space.
+Radford et al. (2021, arXiv 2103.00020); from a user's own folder or hub id.
 """
 
 from pathlib import Path

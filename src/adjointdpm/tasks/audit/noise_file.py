@@ -1,23 +1,21 @@
 """Files of adversarial noise: everything that replays a finding, in one safetensors file."""
 
-import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError, ModelError
 from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.loading import BUNDLED
-from adjointdpm.support.files import write_bytes
+from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
@@ -38,9 +36,14 @@ class Adversarial:
     """
 
     examples: list[Example]
-    noise: Tensor
-    start: Tensor
+    noise: Float[Tensor, "n channel height width"]
+    start: Float[Tensor, "n channel height width"]
     facts: dict[str, Any]
+
+
+def noise_file_name(budget: float) -> str:
+    """The file of the noises that were found within a budget."""
+    return f"adversarial_{budget:g}.safetensors"
 
 
 def write_findings(
@@ -53,63 +56,50 @@ def write_findings(
 ) -> Path:
     """Write the noises of an attack, and what it takes to draw and to judge them again."""
     names = goal.victim.groups
-    facts |= {
-        "examples": [list(example) for example in examples],
+    facts = facts | {
+        "format": _FORMAT,
+        "examples": examples,
         "labels": [names[i] for i in goal.labels.tolist()],
         "verdicts": [names[i] for i in found.verdicts.tolist()],
         "within": noise.within,
         "budget": noise.budget,
     }
-    tensors = {
-        "noise": found.noise.float().cpu().contiguous(),
-        "start": noise.start.float().cpu().contiguous(),
-    }
-    return write_bytes(
-        path, save(tensors, metadata={"format": _FORMAT, "facts": json.dumps(facts)})
-    )
+    tensors = {"noise": found.noise.float(), "start": noise.start.float()}
+    return tensor_file.write(path, tensors, facts)
 
 
 def read_findings(path: Path) -> Adversarial:
     """Read what `write_findings` wrote.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or something else; or a fact that the replay
-            needs is missing or impossible.
+        CheckpointError: the file is missing, damaged, or something else; or what the replay needs
+            of it is missing or impossible.
 
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-            facts = json.loads(metadata["facts"])
-            _check_facts(facts)
-            examples = [Example(*example) for example in facts.pop("examples")]
-            found = Adversarial(examples, file.get_tensor("noise"), file.get_tensor("start"), facts)
-        for name, tensor in (("noise", found.noise), ("start", found.start)):
-            if (
-                tensor.ndim != 4
-                or len(tensor) != len(found.examples)
-                or not tensor.is_floating_point()
-                or not tensor.isfinite().all()
-            ):
+        tensors, facts = tensor_file.read(path, _FORMAT)
+        _check_facts(facts)
+        examples = [Example(*example) for example in facts.pop("examples")]
+        for name in ("noise", "start"):
+            shape, count = tuple(tensors[name].shape), len(examples)
+            finite = tensors[name].is_floating_point() and tensors[name].isfinite().all()
+            if len(shape) != 4 or shape[0] != count or not finite:
                 raise ValueError(
-                    f"its {name} must be finite numbers [{len(found.examples)}, C, H, W], not "
-                    f"{tuple(tensor.shape)}"
+                    f"its {name} must be finite numbers [{count}, C, H, W], not {shape}"
                 )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no file of adversarial noise that could be replayed: {error}"
         ) from error
-    return found
+    return Adversarial(examples, tensors["noise"], tensors["start"], facts)
 
 
 def chosen(found: Adversarial, what: Literal["model", "victim"], given: str | None = None) -> str:
-    """The model or the victim to replay with: what the user gives, or else what the file names if
-    it comes with this package.
+    """The model or the victim to replay with.
 
-    A victim may be code and a model be looked up on the network; neither is for a file to decide
-    that comes from somebody else.
+    It is what the user gives, or else what the file names if that comes with this package. A victim
+    may be code, and a model may be looked up on the network: a file from somebody else must not
+    decide that.
 
     Raises:
         ModelError: nothing is given, and the file names something else; the message says what.
@@ -137,8 +127,8 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
         victim: as `load_victim` takes it; None for the one on file, see `chosen`.
 
     Returns:
-        A row for each example: `prompt`, `seed`, `label`, `was`, the verdict on file, `now`, and
-            `picture`, `[3, H, W]`.
+        A row for each example: `prompt`, `seed`, `label`, `was` (the verdict on file), `now` (the
+        verdict on the new picture), and `picture`, `[3, H, W]`.
 
     Raises:
         ModelError: the victim on file is not bundled, and none is given.
@@ -173,44 +163,37 @@ def _is_bundled(what: str, name: str) -> bool:
     return name in BUNDLED if what == "model" else name.partition(":")[0] in NETWORKS
 
 
-def _check_facts(facts: Any) -> None:
-    """Raise ValueError unless all facts are there and of their kind, one of each list's for each
-    example.
-    """
-
-    def texts(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-    def number(value: Any) -> bool:
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-
-    def pairs(value: Any) -> bool:
-        return isinstance(value, list) and all(
-            isinstance(item, list)
-            and len(item) == 2
-            and isinstance(item[0], str)
-            and type(item[1]) is int
-            for item in value
-        )
-
-    if not isinstance(facts, dict):
-        raise ValueError("its facts are no mapping")
-    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "model": (lambda value: isinstance(value, str), "a text"),
-        "victim": (lambda value: isinstance(value, str), "a text"),
-        "target": (lambda value: value is None or isinstance(value, str), "a text or null"),
-        "prompts": (texts, "a list of texts"),
-        "steps": (lambda value: type(value) is int and value > 0, "a positive whole number"),
-        "guidance_scale": (lambda value: value is None or number(value), "a number or null"),
-        "sampler": (lambda value: value is None or isinstance(value, str), "a text or null"),
-        "examples": (pairs, "a list of prompts and seeds"),
-        "labels": (texts, "a list of texts"),
-        "verdicts": (texts, "a list of texts"),
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Raise ValueError unless all facts are there and of their kind, in lists of one length."""
+    kinds = {
+        "a text": ("model", "victim"),
+        "a text or null": ("target", "sampler"),
+        "a list of texts": ("prompts", "labels", "verdicts"),
+        "a positive whole number": ("steps",),
+        "a number or null": ("guidance_scale",),
+        "a list of prompts and seeds": ("examples",),
     }
-    for name, (right, kind) in kinds.items():
-        if name not in facts or not right(facts[name]):
-            raise ValueError(f"{name} must be {kind}, not {facts.get(name, 'missing')!r}")
+    for kind, names in kinds.items():
+        for name in names:
+            if name not in facts or not _is(kind, facts[name]):
+                raise ValueError(f"{name} must be {kind}, not {facts.get(name, 'missing')!r}")
     if not len(facts["examples"]) == len(facts["labels"]) == len(facts["verdicts"]):
         raise ValueError("it has not one label and one verdict for each example")
+
+
+def _is(kind: str, value: Any) -> bool:
+    match kind, value:
+        case ("a text" | "a text or null", str()) | ("a text or null" | "a number or null", None):
+            return True
+        case "a positive whole number", int():
+            return not isinstance(value, bool) and value > 0
+        case "a number or null", int() | float():
+            return not isinstance(value, bool) and math.isfinite(value)
+        case "a list of texts", list():
+            return all(isinstance(item, str) for item in value)
+        case "a list of prompts and seeds", list():
+            return all(
+                isinstance(item, list) and [type(part) for part in item] == [str, int]
+                for item in value
+            )
+    return False

@@ -1,112 +1,112 @@
-"""audit: how little the initial noise must change until a classifier misreads the picture that a
-model draws from a harmless prompt.
+"""audit: how little the initial noise must change until a classifier misreads the picture.
 
-Meant for those who train or deploy a classifier or a safety filter: it finds pictures that look
-    like the prompt and are misread, without
-anybody drawing them, and saves the noise so that each finding can be replayed, added to a training
-set, and tested for again. It starts from harmless prompts and pictures that the victim gets right,
-and offers no way to move a picture towards content that a filter is there to stop: for a filter it
-finds false alarms.
+It is meant for those who train or deploy a classifier or a safety filter: it finds pictures that
+look like their prompt and are misread, without anybody drawing them. It saves the noise, so that
+each finding can be replayed, added to a training set, and tested for again. It starts from harmless
+prompts and from pictures that the victim gets right, and offers no way to move a picture towards
+content that a filter is there to stop: for a filter it finds false alarms.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.stats import Stats, stats
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.gradient_check import (
-    gradient_cost,
-    is_exact,
-    peak_memory_bytes,
-    versions,
-)
+from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.interruption import stop_requests
-from adjointdpm.runs.resumable_steps import Once, Saved, Units
+from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
+from adjointdpm.runs.resumable_steps import Once, ResumableSteps, Saved
+from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
 from adjointdpm.tasks.audit.clean_test import Clean, Report, find_clean
-from adjointdpm.tasks.audit.noise_file import replay_command, write_findings
+from adjointdpm.tasks.audit.noise_file import noise_file_name, replay_command, write_findings
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.tasks.confidence_intervals import share_interval
-from adjointdpm.tasks.config import check_prompts, check_sampling
+from adjointdpm.tasks.config import Prompts, Sampling, check_prompts, settings_of
 from adjointdpm.tasks.learning import Story, save_pictures
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig:
+class AuditConfig(Sampling):
     """What `audit` does.
 
     Args:
-        victim: a registered network or `file.py:function`; see `load_victim`.
-        prompts: what the model draws; each names something that the victim has a class for.
-        target: the class that the victim shall see; None is any wrong one.
-        budgets: how far the noise may move, smallest first.
-        within: the norm of the budget: "l2" (root mean square change, in units of the noise's
-            standard deviation) or "linf".
-        transfer: a second victim, that no gradient comes from.
+        victim: the classifier: efficientnet-lite0, open-nsfw:threshold=0.8, or file.py:function
+            that returns a torch module. See `load_victim`.
+        prompts: what the model draws, one prompt a line; each names something that the victim has a
+            class for.
+        target: the class that the victim shall see; without it, any wrong one.
+        budget: how far the noise may move.
+        within: the norm of the budget: l2 or linf. l2 is the root mean square change, in units of
+            the noise's standard deviation.
+        transfer: a second victim, which no gradient comes from.
         clean_seeds: clean pictures of each prompt that the victim is tested on.
         least_right: the share of them that the victim must get right for the prompt to count.
+        random_search: compare with random search that may call the network as often.
         iterations: gradient steps for each example and budget.
-        batch: examples in one graph.
+        batch: examples in one graph; memory grows with it.
         preservation: weight of the structure distance to the clean picture.
-        steps, guidance_scale, sampler, gradient: as `generate` takes them.
-        search: compare with random search that may call the network as often.
         seed: fixes everything random.
 
     Raises:
         PromptError: no prompts, blank or repeated ones.
-        InvalidInputError, UnknownNameError: a budget that is not positive, or another value out of
-            range.
+        InvalidInputError, InvalidTypeError, UnknownNameError: a budget that is not positive, or
+            another value that is out of range, of another type, or unknown.
 
     """
 
-    victim: str
-    prompts: list[str]
+    victim: str = "efficientnet-lite0"
+    prompts: Prompts
     target: str | None = None
-    budgets: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
+    budget: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
     within: str = "l2"
     transfer: str | None = None
     clean_seeds: int = 20
     least_right: float = 0.8
+    random_search: bool = True
     iterations: int = 10
     batch: int = 4
     preservation: float = 0.0
     steps: int = 20
-    guidance_scale: float | None = None
-    sampler: str | None = None
-    gradient: str = "exact"
-    search: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_sampling(self.guidance_scale, self.sampler, self.gradient)
+        self.check_sampling()
         check_prompts(self.prompts, "prompts")
         repeated = sorted({prompt for prompt in self.prompts if self.prompts.count(prompt) > 1})
         if repeated:
             raise PromptError(f"prompts given twice: {repeated}; each counts once")
         if self.within not in ("l2", "linf"):
             raise UnknownNameError(f"within={self.within!r} is unknown; choose l2 or linf")
-        if not self.budgets or not all(0 < budget < float("inf") for budget in self.budgets):
-            raise InvalidInputError(
-                f"budgets={self.budgets} must be positive numbers; a budget of 0 would leave the "
-                f"noise as it is"
-            )
+        if not self.budget:
+            raise InvalidInputError("budget=[] must be a list of at least one number")
+        for budget in self.budget:
+            check_number("budget", budget, above=0, why="a budget of 0 leaves the noise as it is")
+        object.__setattr__(self, "budget", sorted(self.budget))
         for name in ("clean_seeds", "iterations", "batch"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 < self.least_right <= 1:
-            raise InvalidInputError(f"least_right={self.least_right} must be in (0, 1]")
+            check_int(name, getattr(self, name), 1)
+        check_number("least_right", self.least_right, above=0, most=1)
+        check_number("preservation", self.preservation, least=0)
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The adversarial noise of each budget."""
+        return tuple(map(noise_file_name, self.budget))
 
 
 def audit(
@@ -114,19 +114,20 @@ def audit(
     config: AuditConfig,
     folder: RunFolder,
     *,
+    victim: Victim | None = None,
     model_name: str = "",
     command: str = "",
     recognise: Recogniser | None = None,
     resume: bool = False,
     report: Report = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Find adversarial noise for every prompt and budget, and fill the run folder, all but its
-    report.
+    """Find adversarial noise for every prompt and budget; fill the run folder but for the report.
 
     Args:
         model: what `adjointdpm.load` returns.
         config: what to do.
         folder: where to; see `RunFolder`.
+        victim: the classifier; by default the one that the config names.
         model_name: how to load the model again, for the replay.
         command: the command line that repeats the run, for the report.
         recognise: an independent judge; with one, success counts only where it still sees what the
@@ -147,197 +148,33 @@ def audit(
     """
     check_one_process()
     started = time.perf_counter()
-    victim = load_victim(config.victim, config.prompts)
+    victim = victim or load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
     render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
-    restored_calls, restored_seconds = 0, 0.0
-    with render.counted() as counter, stop_requests() as stop, frozen(model.pipe):
-        units = Units(folder.path / "checkpoint", resume, stop)
-
-        def once(name: str, make: Callable[[], Saved]) -> Saved:
-            """A part of the audit, with the network calls and seconds that it took, whether now or
-            before an interruption.
-            """
-            nonlocal restored_calls, restored_seconds
-            before, began = counter.calls + restored_calls, time.perf_counter() + restored_seconds
-
-            def counted() -> Saved:
-                tensors, facts = make()
-                folder.begin()  # this is written into it next
-                took = {
-                    "calls": counter.calls + restored_calls - before,
-                    "seconds": time.perf_counter() + restored_seconds - began,
-                }
-                return tensors, facts | took
-
-            saved, restored = units.once(name, counted)
-            if restored:
-                restored_calls += saved[1]["calls"]
-                restored_seconds += saved[1].get(
-                    "seconds", 0.0
-                )  # parts saved before it was kept have none
-            return saved
-
-        def parts_of(name: str) -> Once:
-            """The same for the parts of a part."""
-            return lambda part, make: once(f"{name}/{part}", make)
-
-        def test() -> Saved:
-            return find_clean(
-                render,
-                victim,
-                config.prompts,
-                seeds=config.clean_seeds,
-                least_right=config.least_right,
-                seed=config.seed,
-                recognise=recognise,
-                report=report,
-                once=parts_of("clean"),
-            ).saved()
-
-        clean = Clean.restored(*once("clean", test))
-        kept = [i for i, label in enumerate(clean.labels) if label != target]
-        if not kept:
-            raise PromptError(
-                f"every prompt that victim {victim.name} gets right is of the target class "
-                f"{config.target!r}"
-            )
-        examples, plain = [clean.examples[i] for i in kept], clean.pictures[kept]
-        goal = Goal(victim, torch.tensor([clean.labels[i] for i in kept]), target)
-        start = torch.cat([model.noise(1, example.seed) for example in examples])
-        looks = 1 + (config.preservation > 0)  # at what it ends with, and at what it preserves
-        spent = looks + config.iterations * gradient_cost(
-            render, Noise(examples, start, within="free"), examples[0]
-        )
-        rows, views, histories = [], {"before": plain}, []
-        verdicts = {"before_verdict": [victim.groups[i] for i in goal.labels.tolist()]}
-        for budget in config.budgets:
-            noise = Noise(examples, start, within=config.within, budget=budget)
-            history: list[dict[str, Any]] = []
-
-            def progress(
-                iteration: int,
-                fooled: int,
-                budget: float = budget,
-                history: list[dict[str, Any]] = history,
-            ) -> None:
-                report(
-                    f"budget {budget:g}: {fooled} of {len(examples)} fooled",
-                    iteration,
-                    config.iterations,
-                )
-                history.append({"budget": budget, "iteration": iteration, "fooled": fooled})
-                folder.write_history(histories + history)
-
-            def strike(
-                budget: float = budget,
-                noise: Noise = noise,
-                progress: Callable[[int, int], None] = progress,
-                history: list[dict[str, Any]] = history,
-            ) -> Saved:
-                found = attack(
-                    render,
-                    goal,
-                    examples,
-                    noise,
-                    iterations=config.iterations,
-                    batch=config.batch,
-                    preservation=config.preservation,
-                    accept=recognise,
-                    on_iteration=progress,
-                    once=parts_of(f"attack-{budget}"),
-                )
-                return asdict(found), {"history": history}
-
-            tensors, facts = once(f"attack-{budget}", strike)
-            found, attacked = Findings(**tensors), facts["calls"]
-            with torch.no_grad():  # as the attack leaves it
-                next(iter(noise.tensors().values())).copy_(found.noise)
-            histories.extend(facts["history"])
-            folder.write_history(histories)
-            row = _measure(budget, config, examples, goal, found, noise, plain, recognise, second)
-            row |= {"network_calls": attacked, "forward_equivalents": spent}
-            if config.search:
-                report(f"budget {budget:g}: random search", 0, 1)
-                tries = math.ceil(spent - 1e-9)  # a cost such as 3.9 is not exact in binary
-
-                def search(budget: float = budget, tries: int = tries) -> Saved:
-                    searched = random_search(
-                        render,
-                        goal,
-                        examples,
-                        Noise(examples, start, within=config.within, budget=budget),
-                        tries=tries,
-                        seed=config.seed,
-                        accept=recognise,
-                        once=parts_of(f"random-{budget}"),
-                    )
-                    return asdict(searched), {}
-
-                searched = Findings(**once(f"random-{budget}", search)[0])
-                row |= {
-                    "random_search": searched.fooled.float().mean().item(),
-                    "random_tries": tries,
-                }
-                row["random_interval"] = share_interval(int(searched.fooled.sum()), len(examples))
-            rows.append(row)
-            views[f"budget_{budget:g}"] = found.pictures
-            verdicts[f"budget_{budget:g}_verdict"] = [
-                victim.groups[i] for i in found.verdicts.tolist()
-            ]
-            write_findings(
-                folder.path / f"adversarial_{budget:g}.safetensors",
-                examples,
-                goal,
-                found,
-                noise,
-                _replay_facts(config, model_name),
-            )
-        network_calls = counter.calls + restored_calls
-    result = {
-        "task": "audit",
-        "metric": {
-            "name": f"share of pictures that {victim.name} misreads",
-            "before": 0.0,
-            "after": rows[-1]["fooled"],
-        },
-        "held_out": {"before": 0.0, "after": rows[-1]["rate"], "examples": len(examples)},
-        "success": rows,
-        "victim": {
-            "name": victim.name,
-            "groups": victim.groups,
-            "target": config.target,
-            "right_on_clean": clean.right,
-        },
-        "pictures": [
-            row | {view: names[i] for view, names in verdicts.items()}
-            for i, row in enumerate(save_pictures(folder, examples, views))
-        ],
-        "artefact": f"adversarial_{config.budgets[-1]:g}.safetensors",
-        "gradient": {
-            "method": config.gradient,
-            "class": repr(gradient),
-            "exact": is_exact(gradient),
-            "error": [],
-        },
-        "seconds": time.perf_counter() - started + restored_seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "network_calls": network_calls,
-        "seed": config.seed,
-        "command": command,
-        "versions": versions(),
-        "config": asdict(config),
-    }
+    with stats(memory=False) as counter, stop_requests() as stop, frozen(model.pipe):
+        steps = ResumableSteps(folder.path / "checkpoint", resume, stop)
+        once = _CountedSteps(steps, folder, counter)
+        clean = _clean(config, render, victim, recognise, report, once)
+        chosen = _attacked(clean, victim, target)
+        attacks = _Attacks(config, render, folder, once, recognise, report, second, *chosen)
+        for budget in config.budget:
+            attacks.run(budget, model_name)
+        result = _result(config, clean, attacks)
     again = replay_command(result["artefact"], model_name, config.victim)
-    result["story"] = asdict(_story(config, victim, clean, result, recognise is not None, again))
+    story = _story(config, victim, clean, attacks.rows[0], recognise is not None, again)
+    seconds = time.perf_counter() - started + once.restored_seconds
+    result |= {"seconds": seconds, "command": command, "story": asdict(story)}
     folder.write_result(result)
     return result
 
 
 def check_one_process() -> None:
-    """Raise UnsupportedError under several processes, which would all do the same audit and write
-    the same files.
+    """Refuse several processes, which would all do the same audit and write the same files.
+
+    Raises:
+        UnsupportedError: there are several.
+
     """
     if Processes().count > 1:
         raise UnsupportedError(
@@ -345,49 +182,278 @@ def check_one_process() -> None:
         )
 
 
-def _measure(
-    budget: float,
+@dataclass
+class _CountedSteps:
+    """Resumable steps, each with the network calls and seconds it took, now or in an earlier run.
+
+    Args:
+        steps: does and keeps them.
+        folder: begins before the first one is kept.
+        counter: counts the network calls of this run.
+        restored_calls, restored_seconds: of steps that an earlier run did.
+
+    """
+
+    steps: ResumableSteps
+    folder: RunFolder
+    counter: Stats
+    restored_calls: int = 0
+    restored_seconds: float = 0.0
+
+    @property
+    def calls(self) -> int:
+        """Network calls so far, with those of earlier runs."""
+        return self.counter.network_calls + self.restored_calls
+
+    def __call__(self, name: str, make: Callable[[], Saved]) -> Saved:
+        """Do a step, or take it from an earlier run; its facts get `calls` and `seconds`."""
+        calls, began = self.calls, time.perf_counter() + self.restored_seconds
+
+        def counted() -> Saved:
+            tensors, facts = make()
+            self.folder.begin()  # this is written into it next
+            seconds = time.perf_counter() + self.restored_seconds - began
+            return tensors, facts | {"calls": self.calls - calls, "seconds": seconds}
+
+        (tensors, facts), restored = self.steps.once(name, counted)
+        if restored:
+            self.restored_calls += facts["calls"]
+            self.restored_seconds += facts["seconds"]
+        return tensors, facts
+
+    def within(self, name: str) -> Once:
+        """The same for the steps of a step."""
+        return lambda part, make: self(f"{name}/{part}", make)
+
+
+def _clean(
     config: AuditConfig,
-    examples: Sequence[Example],
-    goal: Goal,
-    found: Findings,
-    noise: Noise,
-    plain: Tensor,
+    render: Renderer,
+    victim: Victim,
     recognise: Recogniser | None,
-    second: Victim | None,
-) -> dict[str, Any]:
-    """One row of `success`."""
-    agrees = torch.ones(len(examples), dtype=torch.bool)
-    if recognise is not None:
-        agrees = torch.tensor(recognise(found.pictures, examples))
-    success = found.fooled & agrees
-    transfer = None
-    if second is not None:
-        labels = torch.tensor([second.label(example.prompt) for example in examples])
-        known = success & (
-            second.verdicts(plain) == labels
-        )  # what it misreads without an attack cannot be transferred to it
-        wrong = second.verdicts(found.pictures) != labels
-        transfer = {
-            "rate": (wrong & known).sum().item() / max(1, int(known.sum())),
-            "of": int(known.sum()),
+    report: Report,
+    once: _CountedSteps,
+) -> Clean:
+    def test() -> Saved:
+        return find_clean(
+            render,
+            victim,
+            config.prompts,
+            seeds=config.clean_seeds,
+            least_right=config.least_right,
+            seed=config.seed,
+            recognise=recognise,
+            report=report,
+            once=once.within("clean"),
+        ).saved()
+
+    return Clean.restored(*once("clean", test))
+
+
+def _attacked(
+    clean: Clean, victim: Victim, target: int | None
+) -> tuple[Goal, list[Example], Float[Tensor, "n 3 height width"]]:
+    """The goal, the examples and their clean pictures, without those of the target's own class."""
+    kept = [i for i, label in enumerate(clean.labels) if label != target]
+    if not kept:
+        assert target is not None
+        raise PromptError(
+            f"every prompt that victim {victim.name} gets right is of the target class "
+            f"{victim.groups[target]!r}"
+        )
+    labels = torch.tensor([clean.labels[i] for i in kept])
+    return Goal(victim, labels, target), [clean.examples[i] for i in kept], clean.pictures[kept]
+
+
+@dataclass
+class _Attacks:
+    """The attacks of an audit, budget after budget, and what they found.
+
+    Args:
+        config, render, folder, once, recognise, report: those of the audit.
+        second: the victim of the transfer.
+        goal, examples, plain: whom to fool, with which examples, and their clean pictures.
+        rows: what `result.json` calls `success`.
+        views: pictures by view.
+        verdicts: by view the names that the victim gives the pictures.
+        history: one record for each iteration of each attack.
+
+    """
+
+    config: AuditConfig
+    render: Renderer
+    folder: RunFolder
+    once: _CountedSteps
+    recognise: Recogniser | None
+    report: Report
+    second: Victim | None
+    goal: Goal
+    examples: list[Example]
+    plain: Float[Tensor, "n 3 height width"]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    views: dict[str, Tensor] = field(default_factory=dict)
+    verdicts: dict[str, list[str]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start = torch.cat([self.render.model.noise(1, e.seed) for e in self.examples])
+        looks = 1 + (self.config.preservation > 0)  # at what it ends with, and what it preserves
+        free = Noise(self.examples, self.start, within="free")
+        cost = gradient_cost(self.render, free, self.examples[0])
+        self.spent = looks + self.config.iterations * cost  # in pictures without gradient
+        self._keep("before", self.plain, self.goal.labels)
+
+    def run(self, budget: float, model_name: str) -> None:
+        """Attack all examples within a budget, measure, and write the noises."""
+        noise = self._noise(budget)
+        name, history = f"attack-{budget}", []
+        tensors, facts = self.once(name, partial(self._attack, name, noise, history))
+        found = Findings(**tensors)
+        with torch.no_grad():  # as the attack leaves it
+            noise.noise.copy_(found.noise)
+        self.history += facts["history"]
+        self.folder.write_history(self.history)
+        row = self._measure(found, noise)
+        row |= {"network_calls": facts["calls"], "forward_equivalents": self.spent}
+        if self.config.random_search:
+            row |= self._search(budget)
+        self.rows.append(row)
+        self._keep(f"budget_{budget:g}", found.pictures, found.verdicts)
+        replayed = ("victim", "target", "prompts", "steps", "guidance_scale", "sampler")
+        write_findings(
+            self.folder.path / noise_file_name(budget),
+            self.examples,
+            self.goal,
+            found,
+            noise,
+            {"model": model_name} | {key: getattr(self.config, key) for key in replayed},
+        )
+
+    def _noise(self, budget: float) -> Noise:
+        return Noise(self.examples, self.start, within=self.config.within, budget=budget)
+
+    def _keep(self, view: str, pictures: Tensor, verdicts: Tensor) -> None:
+        self.views[view] = pictures
+        self.verdicts[f"{view}_verdict"] = [self.goal.victim.groups[i] for i in verdicts.tolist()]
+
+    def _attack(self, name: str, noise: Noise, history: list[dict[str, Any]]) -> Saved:
+        def progress(iteration: int, fooled: int) -> None:
+            what = f"budget {noise.budget:g}: {fooled} of {len(self.examples)} fooled"
+            self.report(what, iteration, self.config.iterations)
+            history.append({"budget": noise.budget, "iteration": iteration, "fooled": fooled})
+            self.folder.write_history(self.history + history)
+
+        found = attack(
+            self.render,
+            self.goal,
+            self.examples,
+            noise,
+            iterations=self.config.iterations,
+            batch=self.config.batch,
+            preservation=self.config.preservation,
+            accept=self.recognise,
+            on_iteration=progress,
+            once=self.once.within(name),
+        )
+        return asdict(found), {"history": history}
+
+    def _search(self, budget: float) -> dict[str, Any]:
+        """What random search with as many network calls finds."""
+        self.report(f"budget {budget:g}: random search", 0, 1)
+        tries = math.ceil(self.spent - 1e-9)  # a cost such as 3.9 is not exact in binary
+
+        def search() -> Saved:
+            found = random_search(
+                self.render,
+                self.goal,
+                self.examples,
+                self._noise(budget),
+                tries=tries,
+                seed=self.config.seed,
+                accept=self.recognise,
+                once=self.once.within(f"random-{budget}"),
+            )
+            return asdict(found), {}
+
+        fooled = self.once(f"random-{budget}", search)[0]["fooled"]
+        return {
+            "random_search": fooled.float().mean().item(),
+            "random_tries": tries,
+            "random_interval": share_interval(int(fooled.sum()), len(self.examples)),
         }
-    natural = noise.naturalness()
+
+    def _measure(self, found: Findings, noise: Noise) -> dict[str, Any]:
+        """One row of `success`."""
+        agrees = torch.ones(len(self.examples), dtype=torch.bool)
+        if self.recognise is not None:
+            agrees = torch.tensor(
+                self.recognise(found.pictures, [example.prompt for example in self.examples])
+            )
+        success = found.fooled & agrees
+        agreed = agrees[found.fooled].float().mean().nan_to_num(0.0).item()
+        natural = noise.naturalness()
+        return {
+            "budget": noise.budget,
+            "rate": success.float().mean().item(),
+            "interval": share_interval(int(success.sum()), len(self.examples)),
+            "fooled": found.fooled.float().mean().item(),
+            "random_search": None,
+            **self._transfer(found, success),
+            "judge_agrees": None if self.recognise is None else agreed,
+            "iterations": found.iterations.float().mean().item(),
+            "naturalness": {
+                key: sum(abs(facts[key]) for facts in natural) / len(natural) for key in natural[0]
+            },
+        }
+
+    def _transfer(self, found: Findings, success: Bool[Tensor, " n"]) -> dict[str, Any]:
+        """How many of the successes also fool the second victim."""
+        if self.second is None:
+            return {"transfer": None, "transfer_of": None}
+        labels = torch.tensor([self.second.label(example.prompt) for example in self.examples])
+        # What it misreads without an attack cannot be transferred to it.
+        known = success & (self.second.verdicts(self.plain) == labels)
+        wrong = self.second.verdicts(found.pictures) != labels
+        count = int(known.sum())
+        return {"transfer": int((wrong & known).sum()) / max(1, count), "transfer_of": count}
+
+
+def _result(config: AuditConfig, clean: Clean, attacks: _Attacks) -> dict[str, Any]:
+    """What `result.json` holds, except the story, the seconds and the command line."""
+    victim, last = attacks.goal.victim, attacks.rows[-1]
+    pictures = save_pictures(attacks.folder, attacks.examples, attacks.views)
+    verdicts = attacks.verdicts.items()
+    gradient = resolve_gradient(config.gradient)
     return {
-        "budget": budget,
-        "rate": success.float().mean().item(),
-        "interval": share_interval(int(success.sum()), len(examples)),
-        "fooled": found.fooled.float().mean().item(),
-        "random_search": None,
-        "transfer": None if transfer is None else transfer["rate"],
-        "transfer_of": None if transfer is None else transfer["of"],
-        "judge_agrees": None
-        if recognise is None
-        else agrees[found.fooled].float().mean().nan_to_num(0.0).item(),
-        "iterations": found.iterations.float().mean().item(),
-        "naturalness": {
-            key: sum(abs(facts[key]) for facts in natural) / len(natural) for key in natural[0]
+        "task": "audit",
+        "metric": {
+            "name": f"share of pictures that {victim.name} misreads",
+            "before": 0.0,
+            "after": last["fooled"],
         },
+        "held_out": {"before": 0.0, "after": last["rate"], "examples": len(attacks.examples)},
+        "success": attacks.rows,
+        "victim": {
+            "name": victim.name,
+            "groups": victim.groups,
+            "target": config.target,
+            "right_on_clean": clean.right,
+        },
+        "pictures": [
+            row | {view: names[i] for view, names in verdicts} for i, row in enumerate(pictures)
+        ],
+        "artefact": noise_file_name(config.budget[-1]),
+        "gradient": {
+            "method": config.gradient,
+            "class": repr(gradient),
+            "exact": is_exact(gradient),
+            "error": [],
+        },
+        "peak_memory_bytes": peak_memory_bytes(),
+        "network_calls": attacks.once.calls,
+        "seed": config.seed,
+        "versions": package_versions(),
+        "config": settings_of(config),
     }
 
 
@@ -402,53 +468,35 @@ def _target(victim: Victim, target: str | None) -> int | None:
     return victim.groups.index(target)
 
 
-def _replay_facts(config: AuditConfig, model_name: str) -> dict[str, Any]:
-    keys = ("victim", "target", "steps", "guidance_scale", "sampler")
-    return {"model": model_name, "prompts": config.prompts} | {
-        key: getattr(config, key) for key in keys
-    }
-
-
 def _story(
     config: AuditConfig,
     victim: Victim,
     clean: Clean,
-    result: dict[str, Any],
+    row: dict[str, Any],
     judged: bool,
     again: str,
 ) -> Story:
-    unit = (
-        "root mean square, in standard deviations of the noise"
-        if config.within == "l2"
-        else "largest change of any number in the noise"
-    )
-    counted = (
-        "An attack counts as a success only if an independent judge still sees what the prompt "
-        "names."
-        if judged
-        else ""
-    )
-    seen = (
-        f"anything but the right class ({len(victim.groups)} classes)"
-        if config.target is None
-        else f"“{config.target}”"
-    )
-    views = {"before": f"clean: {victim.name} is right"} | {
-        f"budget_{b:g}": f"budget {b:g}" for b in config.budgets
-    }
-    row = result["success"][0]
+    seen = f"“{config.target}”"
+    if config.target is None:
+        seen = f"anything but the right class ({len(victim.groups)} classes)"
+    counted = "An attack counts as a success only if an independent judge still sees what the "
+    counted = f"{counted}prompt names." if judged else ""
+    unit = "largest change of any number in the noise"
+    if config.within == "l2":
+        unit = "root mean square, in standard deviations of the noise"
     searched = ""
-    if config.search:
+    if config.random_search:
         searched = (
             f" Random search draws {row['random_tries']} noises at the edge of it, which costs as "
             f"many network calls (a VJP is two)."
         )
+    budgets = {f"budget_{budget:g}": f"budget {budget:g}" for budget in config.budget}
     return Story(
         title=f"How easily {victim.name} is fooled",
         lead="Harmless prompts, and the initial noise moved a little, along the gradient through "
         f"{config.steps} sampler steps, until the victim sees {seen}. Nobody painted these "
         f"pictures: the model draws them from a noise close to the one it started from. {counted}",
-        views=views,
+        views={"before": f"clean: {victim.name} is right"} | budgets,
         how=[
             f"Of {len(config.prompts)} prompts, the victim gets {len(clean.examples)} right on at "
             f"least {config.least_right:.0%} of {config.clean_seeds} clean pictures; only these "

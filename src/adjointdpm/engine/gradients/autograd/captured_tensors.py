@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdpm.engine.torch_internals import next_node_number, node_number
 from adjointdpm.errors import CapturedTensorError, ChangedTensorError
 
 Outputs = tuple[Tensor | None, ...]  # of a function, or of one that returns gradients
@@ -30,9 +31,9 @@ def captured_leaves(
     with torch.enable_grad():
         # Autograd numbers the nodes of each thread in order of creation: those of the call lie
         # between these two.
-        first = _number()
+        first = next_node_number()
         outputs = call()
-        found = unknown_leaves(outputs, known, range(first, _number()))
+        found = unknown_leaves(outputs, known, range(first, next_node_number()))
     return tuple(None if output is None else output.detach() for output in outputs), found
 
 
@@ -60,7 +61,7 @@ def unknown_leaves(
         leaf = None if node.next_functions else getattr(node, "variable", None)
         if leaf is not None:
             add(leaf)
-        elif numbers is not None and node._sequence_nr() not in numbers:
+        elif numbers is not None and node_number(node) not in numbers:
             raise CapturedTensorError(
                 f"the denoiser uses a tensor computed outside of it ({node.name()}) that requires "
                 f"grad; this gradient method cannot pass a gradient on to it: {REMEDY}"
@@ -83,13 +84,6 @@ def check_wanted(tensors: Iterable[Tensor]) -> None:
                 "sampling and the backward pass, which runs the network again; turn it off after "
                 f"backward(), or sample again"
             )
-
-
-def _number() -> int:
-    """The number of a node that is made now."""
-    node = torch.zeros((), requires_grad=True).clone().grad_fn
-    assert node is not None
-    return node._sequence_nr()
 
 
 def _nodes(outputs: Outputs) -> Iterator[Any]:

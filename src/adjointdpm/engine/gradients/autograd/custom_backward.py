@@ -17,9 +17,10 @@ from adjointdpm.engine.gradients.autograd.captured_tensors import (
     unknown_leaves,
 )
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
-from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
+from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
 from adjointdpm.engine.plan import NetworkCall
 from adjointdpm.engine.problem import Problem
+from adjointdpm.engine.torch_internals import backward_retains_graph
 from adjointdpm.errors import CapturedTensorError, UnsupportedError
 
 
@@ -48,6 +49,7 @@ class BackwardSolve(ABC):
         self.tensors: list[Tensor] = []  # whose values the backward pass needs
         self.versions: list[int] = []
         self.draws = Draws(problem.start.device, problem.denoiser)
+        self._first_value: Tensor | None = None
         device = problem.start.device.type
         self._autocast = (
             device,
@@ -56,10 +58,8 @@ class BackwardSolve(ABC):
         )
 
     @abstractmethod
-    def sample(self, first_output: Tensor) -> Float[Tensor, "batch *shape"]:
-        """Return x_0, without a graph; `first_output` is the network's output at the first call,
-        already known.
-        """
+    def sample(self) -> Float[Tensor, "batch *shape"]:
+        """Return x_0, without a graph; call the network through `value` or `evaluate`."""
 
     @abstractmethod
     def costate(
@@ -72,26 +72,35 @@ class BackwardSolve(ABC):
         """
 
     def first_call(self) -> Tensor:
-        """The network's output at the first call, with a graph to look for captured tensors in."""
+        """The network's output at the first call, with a graph to look for captured tensors in.
+
+        The value is kept for `value`, so that the network is not called again for it.
+        """
         call = self.problem.plan.network_calls[0]
         with self.draws.recorded(call.data):
-            return self.network(self.problem.start, call.time)
+            output = self.network(self.problem.start, call.time)
+        self._first_value = output.detach()
+        return output
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's guided output."""
-        problem = self.problem
-        return problem.denoiser.output(
-            x, problem.network_time(t, x), problem.cond, problem.null_cond, problem.guidance_scale
-        )
+        return self.problem.predict(x, t)
+
+    def evaluate(self, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(x̂_0, ε) at `call` in the forward pass, without a graph."""
+        return self.problem.split(self.value(call, x), call, x)
 
     def value(self, call: NetworkCall, x: Tensor) -> Tensor:
         """The network's guided output at `call` in the forward pass, without a graph.
 
         Raises:
-            CapturedTensorError: the network, a function, uses here what it did not use in the first
-                call.
+            CapturedTensorError: the network is a function, and uses a tensor here that it did not
+                use in the first call.
 
         """
+        if self._first_value is not None:  # this is the first call
+            output, self._first_value = self._first_value, None
+            return output
         with self.draws.recorded(call.data):
             if isinstance(self.problem.denoiser.network, nn.Module):
                 with torch.no_grad():
@@ -123,10 +132,6 @@ class BackwardSolve(ABC):
                 "requires grad, but not at its first time; this gradient method looks for such "
                 f"tensors in the first call: {REMEDY}"
             )
-
-    def split(self, output: Tensor, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(x̂_0, ε) from the network's output."""
-        return self.problem.denoiser.split(output, x, call.alpha, call.sigma)
 
     def add(self, gradients: Sequence[Tensor | None], weight: float) -> None:
         """Add `weight` times the gradients of `wanted` to the totals."""
@@ -166,31 +171,28 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
 
     """
     if not torch.is_grad_enabled():
-        return problem.run(problem.denoiser.output)
+        return problem.run()
     parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
     own = backward.problem.inputs
-    (output,), captured = captured_leaves(
+    _, captured = captured_leaves(
         lambda: (backward.first_call(),), [backward.problem.start, *own, *parameters]
     )
-    assert output is not None
     backward.inputs = [*own, *parameters, *captured]
     backward.wanted = [tensor for tensor in backward.inputs if tensor.requires_grad]
     tensors = [problem.start, *problem.inputs, *parameters, *captured]
     if not any(tensor.requires_grad for tensor in tensors):
-        return backward.sample(output)
+        return backward.sample()
     frozen = [p for p in problem.denoiser.parameters() if not p.requires_grad]
     backward.tensors = [*tensors, *frozen]
-    backward.versions = versions(backward.tensors)
-    return _Solve.apply(backward, output, *tensors)  # pyright: ignore[reportReturnType]
+    backward.versions = change_counts(backward.tensors)
+    return _Solve.apply(backward, *tensors)  # pyright: ignore[reportReturnType]
 
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, backward: BackwardSolve, first_output: Tensor, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, backward: BackwardSolve, *tensors: Tensor) -> Tensor:
         ctx.backward_solve = backward
-        result = backward.sample(first_output)
+        result = backward.sample()
         ctx.save_for_backward(result)
         return result
 
@@ -202,5 +204,5 @@ class _Solve(torch.autograd.Function):
                 "this gradient method cannot give; use Checkpoint() or Backprop()"
             )
         (result,) = ctx.saved_tensors
-        ctx.backward_solve.retain_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
-        return (None, None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[2]))
+        ctx.backward_solve.retain_graph = backward_retains_graph()
+        return (None, *ctx.backward_solve.solve(result, gradient, ctx.needs_input_grad[1]))

@@ -22,7 +22,8 @@ from adjointdpm.engine.gradients.autograd.captured_tensors import (
     unknown_leaves,
 )
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
-from adjointdpm.engine.inplace_changes import BETWEEN, check_unchanged, versions
+from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
+from adjointdpm.engine.torch_internals import is_compiled, will_run
 from adjointdpm.engine.tree import leaves, replace_leaves, tree_map
 from adjointdpm.errors import CapturedTensorError, ChangedTensorError
 
@@ -50,7 +51,7 @@ class Recomputation:
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self.weights = [] if module is None else list(module.parameters())
-        self.compiled = module is not None and any(_is_compiled(part) for part in module.modules())
+        self.compiled = module is not None and any(is_compiled(part) for part in module.modules())
         self._owner = module
         self._module = None if self.compiled else module
         self._known: list[Tensor] | None = (
@@ -200,7 +201,7 @@ class _Again(torch.autograd.Function):
     ) -> Outputs:
         ctx.owner, ctx.again, ctx.captured, ctx.graphs = owner, again, captured, graphs
         ctx.watched = [*owner.weights, *captured]
-        ctx.versions = versions(ctx.watched)
+        ctx.versions = change_counts(ctx.watched)
         ctx.nodes = [
             get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs
         ]
@@ -213,11 +214,7 @@ class _Again(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_unchanged(ctx.watched, ctx.versions, BETWEEN)
         tensors = _saved(ctx)
-        wanted = [
-            i
-            for i, node in enumerate(ctx.nodes)
-            if node is not None and torch._C._will_engine_execute_node(node)
-        ]  # pyright: ignore[reportAttributeAccessIssue]
+        wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and will_run(node)]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
         def pull(given: Sequence[Tensor], create_graph: bool = True) -> Outputs:
@@ -266,13 +263,6 @@ def _saved(ctx: Any) -> Sequence[Tensor]:
         if "inplace operation" not in str(error):
             raise
         raise ChangedTensorError(BETWEEN) from error
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    # By `torch.compile(module)`, or by `module.compile()`.
-    return (
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-    )
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.gradients.few_vjps.jacobian_model import JacobianModel, wide
-from adjointdpm.engine.per_sample import norms, positive
-from adjointdpm.engine.transpose import Costates
+from adjointdpm.engine.gradients.few_vjps.jacobian_model import JacobianModel
+from adjointdpm.engine.numerics import at_least_float32, norms, positive
+from adjointdpm.engine.plan import Costates
 
 
 class ErrorEstimate:
@@ -42,7 +42,7 @@ class ErrorEstimate:
         before, after = predicted.get(register), corrected.get(register)
         if before is None or after is None:
             return
-        jump = norms(before.to(wide(before)) - after.to(wide(after)))
+        jump = norms(before.to(at_least_float32(before)) - after.to(at_least_float32(after)))
         self._jumps.append(jump / positive(norms(after)))
         trust = self._model.trust()
         if trust is not None:

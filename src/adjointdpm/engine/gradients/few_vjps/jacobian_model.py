@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.gradients.few_vjps.node_placement import Nodes
-from adjointdpm.engine.per_sample import dots, norms, positive
+from adjointdpm.engine.numerics import at_least_float32, dots, norms, positive
 from adjointdpm.engine.plan import NetworkCall
 
 Scalars = Float[Tensor, "batch *ones"]  # one number a sample
@@ -77,7 +77,9 @@ class JacobianModel:
         )
         log_odds = self._log_variance[step, stage] - log_square
         j = torch.sigmoid(log_odds)
-        rest = (product.to(wide(b)) - j.to(wide(b)) * b) / self._unit(call, b)
+        rest = (product.to(at_least_float32(b)) - j.to(at_least_float32(b)) * b) / self._unit(
+            call, b
+        )
         behind = self.known(stage)[:2]
         if len(behind) == 2:
             self._trust[stage] = projection(
@@ -104,17 +106,19 @@ class JacobianModel:
         if (step, stage) in self._rest and self.met[step, stage][0] is self.asked_with[step, stage]:
             self._rest[step, stage] = self._rest[step, stage] * projection(
                 b, self.asked_with[step, stage]
-            ).to(wide(b))
+            ).to(at_least_float32(b))
         rest: Tensor = sum(
             weight * self._rest[node, stage]
             for node, weight in self.nodes.curve(step, stage, known)
         )  # pyright: ignore[reportAssignmentType]
         if stage in self._trust and step < known[0]:
-            rest = rest + self._trust[stage].to(wide(b)) * self._slope(step, stage, known[:2])
+            rest = rest + self._trust[stage].to(at_least_float32(b)) * self._slope(
+                step, stage, known[:2]
+            )
         log_odds = self.log_odds(step, stage)
         j = torch.sigmoid(log_odds)
         self.met[step, stage] = b, log_odds
-        return (j.to(wide(b)) * b + rest * self._unit(call, b)).to(b.dtype)
+        return (j.to(at_least_float32(b)) * b + rest * self._unit(call, b)).to(b.dtype)
 
     def log_odds(self, step: int, stage: int) -> Scalars:
         """Log(j / (1 − j)) of the multiple j at a node or between nodes."""
@@ -131,7 +135,9 @@ class JacobianModel:
         beta = self.nodes.beta[call.data]
         if not self.nodes.from_infinity:
             return beta
-        return (beta * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])).to(wide(b))
+        return (beta * torch.sigmoid(self._most - 2 * self.nodes.log_rho[call.data])).to(
+            at_least_float32(b)
+        )
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
         """What a line through the last two nodes, the newest first, adds to the newest on the way
@@ -146,8 +152,3 @@ class JacobianModel:
 def projection(vector: Tensor, basis: Tensor) -> Scalars:
     """The multiple of `basis` that comes closest to `vector`, for each sample: [B, 1, …]."""
     return dots(basis, vector) / positive(norms(basis).square()).view(-1, *[1] * (basis.ndim - 1))
-
-
-def wide(tensor: Tensor) -> torch.dtype:
-    """At least float32, for differences of costates."""
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -9,9 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.engine.plan import Instruction, NetworkCall, Update
+from adjointdpm.engine.plan import (
+    Costates,
+    Instruction,
+    NetworkCall,
+    Update,
+    split_steps,
+    transpose,
+)
 from adjointdpm.engine.problem import Problem
-from adjointdpm.engine.transpose import Costates, split_steps, transpose
 from adjointdpm.errors import UnsupportedError
 
 # A call whose x̂_0 multistep coefficients of both signs take back to this share of their sizes

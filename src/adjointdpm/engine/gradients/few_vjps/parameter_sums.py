@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.gradients.few_vjps.jacobian_model import JacobianModel, projection
-from adjointdpm.engine.per_sample import norms, positive
+from adjointdpm.engine.numerics import norms, positive
 
 Found = Sequence[Tensor | None]
 Place = tuple[int, int]  # (step, stage)

@@ -1,5 +1,6 @@
-"""Which native sampler and grid repeat a diffusers scheduler: for gradient methods that solve an
-ODE themselves.
+"""Which native sampler and grid repeat a diffusers scheduler.
+
+Gradient methods that solve an ODE themselves need them.
 """
 
 from itertools import pairwise
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.denoiser import Prediction
 from adjointdpm.engine.samplers import DPMSolverPP, Euler, Sampler
-from adjointdpm.engine.scheduler_options import option
-from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
+from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule, option
 from adjointdpm.errors import UnsupportedError
 from adjointdpm.pipelines.schedulers import blocked_gradients
 
@@ -33,7 +33,7 @@ OTHER_SIGMAS = (
 
 
 def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
-    """What a native sampler must know of the pipeline's scheduler.
+    """Return the noise schedule of a scheduler and what its network predicts.
 
     Raises:
         UnsupportedError: its noise levels are not a table in the network's own time, or its
@@ -58,11 +58,14 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     return schedule, PREDICTIONS[prediction]
 
 
-def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " steps+1"]]:
-    """The sampler and grid that make the same picture as `scheduler`, whose timesteps are set.
+def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]:
+    """Return the sampler and the grid that make the same picture as a scheduler.
+
+    Args:
+        scheduler: a diffusers scheduler whose timesteps are set.
 
     Raises:
-        UnsupportedError: there is none; the message says why.
+        UnsupportedError: there are none; the message says why.
 
     """
     reason = next(iter(blocked_gradients(scheduler)), None) or next(

@@ -1,0 +1,43 @@
+"""The command line in the test's own process, and arguments of a short run."""
+
+import sys
+
+import pytest
+
+from adjointdpm import cli
+
+EMBED = (
+    "embed",
+    "--model",
+    "model",
+    "--prompts",
+    "prompts.txt",
+    "--metric",
+    "metric.py:score",
+    "--token",
+    "<t>",
+    "--initial",
+    "fox",
+)
+SMALL = (
+    "--steps",
+    2,
+    "--iterations",
+    2,
+    "--guidance-scale",
+    2,
+    "--tracker",
+    "none",
+    "--device",
+    "cpu",
+)
+
+
+def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line."""
+    monkeypatch.setattr(sys, "argv", ["adjointdpm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    code = exit_info.value.code
+    out, err = capsys.readouterr()
+    return code if isinstance(code, int) else 0, out, err
