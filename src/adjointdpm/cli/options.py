@@ -156,7 +156,8 @@ def _parameter(
 ) -> inspect.Parameter:
     """The parameter that typer makes the flag from."""
     default = changed[item.name] if item.name in changed else _default(item)
-    kind, more = get_type_hints(cls, include_extras=True)[item.name], {}
+    kind = get_type_hints(cls, include_extras=True)[item.name]
+    more: dict[str, Any] = {}
     if PROMPT_FILE in get_args(kind):
         kind, more = PromptSource, {"parser": PromptSource, "metavar": "FILE"}
         if default is not MISSING:

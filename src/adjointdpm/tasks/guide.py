@@ -160,9 +160,10 @@ def guide(
     metric, sets = metric or config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
     if config.picture is not None:
+        path = Path(config.picture)
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
-        starts[sets.training[0]] = _inverted(model, config, scale, Path(config.picture))
+        starts[sets.training[0]] = _inverted(model, config, scale, path)
     gradient = resolve_gradient(config.gradient)
     render = _Watched(
         model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts
