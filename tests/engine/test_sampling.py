@@ -162,8 +162,8 @@ def test_the_bytes_of_a_graph_are_those_of_what_its_nodes_save():
         for _ in range(layers):
             x = torch.sigmoid(
                 x
-                # saves its output, as attention's softmax does: what a hook hands back must not keep
-                # the graph alive
+                # It saves its output, as attention's softmax does: what a hook returns must not
+                # keep the graph alive.
             )
         return x
 
