@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,7 @@ class Update:
 Instruction = NetworkCall | Draw | Update
 
 
+@runtime_checkable
 class Evaluate(Protocol):
     """Runs the network for a plan."""
 
