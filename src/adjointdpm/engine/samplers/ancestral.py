@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -101,5 +100,5 @@ class Ancestral(Sampler):
             ]
         )
 
-    def for_samples(self, numbers: Sequence[int]) -> Self:
+    def for_samples(self, numbers: Sequence[int]) -> "Ancestral":
         return replace(self, samples=tuple(numbers))

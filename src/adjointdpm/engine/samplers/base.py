@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -40,7 +39,7 @@ class Sampler(ABC):
         """Noise number `index` of a stochastic sampler, shape, dtype and device as `like`."""
         raise UnsupportedError(f"{type(self).__name__} is deterministic and draws no noise")
 
-    def for_samples(self, numbers: Sequence[int]) -> Self:
+    def for_samples(self, numbers: Sequence[int]) -> "Sampler":
         """The same sampler, with each row's noise drawn for the sample of that number.
 
         A deterministic sampler returns itself.
