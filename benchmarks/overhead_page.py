@@ -174,16 +174,8 @@ def _runs(lines: list[Line], _: list[Line]) -> str:
         first = [*variant, f"`{line['method']}`", str(line["steps"])]
         if "failed" in line:
             need = line["graph_bytes"] * line["steps"] / 1e9
-            rows.append(
-                [
-                    *first,
-                    f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB",
-                    "",
-                    "",
-                    "",
-                    "",
-                ]
-            )
+            failure = f"{line['failed']}: {line['steps']} graphs are {need:.0f} GB"
+            rows.append([*first, failure, "", "", "", ""])
             continue
         seconds = median(line["seconds"])
         forward, pull = median(line["forwards"]), median(line["pulls"])
@@ -193,15 +185,7 @@ def _runs(lines: list[Line], _: list[Line]) -> str:
         first += [f"{1e3 * forward:.1f}, {1e3 * pull:.1f}", f"{line['peak_bytes'] / 1e9:.1f}"]
         rows.append([*first, f"{seconds / floor:.2f}", f"{seconds / least:.1f}"])
         if "kernels" in line:
-            products = [_work(line, *calls) / line["product_rate"] for calls in ((1, 0), (0, 1))]
-            kernels = [line["kernels"][name] for name in ("forward", "pull")]
-            cells = [f"{1e3 * value:.1f}" for value in products]
-            cells += [
-                f"{1e3 * k[kind]:.1f}"
-                for kind in ("products", "attention", "rest")
-                for k in kernels
-            ]
-            work[tuple(variant)] = cells
+            work[tuple(variant)] = _kernel_cells(line)
     head = [
         "pictures",
         "torch.compile",
@@ -227,6 +211,14 @@ def _runs(lines: list[Line], _: list[Line]) -> str:
             f"the kernels' names:\n\n{shown}"
         )
     return text
+
+
+def _kernel_cells(line: Line) -> list[str]:
+    """Milliseconds of matrix products at the best rate, and of kernels of each kind."""
+    products = [_work(line, *calls) / line["product_rate"] for calls in ((1, 0), (0, 1))]
+    kernels = [line["kernels"][name] for name in ("forward", "pull")]
+    kinds = ("products", "attention", "rest")
+    return [f"{1e3 * value:.1f}" for value in [*products, *(k[n] for n in kinds for k in kernels)]]
 
 
 def _spread(ours: Sequence[float], direct: Sequence[float]) -> str:

@@ -62,7 +62,8 @@ def denoising_loss(
         "v_prediction": lambda: scheduler.get_velocity(latents, noise, timesteps),
     }
     cond, _, _ = model.conditioning(model.encode(captions), None, 1.0)
-    prediction = model.network(scheduler.add_noise(latents, noise, timesteps), timesteps, cond)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    prediction = model.network(noisy, timesteps.float(), cond)  # networks take times as floats
     return F.mse_loss(prediction, targets[scheduler.config.prediction_type]())
 
 

@@ -282,21 +282,8 @@ def measure(
         f"{inversion['last_loss']:.4f}"
     )
 
-    render, first = renderer(model, config), config.sets().held_out[0].seed + TRIAL_SEEDS
-    images = {
-        "nearest": render.look(
-            number(held_out_prompts(nearest, with_article(nearest)) * seeds, first)
-        ),
-        "own_name": render.look(
-            number(held_out_prompts(concept, with_article(concept)) * seeds, first)
-        ),
-        "real": through_the_autoencoder(model, concept),
-    }
-    for arm, token in tokens.items():
-        with token:
-            images[arm] = render.look(
-                number(held_out_prompts(config.token, f"a {config.token}") * seeds, first)
-            )
+    images = draw_arms(model, concept, config, nearest, tokens, seeds)
+    for arm in tokens:
         folder.write_images([f"{arm}_{i:02d}" for i in range(len(images[arm]))], images[arm])
     return {
         "initial": config.initial,
@@ -308,6 +295,31 @@ def measure(
         "seconds_optimising": result["seconds_optimising"],
         "seconds": time.perf_counter() - started,
     }
+
+
+def draw_arms(
+    model: Any,
+    concept: str,
+    config: EmbedConfig,
+    nearest: str,
+    tokens: Mapping[str, TokenEmbedding],
+    seeds: int,
+) -> dict[str, Tensor]:
+    """Draw the held-out sentences with each name of the concept, on `seeds` seeds."""
+    render, first = renderer(model, config), config.sets().held_out[0].seed + TRIAL_SEEDS
+
+    def look(name: str, thing: str) -> Tensor:
+        return render.look(number(held_out_prompts(name, thing) * seeds, first))
+
+    images = {
+        "nearest": look(nearest, with_article(nearest)),
+        "own_name": look(concept, with_article(concept)),
+        "real": through_the_autoencoder(model, concept),
+    }
+    for arm, token in tokens.items():
+        with token:
+            images[arm] = look(config.token, f"a {config.token}")
+    return images
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], title: str) -> str:

@@ -21,15 +21,13 @@ class Churn(Sampler):
         """Write down every step as a linear combination of what the network said."""
         plan = PlanBuilder(schedule, grid)
         x = plan.start
-        fresh = (1 - self.kept**2) ** 0.5
         for now, then in pairwise(range(len(grid))):
             data, noise = plan.call(x, now)
-            mixed = self.kept * noise + fresh * plan.draw()
+            mixed = self.kept * noise + (1 - self.kept**2) ** 0.5 * plan.draw()
             x = plan.end_step(plan.alpha[then] * data + plan.sigma[then] * mixed)
         return plan.build()
 
     def calls(self, steps: int) -> int:
-        """One network call a step."""
         return steps
 
     @property

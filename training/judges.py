@@ -86,6 +86,36 @@ def save(judge: Judge, folder: Path) -> None:
     )
 
 
+def split(
+    kept: list[int], left_out: str, placements: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures and labels to train on, then those to test on.
+
+    Args:
+        kept: indices of the concepts, which become the judge's classes.
+        left_out: a style that is only tested on; otherwise some variants of each picture are.
+        placements: how many more of each picture are drawn to train on.
+        seed: of these.
+
+    """
+    pool = np.load(WORK / "pool.npz")
+    rows = np.isin(pool["labels"][:, 0], kept)
+    images, labels = pool["images"][rows], pool["labels"][rows]
+    labels[:, 0] = np.searchsorted(kept, labels[:, 0])
+    style = list(STYLES).index(left_out) if left_out else -1
+    variants = np.arange(len(rows))[rows] % VARIANTS
+    known = labels[:, 1] != style if left_out else variants >= HELD_OUT
+    test_images, test_labels = images[~known], labels[~known]
+    images, labels = images[known], labels[known]
+    if placements:
+        more, labelled = draw(kept, placements, seed + 1)
+        labelled[:, 0] = np.searchsorted(kept, labelled[:, 0])
+        known = labelled[:, 1] != style
+        images = np.concatenate([images, more[known]])
+        labels = np.concatenate([labels, labelled[known]])
+    return images, labels, test_images, test_labels
+
+
 def main(
     minutes: float = 5.0,
     left_out: str = "",
@@ -107,32 +137,9 @@ def main(
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     rng = np.random.default_rng(seed)
-    pool = np.load(WORK / "pool.npz")
     kept = [i for i, c in enumerate(load_concepts()) if c.familiar or c.withheld]
     concepts, styles = [load_concepts()[i].name for i in kept], list(STYLES)
-    rows = np.isin(pool["labels"][:, 0], kept)
-    images, labels, variant = (
-        pool["images"][rows],
-        pool["labels"][rows],
-        np.arange(len(rows))[rows] % VARIANTS,
-    )
-    labels[:, 0] = np.searchsorted(kept, labels[:, 0])
-    if left_out:
-        known = labels[:, 1] != styles.index(left_out)
-        train, test = np.flatnonzero(known), np.flatnonzero(~known)
-    else:
-        known = variant >= HELD_OUT
-        train, test = np.flatnonzero(known), np.flatnonzero(~known)
-    test_images, test_labels = images[test], labels[test]
-    images, labels = images[train], labels[train]
-    if placements:
-        more, labelled = draw(kept, placements, seed + 1)
-        labelled[:, 0] = np.searchsorted(kept, labelled[:, 0])
-        known = labelled[:, 1] != styles.index(left_out) if left_out else np.full(len(more), True)
-        images, labels = (
-            np.concatenate([images, more[known]]),
-            np.concatenate([labels, labelled[known]]),
-        )
+    images, labels, test_images, test_labels = split(kept, left_out, placements, seed)
     judge = Judge(concepts, styles, tuple(map(int, widths.split(","))))
     if resume:  # from what was saved, with a new optimizer and other batches
         judge = Judge.load(folder)

@@ -155,6 +155,91 @@ class Captions:
         return ids
 
 
+def build(concepts: list[Concept], start: Path | None) -> tuple[CLIPTokenizer, torch.nn.ModuleDict]:
+    """The tokenizer, and text encoder and UNet: fresh, or those of an exported pipeline."""
+    if start is None:
+        tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+    text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    if start is not None:
+        theirs = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+        text_encoder.load_state_dict(theirs.state_dict())
+        theirs = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+        unet.load_state_dict(theirs.state_dict())
+    unet.to(memory_format=torch.channels_last)
+    return tokenizer, torch.nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+
+
+def loss_weights() -> tuple[Tensor, Tensor]:
+    """ᾱ of every time, and the weight of its squared error in epsilon.
+
+    The weight of the x0 loss is min(snr + 1, 5): the "truncated SNR + 1" of Salimans & Ho 2022
+    (arXiv 2202.00512) bounded as in min-SNR (Hang et al. 2023, arXiv 2303.09556). Against plain
+    min-SNR it weighs the noisy steps more, where the shape of the whole is decided.
+    """
+    alphas = build_scheduler().alphas_cumprod
+    snr = alphas / (1 - alphas)
+    return alphas, ((snr + 1).clamp(max=5) / snr).clamp(max=10)
+
+
+def squared_error(
+    model: torch.nn.ModuleDict,
+    latents: Tensor,
+    noise: Tensor,
+    times: Tensor,
+    alphas: Tensor,
+    tokens: Tensor,
+    bf16: bool,
+) -> Tensor:
+    """Mean squared error in epsilon of each latent with its noise."""
+    a = alphas[:, None, None, None]
+    # torch 2.13's fused attention takes 40 % of a step in bfloat16 on a CPU; plain products use the
+    # matrix units.
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        sdpa_kernel(SDPBackend.MATH if bf16 else ALL_KERNELS),
+    ):
+        states = model["text_encoder"](tokens).last_hidden_state
+        output = model["unet"](a.sqrt() * latents + (1 - a).sqrt() * noise, times, states).sample
+    return F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
+
+
+def save(
+    folder: Path,
+    model: torch.nn.Module,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    spent: float,
+    step: int,
+) -> None:
+    """Write all that `restore` needs; the averaged weights are what is exported."""
+    state = {
+        f"{i}.{k}": v
+        for i, p in enumerate(model.parameters())
+        for k, v in optimizer.state[p].items()
+    }
+    found = {"model": model.state_dict(), "average": average, "optimizer": state}
+    for name, tensors in found.items():
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.tmp")
+        shutil.move(folder / f"{name}.tmp", folder / f"{name}.safetensors")
+    (folder / "progress.json").write_text(json.dumps({"spent": spent, "step": step}))
+
+
+def restore(
+    source: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], float, int]:
+    """Load what `save` wrote; returns averaged weights, seconds spent and steps made."""
+    model.load_state_dict(load_file(source / "model.safetensors"))
+    moments = load_file(source / "optimizer.safetensors")
+    for i, p in enumerate(model.parameters()):
+        if f"{i}.exp_avg" in moments:
+            names = ("step", "exp_avg", "exp_avg_sq")
+            optimizer.state[p] = {k: moments[f"{i}.{k}"] for k in names}
+    progress = json.loads((source / "progress.json").read_text())
+    return load_file(source / "average.safetensors"), progress["spent"], progress["step"]
+
+
 def main(
     minutes: float = 60.0,
     batch: int = 32,
@@ -189,24 +274,8 @@ def main(
         AutoencoderKL.from_pretrained(start / "vae" if start else WORK / "vae"),
         pool["images"][trained],
     )
-    if start:
-        tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
-    else:
-        tokenizer = build_tokenizer([c for c in concepts if not c.withheld], WORK / "tokenizer")
+    tokenizer, model = build(concepts, start)
     captions = Captions(concepts, tokenizer)
-    model = torch.nn.ModuleDict(
-        {"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()}
-    )
-    if start:
-        model["text_encoder"].load_state_dict(
-            CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict()
-        )
-        model["unet"].load_state_dict(
-            UNet2DConditionModel.from_pretrained(
-                start / "unet", torch_dtype=torch.float32
-            ).state_dict()
-        )
-    model["unet"].to(memory_format=torch.channels_last)
     print(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(latents)} "
         f"pictures, {len(tokenizer)} tokens",
@@ -214,61 +283,22 @@ def main(
     )
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99))
-    alphas = build_scheduler().alphas_cumprod
-    snr = alphas / (1 - alphas)
-    # The weight of the x0 loss is min(snr + 1, 5): the "truncated SNR + 1" of Salimans & Ho 2022
-    # (arXiv 2202.00512) bounded as in min-SNR (Hang et al. 2023, arXiv 2303.09556). Against plain
-    # min-SNR it weighs the noisy steps more, where the shape of the whole is decided.
-    weights = ((snr + 1).clamp(max=5) / snr).clamp(max=10)
+    alphas, weights = loss_weights()
     spent, step = 0.0, 0
     if resume:
-        model.load_state_dict(load_file(source / "model.safetensors"))
-        average = load_file(source / "average.safetensors")
-        moments = load_file(source / "optimizer.safetensors")
-        for i, p in enumerate(model.parameters()):
-            if f"{i}.exp_avg" in moments:
-                optimizer.state[p] = {
-                    k: moments[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")
-                }
-        spent, step = json.loads((source / "progress.json").read_text()).values()
-
+        average, spent, step = restore(source, model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
-
-    def save() -> None:
-        state = {
-            f"{i}.{k}": v
-            for i, p in enumerate(model.parameters())
-            for k, v in optimizer.state[p].items()
-        }
-        for name, tensors in {
-            "model": model.state_dict(),
-            "average": average,
-            "optimizer": state,
-        }.items():
-            save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.tmp")
-            shutil.move(folder / f"{name}.tmp", folder / f"{name}.safetensors")
-        (folder / "progress.json").write_text(json.dumps({"spent": spent, "step": step}))
-
     first, began, saved, running = step, time.time() - spent, time.time(), 0.0
     while (spent := time.time() - began) < 60 * minutes and not (max_steps and step >= max_steps):
         progress = spent / (60 * minutes)
         set_rate(optimizer, rate * (1 - progress) * min(1.0, (step + 1) / 200))
         picks = rng.integers(len(latents), size=batch)
         x = latents[picks]
-        t = torch.from_numpy(
-            1000 * (np.arange(batch) + rng.random(batch)) / batch
-        ).long()  # one of every stretch
+        # one of every stretch
+        t = torch.from_numpy(1000 * (np.arange(batch) + rng.random(batch)) / batch).long()
         noise = torch.randn_like(x)
-        a = alphas[t][:, None, None, None]
-        # torch 2.13's fused attention takes 40 % of a step in bfloat16 on a CPU; plain products use
-        # the matrix units.
-        with (
-            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-            sdpa_kernel(SDPBackend.MATH if bf16 else ALL_KERNELS),
-        ):
-            states = model["text_encoder"](captions.sample(labels[picks], rng)).last_hidden_state
-            output = model["unet"](a.sqrt() * x + (1 - a).sqrt() * noise, t, states).sample
-        error = F.mse_loss(output.float(), noise, reduction="none").mean((1, 2, 3))
+        tokens = captions.sample(labels[picks], rng)
+        error = squared_error(model, x, noise, t, alphas[t], tokens, bf16)
         loss = (error * weights[t]).mean()
         take_step(optimizer, loss)
         floating = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
@@ -283,10 +313,10 @@ def main(
             )
         if time.time() - saved > 120:
             saved = time.time()
-            save()
+            save(folder, model, average, optimizer, spent, step)
         if not math.isfinite(running):
             raise SystemExit("the loss is not finite")
-    save()
+    save(folder, model, average, optimizer, spent, step)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Error against cost, and the methods that nothing beats in both."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib import pyplot
@@ -37,47 +39,12 @@ def draw(groups: Sequence[Group], path: Path, registration: Registration) -> Pat
     )
     families = sorted({row.family for group, _ in panels for row in group.rows})
     hues = pyplot.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    colours = dict(
-        zip(families, (*hues[:7], *hues[8:], "black"), strict=False)
-    )  # without grey, the front's
+    # without grey, the front's
+    colours = dict(zip(families, (*hues[:7], *hues[8:], "black"), strict=False))
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     for axis, (group, tensor) in zip(axes.flat, panels, strict=False):
-        errors = [(row, error) for row in group.rows if (error := _error(row, tensor)) is not None]
-        measured = 2 * sum(_part(tensor) in row.costs for row, _ in errors) > len(errors)
-        points = [
-            (work, error, row)
-            for row, error in errors
-            if (work := _work(row, tensor, group, measured)) is not None
-        ]
-        for family in families:
-            own = [(x, y) for x, y, row in points if row.family == family]
-            if own:
-                axis.scatter(
-                    *zip(*own, strict=True), s=16, color=colours.get(family, "grey"), label=family
-                )
-        front = pareto([(x, y) for x, y, _ in points])
-        axis.step(
-            [x for x, _ in front],
-            [y for _, y in front],
-            where="post",
-            color="grey",
-            linewidth=0.8,
-            zorder=0,
-        )
-        axis.set_yscale("log")
-        axis.set_xlabel(
-            "time / full backpropagation"
-            if measured
-            else "network work / full backpropagation (calls + 2 VJPs)"
-        )
-        axis.set_ylabel("median relative error against exact")
-        axis.set_title(
-            f"{group.model}: {tensor}; {group.sampler}, N = {group.calls}, guidance "
-            f"{group.guidance:g}",
-            fontsize=8,
-        )
-        axis.grid(alpha=0.3)
+        _panel(axis, group, tensor, families, colours)
     found = {
         label: handle
         for axis in figure.axes
@@ -89,6 +56,40 @@ def draw(groups: Sequence[Group], path: Path, registration: Registration) -> Pat
     content = _bytes(figure, kind)
     pyplot.close(figure)
     return write_bytes(path, content)
+
+
+def _panel(
+    axis: Any, group: Group, tensor: str, families: Sequence[str], colours: dict[str, Any]
+) -> None:
+    """Error against cost of all methods in one setting for one tensor."""
+    errors = [(row, error) for row in group.rows if (error := _error(row, tensor)) is not None]
+    measured = 2 * sum(_part(tensor) in row.costs for row, _ in errors) > len(errors)
+    points = [
+        (work, error, row)
+        for row, error in errors
+        if (work := _work(row, tensor, group, measured)) is not None
+    ]
+    for family in families:
+        own = [(x, y) for x, y, row in points if row.family == family]
+        if own:
+            colour = colours.get(family, "grey")
+            axis.scatter(*zip(*own, strict=True), s=16, color=colour, label=family)
+    costs, lowest = (
+        zip(*pareto([(x, y) for x, y, _ in points]), strict=True) if points else ((), ())
+    )
+    axis.step(costs, lowest, where="post", color="grey", linewidth=0.8, zorder=0)
+    axis.set_yscale("log")
+    axis.set_xlabel(
+        "time / full backpropagation"
+        if measured
+        else "network work / full backpropagation (calls + 2 VJPs)"
+    )
+    axis.set_ylabel("median relative error against exact")
+    axis.set_title(
+        f"{group.model}: {tensor}; {group.sampler}, N = {group.calls}, guidance {group.guidance:g}",
+        fontsize=8,
+    )
+    axis.grid(alpha=0.3)
 
 
 def shown(groups: Sequence[Group], registration: Registration) -> list[Group]:
@@ -128,8 +129,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _bytes(figure: pyplot.Figure, kind: str) -> bytes:
-    from io import BytesIO
-
     buffer = BytesIO()
     figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
-"""One exception class per kind of mistake; every message says what was wrong, with which value, and
-what to do.
+"""One exception class for each kind of mistake.
+
+Every message says what was wrong, with which value, and what to do.
 """
 
 
@@ -32,13 +33,11 @@ class GridError(InvalidInputError):
 
 
 class NetworkOutputError(InvalidInputError):
-    """The network returned something else than a tensor of its input's shape."""
+    """The network did not return a tensor of its input's shape."""
 
 
 class UnsupportedError(InvalidInputError):
-    """Two choices that do not go together, such as a gradient method and a sampler that it cannot
-    differentiate.
-    """
+    """Two choices do not go together, such as a gradient method and a sampler."""
 
 
 class ReversalError(AdjointDPMError, RuntimeError):
@@ -50,9 +49,7 @@ class CapturedTensorError(UnsupportedError):
 
 
 class ChangedTensorError(AdjointDPMError, RuntimeError):
-    """A tensor was changed in place while the solve, or its backward pass, still needed what it
-    held before.
-    """
+    """A tensor was changed in place while a solve or its backward pass still needed it."""
 
 
 class UnknownNameError(InvalidInputError):
@@ -80,6 +77,4 @@ class CheckpointError(AdjointDPMError, ValueError):
 
 
 class AdjointDPMWarning(UserWarning):
-    """Something works, but probably not as intended (for example a pipeline that clips its
-    samples).
-    """
+    """Something works, but probably not as intended, such as a pipeline that clips samples."""

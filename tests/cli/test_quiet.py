@@ -43,6 +43,7 @@ def test_the_users_settings_are_restored_and_other_messages_come_through(
     handler.emit = lambda record: heard.append(record.getMessage())
     logger = logging.getLogger("transformers.utils.import_utils")
     logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # an earlier command may have silenced all of transformers
     try:
         with quiet_loading(progress=progress):
             assert settings.is_progress_bar_enabled() == progress
@@ -51,6 +52,7 @@ def test_the_users_settings_are_restored_and_other_messages_come_through(
         logger.warning(notice)
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
     assert heard == ["this matters", notice]
     assert settings.is_progress_bar_enabled()
     settings.disable_progress_bar()

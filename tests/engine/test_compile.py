@@ -1,6 +1,4 @@
-"""A network that `torch.compile` made: the same gradients, one graph, and no recompilation from
-step to step.
-"""
+"""Compiled networks: the same gradients, one graph, no recompilation from step to step."""
 
 import pytest
 import torch
@@ -32,9 +30,7 @@ class Network(nn.Module):
 
 @pytest.fixture
 def counter():
-    """A backend that traces forward and backward pass but needs no compiler, counting the graphs
-    that it is given.
-    """
+    """A backend that traces both passes, needs no compiler, and counts the graphs it is given."""
     dynamo.reset()
     yield testing.CompileCounterWithBackend("aot_eager")
     dynamo.reset()

@@ -1,6 +1,4 @@
-"""On a GPU: the same gradients as on the processor, in its memory, without waiting for it at every
-step; skipped where there is none.
-"""
+"""On a GPU: the CPU's gradients, in the memory promised, without waiting at every step."""
 
 import warnings
 
@@ -156,9 +154,7 @@ def test_dropout_is_drawn_again(method):
 
 
 def peak(method: GradientMethod, steps: int, width: int = 64) -> tuple[int, int]:
-    """Bytes that sampling and the gradient for noise take at most beyond what is there, and what a
-    graph of one network call holds.
-    """
+    """Peak bytes of sampling and the noise's gradient, and bytes of one network call's graph."""
     torch.manual_seed(0)
     network = Network(width).cuda().requires_grad_(False)
     noise = torch.randn(8, 3, 64, 64, device="cuda", requires_grad=True)
@@ -200,9 +196,7 @@ def test_a_memory_budget_is_kept(graphs):
     "method", [m for m in METHODS if m != adj.Checkpoint(memory_budget="auto")], ids=repr
 )
 def test_no_step_waits_for_the_gpu(method):
-    """A step that waits lets the GPU run dry: what waits is counted, and must not grow with their
-    number.
-    """
+    """Waiting lets the GPU run dry: the number of waits must not grow with the steps."""
     _, here = networks()
 
     def waits(steps: int) -> int:
@@ -244,9 +238,7 @@ def test_no_step_waits_for_the_gpu(method):
     ids=repr,
 )
 def test_a_compiled_network(method, sampler, mode, guidance):
-    """CUDA graphs ("reduce-overhead") write what a network returns, and its gradients, over those
-    of the call before.
-    """
+    """CUDA graphs ("reduce-overhead") overwrite the outputs and gradients of earlier calls."""
     torch._dynamo.reset()
     _, here = networks()
     compiled = torch.compile(here, mode=mode, fullgraph=True)

@@ -1,6 +1,4 @@
-"""Uses of the engine that are rare and legitimate: the gradient is that of full backpropagation, or
-a clear error says what to do.
-"""
+"""Rare and legitimate uses: the gradient of full backpropagation, or an error with advice."""
 
 import copy
 import gc

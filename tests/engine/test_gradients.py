@@ -34,9 +34,7 @@ def name(value: object) -> str:
 def usable_grid(
     schedule: adj.NoiseSchedule, steps: int, prediction: str, sampler: Sampler
 ) -> torch.Tensor:
-    """The default grid, cut where this prediction is singular: epsilon at zero signal, the sample
-    at zero noise.
-    """
+    """The default grid without times where this prediction or sampler is singular."""
     grid = adj.grids.karras(schedule, steps)
     low = (
         1e-2 if prediction == "sample" and float(schedule.sigma(grid[-1])) == 0 else grid[-1].item()

@@ -1,6 +1,4 @@
-"""Gradients with respect to the time grid and the guidance scale, against finite differences in
-float64.
-"""
+"""Gradients for the time grid and the guidance scale, against finite differences in float64."""
 
 import zlib
 
@@ -56,9 +54,7 @@ class Case:
 
 
 def inner_grid(schedule: adj.NoiseSchedule, steps: int = 4) -> Tensor:
-    """Random times off the schedule's ends, where a difference to either side would leave it, and
-    off a table's kinks at whole times.
-    """
+    """Random times away from the schedule's ends and from a table's kinks at whole times."""
     grid = adj.grids.karras(schedule, steps)
     span = (grid[0] - grid[-1]).item()
     jitter = grid.diff().abs().min().item() * 0.2 * torch.rand(steps + 1, dtype=torch.float64)

@@ -26,9 +26,7 @@ OWN_BACKWARD: list[tuple[Sampler, GradientMethod]] = [
 
 
 class Traps:
-    """A mixture with noise, conditioning and weights that require grad, on a grid that every
-    sampler takes.
-    """
+    """A mixture whose inputs and weights require grad, on a grid that every sampler takes."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)

@@ -1,6 +1,4 @@
-"""What a callback is told on the way back: the costate of every state, whatever the gradient
-method.
-"""
+"""A callback sees the costate of every state in the backward pass, with every method."""
 
 import pytest
 import torch
@@ -158,9 +156,7 @@ def test_few_vjps_report_each_step_once(vjps):
 
 
 def test_few_vjps_report_what_the_gradient_came_from():
-    """Between the noise and the one step that is interpolated the transpose is exact, if what is
-    reported has been corrected.
-    """
+    """Between the noise and the one interpolated step reported costates are corrected, so exact."""
     case = Case()
     recorder, gradient = case.observe(adj.Euler(), adj.Interpolated(STEPS - 1))
     (skipped,) = set(range(STEPS)) - set(choose_nodes(list(range(STEPS)), STEPS - 1))

@@ -1,6 +1,4 @@
-"""Samplers against diffusers' schedulers, closed forms, and the convergence orders that theory
-promises.
-"""
+"""Samplers against diffusers' schedulers, closed forms, and their orders of convergence."""
 
 import math
 
@@ -21,9 +19,10 @@ STABLE_DIFFUSION = {
 
 
 def graded(schedule: adj.NoiseSchedule, steps: int, order: int) -> torch.Tensor:
-    """Uniform in log ρ, with intervals at both ends (the adjoint starts at the clean one) that
-    shrink with the number of steps, so that the lower-order steps of a start-up have errors of the
-    method's order.
+    """Uniform in log ρ, with shrinking intervals at both ends.
+
+    The adjoint starts at the clean end. The steps of a start-up have lower order; with short
+    intervals their errors are of the method's order.
     """
     ends = schedule.rho(torch.tensor([0.6, 0.05], dtype=torch.float64)).log()
     length = (ends[1] - ends[0]).item()

@@ -143,7 +143,7 @@ def test_guidance_is_one_batched_call_and_the_usual_formula():
 def test_a_memory_budget_keeps_as_many_graphs_as_it_says():
     network, noise = Convolutions(64), images(4).requires_grad_()
     x, t = noise.detach(), torch.zeros(4)
-    graph = graph_bytes(adj.Denoiser(network).output, x, t, None, None)
+    graph = graph_bytes(adj.Denoiser(network), x, t, None, None)
     assert graph >= 2 * 4 * 64 * 8 * 8 * 4  # SiLU's input and output at least
     for kept in (1, 3, 10):
         method = adj.Checkpoint(memory_budget=kept * graph)
@@ -162,8 +162,8 @@ def test_the_bytes_of_a_graph_are_those_of_what_its_nodes_save():
         for _ in range(layers):
             x = torch.sigmoid(
                 x
-                # saves its output, as attention's softmax does: what a hook hands back must not keep
-                # the graph alive
+                # It saves its output, as attention's softmax does: what a hook returns must not
+                # keep the graph alive.
             )
         return x
 

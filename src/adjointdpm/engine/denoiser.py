@@ -29,23 +29,29 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 class Denoiser(nn.Module):
     """A network, what it predicts, and how it is guided.
 
-    With x_t = α x_0 + σ ε the network predicts ε ("epsilon"), x_0 ("sample"), (α ε − σ x_0)/√(α² +
-    σ²) ("v_prediction", Salimans and Ho 2022, arXiv 2202.00512) or ε − x_0 ("flow"). Guidance is
-    null + w (conditional − null) (Ho and Salimans 2022, arXiv 2207.12598), on when w ≠ 1.
+    With x_t = α x_0 + σ ε the network predicts
+
+    - "epsilon": ε,
+    - "sample": x_0,
+    - "v_prediction": (α ε − σ x_0)/√(α² + σ²) (Salimans and Ho 2022, arXiv 2202.00512),
+    - "flow": ε − x_0.
+
+    Guidance is null + w (conditional − null) (Ho and Salimans 2022, arXiv 2207.12598). It is on
+    when w ≠ 1.
 
     Args:
         network: `network(x, t, cond) -> tensor of x's shape`; x `[B, …]`, t float `[B]` in the
             schedule's unit, cond a tree of tensors `[B, …]` or None.
-        prediction: what it returns.
-        guidance_scale: w; a float, or a floating-point tensor, scalar or `[B]`, which may require
-            grad. A tensor always guides, also at 1.
-        null_cond: the unconditional `cond`, the same tree, each tensor with leading dimension B or
-            1. Needed when w ≠ 1.
+        prediction: what the network returns.
+        guidance_scale: w, a float or a floating-point tensor, scalar or `[B]`, which may require
+            grad. Guidance with a tensor is always on, also at 1.
+        null_cond: the unconditional `cond`: the same tree, each tensor with leading dimension B or
+            1. Needed when guidance is on.
 
     Raises:
         InvalidTypeError: the network is not callable or is a `Denoiser` itself, or the guidance
             scale is neither a number nor a floating-point tensor.
-        UnknownNameError: unknown prediction.
+        UnknownNameError: the prediction is unknown.
         ShapeError: the guidance scale has more than one dimension.
         InvalidInputError: guidance without `null_cond`, or a guidance scale that is not finite.
 
@@ -139,8 +145,13 @@ class Denoiser(nn.Module):
         return output
 
     def split(self, output: Tensor, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
-        """(x̂_0, ε) from the network's output at the state x; `alpha` and `sigma` are scalars, and
-        the pair satisfies x = α x̂_0 + σ ε.
+        """(x̂_0, ε) from the network's output at the state x, such that x = α x̂_0 + σ ε.
+
+        Args:
+            output: what the network predicted.
+            x: the state.
+            alpha, sigma: α and σ at its time, numbers or scalar tensors.
+
         """
         match self.prediction:
             case "epsilon":
@@ -156,8 +167,11 @@ class Denoiser(nn.Module):
                 return (x - sigma * output) / total, (x + alpha * output) / total
 
     def check_cond(self, cond: Tree, batch: int) -> None:
-        """Raise ShapeError unless `null_cond` can stand beside `cond`, and the guidance scale can
-        be used, for a batch of this size.
+        """Check that `null_cond` and the guidance scale fit `cond` and this batch size.
+
+        Raises:
+            ShapeError: they do not.
+
         """
         if not self.guided:
             return
@@ -186,9 +200,7 @@ class Denoiser(nn.Module):
                 )
 
     def _network_dtype(self, x: Tensor) -> torch.dtype | None:
-        """The dtype of the weights, to which inputs are cast; the state keeps its own, which may be
-        finer.
-        """
+        """The dtype of the weights, to which inputs are cast; None leaves them as they are."""
         if not isinstance(self.network, nn.Module) or torch.is_autocast_enabled(x.device.type):
             return None
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
@@ -241,7 +253,7 @@ def _check_signature(network: Callable[..., Tensor]) -> None:
         signature = inspect.signature(
             network.forward if isinstance(network, nn.Module) else network
         )
-    except (TypeError, ValueError):  # of some builtins nothing is known
+    except (TypeError, ValueError):  # some builtins have no signature
         return
     try:
         signature.bind(None, None, None)

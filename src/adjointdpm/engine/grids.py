@@ -1,6 +1,4 @@
-"""Times to step through: N + 1 strictly decreasing times in the schedule's unit, noise first, data
-last.
-"""
+"""Grids: N + 1 strictly decreasing times in the schedule's unit, noise first, data last."""
 
 import math
 from numbers import Real
@@ -12,26 +10,26 @@ from torch import Tensor
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
 from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, ScheduleError
 
-# Where ρ is infinite at t_max, grids that space ρ start from t_max itself and take this for the
-# noisiest finite ρ (SNR 1e-6).
+# Where ρ is infinite at t_max, grids that are spaced in ρ start at t_max itself and use this value
+# (SNR 1e-6) for its ρ.
 RHO_CEILING = 1e3
 
 
 def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Float[Tensor, " {steps}+1"]:
-    """Uniform in ρ^(1/7), dense near the data (Karras et al. 2022, arXiv 2206.00364, eq. 5); the
-    default grid.
+    """The default grid: uniform in ρ^(1/7), dense near the data.
+
+    Karras et al. 2022, arXiv 2206.00364, eq. 5.
 
     Args:
         schedule: where t_max, t_min and ρ(t) come from.
         steps: N, the number of intervals.
-        rho: the exponent, above 0; its usual name, not to be confused with the noise-to-signal
-            ratio.
+        rho: the exponent, above 0. This is its usual name; it is not the noise-to-signal ratio.
 
     Raises:
         InvalidInputError: fewer than one step, or an exponent that is not positive and finite.
-        InvalidTypeError: `steps` is not an int, the exponent no number, or `schedule` no
-            `NoiseSchedule`.
-        GridError: so many steps that neighbouring times coincide.
+        InvalidTypeError: `steps` is not an int, the exponent is not a number, or `schedule` is not
+            a `NoiseSchedule`.
+        GridError: there are so many steps that neighbouring times coincide.
 
     """
     _check(schedule, steps)
@@ -70,8 +68,9 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
 
 
 def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
-    """Uniform in time from t_max to t_min, rounded to entries of a table as diffusers'
-    `timestep_spacing="linspace"` does.
+    """Uniform in time from t_max to t_min, like diffusers' `timestep_spacing="linspace"`.
+
+    Times of a table are rounded to its entries.
 
     Raises:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
@@ -85,10 +84,10 @@ def linspace(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]
 
 
 def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tensor, " {steps}+1"]:
-    """Multiples of ⌊T/N⌋ plus `offset`, then t = 0: diffusers' "leading" with `steps_offset`,
-    Stable Diffusion 1.x's default.
+    """Multiples of ⌊T/N⌋ plus `offset`, then t = 0, like diffusers' "leading" spacing.
 
-    For schedules without a table it is the same as `linspace`.
+    `offset` is diffusers' `steps_offset`. This is the default of Stable Diffusion 1.x. For
+    schedules without a table it is the same as `linspace`.
 
     Raises:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`; also an offset below 1,
@@ -104,10 +103,9 @@ def leading(schedule: NoiseSchedule, steps: int, offset: int = 1) -> Float[Tenso
 
 
 def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]:
-    """T, T − T/N, … minus one, then t = 0: diffusers' "trailing", which starts at the noisiest
-    entry.
+    """T, T − T/N, … minus one, then t = 0, like diffusers' "trailing" spacing.
 
-    For schedules without a table it is the same as `linspace`.
+    It starts at the noisiest entry. For schedules without a table it is the same as `linspace`.
 
     Raises:
         InvalidInputError, InvalidTypeError, GridError: as for `karras`.
@@ -142,9 +140,9 @@ def check_grid(grid: Tensor, schedule: NoiseSchedule) -> Float[Tensor, " times"]
     """Return `grid` as float64 on the CPU, differentiably.
 
     Raises:
-        InvalidTypeError: not a tensor of numbers.
-        GridError: not 1-D, fewer than two times, not finite, not strictly decreasing, or outside
-            [t_min, t_max] of the schedule.
+        InvalidTypeError: `grid` is not a tensor of numbers.
+        GridError: it is not 1-D, has fewer than two times, is not finite or not strictly
+            decreasing, or leaves [t_min, t_max] of the schedule.
 
     """
     if not isinstance(grid, Tensor) or grid.is_complex() or grid.dtype == torch.bool:
@@ -179,7 +177,7 @@ def _rho_ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
 
 
 def _between_ends(schedule: NoiseSchedule, rho: Tensor) -> Tensor:
-    """Times of `rho`, with both ends put exactly on the schedule's own."""
+    """The times of `rho`, with both ends set exactly to the schedule's own."""
     times = schedule.time(rho)
     times[0], times[-1] = schedule.t_max, schedule.t_min
     return check_grid(times, schedule)

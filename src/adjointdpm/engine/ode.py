@@ -81,18 +81,18 @@ NOISE, DATA = NoiseForm(), DataForm()
 
 
 def regular_form(schedule: NoiseSchedule, noisy_end: Scalar) -> Form:
-    """The noise form, except in an interval that starts at α = 0, where only the data form is
-    finite.
+    """The noise form, but the data form for an interval that starts at α = 0.
 
-    Zero terminal SNR and flow matching at t = 1 are such starts.
+    There only the data form is finite. Zero terminal SNR and flow matching at t = 1 start so.
     """
     return DATA if bool(torch.isinf(schedule.rho(noisy_end.detach()))) else NOISE
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge–Kutta method: stage i sits at c_i, reads the earlier stages with a_ij, and
-    enters the step with b_i (Butcher).
+    """An explicit Runge–Kutta method by its Butcher tableau.
+
+    Stage i lies at c_i, reads the earlier stages with weights a_ij, and enters the step with b_i.
     """
 
     c: tuple[float, ...]
@@ -102,7 +102,7 @@ class Tableau:
     def stage_times(
         self, form: Form, schedule: NoiseSchedule, start: Scalar, end: Scalar
     ) -> list[Scalar]:
-        """The stages' times between two grid times, the ends exactly themselves."""
+        """The stages' times between two grid times; a stage at an end has exactly its time."""
         first, last = form.clock(schedule, start), form.clock(schedule, end)
         return [
             start if c == 0 else end if c == 1 else form.time(schedule, first + c * (last - first))
@@ -110,11 +110,13 @@ class Tableau:
         ]
 
 
-EULER = Tableau((0,), ((),), (1,))
-HEUN = Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2))
-MIDPOINT = Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1))
+EULER = Tableau((0.0,), ((),), (1.0,))
+HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2))
+MIDPOINT = Tableau((0.0, 1 / 2), ((), (1 / 2,)), (0.0, 1.0))
 RUNGE_KUTTA_4 = Tableau(
-    (0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    (0.0, 1 / 2, 1 / 2, 1.0),
+    ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
 )
 
 
@@ -125,8 +127,7 @@ class Multistep:
     order: int
 
     def weights(self, clocks: Float[Tensor, " history"], end: Scalar) -> Float[Tensor, " history"]:
-        """Weights w of the velocities at `clocks`, newest first, such that u(end) ≈ u(clocks[0]) +
-        Σ w_j v_j.
+        """Weights w such that u(end) ≈ u(clocks[0]) + Σ w_j v_j, `clocks` newest first.
 
         They integrate the polynomial through the velocities exactly (Hairer, Nørsett, Wanner,
         Solving ODEs I, section III.5).

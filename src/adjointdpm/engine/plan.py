@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,19 +10,18 @@ from torch import Tensor
 
 from adjointdpm.errors import UnsupportedError
 
-Coefficient = (
-    float | Tensor
-)  # a tensor only where it depends on something that requires grad, such as the time grid
+# A tensor only where it depends on something that requires grad, such as the time grid.
+Coefficient = float | Tensor
 START = 0  # the register of x_T
-
-
+# A linear combination of registers: (register, coefficient) pairs.
 Terms = tuple[tuple[int, Coefficient], ...]
 
 
 @dataclass(frozen=True)
 class NetworkCall:
-    """One call of the denoiser: reads the combination `state`, writes x̂_0 to `data` and ε to
-    `noise`.
+    """One call of the denoiser at the combination `state`.
+
+    It writes x̂_0 to the register `data` and ε to the register `noise`.
     """
 
     step: int
@@ -36,7 +35,7 @@ class NetworkCall:
 
 @dataclass(frozen=True)
 class Draw:
-    """Fresh standard normal noise, number `index` of this sampler."""
+    """Writes the sampler's standard normal noise number `index`."""
 
     output: int
     index: int
@@ -44,21 +43,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class Update:
-    """Writes a combination of registers; the last one of each step writes the state that the step
-    ends in.
-    """
+    """Writes a combination of registers; the last one of a step writes the state it ends in."""
 
     output: int
     terms: Terms
-    ends: int | None = None  # the step that it ends
+    ends: int | None = None  # the step that this update ends
     data: int | None = None  # the register of that step's x̂_0
 
 
 Instruction = NetworkCall | Draw | Update
 
 
+@runtime_checkable
 class Evaluate(Protocol):
-    """What runs the network for a plan."""
+    """Runs the network for a plan."""
 
     def __call__(self, call: NetworkCall, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x̂_0, ε) at the state x and the time of `call`."""
@@ -69,9 +67,9 @@ class Evaluate(Protocol):
 class Plan:
     """The linear program of one sampler on one grid.
 
-    The state x_T is register 0. Everything between network calls is linear with known coefficients,
-    so the number of calls and the memory are known before anything runs, and the gradient of
-    everything but the network is a matter of coefficients.
+    x_T is register 0. Everything between network calls is linear with known coefficients. So the
+    number of calls and the memory are known before anything runs, and only the network has to be
+    differentiated.
     """
 
     instructions: tuple[Instruction, ...]
@@ -96,16 +94,17 @@ class Plan:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether the coefficients want a gradient, for the time grid or something in the schedule."""
+        """Whether a coefficient requires grad, for the time grid or something in the schedule."""
         return any(isinstance(c, Tensor) for c in self.coefficients())
 
     def check_differentiable(self) -> None:
-        """Check that the coefficients have derivatives with respect to the grid, if that requires
-        grad.
+        """Check that the coefficients have finite derivatives with respect to the grid.
+
+        Nothing is checked if the grid does not require grad.
 
         Raises:
-            UnsupportedError: some are infinite or undefined, which would make NaN of the whole
-                gradient.
+            UnsupportedError: some derivatives are infinite or undefined, which would make the whole
+                gradient NaN.
 
         """
         if not self.grid.requires_grad:
@@ -124,7 +123,7 @@ class Plan:
             )
 
     def coefficients(self) -> Iterator[Coefficient]:
-        """All of them, in order."""
+        """All coefficients, in the order of the instructions."""
         for instruction in self.instructions:
             match instruction:
                 case NetworkCall(alpha=alpha, sigma=sigma, state=terms):
@@ -139,8 +138,14 @@ class Plan:
         draw: Callable[[int, Tensor], Tensor],
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
-        """Execute the program from x_T = `start` in its dtype; `on_step(step, x, denoised)` sees
-        the state after every step.
+        """Execute the program from x_T = `start`, in its dtype.
+
+        Args:
+            evaluate: runs the network.
+            start: x_T.
+            draw: `draw(index, like)` makes noise in the shape, dtype and device of `like`.
+            on_step: called as `on_step(step, x, denoised)` after every step.
+
         """
         registers = {START: start}
         for position, instruction in enumerate(self.instructions):
@@ -184,15 +189,14 @@ def _combine(terms: Terms, registers: dict[int, Tensor]) -> Tensor:
     return total
 
 
-Costates = dict[
-    int, Any
-]  # register -> ∂L/∂register: tensors, or numbers where only the coefficients matter
-# Costates of x̂_0 and ε of a call (None: not used) -> costate of the state that it read.
+# Register -> ∂L/∂register: tensors, or numbers where only the coefficients matter.
+Costates = dict[int, Any]
+# Takes a call and the costates of its x̂_0 and ε (None: not used); returns that of its state.
 Pull = Callable[[NetworkCall, Any, Any], Any]
 
 
 def split_steps(plan: Plan) -> list[tuple[Instruction, ...]]:
-    """The plan's instructions, one tuple a sampler step."""
+    """The plan's instructions, one tuple for each sampler step."""
     steps: list[tuple[Instruction, ...]] = []
     start = 0
     for position, instruction in enumerate(plan.instructions):
@@ -203,7 +207,17 @@ def split_steps(plan: Plan) -> list[tuple[Instruction, ...]]:
 
 
 def transpose(instructions: Sequence[Instruction], costates: Costates, pull: Pull) -> None:
-    """Run `instructions` backwards on `costates`, in place; registers that they write are used up."""
+    """Run `instructions` backwards, updating `costates` in place.
+
+    The costates of registers that the instructions write are used up; those of registers that they
+    read are added.
+
+    Args:
+        instructions: a part of a plan.
+        costates: ∂L/∂register, by register.
+        pull: multiplies by the transposed Jacobian of a network call.
+
+    """
     for instruction in reversed(instructions):
         match instruction:
             case Update():

@@ -55,12 +55,11 @@ class Linear:
 
 
 class PlanBuilder:
-    """Writes down a plan: a sampler's file reads like its formula.
+    """Builds a plan, so that a sampler's code reads like its formula.
 
     Attributes:
         start: x_T.
         t, alpha, sigma, rho: the grid and the schedule on it, lists of N + 1 float64 scalars.
-        last_data: x̂_0 of the latest call.
 
     """
 
@@ -70,8 +69,8 @@ class PlanBuilder:
         self.start = Linear({START: 1.0})
         self.t = list(grid)
         functions = (schedule.alpha, schedule.sigma, schedule.rho)
-        # A grid that requires grad time by time: an infinite derivative at one of its ends must not
-        # reach it unless it is used.
+        # One time after the other if the grid requires grad, so that an infinite derivative at one
+        # of its ends reaches the grid only if it is used.
         self.alpha, self.sigma, self.rho = (
             [f(t) for t in self.t] if grid.requires_grad else list(f(grid)) for f in functions
         )
@@ -90,7 +89,7 @@ class PlanBuilder:
         return self._call(state, t, self.schedule.alpha(t), self.schedule.sigma(t))
 
     def draw(self) -> Linear:
-        """Fresh standard normal noise."""
+        """Draw fresh standard normal noise."""
         output = self._new()
         self._instructions.append(Draw(output, self._draws))
         self._draws += 1
@@ -160,8 +159,9 @@ def _detached(value: Coefficient) -> float:
 
 
 def _freeze(linear: Linear) -> Terms:
-    """Terms with plain numbers where no gradient is wanted, without those that are zero: 0·ε may be
-    0·∞ at an end of the schedule.
+    """Terms with plain numbers where no gradient is wanted, and without zeros.
+
+    A term 0·ε may be 0·∞ at an end of the schedule.
     """
     terms = ((register, _coefficient(c)) for register, c in linear.terms.items())
     return tuple((register, c) for register, c in terms if isinstance(c, Tensor) or c != 0.0)

@@ -1,6 +1,4 @@
-"""One sampling problem: everything that a gradient method needs to solve it and to differentiate
-the solution.
-"""
+"""One sampling problem: what a gradient method needs to solve and differentiate it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,27 +26,26 @@ Network = Callable[..., Tensor]
 
 @runtime_checkable
 class SamplingObserver(Protocol):
-    """A callback that is told of the way back as well: an object with these two methods.
+    """A callback that also sees the backward pass: an object with these two methods.
 
-    In the backward pass it sees the costates from the last step to the first, each once, and then
-    that of x_T. A costate is the gradient of the loss with respect to the state alone: what a
-    sampler carries along besides (the former outputs of a multistep method, the second state of
-    `ReversibleEuler`) is held fixed. Costates are as exact as the gradient method. States that no
-    gradient passes through (before the first tensor that requires grad; x_T if the noise does not)
-    are left out. `Adjoint` with a grid of its own reports the times that are in the sampler's grid
-    too.
+    In the backward pass it sees the costate of every state, from the last step to the first, and
+    then that of x_T. A costate is the gradient of the loss with respect to the state alone. What a
+    sampler carries along besides the state is held fixed: the former outputs of a multistep method,
+    the second state of `ReversibleEuler`. Costates are as exact as the gradient method.
 
-    Tensors are the solver's own: copy them before changing them.
+    States that no gradient passes through are left out: those before the first tensor that requires
+    grad, and x_T if the noise requires none. `Adjoint` with a grid of its own reports only the
+    times that are also in the sampler's grid.
+
+    The tensors belong to the solver: copy them before changing them.
     """
 
     def __call__(self, step: int, t: float, x: Tensor, denoised: Tensor) -> None:
-        """See the state x that `step` (counted from 0) reached at time t, and the x̂_0 it used;
-        called after every step.
-        """
+        """See the state x that `step` (counted from 0) reached at time t, and the x̂_0 it used."""
         ...
 
     def backward(self, step: int, t: float, costate: Tensor) -> None:
-        """See ∂L/∂x, in the shape of x, at the state that `step` reached at time t; step −1 is x_T."""
+        """See ∂L/∂x at the state that `step` reached at time t; step −1 is x_T."""
         ...
 
 
@@ -73,12 +70,13 @@ class Problem:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What the network is given besides x and t."""
+        """The tensors that the network gets besides x and t."""
         return [*leaves(self.cond), *leaves(self.null_cond), *leaves(self.guidance_scale)]
 
     def detached(self) -> "Problem":
-        """The same problem on inputs of its own, leaves that require grad where the originals did,
-        so that a graph ends in them.
+        """The same problem on detached inputs, so that the network's graph ends in them.
+
+        They require grad where the originals do.
         """
 
         def leaf(tensor: Tensor) -> Tensor:
@@ -94,7 +92,7 @@ class Problem:
     def predict(
         self, x: Float[Tensor, "batch *shape"], t: Tensor, network: Network | None = None
     ) -> Float[Tensor, "batch *shape"]:
-        """The guided output of the denoiser, or of `network` in its place, at state x and time t."""
+        """The guided output of the denoiser, or of `network`, at the state x and time t."""
         network = self.denoiser if network is None else network
         t = self.network_time(t, x)
         return network(x, t, self.cond, self.null_cond, self.guidance_scale)
@@ -118,16 +116,10 @@ class Problem:
         """Execute the plan with the denoiser, or with `network` in its place."""
         return self.execute(lambda call, x: self.evaluate(call, x, network))
 
-    def execute(
-        self, evaluate: Evaluate, on_step: Callable[[int, Tensor], None] | None = None
-    ) -> Float[Tensor, "batch *shape"]:
-        """Execute the plan; `on_step(step, x)` and the user's callback see the state after every
-        step.
-        """
+    def execute(self, evaluate: Evaluate) -> Float[Tensor, "batch *shape"]:
+        """Execute the plan; the user's callback sees the state after every step."""
 
         def report(step: int, x: Tensor, denoised: Tensor) -> None:
-            if on_step is not None:
-                on_step(step, x)
             if self.callback is not None:
                 before = change_counts((x, denoised))
                 self.callback(step, self._time(step), x, denoised)
@@ -145,20 +137,20 @@ class Problem:
         return self.plan.run(evaluate, start, self.sampler.draw, report)
 
     def report_costate(self, step: int, costate: Tensor) -> None:
-        """Tell the observer, if there is one, ∂L/∂x at the state that `step` reached."""
+        """Report ∂L/∂x at the state that `step` reached to the observer, if there is one."""
         if self.observer is not None:
             before = change_counts((costate,))
-            self.observer.backward(
-                step, self._time(step), costate.detach()
-            )  # which shares its version
+            # The detached tensor shares the count of changes.
+            self.observer.backward(step, self._time(step), costate.detach())
             check_unchanged((costate,), before, COPY)
 
     def _time(self, step: int) -> float:
         return self.plan.grid[step + 1].item()
 
     def network_time(self, t: Tensor, x: Tensor) -> Float[Tensor, " batch"]:
-        """The scalar time `t` as the network gets it: one a sample, on its device, in float32 at
-        least (bfloat16 cannot hold t = 999).
+        """The scalar time `t` as the network gets it: one per sample, on the device of x.
+
+        The dtype is float32 at least, since bfloat16 cannot hold t = 999.
         """
         # A blocking copy would wait for all work queued before it.
         return t.to(x.device, at_least_float32(x), non_blocking=True).expand(len(x))

@@ -1,6 +1,4 @@
-"""`sample`: from noise to data along the probability-flow ODE, differentiable by the method of your
-choice.
-"""
+"""`sample`: from noise to data along the probability-flow ODE, and differentiable."""
 
 from collections.abc import Callable
 
@@ -42,14 +40,14 @@ def sample(
 ) -> Float[Tensor, "batch *shape"]:
     """Solve the probability-flow ODE from `noise` to a sample x_0 that can be differentiated.
 
-    Gradients reach `noise`, every tensor in `cond`, every parameter of `denoiser` that requires
-    grad, its guidance scale and `null_cond`, `grid`, and tensors that the denoiser captures; what
-    requires no gradient costs nothing. Under `torch.no_grad` it is plain sampling.
+    Gradients reach `noise`, every tensor in `cond`, the parameters, guidance scale and `null_cond`
+    of `denoiser`, `grid`, and tensors that the denoiser captures, wherever these require grad. What
+    requires none costs nothing. Under `torch.no_grad` this is plain sampling.
 
     Args:
         denoiser: `denoiser(x, t, cond) -> tensor of x's shape`, t a float tensor `[B]` in the
-            schedule's unit. A bare callable or module predicts epsilon; wrap others, and guidance,
-            in `Denoiser`.
+            schedule's unit. A bare callable or module predicts epsilon. Wrap it in `Denoiser` for
+            other predictions and for guidance.
         noise: `[B, …]`, floating point, unit variance. Sampling starts at `schedule.initial_scale *
             noise`; all state arithmetic is in its dtype.
         schedule: a `NoiseSchedule`.
@@ -58,21 +56,21 @@ def sample(
         steps: N, the number of sampler steps on the default grid (`grids.karras`); not used when
             `grid` is given.
         grid: N + 1 strictly decreasing times in the schedule's unit, noise first, data last. It may
-            require grad, with `Checkpoint`, `Backprop` and `Auto`. At an entry of a table, where
-            ρ(t) has a kink, that is the derivative towards larger times; at a start without signal
-            (flow matching at t = 1), that of the formula which the sampler has for that step.
+            require grad with `Checkpoint`, `Backprop` and `Auto`. At an entry of a table, where
+            ρ(t) has a kink, the derivative is the one towards larger times. At a start without
+            signal (flow matching at t = 1) it is that of the sampler's formula for that step.
         sampler: a `Sampler`, or its name.
         gradient: a `GradientMethod`, or its name ("exact", "adjoint", …).
-        callback: `callback(step, t, x, denoised)` after every step (counted from 0), with the time
-            and state that the step reached, and the x̂_0 it used. A `SamplingObserver` also sees
-            the costates ∂L/∂x on the way back.
+        callback: called as `callback(step, t, x, denoised)` after every step (counted from 0) with
+            the time and state that the step reached, and the x̂_0 it used. A `SamplingObserver`
+            also sees the costates ∂L/∂x in the backward pass.
 
     Returns:
         x_0 in the shape, dtype and device of `noise`.
 
     Raises:
-        AdjointDPMError: a subclass that names the argument, before the network is called wherever
-            the mistake can be seen by then.
+        AdjointDPMError: a subclass of it that names the wrong argument; before the network is
+            called wherever possible.
 
     """
     if not isinstance(schedule, NoiseSchedule):
@@ -109,9 +107,7 @@ def sample(
 
 
 def _recordable(tensor: Tensor) -> Tensor:
-    """`tensor`, or a copy if autograd could not save it because it was made under
-    `torch.inference_mode`.
-    """
+    """`tensor`, or a copy if it is an inference tensor, which autograd could not save."""
     return (
         tensor.clone()
         if tensor.is_inference()
@@ -122,8 +118,7 @@ def _recordable(tensor: Tensor) -> Tensor:
 
 
 def _check_transforms(tensors: list[Tensor], gradient: GradientMethod) -> None:
-    # What torch.func.grad, vmap and jvp hand over; autograd functions without rules for those
-    # cannot take it.
+    # Our autograd functions have no rules for torch.func.grad, vmap and jvp.
     wrapped = any(in_functorch_transform(tensor) for tensor in tensors)
     if wrapped and torch.is_grad_enabled() and not isinstance(gradient, Backprop):
         raise UnsupportedError(

@@ -60,15 +60,12 @@ class NoiseSchedule(ABC):
             return torch.autograd.grad(alpha.sum(), t)[0], torch.autograd.grad(sigma.sum(), t)[0]
 
     def warp(self, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """Where grids that are uniform in time put `t`: the identity, except for flow matching with
-        a shift.
-        """
+        """Where grids uniform in time put `t`; only flow matching with a shift moves it."""
         return t
 
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: Float[Tensor, " entries"]) -> "TableSchedule":
-        """Variance-preserving table: time is the (fractional) index, log ρ is linear between
-        entries.
+        """Variance-preserving table: time is the fractional index, log ρ linear between entries.
 
         Args:
             alphas_cumprod: ᾱ_t = α(t)², strictly decreasing, in (0, 1], at least two entries.
@@ -76,7 +73,7 @@ class NoiseSchedule(ABC):
         Raises:
             ScheduleError: the table is not one-dimensional, too short, not finite, not strictly
                 decreasing, or outside (0, 1].
-            InvalidTypeError: it is no table of real numbers.
+            InvalidTypeError: the table does not hold real numbers.
 
         """
         try:
@@ -100,8 +97,7 @@ class NoiseSchedule(ABC):
 
     @staticmethod
     def from_scheduler(scheduler: Any) -> "NoiseSchedule":
-        """The schedule that a diffusers scheduler was configured with, by those of its options that
-        its class uses.
+        """The schedule of a diffusers scheduler, from the options that its class uses.
 
         Args:
             scheduler: a diffusers scheduler with `alphas_cumprod` (all Stable Diffusion ones), a
@@ -133,8 +129,9 @@ class NoiseSchedule(ABC):
 
     @staticmethod
     def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> "LinearSchedule":
-        """Variance-preserving SDE with β(t) linear in t ∈ (0, 1] (Song et al. 2021, arXiv
-        2011.13456, appendix C).
+        """Variance-preserving SDE with β(t) linear in t ∈ (0, 1].
+
+        Song et al. 2021, arXiv 2011.13456, appendix C.
 
         Raises:
             ScheduleError: not 0 < beta_min <= beta_max.
@@ -144,8 +141,9 @@ class NoiseSchedule(ABC):
 
     @staticmethod
     def cosine(offset: float = 0.008) -> "CosineSchedule":
-        """Cosine schedule with t ∈ (0, 0.9946] (Nichol and Dhariwal 2021, arXiv 2102.09672, eq.
-        17).
+        """Cosine schedule with t ∈ (0, 0.9946].
+
+        Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17.
 
         Raises:
             ScheduleError: the offset is not positive.
@@ -167,8 +165,9 @@ class NoiseSchedule(ABC):
     def flow_matching(shift: float = 1.0) -> "FlowMatchingSchedule":
         """Rectified flow, α = 1 − t and σ = t for t ∈ [0, 1].
 
-        The time is what the network sees, so `shift` s (Esser et al. 2024, arXiv 2403.03206)
-        changes no coefficient; it moves the grids that are uniform in time to s·u / (1 + (s − 1)u).
+        The time is the one that the network sees, so the `shift` s (Esser et al. 2024, arXiv
+        2403.03206) changes no coefficient. It moves the times u of grids that are uniform in time
+        to s·u / (1 + (s − 1)u).
 
         Raises:
             ScheduleError: the shift is not positive.
@@ -178,7 +177,7 @@ class NoiseSchedule(ABC):
 
 
 class TableSchedule(NoiseSchedule):
-    """Variance-preserving schedule given by a table of ᾱ; see `NoiseSchedule.from_alphas_cumprod`."""
+    """Variance-preserving schedule from a table; see `NoiseSchedule.from_alphas_cumprod`."""
 
     def __init__(self, alphas_cumprod: Float[Tensor, " entries"]) -> None:
         table = alphas_cumprod

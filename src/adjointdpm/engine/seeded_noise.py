@@ -8,10 +8,10 @@ from torch import Tensor
 def standard_normal(
     like: Float[Tensor, "batch *shape"], seed: int, stream: int, first: int = 0
 ) -> Float[Tensor, "batch *shape"]:
-    """Noise whose sample i depends on (seed, stream, first + i) alone, whatever the batch, the
-    device or the process.
+    """Standard normal noise in the shape, dtype and device of `like`.
 
-    Drawn on the CPU in float32, so that every device and dtype sees the same numbers.
+    Sample i depends on (seed, stream, first + i) alone, whatever the batch, device or process: it
+    is drawn on the CPU in float32.
     """
     generator = torch.Generator("cpu")
     samples = []

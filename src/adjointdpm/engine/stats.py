@@ -1,6 +1,4 @@
-"""What a solve does, on request: its network calls, its vector-Jacobian products, the bytes that
-its graphs hold, its estimated error.
-"""
+"""Count what a solve costs: network calls, vector-Jacobian products, and memory of graphs."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +25,14 @@ class Stats:
             call is one.
         vjps: backward passes through such a call; the forward pass must have run within the block
             too.
-        peak_bytes_held: the most bytes that tensors saved for backward passes within networks
-            occupied at one time, whoever keeps them alive. Not counted are weights, and what the
-            network is given: state, time and conditioning.
-        error_estimates: of every backward pass of `Interpolated`, in their order, the estimated
-            relative error of each sample's gradient: 0 where nothing was guessed, NaN where one
-            step alone is asked and so nothing tells it. It is read off ∂L/∂x_t; `docs/gradients.md`
-            compares it with the true error for noise and conditioning. Other methods add nothing.
+        peak_bytes_held: the most bytes held at one time by tensors that networks saved for their
+            backward passes. Weights and the network's inputs (state, time, conditioning) do not
+            count.
+        error_estimates: the estimated relative error of each sample's gradient, one tensor for
+            every backward pass of `Interpolated`, in their order. 0 where nothing was
+            interpolated, NaN where there was one node only and so no estimate. It is read off
+            ∂L/∂x_t; `docs/gradients.md` compares it with the true error for noise and
+            conditioning. Other methods add nothing.
 
     """
 
@@ -67,14 +66,14 @@ running: list[Stats] = []
 
 @contextmanager
 def stats(*, memory: bool = True) -> Iterator[Stats]:
-    """Count what every solve within the block costs, `sample` and a model's `generate` alike,
-    backward passes included. May be nested.
+    """Count what every solve within the block costs, backward passes included.
 
-    Nothing is counted, and nothing is spent on counting, outside of such blocks.
+    `sample` and a model's `generate` count alike. Blocks may be nested. Outside of them counting
+    costs nothing.
 
     Args:
-        memory: whether to follow the tensors that network graphs hold, which takes a call of Python
-            for each. Without it `peak_bytes_held` stays 0, and the rest costs next to nothing.
+        memory: whether to count the memory of network graphs, which takes a Python call for each
+            saved tensor. Without it `peak_bytes_held` stays 0, and the rest costs next to nothing.
 
     """
     counts = Stats(memory=memory)
@@ -87,8 +86,9 @@ def stats(*, memory: bool = True) -> Iterator[Stats]:
 
 @contextmanager
 def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterator[None]:
-    """Count one call of `network`, and what autograd saves in it apart from its weights and the
-    tensors `given` to it.
+    """Count one call of `network`, and what autograd saves in it.
+
+    Its weights and the tensors `given` to it do not count.
     """
     counts = tuple(running)
     for count in counts:
@@ -99,11 +99,11 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
         return
     weights = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
     ignored = {tensor.untyped_storage().data_ptr() for tensor in (*given, *weights)}
-    # Only the innermost hooks see a saved tensor, and checkpointing works by hooks of its own: hand
-    # the tensor on to those.
+    # Only the innermost hooks see a saved tensor. Checkpointing has hooks of its own: pass the
+    # tensor on to those.
     around = saved_tensor_hooks()
-    # Without any: a node that saves its own output would be in a reference cycle if it got the
-    # tensor itself back.
+    # If there are none, detach: a node that saves its own output would be in a reference cycle if
+    # it got the tensor itself back.
     outer_pack, unpack = around if around is not None else (Tensor.detach, _identity)
 
     def pack(tensor: Tensor) -> Any:
@@ -123,15 +123,14 @@ def count_vjp(output: Tensor) -> Tensor:
     """`output` of a network, with a backward pass through it counted."""
     if not output.requires_grad:
         return output
-    output = output.view_as(
-        output
-    )  # a network may return one of its inputs, which has gradients from elsewhere
+    # A view, since a network may return one of its inputs, which has gradients from elsewhere.
+    output = output.view_as(output)
     output.register_hook(_count_vjp)
     return output
 
 
 def add_error_estimate(estimate: Float[Tensor, " batch"]) -> None:
-    """Add the estimate of one backward pass to whatever counts now."""
+    """Add the estimate of one backward pass to every running `stats` block."""
     for count in running:
         count.error_estimates.append(estimate)
 

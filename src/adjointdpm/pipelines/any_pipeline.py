@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.engine.gradients import GradientMethod
-from adjointdpm.engine.samplers.base import standard_normal
+from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from

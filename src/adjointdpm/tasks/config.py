@@ -99,6 +99,10 @@ class TaskConfig(Settings, Sampling):
         values = {setting.name: getattr(self, setting.name) for setting in fields(Settings)}
         return Settings(**values | changes)
 
+    def sets(self) -> Sets:
+        """Training, validation and held-out examples."""
+        raise NotImplementedError
+
     def resolve_metric(self) -> Metric:
         """The metric, or the weighted sum of several."""
         return metrics.resolve_weighted(self.metric, self.weight or None)

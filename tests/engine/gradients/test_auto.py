@@ -56,9 +56,7 @@ def test_the_first_gradient_is_exact_and_later_ones_are_within_the_tolerance(
 
 
 def test_it_measures_again_when_its_own_estimate_foretells_too_much(network, caplog):
-    """Modes that grow apart make the Jacobian change faster, so that as many VJPs are not enough
-    any more.
-    """
+    """Modes that grow apart change the Jacobian faster, so that as many VJPs do not suffice."""
     method = adj.Auto(0.03)
     with adj.stats() as counts:
         for seed in range(4):  # nothing has changed: one measurement serves all
@@ -102,9 +100,7 @@ def test_an_exception_or_two_are_no_reason_to_measure_again(network):
 
 @pytest.mark.parametrize("size", [0.0, math.inf, math.nan])
 def test_nothing_is_decided_on_a_gradient_that_says_nothing(network, size):
-    """A metric that is flat at the start, or an overflow: whatever is measured then is right, or
-    nothing is.
-    """
+    """A metric that is flat at the start, or an overflow, must not decide anything."""
     method = adj.Auto(0.01)
     noise, cond = torch.randn(
         2, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)

@@ -1,6 +1,4 @@
-"""The estimate of a few-VJP gradient's error: of the size of the true one, larger where that is,
-and free.
-"""
+"""The error estimate of few-VJP gradients is about as large as the true error, and free."""
 
 import math
 from types import SimpleNamespace
@@ -26,9 +24,7 @@ def compare(
     batch: int = 64,
     network: nn.Module | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The estimate of each sample, and the true errors for the noise and the conditioning, of a
-    guided mixture.
-    """
+    """Each sample's estimate and true errors (noise, conditioning) on a guided mixture."""
     torch.manual_seed(seed)
     schedule = SCHEDULES[schedule_name]()
     prediction = (
@@ -79,9 +75,7 @@ def test_the_estimate_is_of_the_size_of_the_error_and_follows_it(sampler, schedu
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rough_network_is_seen_to_be_rough(seed):
-    """Its Jacobian changes beyond recognition from one call to the next: few VJPs give nothing, and
-    the estimate has to say so.
-    """
+    """Its Jacobian changes completely from call to call: the estimate has to be large."""
 
     class Rough(nn.Module):
         def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""The few-VJP transpose: exact with a VJP at every call, close with few, and it asks the network as
-often as it says.
-"""
+"""The few-VJP transpose: exact with a VJP at every call, close with few, and few they are."""
 
 import random
 
@@ -86,9 +84,7 @@ def test_it_approaches_exact_with_more_vjps(sampler, seed):
 
 @pytest.mark.parametrize("schedule_name", ["table", "linear", "edm"])
 def test_gaussian_data_need_two_vjps(schedule_name):
-    """The Jacobian of one Gaussian's denoiser is a multiple of the identity, and where θ is its
-    mean the terms are too.
-    """
+    """For one Gaussian with mean θ both the Jacobian and the terms are as modelled."""
     torch.manual_seed(0)
     schedule = SCHEDULES[schedule_name]()
     network = Mixture(schedule, components=1, std=0.5)
@@ -134,9 +130,7 @@ def test_however_few_vjps_there_are_it_gives_numbers(sampler, steps):
     ("grid", "bounds"), [(adj.grids.karras, (5.0, 0.4)), (adj.grids.linspace, (1.0, 0.1))]
 )
 def test_flow_matching_starts_without_signal_and_few_vjps_do(seed, grid, bounds):
-    """ρ falls from infinity: what the first call that can be read off says must not be carried
-    there unchanged.
-    """
+    """ρ falls from infinity: the first call that is known must not be carried there unchanged."""
     schedule = SCHEDULES["flow"]()
     torch.manual_seed(seed)
     denoiser = adj.Denoiser(Mixture(schedule, prediction="flow"), "flow")
@@ -161,9 +155,7 @@ def test_flow_matching_starts_without_signal_and_few_vjps_do(seed, grid, bounds)
     ("sampler", "vjps"), [(adj.Euler(), 10), (adj.DPMSolverPP(), 10), (adj.Heun(), 20)], ids=repr
 )
 def test_flow_matching_between_modes_does_not_blow_up(sampler, vjps):
-    """Guided, with sharp modes: J turns negative where a sample decides between two, so that j
-    cannot be read off there.
-    """
+    """Sharp modes with guidance: J is negative between two modes, where j cannot be determined."""
     schedule, errors = SCHEDULES["flow"](), []
     for seed in range(4):
         torch.manual_seed(seed)
@@ -201,9 +193,7 @@ def test_flow_matching_between_modes_does_not_blow_up(sampler, vjps):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 def test_where_next_to_no_noise_is_left_conditioning_says_next_to_nothing(schedule_name, seed):
-    """On the default grid ρ falls so far that 1 − j is 0 in float64, while the terms at such nodes
-    are not.
-    """
+    """On the default grid 1 − j is 0 in float64 near the data, while the terms there are not."""
     exact, _ = gradients(
         adj.Checkpoint(), schedule_name=schedule_name, steps=50, seed=seed, batch=16
     )
@@ -216,9 +206,7 @@ def test_where_next_to_no_noise_is_left_conditioning_says_next_to_nothing(schedu
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("sampler", [adj.Heun(), adj.Midpoint()], ids=repr)
 def test_a_noisy_nodes_terms_are_not_carried_undiminished_to_the_data(sampler, seed):
-    """A second stage that is read off at the noisy end alone: towards the data its terms shrink as
-    1 − j does.
-    """
+    """A second stage known at the noisy end alone: towards the data its terms shrink as 1 − j."""
     exact, _ = gradients(adj.Checkpoint(), sampler, "flow", steps=50, seed=seed)
     ours, _ = gradients(adj.Interpolated(5), sampler, "flow", steps=50, seed=seed)
     assert all(relative_error(a, b) < 3 for a, b in zip(ours[1:], exact[1:], strict=True))
@@ -243,9 +231,7 @@ def test_a_term_that_vanishes_at_a_node_does_not_take_the_others_along():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_in_half_precision_costates_do_not_leave_its_range(dtype, seed):
-    """Losses whose gradients are too small or too large to be squared in half precision, but not to
-    be held in it.
-    """
+    """Gradients that half precision can hold, but whose squares it cannot."""
     torch.manual_seed(seed)
     schedule = SCHEDULES["linear"]()
     noise = (

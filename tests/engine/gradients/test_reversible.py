@@ -1,6 +1,4 @@
-"""The reversible sampler and its gradient: exact without stored states where the way back is
-stable, an error where it is not.
-"""
+"""The reversible sampler and its gradient: exact where the way back is stable, else an error."""
 
 import pytest
 import torch

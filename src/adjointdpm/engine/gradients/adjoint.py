@@ -1,6 +1,4 @@
-"""The continuous adjoint of AdjointDPM: a second ODE, solved from the picture back to the noise,
-gives the gradient.
-"""
+"""The continuous adjoint: a second ODE, solved from the picture back to the noise."""
 
 import math
 import warnings
@@ -27,34 +25,33 @@ States = Literal["solved", "stored"]
 
 @dataclass(frozen=True)
 class Adjoint(GradientMethod):
-    """Gradient of the probability-flow ODE's solution, as published (AdjointDPM, arXiv 2307.10711,
-    eq. 9 to 12).
+    """Gradient of the probability-flow ODE's solution, as published in AdjointDPM.
 
-    In the noise form, with the costate a = ∂L/∂y and y = x/α, the augmented ODE from the picture
-    (small ρ) to the noise (large ρ) is
+    arXiv 2307.10711, eq. 9 to 12. In the noise form, with the costate a = ∂L/∂y and y = x/α, the
+    augmented ODE from the picture (small ρ) to the noise (large ρ) is
 
-        dy/dρ = ε(αy, t(ρ), c),   da/dρ = −aᵀ ∂ε/∂y,   ∂L/∂c = −∫ aᵀ ∂ε/∂c dρ,   ∂L/∂θ = −∫ aᵀ ∂ε/∂θ
-        dρ.
+        dy/dρ = ε(αy, t(ρ), c),   da/dρ = −aᵀ ∂ε/∂y,
+        ∂L/∂c = −∫ aᵀ ∂ε/∂c dρ,   ∂L/∂θ = −∫ aᵀ ∂ε/∂θ dρ.
 
     It differs from the exact gradient of the N sampler steps by the discretisation error of both
-        solves: large for
-    first-order solvers on grids uniform in time, small for second order on a Karras or log-SNR
-    grid. `Checkpoint` is exact at the same memory and no more network work; this method is here
-    because it is the published one, and because `steps` can be coarser than the sampler's.
+    solves. That is large for first-order solvers on grids uniform in time, and small for second
+    order on a Karras or log-SNR grid. `Checkpoint` is exact, with the same memory and no more
+    network work. This method is here because it is the published one, and because its `steps` can
+    be fewer than the sampler's.
+
+    A network that draws random numbers (dropout in training mode) is not an ODE, and causes a
+    warning. The exception is the transpose of Euler steps, which repeats the sampler's draws.
 
     Args:
         states: "solved" stores nothing and solves the state back together with the costate.
-            "stored" keeps the N states of the sampler (latents, not graphs) and reads them; for
-            Euler it calls the network at the noisier end of each interval, which is the transpose
+            "stored" keeps the N states of the sampler (latents, not graphs) and reads them. For
+            Euler it calls the network at the noisier end of each interval. That is the transpose
             of the DDIM step, and so equals the exact gradient on the forward grid. Stages between
             stored states read a cubic Hermite interpolation.
-        sampler: the rule that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or
-            AdamsBashforth; None takes the forward sampler.
-        steps: the number of intervals of its own grid; None takes the forward grid. Fewer steps
-            than forward ones take every so many of its times.
-
-    A network that draws random numbers (dropout in training mode) is no ODE: that is warned of,
-    except with the transpose of Euler steps, which repeats the sampler's draws.
+        sampler: the method that solves backwards: Euler, Heun, Midpoint, RungeKutta4 or
+            AdamsBashforth. None takes the forward sampler.
+        steps: the number of intervals of its own grid. None takes the forward grid. A smaller
+            number than the sampler's takes a subset of its times.
 
     Raises:
         UnknownNameError: `states` is neither word.
@@ -169,9 +166,8 @@ class _Backward(BackwardSolve):
         with torch.no_grad():
             result = problem.execute(evaluate)
             if self.trajectory is not None:
-                self.trajectory.finish(
-                    result.detach()
-                )  # autograd will make `result` itself own this object
+                # Detached, since autograd will make `result` itself own this object.
+                self.trajectory.finish(result.detach())
         if self.draws.states and (self.trajectory is None or self.integrator is not EULER):
             warnings.warn(
                 "the network draws random numbers (dropout in training mode?), so that it is no "
@@ -229,9 +225,7 @@ class _Backward(BackwardSolve):
     def _transposed_euler(
         self, x: Tensor, a: Tensor, clean: Tensor, noisy: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
-        """The transpose of the Euler step from `noisy` to `clean`, at the stored state it started
-        from.
-        """
+        """The transpose of the Euler step from `noisy` to `clean`, at its stored start."""
         assert self.trajectory is not None
         form, schedule = regular_form(self.schedule, noisy), self.schedule
         h = (form.clock(schedule, clean) - form.clock(schedule, noisy)).item()
@@ -287,8 +281,9 @@ class _Backward(BackwardSolve):
 
 
 class _History:
-    """The velocities that Adams–Bashforth looks back on, and what weight each evaluation ends up
-    with: known from the grid beforehand.
+    """Former velocities for Adams–Bashforth, and the weight of each evaluation in all steps.
+
+    The weights are known from the grid beforehand.
     """
 
     def __init__(self, rule: Multistep, times: list[Tensor], schedule: Any) -> None:

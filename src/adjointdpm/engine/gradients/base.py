@@ -24,16 +24,15 @@ class GradientMethod(ABC):
 
 
 class AutogradMethod(GradientMethod):
-    """A method that leaves the state arithmetic to autograd and only decides what each network call
-    keeps.
+    """A method that only decides what each network call keeps; autograd does the rest.
 
-    Such a method takes every sampler, and any other loop around a network: a diffusers scheduler,
-        for example.
+    It works with every sampler and with any other loop around a network, such as a diffusers
+    scheduler.
     """
 
     @abstractmethod
     def wrap(self, fn: Callable[..., Any], calls: int) -> Callable[..., Any]:
-        """Return a stand-in for the network `fn`, to be called `calls` times in one solve."""
+        """Return a replacement for the network `fn`, to be called `calls` times in one solve."""
 
     def solve(self, problem: Problem) -> Float[Tensor, "batch *shape"]:
         """Run the sampler's plan with every network call wrapped."""

@@ -1,6 +1,4 @@
-"""Exact gradients with one network graph alive: recompute each network call, let autograd do the
-rest.
-"""
+"""Exact gradients with one network graph in memory, by recomputing each network call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,22 +26,22 @@ class Checkpoint(AutogradMethod):
     """Gradient of the discrete sampler to rounding, in the memory of one network call.
 
     Every network call keeps only its inputs (a latent and the conditioning) and is run again in the
-    backward pass; the state arithmetic around the calls, kilobytes per step, stays in the autograd
-    graph. The checkpoint sits around the call and not around the sampler step, so stateful samplers
-    and tensors captured by closures get their gradients too (a module has to use those at its first
-    time already; its parameters may come and go). Autocast, grad mode and random state (dropout) of
-    the first run hold in the second.
+    backward pass. The state arithmetic around the calls, kilobytes per step, stays in the autograd
+    graph. Not the sampler step but the call is checkpointed, so stateful samplers work, and tensors
+    captured by closures get their gradients. (A module must use captured tensors in its first call
+    already; its parameters may come and go.) The second run has the autocast, grad mode and random
+    state (dropout) of the first.
 
-    The last calls are the first that the backward pass needs, so theirs are the graphs worth
-    keeping: the last one (it costs no memory that the backward pass would not need anyway), and as
-    many more as `memory_budget` allows. With N calls of which m are kept the
-    network does (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al.
-    2016, arXiv 1604.06174, with segments of one network call).
+    The backward pass needs the last calls first, so their graphs are the ones worth keeping. The
+    last graph is always kept, since it costs no memory that the backward pass would not need
+    anyway. `memory_budget` allows for more. If m of N calls are kept, the network does
+    (N - m)(2F + B) + m(F + B) work, F a forward and B a backward pass (Chen et al. 2016, arXiv
+    1604.06174, with segments of one network call).
 
     Args:
-        memory_budget: bytes that network graphs may hold; `"auto"` takes 70 % of the memory that is
-            free when sampling starts; `None` keeps one graph. Never less than one graph is held. A
-            budget costs one extra forward pass, once per model and input shape, to measure a graph.
+        memory_budget: bytes that network graphs may hold. `"auto"` takes 70 % of the memory that is
+            free when sampling starts. `None` keeps one graph, the least possible. A budget costs
+            one extra forward pass for each model and input shape, to measure a graph.
 
     Raises:
         InvalidInputError: the budget is not positive, or an unknown word.
@@ -75,7 +73,7 @@ class Checkpoint(AutogradMethod):
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sizes that were measured stay where they are."""
+        """Copies and pickles start without measured sizes."""
         return type(self), (self.memory_budget,)
 
     def without_last(self, memory_budget: int | None) -> "Checkpoint":
@@ -112,8 +110,8 @@ class Checkpoint(AutogradMethod):
                 kept = self._graphs_that_fit(fn, args, kwargs)
             made += 1
             hold = made > calls - kept
-            # A graph that is kept needs no node of ours, but on a GPU, where a CUDA graph would
-            # write other calls' gradients over its own.
+            # A graph that is kept needs no node of ours, except on a GPU: there a CUDA graph would
+            # write the gradients of other calls over its own.
             on_gpu = any(tensor.is_cuda for tensor in leaves([*args, *kwargs.values()]))
             if recompute is not None and (not hold or (recompute.compiled and on_gpu)):
                 try:
@@ -122,8 +120,8 @@ class Checkpoint(AutogradMethod):
                     recompute = None
             if hold:
                 return fn(*args, **kwargs)
-            # Autograd alone passes a gradient on to a captured result of other operations: slower,
-            # with hooks on all that it saves.
+            # Only autograd can pass a gradient on to a captured result of other operations. That is
+            # slower, with hooks on every tensor that it saves.
             weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
             again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
             return checkpoint(again, *args, use_reentrant=False, **kwargs)
@@ -173,16 +171,18 @@ class Checkpoint(AutogradMethod):
 
 
 def _network(fn: Callable[..., Any]) -> Any:
-    """What stays the same from solve to solve: bound methods and the denoisers around a network are
-    made anew.
+    """The network that `fn` runs, which stays the same from solve to solve.
+
+    Bound methods, and the denoisers around a network, are made anew for each solve.
     """
     owner = getattr(fn, "__self__", fn)
     return owner.network if isinstance(owner, Denoiser) else owner
 
 
 def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
-    """`fn`, which must find `tensors` as they are now whenever it runs; autograd itself checks only
-    what it saved.
+    """`fn`, which raises ChangedTensorError if `tensors` are changed in place before a later run.
+
+    Autograd itself checks only tensors that it saved.
     """
     before = change_counts(tensors)
 
@@ -204,19 +204,18 @@ def free_bytes(device: torch.device) -> int:
 
 
 def graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """Bytes that the autograd graph of one call of `fn` holds, apart from its inputs and weights;
-    runs `fn` once.
+    """Bytes that the autograd graph of one call of `fn` holds; runs `fn` once.
 
-    The first tensor argument is taken to require grad: from the second step on, the state always
-        does.
+    Inputs and weights do not count. The first tensor argument counts as requiring grad, as the
+    state does from the second step on.
     """
     saved: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
-        # a node that saves its own output would otherwise be in a reference cycle, and the graph
-        # outlive its output
+        # Otherwise a node that saves its own output would be in a reference cycle, and the graph
+        # would outlive its output.
         return tensor.detach()
 
     first = next(

@@ -1,6 +1,4 @@
-"""Few vector-Jacobian products: the exact transpose of the sampler, with the network's part
-interpolated between a few nodes.
-"""
+"""Gradients from few vector-Jacobian products, interpolated between a few network calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,29 +25,27 @@ Watch = Callable[[Float[Tensor, " batch"]], None]
 
 @dataclass(frozen=True)
 class Interpolated(GradientMethod):
-    """Gradient of the discrete sampler with M network VJPs instead of one a call; approximate for M
-    below the number of calls.
+    """Gradient of the discrete sampler with M network VJPs in place of one for each call.
 
-    A sampler is a linear program but for its network calls, so its transpose needs the network only
-    in Jᵀ b, where J = ∂x̂_0/∂y (y = x/α) at a call and b is the costate of its x̂_0. The transposed
-    program runs through every call; at M of them, the first and the last included, the network is
-    asked, and in between Jᵀ b is guessed (`JacobianModel`): extrapolated from the nodes behind to
-    reach the next one, then interpolated once that is known, which also gives the costate there
-    anew. Gradients for conditioning and weights are sums over all calls, from their terms at the
-    nodes (`Quadrature`). Nodes are uniform in the mean of log ρ and the number of the call.
+    It is approximate if M is smaller than the number of calls, and exact if it is not. Apart from
+    its network calls a sampler is a linear program. So its transpose needs the network only in
+    Jᵀ b, where J = ∂x̂_0/∂y (y = x/α) at a call and b is the costate of its x̂_0. The transposed
+    program runs through every call. At M of them, the nodes, the network computes Jᵀ b; the first
+    and the last call are among them. In between Jᵀ b is guessed (`JacobianModel`). It is first
+    extrapolated from the nodes behind to reach the next node. Once that is known, it is
+    interpolated, which also corrects the costate there. Gradients for conditioning and weights are
+    sums over all calls, from their terms at the nodes (`Quadrature`). Nodes are uniform in the mean
+    of log ρ and the number of the call.
 
-    It follows the discrete sampler and not only the ODE: with M = calls it is exact. With N calls
-        it costs N·F + M(F + B), and stores one
-    graph, the inputs of M calls, a state for every call between two nodes, and of what is learned
-    2s + 1 gradients with s calls a step.
+    With N calls it costs N·F + M(F + B). It stores one graph, the inputs of M calls, a state for
+    every call between two nodes, and 2s + 1 gradients of what is learned, with s calls a step.
 
-    How far it is off can be estimated from what it does anyway (`ErrorEstimate`): within a `with
-    adjointdpm.stats() as s:` block every backward pass adds such an estimate to
-    `s.error_estimates`.
+    Its error can be estimated without further network calls (`ErrorEstimate`). Within a `with
+    adjointdpm.stats() as s:` block every backward pass adds an estimate to `s.error_estimates`.
 
     Args:
-        vjps: M, the number of network VJPs. A sampler with s calls a step is asked in whole steps:
-            ⌊M/s⌋ of them, at least one. More than there are calls means all of them.
+        vjps: M, the number of network VJPs. With a sampler of s calls a step, whole steps are
+            nodes: ⌊M/s⌋ of them, at least one. More than there are calls means all of them.
 
     Raises:
         InvalidInputError: `vjps` is not an int of at least 1.
@@ -65,11 +61,10 @@ class Interpolated(GradientMethod):
             )
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Float[Tensor, "batch *shape"]:
-        """Sample, keeping the inputs of the nodes' calls; the transposed program runs in the
-        backward pass.
+        """Sample and keep the inputs at the nodes; the backward pass runs the transposed program.
 
-        `watch` is told, by every backward pass, the estimated relative error of each sample's
-        gradient, in place of `stats`.
+        `watch`, if given, gets the estimated relative error of each sample's gradient in every
+        backward pass; otherwise `stats` does.
         """
         if problem.plan.requires_grad:
             raise UnsupportedError(
@@ -81,7 +76,7 @@ class Interpolated(GradientMethod):
 
 @dataclass(frozen=True)
 class _Asked:
-    """A network call whose graph, or the recipe for it, is kept."""
+    """A network call whose graph is kept, or recomputed when it is needed."""
 
     x: Tensor
     data: Tensor
@@ -122,8 +117,7 @@ class _Transpose(BackwardSolve):
 
     def _record(self, call: NetworkCall, x: Tensor, alone: bool) -> tuple[Tensor, _Asked]:
         with torch.enable_grad():
-            # The last call is the first that the backward pass needs: its graph is the one that may
-            # be held anyway.
+            # The backward pass needs the last call first, so keeping its graph costs no memory.
             output = (
                 self.network(x, call.time) if alone else self.recompute(self.network, x, call.time)
             )
@@ -179,8 +173,9 @@ class _Transpose(BackwardSolve):
         return update.output
 
     def _back(self, steps: range, costates: Costates, pull: Pull) -> list[tuple[int, Tensor]]:
-        """Transpose `steps`, the last first; for an observer, the costates of the states between
-        steps that are complete then.
+        """Transpose `steps`, the last first.
+
+        If there is an observer, return the costates of the states between the steps.
         """
         reached: list[tuple[int, Tensor]] = []
         for step in reversed(steps):
@@ -192,14 +187,14 @@ class _Transpose(BackwardSolve):
     def _ask(
         self, call: NetworkCall, data: Tensor | None, noise: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The costate of x from the network, and what its inputs get."""
+        """The costate of x from the network, and the gradients of its inputs."""
         asked = self.asked[call.data] if self.retain_graph else self.asked.pop(call.data)
         pairs = [
             (o, g)
             for o, g in ((asked.data, data), (asked.noise, noise))
             if g is not None and o.requires_grad
         ]
-        if not pairs:  # the network says the same whatever it is given
+        if not pairs:  # the network's output does not depend on its inputs
             return torch.zeros_like(asked.x), [None] * len(self.wanted)
         outputs, cotangents = zip(*pairs, strict=True)
         found = torch.autograd.grad(
@@ -209,8 +204,9 @@ class _Transpose(BackwardSolve):
         return torch.zeros_like(asked.x) if pulled is None else pulled, found
 
     def _groups(self, batch: int) -> list[tuple[list[int], bool]]:
-        """What is wanted, divided into what shares one length: each input of the problem by itself,
-        all weights together.
+        """Groups of `wanted` that share one length: each input by itself, all weights together.
+
+        Each group has its indices, and whether it holds one row per sample.
         """
         own = {id(tensor) for tensor in self.problem.inputs}
         groups = [
@@ -237,7 +233,7 @@ class _Transpose(BackwardSolve):
 
 
 def _of_data(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:
-    """The costate of x̂_0 if ε is taken for what it is given the state, (x − α x̂_0)/σ."""
+    """The costate of x̂_0 when ε = (x − α x̂_0)/σ is replaced by what it is given the state."""
     if noise is None:
         assert data is not None
         return data

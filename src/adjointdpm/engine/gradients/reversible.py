@@ -17,15 +17,14 @@ from adjointdpm.errors import ReversalError, UnsupportedError
 
 @dataclass(frozen=True)
 class Reversible(GradientMethod):
-    """Gradient of the discrete sampler, its states recomputed on the way back (McCallum and Foster
-    2024, arXiv 2410.11648).
+    """Exact gradient without stored states, for `ReversibleEuler`.
 
-    Takes `ReversibleEuler` alone. It holds one network graph and three latents whatever the number
-    of steps, and does N_calls (2F + B) network work. The states that come back differ from those of
-    the forward pass by rounding, multiplied by 1/coupling at every step. So they are in float64
-    (which a callback sees, too), whatever the network's dtype: it is then given the same inputs
-    again, to the bit but for rare chance. The state that arrives at the noise is compared with the
-    noise.
+    The states are recomputed by running the sampler backwards (McCallum and Foster 2024, arXiv
+    2410.11648). This holds one network graph and three latents for any number of steps, and does
+    N_calls (2F + B) network work. The recomputed states differ from those of the forward pass by
+    rounding, multiplied by 1/coupling at every step. So the states are in float64 (a callback sees
+    that too), whatever the network's dtype. The network then gets the same inputs again, nearly
+    always to the bit. The state that arrives at the noise is compared with the noise.
 
     Raises:
         UnsupportedError: another sampler, or a grid that requires grad.
@@ -50,8 +49,9 @@ class Reversible(GradientMethod):
 
 
 class _Backward(BackwardSolve):
-    """Runs the steps y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y') backwards, with the costates
-    of y and z.
+    """Runs the steps backwards, with the costates of y and z.
+
+    A step is y' = c y + (1 − c) z + h ε(z), z' = z + h ε(y').
     """
 
     def __init__(self, problem: Problem, sampler: ReversibleEuler) -> None:
@@ -127,8 +127,8 @@ class _Backward(BackwardSolve):
         error = max(
             ((state - known).norm() / positive(known.norm())).item() for state, known in starts
         )
-        # Not more than half of the digits may be lost; an input that the network sees rounded
-        # otherwise once in a while does no harm.
+        # At most half of the digits may be lost. It does no harm if the network gets an input that
+        # is rounded differently once in a while.
         if not error <= max(
             torch.finfo(start.dtype).eps ** 0.5, 1e-6 if start.dtype != self.dtype else 0
         ):

@@ -9,12 +9,12 @@ from adjointdpm.engine.schedules import NoiseSchedule
 
 
 class Trajectory:
-    """Stored states x_k of the sampler's grid times, with their velocities: 2N latents, no network
-    graphs.
+    """The sampler's states and velocities at its grid times: 2N latents, no network graphs.
 
-    Between grid times it reads the cubic Hermite polynomial of u = x / scale in the interval's own
-    clock, error O(h⁴). The clean end has no velocity, since no sampler calls the network there, so
-    the last interval is a parabola: O(h³) in that interval alone, which costs no order.
+    Between grid times it evaluates the cubic Hermite polynomial of u = x / scale in the interval's
+    own clock, with an error of O(h⁴). The clean end has no velocity, since no sampler calls the
+    network there. So the last interval is a parabola, with an error of O(h³) in that interval
+    alone, which does not lower the order.
     """
 
     def __init__(self, schedule: NoiseSchedule, grid: Float[Tensor, " times"]) -> None:
@@ -24,7 +24,7 @@ class Trajectory:
         self._outputs: list[tuple[Tensor, Tensor]] = []  # (x̂_0, ε)
 
     def record(self, step: int, x: Tensor, data: Tensor, noise: Tensor) -> None:
-        """Remember the state that `step` starts from, and what the network said there."""
+        """Remember the state that `step` starts from, and (x̂_0, ε) there."""
         assert step == len(self._states)
         self._states.append(x)
         self._outputs.append((data, noise))

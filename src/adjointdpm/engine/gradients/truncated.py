@@ -16,13 +16,13 @@ from adjointdpm.errors import InvalidInputError, UnsupportedError
 
 @dataclass(frozen=True)
 class Truncated(AutogradMethod):
-    """Biased gradient: the network's outputs before the last K steps are taken as constants
-    (DRaFT-K, Clark et al. 2023, arXiv 2309.17400).
+    """Biased gradient: network outputs before the last K steps count as constants (DRaFT-K).
 
-    For the conditioning and the weights this is the gradient through the last K steps. The noise
-    still gets what the linear state arithmetic of the earlier steps passes on. The bias does not
-    vanish with more sampler steps; `Checkpoint` is exact at one graph of memory too. The time grid
-    gets no gradient: its earlier times would get only a part of theirs.
+    Clark et al. 2023, arXiv 2309.17400. For the conditioning and the weights this is the gradient
+    through the last K steps. The noise still gets what the linear state arithmetic of the earlier
+    steps passes on. The bias does not vanish with more sampler steps; `Checkpoint` is exact, also
+    with the memory of one graph. The time grid gets no gradient, since its earlier times would get
+    only a part of theirs.
 
     Args:
         last: K, the number of steps that are differentiated, at least 1. More than there are steps

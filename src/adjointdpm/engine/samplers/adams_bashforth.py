@@ -17,12 +17,12 @@ from adjointdpm.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """Adams–Bashforth in the clock ρ with variable steps (PLMS without its Runge–Kutta start, Liu
-    et al. 2022, arXiv 2202.09778). N calls.
+    """Adams–Bashforth in the clock ρ with variable steps. N calls.
 
-    It starts with orders 1, 2, … as velocities become available. The first, Euler, step has a local
-    error of O(h²), so on a grid whose first interval does not shrink faster than the others the
-    global order is 2; it is `order` once the first order − 1 intervals are small.
+    This is PLMS (Liu et al. 2022, arXiv 2202.09778) without its Runge–Kutta start. It starts with
+    orders 1, 2, … as velocities become available. The first step is Euler's, with a local error of
+    O(h²). So the global order is 2 on a grid whose first interval shrinks no faster than the
+    others, and `order` once the first order − 1 intervals are small.
 
     Args:
         order: 1 to 4; 1 is Euler.

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -20,22 +19,21 @@ from adjointdpm.errors import InvalidInputError, InvalidTypeError, ShapeError
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """DDIM with fresh noise of variance s² = η² σ'² (1 − (ρ'/ρ)²) a step (Song et al. 2021, arXiv
-    2010.02502, eq. 12 and 16). N calls.
+    """DDIM with fresh noise of variance s² = η² σ'² (1 − (ρ'/ρ)²) in every step. N calls.
 
-    The noise depends on `seed`, the sample's number and the step, so runs repeat exactly; gradients
-    hold it fixed.
+    Song et al. 2021, arXiv 2010.02502, eq. 12 and 16. The noise depends on `seed`, the sample's
+    number and the step alone, so runs repeat exactly. Gradients hold it fixed.
 
     Args:
         eta: η in [0, 1]; 0 is DDIM, 1 is DDPM's posterior variance (for variance-exploding
             schedules the "ancestral" sampler).
         seed: any int.
-        samples: the number of each sample of the batch, any int: a sample then gets the same noise
-            in every batch. None: its place.
+        samples: the number of each sample of the batch, any int, so that a sample gets the same
+            noise in every batch. None: its place in the batch.
 
     Raises:
         InvalidInputError: η outside [0, 1].
-        InvalidTypeError: η is not a number, or the seed or a sample's number not an int.
+        InvalidTypeError: η is not a number, or the seed or a sample's number is not an int.
         ShapeError: when sampling, there is not one number for each sample.
 
     """
@@ -69,9 +67,8 @@ class Ancestral(Sampler):
             # ρ'/ρ, with a derivative also where ρ is infinite.
             ratio = (plan.sigma[then] * plan.alpha[now]) / (plan.alpha[then] * plan.sigma[now])
             fresh = self.eta * (1 - ratio**2) ** 0.5
-            kept = (
-                ratio if self.eta == 1 else (1 - fresh**2) ** 0.5
-            )  # at η = 1 the root has no derivative where ratio is 0
+            # At η = 1 the root has no derivative where the ratio is 0.
+            kept = ratio if self.eta == 1 else (1 - fresh**2) ** 0.5
             x_next = plan.alpha[then] * data + (plan.sigma[then] * kept) * noise
             if self.eta > 0 and (bool(plan.sigma[then] > 0) or plan.sigma[then].requires_grad):
                 x_next = x_next + (plan.sigma[then] * fresh) * plan.draw()
@@ -103,5 +100,5 @@ class Ancestral(Sampler):
             ]
         )
 
-    def for_samples(self, numbers: Sequence[int]) -> Self:
+    def for_samples(self, numbers: Sequence[int]) -> "Ancestral":
         return replace(self, samples=tuple(numbers))

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +25,7 @@ class Sampler(ABC):
 
     @property
     def integrator(self) -> Integrator | None:
-        """The ODE rule that this sampler is, if it is one that the continuous adjoint can use too."""
+        """The ODE solver that this sampler is, if the continuous adjoint can use it too."""
         return None
 
     @property
@@ -37,13 +36,12 @@ class Sampler(ABC):
     def draw(
         self, index: int, like: Float[Tensor, "batch *shape"]
     ) -> Float[Tensor, "batch *shape"]:
-        """The noise number `index` of a stochastic sampler, in the shape, dtype and device of
-        `like`.
-        """
+        """Noise number `index` of a stochastic sampler, shape, dtype and device as `like`."""
         raise UnsupportedError(f"{type(self).__name__} is deterministic and draws no noise")
 
-    def for_samples(self, numbers: Sequence[int]) -> Self:
-        """The same with the noise of samples of these numbers, one for each row of the batch;
-        itself if it is deterministic.
+    def for_samples(self, numbers: Sequence[int]) -> "Sampler":
+        """The same sampler, with each row's noise drawn for the sample of that number.
+
+        A deterministic sampler returns itself.
         """
         return self

@@ -19,11 +19,10 @@ FEW_STEPS = 15
 
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2), equal to diffusers'
-    DPMSolverMultistepScheduler. Order 2, N calls.
+    """DPM-Solver++(2M), equal to diffusers' DPMSolverMultistepScheduler. Order 2, N calls.
 
-    The first step is of first order, and so is the last one below 15 steps or where it ends at σ =
-    0.
+    Lu et al. 2022, arXiv 2211.01095, algorithm 2. The first step is of first order, and so is the
+    last one if there are fewer than 15 steps or if it ends at σ = 0.
 
     Args:
         order: 2, or 1 for DDIM.
@@ -50,7 +49,7 @@ class DPMSolverPP(Sampler):
                 then == steps and (steps < FEW_STEPS or bool(plan.sigma[then] == 0))
             )
             target = data
-            # Where the step before came from α = 0, its length in log-SNR is infinite and the slope
+            # If the previous step started at α = 0, its length in log-SNR is infinite and the slope
             # is 0.
             if previous is not None and not lower_order and bool(log_snr[now - 1].isfinite()):
                 ratio = (log_snr[then] - log_snr[now]) / (log_snr[now] - log_snr[now - 1])

@@ -1,4 +1,4 @@
-"""A sampler that can be run backwards step by step, to rounding."""
+"""A sampler whose steps can be run backwards exactly, up to rounding."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,24 +15,24 @@ from adjointdpm.errors import InvalidInputError, InvalidTypeError, ScheduleError
 
 @dataclass(frozen=True)
 class ReversibleEuler(Sampler):
-    """Euler's method made algebraically reversible by a second state (McCallum and Foster 2024,
-    arXiv 2410.11648). Order 1, 2N calls.
+    """Euler's method made reversible by a second state. Order 1, 2N calls.
 
-    In the noise form, with y = z = x_T/α at the start, a step of length h in ρ is
+    McCallum and Foster 2024, arXiv 2410.11648. In the noise form, with y = z = x_T/α at the start,
+    a step of length h in ρ is
 
         y' = c y + (1 − c) z + h ε(z, ρ),   z' = z + h ε(y', ρ').
 
-    Solved for (y, z) it is as explicit: z from y' and z', then y. It is there for `Reversible` and
-    not for its accuracy: y and z drift apart, so it is behind Euler's method with as many steps. c
-    draws y back to z, and multiplies rounding errors by 1/c a step on the way back; near 1, which
-    the paper uses, it takes many small steps. Where ρ shrinks by a large factor in one step it is
-    unstable: `grids.log_snr` has a constant factor.
+    It can be solved for (y, z) without iteration: z from y' and z', then y. Use it for the
+    `Reversible` gradient and not for accuracy: y and z drift apart, so it is less accurate than
+    Euler's method with as many steps. c draws y back to z, and multiplies rounding errors by 1/c a
+    step on the way back. Values near 1, which the paper uses, need many small steps. The sampler is
+    unstable where ρ shrinks by a large factor in one step; with `grids.log_snr` the factor is
+    constant.
 
     Args:
         coupling: c, in (0, 1).
-        gap: how far y starts from z = x_T/α: α (y − z) at the first time, in the shape of x_T, as
-            `inversion.invert_reversible` finds it for a picture; None: y = z. It is held fixed by
-            gradients.
+        gap: α (y − z) at the first time, in the shape of x_T, as `inversion.invert_reversible`
+            finds it for a picture. None: y = z. Gradients hold it fixed.
 
     Raises:
         InvalidInputError: the coupling is not in (0, 1), or the gap requires grad.

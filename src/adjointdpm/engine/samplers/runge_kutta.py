@@ -22,8 +22,9 @@ from adjointdpm.engine.schedules import NoiseSchedule
 
 
 class RungeKutta(Sampler):
-    """Steps of a Butcher tableau in u = x/α with the clock ρ; a first interval that starts at α = 0
-    is solved in the data form.
+    """Steps of a Butcher tableau in u = x/α with the clock ρ.
+
+    A first interval that starts at α = 0 is solved in the data form.
     """
 
     @property
@@ -43,7 +44,7 @@ def runge_kutta_plan(
     grid: Float[Tensor, " times"],
     form: Form | None = None,
 ) -> Plan:
-    """The plan of a tableau on the ODE in `form`; None takes the noise form wherever it is finite."""
+    """The plan of a tableau on the ODE in `form`; None: the noise form wherever it is finite."""
     plan = PlanBuilder(schedule, grid)
     x = plan.start
     for start, end in pairwise(grid):
@@ -62,11 +63,10 @@ def runge_kutta_plan(
 
 @dataclass(frozen=True)
 class Heun(RungeKutta):
-    """Heun's method (the trapezoidal rule with an Euler predictor; Karras et al. 2022, arXiv
-    2206.00364, algorithm 1). Order 2, 2N calls.
+    """Heun's method, the trapezoidal rule with an Euler predictor. Order 2, 2N calls.
 
-    The last step calls the network at the grid's last time, which therefore must not be σ = 0 for a
-    network that predicts the sample.
+    Karras et al. 2022, arXiv 2206.00364, algorithm 1. The last step calls the network at the grid's
+    last time, so the grid must not end at σ = 0 if the network predicts the sample.
     """
 
     @property
@@ -76,7 +76,7 @@ class Heun(RungeKutta):
 
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
-    """The explicit midpoint rule, its stage at the continuous time halfway in ρ.
+    """The explicit midpoint rule, with its stage at the time halfway in ρ.
 
     Order 2, 2N calls.
     """

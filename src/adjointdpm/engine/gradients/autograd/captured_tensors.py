@@ -1,5 +1,6 @@
-"""Find the tensors that a network uses besides its arguments and parameters, so that none loses its
-gradient silently.
+"""Find the tensors that a network uses besides its arguments and parameters.
+
+Otherwise they would lose their gradients silently.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,18 +20,18 @@ REMEDY = "hand it over in cond, make it a parameter of the denoiser, or use Chec
 def captured_leaves(
     call: Callable[[], Outputs], known: Iterable[Tensor]
 ) -> tuple[Outputs, list[Tensor]]:
-    """Run `call` and return what it returns, detached, with the leaf tensors, not among `known`,
-    that its graph ends in.
+    """Run `call`; return its detached outputs, and the leaf tensors in which its graph ends.
+
+    Leaves that are `known` are left out.
 
     Raises:
-        CapturedTensorError: the graph reaches into one that existed before the call: a tensor was
-            captured that is itself the result of differentiable operations, and only autograd
-            (Checkpoint, Backprop) can pass a gradient on to those.
+        CapturedTensorError: the graph reaches into one that existed before the call. So a captured
+            tensor is itself the result of differentiable operations, and only autograd
+            (Checkpoint, Backprop) can pass a gradient on to it.
 
     """
     with torch.enable_grad():
-        # Autograd numbers the nodes of each thread in order of creation: those of the call lie
-        # between these two.
+        # Autograd numbers the nodes in order of creation: those of the call lie between these.
         first = next_node_number()
         outputs = call()
         found = unknown_leaves(outputs, known, range(first, next_node_number()))
@@ -40,7 +41,7 @@ def captured_leaves(
 def unknown_leaves(
     outputs: Outputs, known: Iterable[Tensor], numbers: range | None = None
 ) -> list[Tensor]:
-    """The leaf tensors that the graph of `outputs` ends in, apart from `known`.
+    """The leaf tensors in which the graph of `outputs` ends, apart from `known`.
 
     Raises:
         CapturedTensorError: the graph has a node whose number is not one of `numbers`.
@@ -70,11 +71,10 @@ def unknown_leaves(
 
 
 def check_wanted(tensors: Iterable[Tensor]) -> None:
-    """Check that tensors whose gradients were asked for when sampling still take them.
+    """Check that tensors that required grad when sampling still do.
 
     Raises:
-        ChangedTensorError: one of them does not require grad any more, so that no graph of a
-            recomputation can end in it.
+        ChangedTensorError: one of them does not, so that no recomputed graph can end in it.
 
     """
     for tensor in tensors:

@@ -1,5 +1,6 @@
-"""Methods whose backward pass is their own: sampling without a graph, and one autograd node that
-stands for the whole solve.
+"""The base of gradient methods with a backward pass of their own.
+
+They sample without a graph; one autograd node stands for the whole solve.
 """
 
 from abc import ABC, abstractmethod
@@ -25,16 +26,16 @@ from adjointdpm.errors import CapturedTensorError, UnsupportedError
 
 
 class BackwardSolve(ABC):
-    """One solve: samples forwards, and hands back the gradients of all that went in.
+    """One solve: samples forwards, and returns the gradients of all its inputs.
 
     Attributes:
-        problem: the problem on detached inputs of its own, so that a network graph ends in them.
-        inputs: every tensor besides x_T that may want a gradient: the problem's inputs, then
+        problem: the problem on detached inputs, so that the network's graph ends in them.
+        inputs: every tensor besides x_T that may need a gradient: the problem's inputs, then
             weights and captured tensors.
-        wanted: those of them that do.
-        totals: their gradients so far.
-        draws: random numbers that the network drew in the forward pass.
-        retain_graph: whether the running backward pass may be followed by another one.
+        wanted: the inputs that require grad.
+        totals: the gradients of `wanted` so far.
+        draws: the random numbers that the network drew in the forward pass.
+        retain_graph: whether another backward pass may follow the running one.
 
     """
 
@@ -65,10 +66,10 @@ class BackwardSolve(ABC):
     def costate(
         self, result: Tensor, gradient: Tensor, noise_wanted: bool
     ) -> Float[Tensor, "batch *shape"]:
-        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0; without `noise_wanted` any tensor will do.
+        """Return ∂L/∂x_T from `gradient` = ∂L/∂x_0.
 
-        On the way `add` what the inputs get, and `problem.report_costate` those of the states in
-        between.
+        On the way, `add` the gradients of the inputs, and pass the costates of the states in
+        between to `problem.report_costate`. Without `noise_wanted` the result is not used.
         """
 
     def first_call(self) -> Tensor:
@@ -105,22 +106,20 @@ class BackwardSolve(ABC):
             if isinstance(self.problem.denoiser.network, nn.Module):
                 with torch.no_grad():
                     return self.network(x, call.time)
-            # What a function captures is known from graphs alone: this one is looked through, and
-            # dropped.
+            # Only a graph tells what a function captures: search it, then drop it.
             (output,), found = captured_leaves(lambda: (self.network(x, call.time),), self.inputs)
         self._refuse(found)
         assert output is not None
         return output
 
     def check_captured(self, output: Tensor, x: Tensor) -> None:
-        """Check that the graph of the network's `output` ends in the state `x` and in `inputs`
-        only.
+        """Check that the graph of `output` ends in the state `x` and in `inputs` only.
 
         Raises:
-            CapturedTensorError: it ends in something that the first call did not use.
+            CapturedTensorError: it ends in a tensor that the first call did not use.
 
         """
-        # Of all parameters, also those that were made to require grad after sampling.
+        # All parameters, since some may have been made to require grad after sampling.
         self._refuse(
             unknown_leaves((output,), [x, *self.inputs, *self.problem.denoiser.parameters()])
         )
@@ -163,8 +162,7 @@ class BackwardSolve(ABC):
 
 
 def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batch *shape"]:
-    """x_0, attached to the graph of all that requires grad in `problem` through `backward`, made
-    for it.
+    """x_0, attached through `backward` to the graph of all that requires grad in `problem`.
 
     Raises:
         CapturedTensorError: the network uses a tensor computed outside of it that requires grad.

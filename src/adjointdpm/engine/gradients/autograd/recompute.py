@@ -1,10 +1,9 @@
-"""Calls that keep their inputs alone: one autograd node each, whose backward pass runs the function
-again.
+"""Calls that keep only their inputs, and run again in the backward pass.
 
-`torch.utils.checkpoint` handles every tensor that autograd saves within the call in Python, which
-costs a network of a few million weights a sixth of its time. A node of our own has to know what the
-call depends on instead: its arguments, and the leaf tensors that its graph ends in, weights above
-all.
+Each call is one autograd node. `torch.utils.checkpoint` handles every tensor that autograd saves
+within the call in Python, which costs a network of a few million weights a sixth of its time. Our
+node must know instead what the call depends on: its arguments, and the leaf tensors in which its
+graph ends, mainly weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,18 +33,18 @@ Graphs = list[tuple[Sequence[Tensor], Outputs]]  # leaves that stand for the inp
 class Recomputation:
     """The calls of one solve that are run again in its backward pass.
 
-    Autocast, random numbers and training mode of the first run hold in the second, and gradients of
+    The second run has the autocast, random numbers and training mode of the first. Gradients of
     gradients are recomputed in the same way. What a call depends on must not be changed in place
     before its second run.
 
     Args:
-        module: what the calls run, if it is a module. Its first call then tells for all of them
+        module: what the calls run, if it is a module. Then its first call shows for all of them
             what they depend on besides arguments and parameters, and the others build no graph
-            before the backward pass. A compiled one is always called in the same grad mode, for
-            which it is compiled.
+            before the backward pass. A compiled module is always called in the grad mode for which
+            it was compiled.
 
     Attributes:
-        weights: of the module, trained and frozen.
+        weights: the module's parameters, trained and frozen.
         compiled: whether `torch.compile` made the module, or a part of it.
 
     """
@@ -66,17 +65,16 @@ class Recomputation:
         """`fn(*args, **kwargs)`, attached to the graphs of all that it depends on.
 
         Raises:
-            CapturedTensorError: `fn` uses a tensor that is neither an argument nor a leaf, and
-                requires grad.
+            CapturedTensorError: `fn` uses a tensor that requires grad and is neither an argument
+                nor a leaf.
 
         """
         return self._call(fn, args, kwargs, hold=False)
 
     def held(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The same with the graph of the call held for the first backward pass, and run again for
-        others.
+        """As a call, but the first backward pass uses the call's own graph; others run it again.
 
-        Unlike for `fn(*args, **kwargs)` itself, its gradients are `keep`'s.
+        Its gradients outlive the next call (see `keep`), unlike those of `fn(*args, **kwargs)`.
         """
         return self._call(fn, args, kwargs, hold=True)
 
@@ -148,9 +146,7 @@ class Recomputation:
         return _Again.apply(self, again, outputs, tensors, captured, held, *inputs)  # pyright: ignore[reportReturnType]
 
     def attach_known(self, run: Run, again: Run, tensors: Sequence[Tensor]) -> Outputs:
-        """The same without a graph, since it is known what there is to depend on; `again` checks
-        that.
-        """
+        """As `attach` without a graph, since the dependencies are known; `again` checks them."""
         known = self.known or []
 
         def checked(given: Sequence[Tensor]) -> Outputs:
@@ -172,16 +168,18 @@ class Recomputation:
         return _Again.apply(self, checked, outputs, tensors, known, [], *inputs)  # pyright: ignore[reportReturnType]
 
     def keep(self, gradients: Sequence[Tensor | None]) -> Outputs:
-        """Gradients that outlive the next call: copies on a GPU if the module is compiled, since a
-        CUDA graph writes over them then.
+        """Make gradients outlive the next call.
+
+        On a GPU those of a compiled module are copied, since its CUDA graph writes over them.
         """
         return tuple(
             g.clone() if g is not None and g.is_cuda and self.compiled else g for g in gradients
         )
 
     def _source(self, tensor: Tensor) -> Tensor:
-        """`tensor`, or a view if it is a leaf: of nodes, but not of leaves, autograd can say
-        whether their gradient is asked for.
+        """`tensor`, or a view of it if it is a leaf.
+
+        Autograd can say whether it needs the gradient of a node, but not of a leaf.
         """
         if not (tensor.requires_grad and tensor.is_leaf):
             return tensor
@@ -208,9 +206,8 @@ class _Again(torch.autograd.Function):
         ctx.nodes = [
             get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs
         ]
-        ctx.save_for_backward(
-            *tensors
-        )  # and not the views: those of a tensor that was changed since cannot even be looked at
+        # Not the views: those of a tensor that was changed since cannot even be accessed.
+        ctx.save_for_backward(*tensors)
         return outputs
 
     @staticmethod
@@ -269,16 +266,16 @@ def _saved(ctx: Any) -> Sequence[Tensor]:
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
-    """A leaf in place of `tensor`, in which a graph ends."""
+    """A leaf with the value of `tensor`, in which a graph can end."""
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def autocast_now(kind: str) -> Callable[[], AbstractContextManager[Any]]:
-    """What makes a context with the autocast that holds now, without its cache.
+    """Return a function that makes contexts with the autocast of now, without its cache.
 
-    A weight that an earlier call has cast is part of that call's graph; and the gradients of all
-    calls for it would be summed in bfloat16. Where there is none, then and now, nothing is touched:
-    a compiled network would be compiled again for another setting of the cache.
+    A weight in the cache belongs to the graph of the call that cast it, and the gradients of all
+    calls would be summed in bfloat16. Without autocast, then and now, nothing is set: a compiled
+    network would be compiled again for another setting of the cache.
     """
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
 

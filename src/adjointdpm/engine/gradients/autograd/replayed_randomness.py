@@ -1,6 +1,4 @@
-"""The random numbers that a network draws, dropout above all, and the mode that it does so in, to
-repeat its calls with.
-"""
+"""Repeat the random numbers of a network's calls (dropout above all) and its training mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +8,17 @@ from torch import Tensor, nn
 
 
 class Draws:
-    """States of the random number generators before the calls that drew from them, a few kilobytes
-    each.
+    """The states of the random number generators before the calls that drew from them.
+
+    One state takes a few kilobytes.
 
     Args:
-        device: where it draws, besides the CPU.
-        module: the network, if it is one: repeated calls find it in training or evaluation mode as
-            it is now.
+        device: where the network draws, besides the CPU.
+        module: the network, if it is a module. Repeated calls find it in the training or evaluation
+            mode of now.
 
     Attributes:
-        states: by call, the states to repeat it from.
+        states: by call, the states of the generators to repeat it from.
 
     """
 
@@ -30,8 +29,9 @@ class Draws:
 
     @contextmanager
     def recorded(self, call: int) -> Iterator[None]:
-        """Remember where the generators stand, if they move within the block; if that fails, they
-        are where they were.
+        """Remember the state of the generators if the block draws from them.
+
+        If the block fails, they are put back.
         """
         before = self._now()
         try:

@@ -10,25 +10,24 @@ from adjointdpm.engine.plan import Costates
 
 
 class ErrorEstimate:
-    """The relative error of a gradient, from the jumps that the costate makes when the network has
-    been asked at a node.
+    """The relative error of a gradient, from the jumps of the costate at the nodes.
 
-    Every node is reached with a predicted costate, and once the network has answered there, with a
-    corrected one. How far the two are apart tells what guessing does over that stretch. With n such
-    stretches and δ the root mean square of ‖predicted − corrected‖ / ‖corrected‖, the estimate is δ
-    n^((1 − t)/2), where t, between 0 and 1, is how far slopes foretell the nodes
-    (`JacobianModel.trust`). Where they foretell nothing, the corrected costate is off by as much as
-    the predicted one, independently in every stretch: errors add up to δ √n. Where they foretell
-    all, interpolation is better than extrapolation about as much as there are stretches to add up.
-    The exponent was found on mixtures and on pictures outside of the gradient benchmark, which
-    compares the estimate with the true error (`docs/gradients.md`), as
-    `tests/test_error_estimate.py` does on mixtures.
+    The costate at a node is first predicted, by extrapolation. Once the network has been called
+    there, it is corrected. Their distance shows the error of guessing over that stretch. With n
+    such stretches and δ the root mean square of ‖predicted − corrected‖ / ‖corrected‖, the estimate
+    is δ n^((1 − t)/2). Here t, between 0 and 1, is how well slopes predict the nodes
+    (`JacobianModel.trust`). Where they predict nothing, the corrected costate is off by as much as
+    the predicted one, independently in every stretch, and errors add up to δ √n. Where they predict
+    everything, interpolation is better than extrapolation by about the factor that n stretches add.
+    The exponent was found on mixtures and on pictures outside of the gradient benchmark. The
+    benchmark compares the estimate with the true error (`docs/gradients.md`), and so does
+    `tests/engine/gradients/test_error_estimate.py` on mixtures.
 
-    Above about 1 it says only that the gradient is of no use: jumps are measured by costates that
-        may have blown up themselves.
+    An estimate above about 1 says only that the gradient is useless: the costates by which jumps
+    are measured may have blown up.
 
     Args:
-        model: what guesses.
+        model: guesses the products with the Jacobian.
 
     """
 
@@ -38,7 +37,7 @@ class ErrorEstimate:
         self._trusts: list[Float[Tensor, " batch"]] = []
 
     def corrected(self, register: int, predicted: Costates, corrected: Costates) -> None:
-        """Take in the two costates of the state that a node's step starts from, in its register."""
+        """Add the two costates of the state that a node's step starts from, in its register."""
         before, after = predicted.get(register), corrected.get(register)
         if before is None or after is None:
             return
@@ -49,8 +48,9 @@ class ErrorEstimate:
             self._trusts.append(trust)
 
     def relative(self, exact: bool, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
-        """The estimate for each sample: 0 if nothing was guessed (`exact`), NaN if no guess was
-        ever checked.
+        """The estimate for each sample.
+
+        It is 0 if nothing was guessed (`exact`), and NaN if no guess was ever checked.
         """
         if not self._jumps:
             return torch.full((len(like),), 0.0 if exact else float("nan"), device=like.device)

@@ -1,4 +1,4 @@
-"""A guess of the network's Jacobian between the calls at which it was asked for products with it."""
+"""A model of the network's Jacobian between the calls at which products with it are known."""
 
 import math
 from collections.abc import Sequence
@@ -19,31 +19,32 @@ LEAST, SHARE = 1e-4, 0.01
 
 
 class JacobianModel:
-    """Jᵀ b for J = ∂x̂_0/∂y, y = x/α, at calls that are not asked: Jᵀ b ≈ j b + β r.
+    """Guesses Jᵀ b for J = ∂x̂_0/∂y, y = x/α, at calls that are not nodes: Jᵀ b ≈ j b + β r.
 
     For Gaussian data of standard deviation s the ideal denoiser has J = j = s²/(s² + ρ²) in all
-    directions. Log s² is read off where the network is asked (j is the multiple of b that comes
-    closest to Jᵀ b), and is interpolated linearly in log ρ, where it varies little although j
-    itself falls by orders of magnitude. It is at most that of the sample's own mean square: near
-    the data, and where J is larger than the identity, it cannot be read off. What is left of Jᵀ b
-    at a node, r, is interpolated by a parabola; in a solve that starts without signal, most of
-    whose calls lie at ρ ≫ s where all of J falls as j does, in proportion to the j of the sample's
-    mean square. (That read off may be wrong by orders of magnitude at one node, and would blow up
-    what lies beside it.)
+    directions. At a node, j is the multiple of b that comes closest to Jᵀ b, and log s² follows
+    from it. It is interpolated linearly in log ρ, where it varies little although j falls by orders
+    of magnitude. It is at most the log of the sample's own mean square, because near the data, and
+    where J is larger than the identity, it cannot be determined.
 
-    On the way back nodes become known one after the other. To reach the next one, r is
-        extrapolated: along the slope between the last two
-    nodes, sample by sample, as far as that slope would have foretold the newest node. A network
-    with a rough Jacobian gets a constant, a smooth one a line.
+    The rest of Jᵀ b at a node, r, is interpolated by a parabola. In a solve that starts without
+    signal most calls lie at ρ ≫ s, where all of J falls as j does. There r is interpolated relative
+    to the j of the sample's mean square, not to the one from the node: that may be wrong by orders
+    of magnitude at one node, which would blow up its neighbours.
+
+    On the way back nodes become known one after the other. To reach the next one, r is extrapolated
+    along the slope between the last two nodes, sample by sample, as far as that slope would have
+    predicted the newest node. So a network with a rough Jacobian gets a constant, a smooth one a
+    line.
 
     Args:
-        nodes: the calls that are asked, and how others lie between them.
+        nodes: the calls at which the network is differentiated, and how others lie between them.
         result: x_0.
 
     Attributes:
-        asked_with: by (step, stage) of a node, b as the network was asked with it.
-        met: by (step, stage) of any call, the last b that it met, and log(j / (1 − j)): 1 − j
-            itself would round to 0 near the data.
+        asked_with: by (step, stage) of a node, the b that the network was called with.
+        latest: by (step, stage) of any call, its latest b, and log(j / (1 − j)); 1 − j itself would
+            round to 0 near the data.
 
     """
 
@@ -52,21 +53,20 @@ class JacobianModel:
         mean_square = norms(result).square() / result[0].numel()
         self._most = mean_square.log().view(-1, *[1] * (result.ndim - 1))
         self.asked_with: dict[tuple[int, int], Tensor] = {}
-        self.met: dict[tuple[int, int], tuple[Tensor, Scalars]] = {}
+        self.latest: dict[tuple[int, int], tuple[Tensor, Scalars]] = {}
         self._log_variance: dict[tuple[int, int], Scalars] = {}
         self._rest: dict[tuple[int, int], Tensor] = {}
-        self._trust: dict[
-            int, Scalars
-        ] = {}  # by stage, the share of the slope that extrapolation follows
+        # By stage, the share of the slope that extrapolation follows.
+        self._trust: dict[int, Scalars] = {}
 
     def known(self, stage: int) -> list[int]:
-        """The nodes of a stage that were asked and can be carried over, increasing."""
+        """The nodes of a stage that are known and can be interpolated, increasing."""
         return sorted(step for step, s in self._rest if s == stage)
 
     def learn(self, call: NetworkCall, b: Tensor, product: Tensor) -> None:
-        """Take in what the network says: Jᵀ b = `product` at `call`."""
+        """Add a node: Jᵀ b = `product` at `call`."""
         step, stage = self.nodes.place[call.data]
-        if not self.nodes.usable(step, stage):
+        if not self.nodes.can_interpolate(step, stage):
             return
         log_square = 2 * self.nodes.log_rho[call.data]
         most = torch.sigmoid(self._most - log_square)
@@ -87,11 +87,12 @@ class JacobianModel:
             ).clamp(0, 1)
         self._rest[step, stage] = rest
         self.asked_with[step, stage] = b
-        self.met[step, stage] = b, log_odds
+        self.latest[step, stage] = b, log_odds
 
     def trust(self) -> Float[Tensor, " batch"] | None:
-        """The share of the slope that extrapolation follows now, the mean over stages; None until
-        three nodes of a stage are known.
+        """The share of the slope that extrapolation follows now, as a mean over stages.
+
+        None until three nodes of a stage are known.
         """
         return (
             torch.stack([share.flatten() for share in self._trust.values()]).mean(0)
@@ -100,10 +101,12 @@ class JacobianModel:
         )
 
     def product(self, call: NetworkCall, b: Tensor) -> Tensor:
-        """Jᵀ b at `call`, guessed; at a node scaled from what the network was asked with to `b`."""
+        """A guess of Jᵀ b at `call`; at a node the known product, scaled to this `b`."""
         step, stage = self.nodes.place[call.data]
         known = self.known(stage)
-        if (step, stage) in self._rest and self.met[step, stage][0] is self.asked_with[step, stage]:
+        if (step, stage) in self._rest and self.latest[step, stage][0] is self.asked_with[
+            step, stage
+        ]:
             self._rest[step, stage] = self._rest[step, stage] * projection(
                 b, self.asked_with[step, stage]
             ).to(at_least_float32(b))
@@ -117,7 +120,7 @@ class JacobianModel:
             )
         log_odds = self.log_odds(step, stage)
         j = torch.sigmoid(log_odds)
-        self.met[step, stage] = b, log_odds
+        self.latest[step, stage] = b, log_odds
         return (j.to(at_least_float32(b)) * b + rest * self._unit(call, b)).to(b.dtype)
 
     def log_odds(self, step: int, stage: int) -> Scalars:
@@ -131,7 +134,7 @@ class JacobianModel:
         return log_variance - 2 * self.nodes.log_rho[self.nodes.calls[step][stage].data]
 
     def _unit(self, call: NetworkCall, b: Tensor) -> Scalars | float:
-        """What the rest is measured in."""
+        """The unit of the rest r."""
         beta = self.nodes.beta[call.data]
         if not self.nodes.from_infinity:
             return beta
@@ -140,9 +143,7 @@ class JacobianModel:
         )
 
     def _slope(self, step: int, stage: int, behind: Sequence[int]) -> Tensor:
-        """What a line through the last two nodes, the newest first, adds to the newest on the way
-        to this step.
-        """
+        """What a line through the last two nodes, the newest first, adds at this step."""
         near, far = behind
         return (self.nodes.between(step, stage, near, far) - 1) * (
             self._rest[near, stage] - self._rest[far, stage]

@@ -1,6 +1,4 @@
-"""Where along a solve the network is asked for a vector-Jacobian product, and how its other calls
-lie between those.
-"""
+"""Which network calls compute a vector-Jacobian product, and how others lie between them."""
 
 import math
 from collections.abc import Sequence
@@ -20,20 +18,20 @@ from adjointdpm.engine.plan import (
 from adjointdpm.engine.problem import Problem
 from adjointdpm.errors import UnsupportedError
 
-# A call whose x̂_0 multistep coefficients of both signs take back to this share of their sizes
-# tells little about its neighbours.
+# Multistep coefficients of a call's x̂_0 may have both signs. If their sum is below this share of
+# their sizes, the call says little about its neighbours.
 CANCELLING = 0.3
 
 
 class Nodes:
-    """The steps of a solve at whose calls the network is asked; all stages of a step are, or none.
+    """The nodes of a solve: the steps at whose calls the network is differentiated.
 
-    Calls of one stage are interpolated among themselves: those of a Runge–Kutta step do not lie on
-        one curve.
+    All stages of a step are differentiated, or none. Calls of one stage are interpolated among
+    themselves, since the stages of a Runge–Kutta step do not lie on one curve.
 
     Args:
         problem: the problem.
-        vjps: M, how many calls may be asked at most, but for one whole step.
+        vjps: M, the most calls that are differentiated, but at least one whole step is.
 
     Attributes:
         steps: the plan's instructions, a tuple a step.
@@ -43,8 +41,8 @@ class Nodes:
         chosen: the nodes, increasing.
         log_rho: of every call, by the same register.
         from_infinity: whether the solve starts without signal (α = 0), where ρ is infinite.
-        beta: by the same register, the sum of the coefficients that bring ∂L/∂y after the steps to
-            x̂_0 of the call, y = x/α.
+        beta: by the same register, the sum of the coefficients that take ∂L/∂y after the steps to
+            the costate of the call's x̂_0, y = x/α.
 
     """
 
@@ -74,8 +72,8 @@ class Nodes:
         positions = _positions([-self.log_rho[calls[0].data] for calls in self.calls])
         self.chosen = choose_nodes(positions, vjps * len(self.steps) // problem.plan.calls)
 
-    def usable(self, step: int, stage: int) -> bool:
-        """Whether what the network says at this call can be carried over to others."""
+    def can_interpolate(self, step: int, stage: int) -> bool:
+        """Whether the product at this call says something about the calls beside it."""
         call = self.calls[step][stage]
         return (
             call.data not in self._cancelling
@@ -84,8 +82,9 @@ class Nodes:
         )
 
     def line(self, step: int, stage: int, known: Sequence[int]) -> list[tuple[int, float]]:
-        """The weights of known nodes in a linear interpolation in log ρ to this call; beyond the
-        ends the nearest node alone.
+        """The weights of known nodes in a linear interpolation in log ρ to this call.
+
+        Beyond the ends it is the nearest node alone.
         """
         later, earlier = (
             min((n for n in known if n >= step), default=None),
@@ -101,7 +100,7 @@ class Nodes:
         return [(later, share), (earlier, 1 - share)]
 
     def curve(self, step: int, stage: int, known: Sequence[int]) -> list[tuple[int, float]]:
-        """The same with a parabola through the second node behind, where there is one."""
+        """As `line`, but a parabola through a third node behind, where there is one."""
         line = self.line(step, stage, known)
         further = (
             min((n for n in known if n > line[0][0]), default=None) if len(line) == 2 else None
@@ -122,8 +121,9 @@ class Nodes:
 
 
 def choose_nodes(positions: Sequence[float], count: int) -> list[int]:
-    """`count` distinct indices of increasing `positions`, nearest to uniform: the last, the first
-    if there is a second, others.
+    """`count` distinct indices of the increasing `positions`, as uniform as possible.
+
+    The last is always among them; the first is, if `count` is at least 2.
     """
     count = min(max(1, count), len(positions))
     if count == 1:
@@ -146,9 +146,7 @@ def _positions(log_snr: Sequence[float]) -> list[float]:
 
 
 def _log_rho(problem: Problem) -> dict[int, float]:
-    """Log ρ of every call; past the ends of the clock (no signal, no noise) one unit beyond the
-    last finite value.
-    """
+    """Log ρ of every call; where it is infinite, one unit beyond the last finite value."""
     calls = problem.plan.network_calls
     values = problem.schedule.rho(torch.stack([call.time for call in calls])).log()
     finite = values[values.isfinite()]
@@ -166,14 +164,14 @@ def _log_rho(problem: Problem) -> dict[int, float]:
 def _coefficients(
     problem: Problem, steps: Sequence[Sequence[Instruction]]
 ) -> dict[int, Float[Tensor, " steps"]]:
-    """By call, the parts of β: the costate of its x̂_0 if ∂L/∂y were 1 after one step, and ∂x̂_0/∂y
-    were 1 within it.
+    """By call, the parts of β, one for each step.
+
+    A part is the costate of the call's x̂_0 if ∂L/∂y were 1 after that step and ∂x̂_0/∂y = 1.
     """
     plan = problem.plan
     none = torch.zeros(len(steps), dtype=torch.float64)
-    found = {
-        call.data: none for call in plan.network_calls
-    }  # what a call's results are not used for stays 0
+    # Stays 0 where the results of a call are not used.
+    found = {call.data: none for call in plan.network_calls}
     alphas = problem.schedule.alpha(plan.grid).tolist()
 
     def pull(call: NetworkCall, data: Tensor | None, noise: Tensor | None) -> Tensor:

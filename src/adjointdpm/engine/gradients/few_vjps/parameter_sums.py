@@ -1,6 +1,4 @@
-"""Gradients for conditioning and weights, summed over all calls of the network and known at a few
-of them.
-"""
+"""Gradients for conditioning and weights: sums over all calls, known at a few of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,21 +14,20 @@ Place = tuple[int, int]  # (step, stage)
 
 
 class Quadrature:
-    """Σ_k (∂x̂_0/∂θ)ᵀ b_k over all calls k, for every input θ of the network, from the terms at the
-    nodes.
+    """Σ_k (∂x̂_0/∂θ)ᵀ b_k over all calls k for every input θ, from the terms at the nodes.
 
-    A term's length is guessed by its model (1 − j) ‖b‖, which is exact for Gaussian data whose mean
-    is θ: what the state tells already is not asked of θ. Between two nodes the ratio to the model
-    is interpolated geometrically, and the term's direction linearly, both in log ρ; a node's ratio
-    to the model is carried on towards the data, and its ratio to ‖b‖ towards the noise, where 1 − j
-    grows to 1 and tells nothing if it is small at the node. Terms of nodes are scaled to b as it is
-    corrected later.
+    The length of a term is modelled as (1 − j) ‖b‖, which is exact for Gaussian data whose mean is
+    θ. Between two nodes the ratio to the model is interpolated geometrically, and the direction of
+    the term linearly, both in log ρ. Beyond a node towards the data its ratio to the model is kept;
+    towards the noise its ratio to ‖b‖, since 1 − j grows to 1 there and says nothing if it is small
+    at the node. Terms of nodes are scaled to b as it is corrected later.
 
     Args:
         model: knows b and j of every call.
-        groups: the numbers of inputs that share one length, and whether these hold one row a
-            sample, so that each row has its own.
-        add: takes the gradients of all inputs, and the weight of each: one number, or one a sample.
+        groups: the indices of inputs that share one length, and whether they hold one row per
+            sample, each with a length of its own.
+        add: takes the gradients of all inputs, and the weight of each: one number, or one per
+            sample.
 
     """
 
@@ -47,12 +44,13 @@ class Quadrature:
         self._latest: dict[int, int] = {}  # by stage, the last node that can be carried over
 
     def asked(self, step: int, stage: int, found: Found) -> None:
-        """Take in the terms at a node."""
+        """Add the terms at a node."""
         self._terms[step, stage] = found
 
     def settle(self, node: int) -> None:
-        """Count the calls from `node` to the one before it on the way back, now that b is certain
-        there; with −1 all that are left.
+        """Add the calls between `node` and the node behind it, now that b is final there.
+
+        With −1 all calls that are left are added.
         """
         for stage in range(self._nodes.stages):
             latest, here = self._latest.pop(stage, None), (node, stage)
@@ -83,15 +81,16 @@ class Quadrature:
         self._add(found, [by_number[i] for i in range(len(found))])
 
     def _own(self, place: Place, by_sample: bool) -> Tensor:
-        """What the node's own term counts for."""
-        asked, met = self._model.asked_with.get(place), self._model.met.get(place)
+        """The weight of a node's own term."""
+        asked, met = self._model.asked_with.get(place), self._model.latest.get(place)
         return (
             torch.ones(()) if asked is None or met is None else _multiple(met[0], asked, by_sample)
         )
 
     def _fill(self, steps: range, stage: int, ends: Sequence[Place]) -> None:
-        """Let the terms of `ends`, two nodes or one, count for the calls of `steps` too, which lie
-        between them or beyond.
+        """Increase the weights of `ends`, two nodes or one, by the calls of `steps`.
+
+        These lie between the two nodes, or beyond the one.
         """
         calls = [
             step
@@ -100,7 +99,7 @@ class Quadrature:
         ]
         if not calls or not ends:
             return
-        met = {step: self._model.met.pop((step, stage)) for step in calls}
+        met = {step: self._model.latest.pop((step, stage)) for step in calls}
         asked = [self._model.asked_with[end] for end in ends]
         noisier = len(ends) == 1 and calls[-1] < ends[0][0]  # than the only node
         for g, (_, by_sample) in enumerate(self._groups):
@@ -112,7 +111,7 @@ class Quadrature:
             ratios = [
                 (positive(length) / size).log() for length, size in zip(lengths, sizes, strict=True)
             ]
-            # Where one term vanishes, the other alone tells how long they are.
+            # Where one term vanishes, take the ratio of the other.
             ratios = [
                 torch.where(length > 0, ratio, ratios[-1 - k])
                 for k, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))
@@ -131,7 +130,7 @@ class Quadrature:
                 for end, part, length, basis in zip(ends, shares, lengths, asked, strict=True):
                     sign = _multiple(b, basis, by_sample).sign()
                     weight = part * sign * size / positive(length)
-                    # Of a term that vanishes any multiple is none, and this one may be infinite.
+                    # Any multiple of a term that vanishes is zero, but this weight may be infinite.
                     self._weights[end][g] = self._weights[end][g] + torch.where(
                         length > 0, weight, 0.0
                     )
@@ -147,7 +146,7 @@ class Quadrature:
 
 
 def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "*batch"]:
-    """The multiple of `basis` that comes closest to `vector`: one a sample, or one for all."""
+    """The multiple of `basis` that comes closest to `vector`: one per sample, or one for all."""
     return (
         projection(vector, basis).flatten()
         if by_sample
@@ -156,9 +155,7 @@ def _multiple(vector: Tensor, basis: Tensor, by_sample: bool) -> Float[Tensor, "
 
 
 def _size(b: Tensor, log_odds: Tensor | None, by_sample: bool) -> Float[Tensor, "*batch"]:
-    """(1 − j) ‖b‖, or ‖b‖ without the odds of j: of each sample, or the root of the sum of squares
-    over samples.
-    """
+    """(1 − j) ‖b‖, or ‖b‖ without the odds of j, for each sample or for the whole batch."""
     sizes = _norms([b], True)
     sizes = sizes if log_odds is None else sizes * torch.sigmoid(-log_odds.flatten())
     return positive(sizes if by_sample else sizes.norm())
@@ -170,6 +167,6 @@ def _length(terms: Found, by_sample: bool) -> Float[Tensor, "*batch"]:
 
 
 def _norms(tensors: Sequence[Tensor], by_sample: bool) -> Float[Tensor, "*batch"]:
-    """Of all of them together: of each sample, or of everything."""
+    """The norm of all tensors together, for each sample or for the whole batch."""
     found = torch.stack([norms(t if by_sample else t[None]) for t in tensors]).norm(dim=0)
     return found if by_sample else found.squeeze()
