@@ -81,7 +81,7 @@ METHODS: dict[str, Callable[[Case], GradientMethod]] = {
 def measure(case: Case, name: str) -> dict[str, Any]:
     """Sample and differentiate in this process; bytes, network calls and seconds."""
     torch.set_num_threads(1)
-    model = load(name)
+    model: Any = load(name)
     with torch.no_grad():
         cond, null_cond, scale = model.conditioning(model.encode(PROMPT), None, GUIDANCE)
     noise = model.noise(1, seed=0).requires_grad_()

@@ -206,7 +206,7 @@ def model(
 ) -> None:
     """The bundled model in float32: every prompt with `seeds` seeds."""
     prompts = prompts or list(MODEL_PROMPTS)
-    pipeline = load(name)
+    pipeline: Any = load(name)
     with torch.no_grad():
         embeds = pipeline.encode([prompt for prompt in prompts for _ in range(seeds)])
         cond, null_cond, scale = pipeline.conditioning(embeds, None, guidance)

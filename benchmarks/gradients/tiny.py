@@ -78,6 +78,6 @@ class PipelineWorkload(Workload):
 
 def load_tiny(metrics: Mapping[str, str], device: str = "cpu") -> PipelineWorkload:
     """The bundled model, float32."""
-    model = load("tiny")
+    model: Any = load("tiny")
     model.pipe.to(device)
     return PipelineWorkload(model, metrics, "tiny")

@@ -111,3 +111,21 @@ def test_no_other_file_uses_the_private_interface():
             if isinstance(node, ast.Attribute)
         }
         assert not used & {"_C", "_version", "_sequence_nr"}, path
+
+
+def test_a_function_mode_does_not_act_outside_of_it():
+    class Counting(torch.overrides.TorchFunctionMode):
+        count = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            Counting.count += 1
+            return func(*args, **(kwargs or {}))
+
+    with internals.outside_function_mode():
+        torch.zeros(1)
+    with Counting():
+        with internals.outside_function_mode():
+            torch.zeros(1)
+        before = Counting.count
+        torch.zeros(1)
+    assert (before, Counting.count) == (0, 1)

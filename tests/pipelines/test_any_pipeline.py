@@ -218,7 +218,7 @@ def test_wrong_arguments_are_named_before_anything_runs() -> None:
     counts: list[int] = []
     pipe.transformer.register_forward_hook(lambda *_: counts.append(1))
     given = arguments("FluxPipeline", pipe)
-    with pytest.raises(adj.errors.InvalidInputError, match="guidance_scal.*guidance_scale"):
+    with pytest.raises(adj.errors.InvalidInputError, match=r"guidance_scal.*guidance_scale"):
         model(guidance_scal=2.0)
     for name in ("output_type", "return_dict"):
         with pytest.raises(adj.errors.InvalidInputError, match="output="):

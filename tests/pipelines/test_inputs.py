@@ -71,7 +71,7 @@ def test_folders_that_hold_no_pipeline(offline, tmp_path):
         adj.load(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "MyOwnPipeline"}))
     with pytest.raises(
-        errors.ModelError, match="'MyOwnPipeline', which diffusers .* does not have"
+        errors.ModelError, match=r"'MyOwnPipeline', which diffusers .* does not have"
     ):
         adj.load(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))

@@ -7,10 +7,12 @@ version of torch breaks one, this is the only file to change.
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _pop_mode_temporarily
 
 
 def in_functorch_transform(tensor: Tensor) -> bool:
@@ -63,3 +65,10 @@ def is_compiled(module: nn.Module) -> bool:
 def uncompiled(network: Any) -> Any:
     """What `torch.compile` was given to make `network`, or `network` itself."""
     return getattr(network, "_orig_mod", network)
+
+
+def outside_function_mode() -> AbstractContextManager[Any]:
+    """Return a context in which the innermost `TorchFunctionMode` does not act, if there is one."""
+    if torch._C._len_torch_function_stack() == 0:
+        return nullcontext()
+    return _pop_mode_temporarily()

@@ -149,7 +149,9 @@ class AnyPipeline:
         found = getattr(twin, ENCODER)(**given)
         found = found if isinstance(found, tuple) else (found,)
         named = zip(_returned_names(method), found, strict=False)
-        return {name: value for name, value in named if name in names and value is not None}
+        return {
+            name: value for name, value in named if name and name in names and value is not None
+        }
 
     def generate(
         self,

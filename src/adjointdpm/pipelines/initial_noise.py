@@ -47,8 +47,8 @@ class NoiseSource:
         self.shape = tuple(shape)
         if self.shape != tuple(self.noise.shape):
             raise ShapeError(
-                f"noise has shape {tuple(self.noise.shape)}; for these arguments the pipeline draws "
-                f"{self.shape} (model.noise(batch, seed, **arguments) makes that)"
+                f"noise has shape {tuple(self.noise.shape)}; for these arguments the pipeline "
+                f"draws {self.shape} (model.noise(batch, seed, **arguments) makes that)"
             )
         self.used = True
         given = inspect.signature(original).bind(shape, *args, **kwargs).arguments

@@ -33,12 +33,16 @@ class LastTensor(TorchFunctionMode):
     def of(self, output: Any) -> Tensor | None:
         """The unclamped counterpart of what a pipeline returned; None if it made no tensor."""
         returned, clamped = _tensor(output), self._clamped
-        if clamped is not None and returned is not None and clamped.shape == returned.shape:
-            if torch.equal(clamped.detach().clamp(self._low, 1), returned.detach()):
-                return clamped
+        if clamped is not None and returned is not None and self._clamps_to(clamped, returned):
+            return clamped
         if self._found is None or (returned is not None and not self._lost(returned)):
             return returned
         return self._found
+
+    def _clamps_to(self, clamped: Tensor, returned: Tensor) -> bool:
+        return clamped.shape == returned.shape and torch.equal(
+            clamped.detach().clamp(self._low, 1), returned.detach()
+        )
 
     def _lost(self, returned: Tensor) -> bool:
         """Whether a graph ended between what was noted and what was returned."""

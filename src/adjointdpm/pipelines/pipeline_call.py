@@ -1,21 +1,21 @@
-"""One differentiable call of any diffusers pipeline: its own `__call__`, its networks recomputed."""
+"""One differentiable call of any diffusers pipeline: its own code, with networks recomputed."""
 
 import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import _pop_mode_temporarily
 from torch.utils._pytree import tree_flatten
 
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
+from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import (
     InvalidInputError,
     UnsupportedError,
@@ -138,7 +138,7 @@ class _Networks:
         self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _pop_mode_temporarily() if _modes() else nullcontext():
+            with outside_function_mode():
                 return self._call(name, network, args, kwargs)
 
         return call
@@ -238,7 +238,7 @@ def draws_in_prepare(pipe: Any) -> bool:
 
 
 def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError for arguments that the pipeline does not take, or that are set here."""
+    """Raise InvalidInputError for arguments that are unknown or that `call_pipeline` sets."""
     for name in ("output_type", "return_dict"):
         if name in arguments:
             raise InvalidInputError(
@@ -256,7 +256,3 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
 
 def _attached(tree: Any) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in tree_flatten(tree)[0])
-
-
-def _modes() -> bool:
-    return torch._C._len_torch_function_stack() > 0

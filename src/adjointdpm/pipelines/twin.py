@@ -86,7 +86,7 @@ def differentiable_class(cls: type) -> type:
         found = inspect.getattr_static(cls, name, None)
         static = isinstance(found, staticmethod)
         function = found.__func__ if isinstance(found, staticmethod) else found
-        written = function.__wrapped__ if _without_gradients(function) else function
+        written: Any = inspect.unwrap(function) if _without_gradients(function) else function
         if written is not function or draws_noise(written):
             own = with_own_draws(written, name)
             body[name] = staticmethod(own) if static else own
