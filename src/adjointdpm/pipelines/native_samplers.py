@@ -47,7 +47,7 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     if not isinstance(schedule, TableSchedule):
         raise UnsupportedError(
             f"{name} does not step through the table of noise levels that native samplers need; "
-            "leave sampler=None, or give the pipeline a scheduler with such a table if it takes one, "
+            "leave sampler=None, or give the pipeline one with such a table if it can take it, "
             "such as DDIMScheduler.from_config(pipe.scheduler.config)"
         )
     prediction = option(scheduler, "prediction_type") or "epsilon"
