@@ -64,7 +64,7 @@ class Processes:
         return cast(torch.device, self._state.device)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's slice of `items`; the sizes differ by at most one, and may be 0."""
+        """The slice of `items` for this process; sizes differ by at most one, and may be 0."""
         return items[
             len(items) * self.index // self.count : len(items) * (self.index + 1) // self.count
         ]
