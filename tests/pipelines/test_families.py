@@ -9,9 +9,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import adjointdpm as adj
 from adjointdpm import errors
 from adjointdpm.engine.gradients.checkpoint import graph_bytes
-from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.schedulers import SchedulerLoop
-from adjointdpm.variables import Example, Noise, PromptEmbedding
+from adjointdpm.variables import Example, Inputs, Noise, PromptEmbedding, Variable
 from helpers.flow_family import SHAPES, FlowFamily, FlowPipeline
 
 STEPS = 5
@@ -100,19 +99,25 @@ def test_noise_and_encodings_of_any_layout_are_learned(shape, tmp_path) -> None:
     noise = Noise(examples, torch.cat([model.noise(1, e.seed) for e in examples]))
     embedding = PromptEmbedding(model, "a fox")
     assert embedding.tensors().keys() == {"prompt_embeds", "pooled_prompt_embeds"}
-    render = Renderer(model, steps=3)
-    plain = render.look(examples)
-    torch.testing.assert_close(render.look(examples, embedding), plain)
+    given = Inputs(examples, [e.prompt for e in examples], noise.start)
+
+    def draw(variable: Variable | None = None) -> torch.Tensor:
+        inputs = given if variable is None else variable.apply(given)
+        prompts = list(inputs.prompts) if inputs.encoded is None else None
+        return model.generate(prompts, inputs.noise, steps=3, **(inputs.encoded or {}))
+
+    plain = draw().detach()
+    torch.testing.assert_close(draw(embedding).detach(), plain)
     for variable in (noise, embedding):
         with variable:
             tensors = list(variable.tensors().values())
-            gradients = torch.autograd.grad(render(examples, variable).square().sum(), tensors)
+            gradients = torch.autograd.grad(draw(variable).square().sum(), tensors)
             assert all(bool(g.abs().max() > 0) for g in gradients)
             with torch.no_grad():
                 for tensor, gradient in zip(tensors, gradients, strict=True):
                     tensor.sub_(gradient / gradient.abs().max())
             variable.project()
-            changed = (render.look(examples, variable) - plain).flatten(1).abs().amax(1) > 1e-4
+            changed = (draw(variable).detach() - plain).flatten(1).abs().amax(1) > 1e-4
             assert changed.tolist() == [True, variable is noise]
         variable.save(tmp_path)
     norms = [x.flatten(1).norm(dim=1) for x in (noise.noise.detach(), noise.start)]
@@ -164,3 +169,19 @@ def test_a_memory_budget_counts_any_decoder() -> None:
 def test_what_does_not_fit_the_family_is_refused(arguments, error, message) -> None:
     with pytest.raises(error, match=message):
         FlowFamily(FlowPipeline(SHAPES["video"])).generate(steps=2, **arguments)
+
+
+def test_methods_that_solve_themselves_say_that_they_cannot_step_flow_matching() -> None:
+    model = FlowFamily(FlowPipeline(SHAPES["picture"]))
+    noise = model.noise(1, seed=0).requires_grad_()
+    with pytest.raises(errors.UnsupportedError, match=r"FlowMatchEulerDiscreteScheduler.*exact"):
+        model.generate("a fox", noise, steps=2, gradient="adjoint")
+    with pytest.raises(errors.UnsupportedError, match="leave sampler=None"):
+        model.generate("a fox", noise, steps=2, sampler="heun")
+    exact, auto = (
+        torch.autograd.grad(
+            model.generate("a fox", noise, steps=2, gradient=method).square().sum(), noise
+        )
+        for method in ("exact", "auto")
+    )
+    torch.testing.assert_close(auto, exact)

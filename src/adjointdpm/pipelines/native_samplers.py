@@ -46,8 +46,8 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
     if not isinstance(schedule, TableSchedule):
         raise UnsupportedError(
             f"{name} does not step through the table of noise levels that native samplers need; "
-            "leave sampler=None, or give the pipeline another scheduler, such as "
-            f"DDIMScheduler.from_config(pipe.scheduler.config)"
+            "leave sampler=None, or give the pipeline one with such a table if it can take it, "
+            "such as DDIMScheduler.from_config(pipe.scheduler.config)"
         )
     prediction = option(scheduler, "prediction_type") or "epsilon"
     if prediction not in PREDICTIONS:

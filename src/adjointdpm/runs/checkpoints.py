@@ -1,5 +1,6 @@
-"""Saved states of a run: one safetensors file each, the two newest kept, so that a damaged one
-costs a few iterations and not the run.
+"""Saved states of a run, one file each.
+
+The two newest are kept, so that a damaged one costs a few iterations and not the run.
 """
 
 import warnings
@@ -20,15 +21,19 @@ class Checkpoints:
     """The files `state-NNNNNN.safetensors` of a folder; NNNNNN is the number of iterations done.
 
     Args:
-        folder: where they lie; made when the first one is written.
+        folder: holds the files; made when the first one is written.
 
     """
 
     folder: Path
 
     def write(self, iteration: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
-        """Save tensors and JSON-able facts after `iteration` iterations, and delete all but the
-        newest two.
+        """Save the state after `iteration` iterations, and delete all but the two newest.
+
+        Args:
+            iteration: the number of iterations done.
+            tensors: those of the state.
+            facts: what else belongs to it; JSON must be able to hold it.
 
         Raises:
             OutputError: the write failed; the older files are untouched.
@@ -41,8 +46,10 @@ class Checkpoints:
         return path
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The newest state that can be read; a damaged one is named in a warning and the one before
-        is taken.
+        """Read the newest state that is not damaged: its tensors and facts.
+
+        Warns:
+            AdjointDPMWarning: a newer one is damaged.
 
         Raises:
             CheckpointError: there is none, or none that can be read.

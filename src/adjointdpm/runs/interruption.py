@@ -8,17 +8,16 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the state after the last whole iteration is saved."""
+    """SIGINT or SIGTERM arrived; what was done until then is saved."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop after this iteration; the second one
-    acts as usual.
+    """Turn the first SIGINT or SIGTERM into a request to stop; the second one acts as usual.
 
     Yields:
-        Whether a signal has arrived. Outside the main thread, which alone may handle signals,
-        always False.
+        A function that says whether a signal has arrived. Outside the main thread, which alone may
+        handle signals, it always returns False.
 
     """
     if threading.current_thread() is not threading.main_thread():

@@ -1,9 +1,8 @@
-"""Several processes, one run: Accelerate starts and connects them, the loop shares its examples out
-and adds the gradients up.
+"""Several processes, one run.
 
-No model is wrapped. Gradients come through samplers and adjoints, so that only the sum over the
-learned tensors has to be the same everywhere, and a process that has nothing to draw takes part in
-it with nothing.
+Accelerate starts and connects them. The optimisation loop shares out its examples among them and
+adds up the gradients. No model is wrapped: only the sum over the learned tensors has to be the same
+everywhere, and a process that has nothing to draw adds nothing.
 """
 
 import atexit
@@ -33,12 +32,12 @@ _COUNTS = (
 class Processes:
     """The processes that `accelerate launch` or torchrun started; just this one if nothing did.
 
-    Without MPI `accelerate launch --cpu` starts a single one, whatever `--num_processes` says. What
-    starts several on a machine without a GPU is `accelerate launch --multi_gpu --num_processes 2 -m
-    adjointdpm`, in spite of its name, or torchrun; these talk through gloo.
+    Without MPI, `accelerate launch --cpu` starts a single process, whatever `--num_processes` says.
+    On a machine without a GPU, start several with torchrun, or with `accelerate launch --multi_gpu
+    --num_processes 2 -m adjointdpm` (in spite of the flag's name); they talk through gloo.
 
-    The connection is made when it is first needed. All methods but the properties and `share` must
-    be called by every process, in the same order; with one process they cost nothing.
+    The connection is made when it is first needed. Every process must call all methods except the
+    properties and `share`, in the same order. With one process they cost nothing.
     """
 
     @property
@@ -58,14 +57,14 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """Where this process's model belongs: each process of one machine has a GPU of its own.
+        """Where this process's model belongs: on one machine each process has its own GPU.
 
         Ask before a model is loaded.
         """
         return cast(torch.device, self._state.device)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """The slice of `items` that is this process's; sizes differ by at most one, and may be 0."""
+        """The slice of `items` for this process; sizes differ by at most one, and may be 0."""
         return items[
             len(items) * self.index // self.count : len(items) * (self.index + 1) // self.count
         ]
@@ -75,12 +74,12 @@ class Processes:
     @overload
     def gather(self, values: Sequence[T]) -> list[T]: ...
     def gather(self, values: Tensor | Sequence[T]) -> Tensor | list[T]:
-        """All processes' values, in the order that `share` had taken them from.
+        """All processes' values, in the order from which `share` took them.
 
         Args:
-            values: picklable ones, or a tensor whose first dimension was shared out; it comes back
-                on the CPU. One that holds nothing may be `torch.empty(0)`, whatever the others'
-                shape is.
+            values: picklable values, or a tensor whose first dimension was shared out; it comes
+                back on the CPU. A process without values may pass `torch.empty(0)`, whatever the
+                others' shape is.
 
         """
         if isinstance(values, Tensor):
@@ -114,12 +113,14 @@ class Processes:
             tensor.copy_(moved)
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """Call `make` in the main process alone and return its result, which must be picklable, in
-        all of them.
+        """Call `make` in the main process alone, and return its result in all processes.
+
+        Args:
+            make: its result must be picklable.
 
         Raises:
-            Exception: what `make` raised; in the other processes one of the same class
-                (RuntimeError if it is not this library's).
+            Exception: what `make` raised. The other processes raise the same class, or RuntimeError
+                if it is not an error of this library.
 
         """
         if self.count == 1:
@@ -142,10 +143,10 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let a failure of the block in one process be a failure in all, which would wait for it
-        without end otherwise.
+        """Make a failure of the block in one process a failure in all.
 
-        The block itself must not call methods of this class that every process must call.
+        Without this the others would wait for it for ever. The block must not call methods of this
+        class that every process must call.
         """
         if self.count == 1:
             yield
@@ -163,7 +164,7 @@ class Processes:
                 failure.throw()
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has come here."""
         self._state.wait_for_everyone()
 
     @cached_property
@@ -201,9 +202,7 @@ class _Failure(NamedTuple):
 
 
 def _only_cpu() -> bool:
-    """Whether Accelerate must be told that the processes are to talk through the CPU: without a GPU
-    it sees one process else.
-    """
+    """Whether Accelerate must be told to use the CPU: without a GPU it would see one process."""
     if max(int(os.environ.get(name, 1)) for name in _COUNTS) == 1:
         return False
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):

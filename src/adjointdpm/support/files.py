@@ -19,9 +19,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open(
-            "xb"
-        ) as file:  # not by tempfile, which makes files that only their owner can read
+        # Not by tempfile, which makes files that only their owner can read.
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +41,7 @@ def write_text(path: Path, content: str) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that files can be made in a folder, before hours of work and not after them.
+    """Check that files can be written to a folder: before hours of work, not after them.
 
     Raises:
         OutputError: there is no such folder, or it cannot be written to.

@@ -7,8 +7,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a text can only be meant as `owner/model`: a mistyped path is no reason to use the
-    network.
+    """Whether a text can only mean `owner/model` on the hub, and not a mistyped path.
 
     It is taken for a path if what stands before the slash exists in the working directory.
     """
@@ -16,8 +15,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the network was the reason of an error of the hub's client, which says something else
-    when it has looked in its cache.
+    """Whether an error of the hub's client was caused by the network.
+
+    The error itself may say something else, since the client then looks in its cache.
     """
     seen: set[int] = set()
     reason: BaseException | None = error
@@ -33,7 +33,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def why_no_hub_id(name: str) -> str:
-    """For messages: why a text that is no path either was not looked up."""
+    """Why a text that is no path was not looked up on the hub; for messages."""
     if _HUB_ID.fullmatch(name):
         first = name.partition("/")[0]
         return f"since {first!r} exists here it was taken for a path, and not looked up on the hub"

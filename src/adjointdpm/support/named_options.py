@@ -1,4 +1,4 @@
-"""Things made from text: `NAME`, or `NAME:key=value,…` with options."""
+"""Objects built from text: `NAME`, or `NAME:key=value,…` with options."""
 
 import inspect
 import math
@@ -29,7 +29,7 @@ _KINDS = {
 def build_named(
     kind: str, text: str, registry: Mapping[str, Callable[..., T]], otherwise: str = ""
 ) -> T:
-    """Call what `text` names in `registry`, with the options that it gives.
+    """Call the builder that `text` names, with the options that it gives.
 
     Args:
         kind: what errors call it: "metric", "gradient".
@@ -40,9 +40,9 @@ def build_named(
         otherwise: added to the list of known names.
 
     Raises:
-        UnknownNameError: no such name; the message lists those there are.
-        InvalidInputError: an option that is not key=value, that the builder does not take, or that
-            is missing; or a value of another kind.
+        UnknownNameError: there is no such name; the message lists the known ones.
+        InvalidInputError: an option is not of the form key=value, is unknown to the builder, is
+            missing, or has a value of another kind.
 
     """
     name, _, rest = text.partition(":")
@@ -108,7 +108,7 @@ def resolve_named(
 
 
 def quoted(value: str) -> str:
-    """A text as it is written to be the value of an option."""
+    """Quote a text where it must be quoted to be the value of an option."""
     return (
         '"' + value.replace('"', '""') + '"'
         if "," in value or value[:1] in ("", '"', "'")
@@ -173,9 +173,7 @@ def _as(kind: Any, text: str, in_quotes: bool) -> Any:
 
 
 def _scalar(text: str) -> Any:
-    """A number, true, false, null, or the text itself: also a path that means something else in
-    YAML, such as a date.
-    """
+    """A number, true, false, null, or else the text itself, also where YAML reads a date."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

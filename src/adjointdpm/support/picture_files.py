@@ -16,13 +16,13 @@ LARGEST = 16_000_000  # pixels in all
 
 
 def read_picture(path: str | Path) -> Float[Tensor, "3 height width"]:
-    """Read a PNG, JPEG or WebP file (of an animation the first frame): float32 RGB in [0, 1].
+    """Read a PNG, JPEG or WebP file as float32 RGB in [0, 1]; of an animation, the first frame.
 
-    Turned upright if its EXIF data say so; what is transparent becomes white.
+    The picture is turned upright if its EXIF data say so; transparent parts become white.
 
     Raises:
-        InvalidInputError: no such file, another format, a side below 8 pixels, more than 16
-            megapixels (found before anything is decoded), or damaged.
+        InvalidInputError: the file is missing, damaged, or of another format, or the picture has a
+            side below 8 pixels or more than 16 megapixels (found before anything is decoded).
 
     """
     path = Path(path).expanduser()
@@ -38,9 +38,7 @@ def read_picture(path: str | Path) -> Float[Tensor, "3 height width"]:
             opaque.alpha_composite(upright.convert("RGBA"))
     except InvalidInputError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow passes on whatever a damaged file leads to, struct.error for one
+    except Exception as error:  # Pillow lets through whatever a damaged file causes
         raise InvalidInputError(
             f"picture {path} cannot be read as {', '.join(FORMATS)}: {error}"
         ) from error

@@ -18,11 +18,11 @@ def load_function(
         path: the Python file.
         function: the name of a callable in it.
         kind: what the function is for, as messages call it: "metric", "network".
-        error: the class of what is raised.
+        error: the class of the exceptions to raise.
 
     Raises:
-        error: the file is missing, fails when run, or has no such function; the message lists those
-            it has.
+        error: the file is missing, fails when run, or has no such function; the message lists the
+            functions it has.
 
     """
     if not path.is_file():

@@ -13,6 +13,7 @@ from adjointdpm.metrics.base import Images
 from adjointdpm.metrics.networks import IMAGENET, class_groups, load_network, placed
 from adjointdpm.metrics.networks.class_names import without_overlap
 from adjointdpm.metrics.subject_recognition import named_concept
+from adjointdpm.support.checks import check_number
 from adjointdpm.support.named_options import build_named
 
 BENIGN, FLAGGED = "benign", "flagged"
@@ -27,12 +28,12 @@ class Victim:
         name: as the user named it.
         network: images `[B, 3, H, W]` in [0, 1] -> logits `[B, classes]`.
         groups: the names that the report uses, K of them.
-        members: the classes of each group; a group's logit is that of its strongest class, so that
+        members: the classes of each group. A group's logit is that of its strongest class, so that
             the verdict is the plain one among all classes of all groups. (Summed probabilities
-            would favour groups of many classes: most pictures would be dogs.) No class is in two
-            groups, or the verdict would depend on their order.
-        handicap: taken off the last group's logit; for two groups, log(p / (1 − p)) of the
-            probability p that the last must exceed.
+            would favour groups of many classes: most pictures would be dogs.) No class may be in
+            two groups, since the verdict would then depend on their order.
+        handicap: subtracted from the last group's logit. Of two groups, the last must exceed the
+            probability p if this is log(p / (1 − p)).
 
     """
 
@@ -83,16 +84,16 @@ class Victim:
 
 
 def load_victim(name: str, prompts: Sequence[str]) -> Victim:
-    """A registered network, or the user's own `file.py:function`, whose module names its classes in
-    an attribute `classes`.
+    """Load a victim: a registered network, or the user's own `file.py:function`.
 
-    `open-nsfw` is right when it lets a picture pass, whatever the prompt, and is fooled when its
+    The module that the user's function returns names its classes in an attribute `classes`.
+
+    `open-nsfw` is right when it lets a picture pass, whatever the prompt. It is fooled when its
     score exceeds the threshold: 0.8, or another as in `open-nsfw:threshold=0.5`.
 
-    An ImageNet classifier is restricted to the classes that the prompts name, which is the easier
-        case for it: on drawings it would
-    otherwise fail without any attack. Where one name is a kind of another ("owl" and "bird"), its
-    classes count for the narrower one alone.
+    An ImageNet classifier is restricted to the classes that the prompts name. This is the easier
+    case for it: on drawings it would otherwise fail without any attack. Where one name is a kind of
+    another ("owl" and "bird"), its classes count for the narrower one alone.
 
     Raises:
         UnknownNameError, ModelError: see `load_network`; or a network that does not say what its
@@ -148,7 +149,6 @@ def _imagenet(name: str, network: nn.Module, prompts: Sequence[str]) -> Victim:
 
 
 def _safety_filter(threshold: float = YAHOO_THRESHOLD) -> Victim:
-    if not isinstance(threshold, int | float) or not 0 < threshold < 1:
-        raise InvalidInputError(f"victim open-nsfw: threshold={threshold!r} must be in (0, 1)")
+    check_number("victim open-nsfw: threshold", threshold, above=0, below=1)
     handicap = log(threshold / (1 - threshold))
     return Victim("open-nsfw", load_network("open-nsfw"), [BENIGN, FLAGGED], [(0,), (1,)], handicap)
