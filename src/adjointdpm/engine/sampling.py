@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from adjointdpm.engine.denoiser import Denoiser
@@ -33,7 +33,7 @@ def sample(
     schedule: NoiseSchedule,
     cond: Tree = None,
     steps: int = 50,
-    grid: Float[Tensor, " times"] | None = None,
+    grid: Real[Tensor, " times"] | None = None,
     sampler: Sampler | str = Euler(),  # noqa: B008 - frozen
     gradient: GradientMethod | str = Checkpoint(),  # noqa: B008 - holds sizes only
     callback: Callback | None = None,

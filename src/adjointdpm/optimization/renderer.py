@@ -17,6 +17,8 @@ from adjointdpm.metrics import Metric, check_samples
 from adjointdpm.metrics.base import Samples
 from adjointdpm.variables import Example, Inputs, Variable
 
+Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
+
 
 @dataclass(frozen=True)
 class Renderer:
@@ -43,14 +45,14 @@ class Renderer:
     chunk: int = 8
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
 
-    def __call__(self, examples: Sequence[Example], variable: Variable) -> Samples:
+    def __call__(self, examples: Sequence[Example], variable: Variable) -> Drawn:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
         return self._generate(variable.apply(self._inputs(examples)))
 
     @torch.no_grad()
     def draw(
         self, examples: Sequence[Example], variable: Variable | None = None
-    ) -> Iterator[tuple[Sequence[Example], Samples]]:
+    ) -> Iterator[tuple[Sequence[Example], Drawn]]:
         """Pictures as training sees them: unclamped, on the model's device; without gradients.
 
         Args:
@@ -68,7 +70,7 @@ class Renderer:
                 self._generate(self._inputs(part)) if variable is None else self(part, variable),
             )
 
-    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Samples:
+    def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Drawn:
         """Pictures as they are shown and saved: clamped, in float32 on the CPU."""
         return torch.cat(
             [images.clamp(0, 1).float().cpu() for _, images in self.draw(examples, variable)]

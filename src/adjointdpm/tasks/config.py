@@ -6,6 +6,7 @@ all of one name. The first sentence of its entry under `Args` is the flag's help
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple
 
 from adjointdpm import metrics
@@ -68,6 +69,11 @@ class Sampling:
         gradients.resolve(self.gradient)
 
 
+def default_trackers() -> list[str]:
+    """TensorBoard, where it is installed: it is an extra."""
+    return ["tensorboard"] if find_spec("tensorboard") else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Settings, Sampling):
     """Everything that decides what is learned, as far as all learning tasks share it.
@@ -77,13 +83,13 @@ class TaskConfig(Settings, Sampling):
         weight: the weight of each metric, in their order; without any, all weigh 1.
         seed: fixes everything random.
         tracker: where the numbers of every iteration are logged: tensorboard, another tracker of
-            Accelerate, or none.
+            Accelerate, or none. Without it: tensorboard, if that is installed.
 
     """
 
     metric: list[str]
     weight: list[float] = field(default_factory=list)
-    tracker: list[str] = field(default_factory=lambda: ["tensorboard"])
+    tracker: list[str] = field(default_factory=default_trackers)
 
     def __post_init__(self) -> None:
         self.check_sampling()

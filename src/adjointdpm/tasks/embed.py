@@ -38,7 +38,7 @@ class EmbedConfig(LearningConfig):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """The token's vectors."""
-        return ("learned_embeds.safetensors",)
+        return TokenEmbedding.artefacts
 
 
 def embed(

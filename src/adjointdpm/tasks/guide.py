@@ -131,9 +131,8 @@ class GuideConfig(TaskConfig):
     def artefacts(self) -> tuple[str, ...]:
         """The noise, also one that a picture was inverted to, and the embedding."""
         noise = self.learn != "embedding" or self.picture is not None
-        return ("noise.safetensors",) * noise + ("prompt_embeds.safetensors",) * (
-            self.learn != "noise"
-        )
+        embeds = self.learn != "noise"
+        return Noise.artefacts * noise + PromptEmbedding.artefacts * embeds
 
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""

@@ -67,7 +67,7 @@ class StylizeConfig(LearningConfig):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """The LoRA, or the denoiser's folder."""
-        return ("unet",) if self.full else ("pytorch_lora_weights.safetensors",)
+        return ("unet", "transformer") if self.full else LoRA.artefacts
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
