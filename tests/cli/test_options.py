@@ -9,7 +9,7 @@ import typer
 from adjointdpm import errors
 from adjointdpm.cli import app
 from adjointdpm.cli.options import Run, option
-from adjointdpm.tasks.audit.task import AuditConfig
+from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig

@@ -19,8 +19,9 @@ from adjointdpm.pipelines import load
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.runs.report import write_report
+from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.noise_file import read_findings, replay
-from adjointdpm.tasks.audit.task import AuditConfig, audit
+from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.demo import reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig, guide

@@ -7,7 +7,7 @@ from typing import Any
 from adjointdpm.cli.options import Flags, Run, command, load_model
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, tell
 from adjointdpm.errors import InvalidInputError, PromptError
-from adjointdpm.tasks.audit.task import AuditConfig
+from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.config import settings_of
 
 

@@ -16,7 +16,8 @@ from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.runs.storyboard import Band, write_storyboard
-from adjointdpm.tasks.audit.task import AuditConfig, audit
+from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.config import check_counts
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.stylize import StylizeConfig, stylize

@@ -21,7 +21,8 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.resumable_steps import ResumableSteps, Saved
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
-from adjointdpm.tasks.audit.task import AuditConfig, audit
+from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
 from helpers.audits import PROMPTS, VICTIM

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from adjointdpm.engine.gradients.autograd.captured_tensors import Outputs
-from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, autocast_now
+from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, Run, autocast_now
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.errors import ChangedTensorError
 
@@ -121,13 +121,7 @@ class TreeRecomputation:
             return outputs
 
         with draws.recorded(number):
-            if held.fits(size) or self._recomputation.known is None:
-                graphs: Graphs | None = [] if held.fits(size) else None
-                outputs = self._recomputation.attach(run, again, tensors, graphs)
-                if graphs:
-                    held.add(graphs, size)
-            else:
-                outputs = self._recomputation.attach_known(run, again, tensors)
+            outputs = self._attach(run, again, tensors, held, size)
         sums += _sums(outputs)
         self.nodes += [o.grad_fn for o in outputs if o is not None and o.grad_fn is not None][:1]
         remaining = iter(outputs)
@@ -137,6 +131,17 @@ class TreeRecomputation:
         form = result["form"]
         result.clear()
         return tree_unflatten(leaves, form)
+
+    def _attach(
+        self, run: Run, again: Run, tensors: Sequence[Tensor], held: HeldGraphs, size: int
+    ) -> Outputs:
+        if self._recomputation.known is not None and not held.fits(size):
+            return self._recomputation.attach_known(run, again, tensors)
+        graphs: Graphs | None = [] if held.fits(size) else None
+        outputs = self._recomputation.attach(run, again, tensors, graphs)
+        if graphs:
+            held.add(graphs, size)
+        return outputs
 
     def _shared(self, tensors: list[Tensor]) -> list[Tensor]:
         """`tensors`, with the former call's in place of equal ones.
