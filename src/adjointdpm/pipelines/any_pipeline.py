@@ -261,6 +261,16 @@ class AnyPipeline:
         )
 
 
+def check_family(model: object, use: str) -> None:
+    """Raise UnsupportedError if `use` needs more of a pipeline than its own call."""
+    if isinstance(model, AnyPipeline):
+        raise UnsupportedError(
+            f"{use} works with Stable Diffusion 1 and 2, and this is a "
+            f"{type(model.pipe).__name__}; generate, and the model itself, "
+            "model(noise=noise, **arguments), take every pipeline"
+        )
+
+
 class _Drawn(Exception):
     """The pipeline has asked for its initial noise."""
 

@@ -13,6 +13,7 @@ from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.samplers import Euler, ReversibleEuler, Sampler
 from adjointdpm.errors import InvalidInputError, ShapeError, UnsupportedError
 from adjointdpm.pipelines import schedulers
+from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.pipelines.checks import check_tensor
 from adjointdpm.pipelines.examples import expand_batch
 from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
@@ -47,10 +48,11 @@ def invert(
     Raises:
         InvalidTypeError, InvalidInputError: the pictures are no tensor, or not in [0, 1].
         ShapeError: the pictures' size is no multiple of the autoencoder's factor.
-        UnsupportedError: the scheduler is not DDIM's rule.
+        UnsupportedError: the scheduler is not DDIM's rule, or the pipeline's class has no family.
         ReversalError: a step cannot be inverted.
 
     """
+    check_family(model, "invert")
     latents = _encode(model, images)
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
     sampler, grid = native_equivalent(scheduler)
@@ -98,6 +100,7 @@ def invert_exactly(
         ReversalError: the pictures that come back are different ones.
 
     """
+    check_family(model, "invert_exactly")
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
     schedule, _ = schedule_and_prediction(scheduler)
     problem = _problem(

@@ -7,6 +7,7 @@ from typing import Any
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
+from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import LearningConfig, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
@@ -74,6 +75,7 @@ def embed(
             `TokenEmbedding` and `metrics.resolve`.
 
     """
+    check_family(model, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     if (initial := config.initial) is None:
         initial = neutral_word(model.pipe.tokenizer, config.prompts)

@@ -15,6 +15,7 @@ from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
+from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.pipelines.inversion import invert
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
@@ -164,6 +165,7 @@ def guide(
         ReversalError: the start picture cannot be inverted.
 
     """
+    check_family(model, "guide")
     metric, sets = metric or config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
     if (picture := config.picture) is not None:

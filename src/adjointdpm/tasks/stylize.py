@@ -10,6 +10,7 @@ from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
+from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import LearningConfig, check_counts, stock_arguments
 from adjointdpm.tasks.learning import Assignment, Story, learn
@@ -97,6 +98,7 @@ def stylize(
         InvalidInputError: the style picture cannot be used.
 
     """
+    check_family(model, "stylize")
     variable = (
         Weights(model.pipe)
         if config.full

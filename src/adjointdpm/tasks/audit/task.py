@@ -24,6 +24,7 @@ from adjointdpm.errors import PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.interruption import stop_requests
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
@@ -74,11 +75,12 @@ def audit(
     Raises:
         PromptError: the victim gets no prompt right often enough.
         ModelError, UnknownNameError: a victim or target that is not there.
-        UnsupportedError: several processes.
+        UnsupportedError: several processes, or a pipeline of a class without a family.
         Interrupted: a signal arrived; the part in progress is saved, and the run can be resumed.
 
     """
     check_one_process()
+    check_family(model, "audit")
     started = time.perf_counter()
     victim = victim or load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
