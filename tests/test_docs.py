@@ -201,6 +201,7 @@ def test_the_issue_templates_are_forms():
         assert len(labels) == len(set(labels)) >= 3
 
 
+@pytest.mark.slow
 def test_the_gradient_benchmark_pages_hold_what_was_measured(tmp_path):
     """They are what is written from kept measurements.
 

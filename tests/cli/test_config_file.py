@@ -78,6 +78,7 @@ def config_of(name: str) -> dict:
     return yaml.safe_load(Path(name, "config.yaml").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", RUNS)
 def test_the_config_of_a_run_repeats_it_bit_for_bit(
     folder, monkeypatch, capsys, command: str
@@ -107,6 +108,7 @@ def test_the_config_of_a_run_repeats_it_bit_for_bit(
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_flag_overrides_the_config_of_a_run(folder, monkeypatch, capsys) -> None:
     small = (
         "--model",

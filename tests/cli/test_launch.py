@@ -32,6 +32,7 @@ def history(folder: str) -> list[dict]:
     return [flatten(record | {"seconds": 0}) for record in records]
 
 
+@pytest.mark.slow
 def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, capsys) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # two processes need two GPUs, or none

@@ -156,6 +156,7 @@ def test_without_an_initial_word_the_token_starts_at_a_general_one(
     assert run(monkeypatch, capsys, *EMBED[:-2], *SMALL, "--out", "run", "--resume")[0] == 0
 
 
+@pytest.mark.slow
 def test_guide_takes_its_prompt_from_a_file_and_its_pictures_in_batches(
     files, monkeypatch, capsys
 ) -> None:

@@ -85,6 +85,7 @@ def test_counting_costs_does_not_recompile(counter):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_a_compiled_network(counter, tmp_path):
     model = adj.from_pipeline(tiny_pipeline(tmp_path))
     model.pipe.unet.requires_grad_(False)

@@ -62,6 +62,7 @@ def errors_of(
     return tuple([relative_error(f[i], reference[i]) for f in found] for i in (0, 1))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "order", "sizes"),
     [

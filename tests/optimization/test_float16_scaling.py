@@ -83,6 +83,7 @@ def norms(outcome: Outcome) -> list[float]:
     return [record["gradient_norm"] for record in outcome.history[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")
 @pytest.mark.parametrize("weight", [1 / 64, 2.0**-30])
 def test_the_bundled_model_in_float16_learns_as_in_float32_whatever_the_weight(

@@ -38,6 +38,7 @@ def test_inversion_undoes_eulers_steps(name: str, seed: int) -> None:
     assert relative_error(again, picture) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_drawn_latent_comes_back_through_the_bundled_model(tiny, guidance: float) -> None:
     model, prompt = tiny, "a noto emoji of a lion"
@@ -127,6 +128,7 @@ def test_the_reversible_sampler_inverts_to_rounding_and_its_gradient_is_exact_th
     assert relative_error(found[adj.Reversible()], found[adj.Backprop()]) < 1e-8
 
 
+@pytest.mark.slow
 def test_what_a_way_back_returns_is_right_or_it_is_an_error() -> None:
     refused = []
     for coupling in (0.3, 0.6, 0.9, 0.99):
@@ -204,6 +206,7 @@ def test_a_picture_comes_back_to_the_last_digits_through_the_bundled_model(
         assert (model.decode(again.float()) - model.decode(latents.float())).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_users_pictures_come_back_exactly_and_so_do_the_gradients(tiny, guidance: float) -> None:
     model, prompt, steps = tiny, "a noto emoji of a lion", 12

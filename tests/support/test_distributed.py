@@ -308,6 +308,7 @@ def assert_same_history(one: list[dict], other: list[dict]) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_learn_what_one_learns(two, name: str) -> None:
     alone = case(name)
@@ -323,12 +324,14 @@ def test_two_processes_learn_what_one_learns(two, name: str) -> None:
     assert two[1][name]["told"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_picture_is_drawn_twice(two, name: str) -> None:
     drawn = two[0][name]["seeds"] + two[1][name]["seeds"]
     assert sorted(drawn) == sorted(case(name)["seeds"])
 
 
+@pytest.mark.slow
 def test_every_look_at_the_validation_examples_is_shared_out(two) -> None:
     shares = [
         {seed for seed in result["accumulated"]["seeds"] if seed >= 100} for result in two
@@ -336,6 +339,7 @@ def test_every_look_at_the_validation_examples_is_shared_out(two) -> None:
     assert shares == [{100}, {101, 102}]
 
 
+@pytest.mark.slow
 def test_a_stop_request_in_one_process_stops_both_after_the_same_step_and_the_run_resumes(
     two,
 ) -> None:
@@ -349,6 +353,7 @@ def test_a_stop_request_in_one_process_stops_both_after_the_same_step_and_the_ru
     assert [result["interrupted"]["writable"] for result in two] == [True, False]
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_process_fails_in_both(two) -> None:
     seen = [result["failures"] for result in two]
     for name, kind, text in (
@@ -365,6 +370,7 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
     assert seen[1]["other"] == ["RuntimeError", "KeyError: 'x' (in process 0)"]
 
 
+@pytest.mark.slow
 def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
     for result in two:
         for decided in result["choices"]:
@@ -379,6 +385,7 @@ def test_both_go_on_with_what_the_more_demanding_process_decided(two) -> None:
             }
 
 
+@pytest.mark.slow
 def test_the_metric_of_each_process_sees_the_prompts_of_its_share(two) -> None:
     shares = [result["prompted"]["seen"] for result in two]
     assert all(level == ord(prompt) for share in shares for prompt, level in share)
@@ -387,6 +394,7 @@ def test_the_metric_of_each_process_sees_the_prompts_of_its_share(two) -> None:
     assert min(map(len, shares)) > 0
 
 
+@pytest.mark.slow
 def test_the_primitives(two) -> None:
     first, second = (result["primitives"] for result in two)
     assert (first["mine"], second["mine"]) == (["a", "b"], ["c", "d", "e"])
@@ -412,6 +420,7 @@ def test_one_process_shares_with_nobody() -> None:
         raise KeyError
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "adjointdpm", "--help"],

@@ -32,6 +32,7 @@ def small(config: EmbedConfig) -> EmbedConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["exact", "adjoint"])
 def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     config = replace(
@@ -90,6 +91,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
         assert all(-1 <= row["cosine"] <= 1 and row["relative_error"] > 1e-6 for row in error)
 
 
+@pytest.mark.slow
 def test_all_three_parts_have_a_folder_a_report_and_a_place_in_the_picture(tmp_path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     whole = DemoConfig(steps=3).parts()

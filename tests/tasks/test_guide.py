@@ -43,6 +43,7 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
 def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(
     tmp_path, monkeypatch, learn: str
@@ -74,6 +75,7 @@ def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(
     assert (before - read_picture(folder.path / row["before"])).abs().max() <= 0.6 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learn", "sampler"), [("noise", "heun"), ("both", "ancestral"), ("noise", "reversible_euler")]
 )

@@ -71,6 +71,7 @@ def checked(folder: RunFolder) -> dict:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("full", "gradient"), [(False, "exact"), (True, "adjoint")])
 def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with(
     tmp_path, style, full: bool, gradient: str
@@ -117,6 +118,7 @@ def test_stylize_leaves_weights_that_stock_diffusers_draws_the_same_picture_with
     assert difference.abs().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
 def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
     config = GuideConfig(
@@ -151,6 +153,7 @@ def test_guide_keeps_every_picture_on_the_way(tmp_path, learn: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", ["noise", "both"])
 def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(
     tmp_path, monkeypatch, learn: str
@@ -180,6 +183,7 @@ def test_the_lines_in_guides_report_draw_its_pictures_with_stock_diffusers(
         assert (kept - torch.tensor(list(image.tobytes()), dtype=torch.int)).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     model = load("tiny")
     with torch.no_grad():
@@ -206,6 +210,7 @@ def test_guide_starts_from_a_picture_of_the_users(tmp_path) -> None:
     assert (redrawn - picture).abs().mean() < 0.06  # the autoencoder itself is not exact
 
 
+@pytest.mark.slow
 def test_an_audit_can_be_replayed_from_its_file(tmp_path) -> None:
     model = load("tiny")
     path = tmp_path / "victim.py"

@@ -50,6 +50,7 @@ def test_it_is_exact_with_every_step_run_backwards(dtype, tolerance, schedule_na
         assert relative_error(a, b) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule_name", ["table", "linear"])
 def test_the_sampler_converges_with_order_one_behind_euler(schedule_name):
     schedule = SCHEDULES[schedule_name]()

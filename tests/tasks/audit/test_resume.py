@@ -59,6 +59,7 @@ def content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number, tmp_path) -> None:
     model, calls = from_pipeline(tiny_pipeline(tmp_path)), []
@@ -137,6 +138,7 @@ def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
     assert told[-2:] == ["budget 0.8: 0 of 1 fooled", "budget 0.8: 1 of 1 fooled"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", ["l2", "linf"])
 def test_an_attack_and_a_search_stopped_after_any_part_end_bit_for_bit_alike(
     within: str, tmp_path
@@ -219,6 +221,7 @@ def test_force_keeps_the_old_run_until_a_part_of_the_new_one_is_saved(tmp_path) 
     assert numbers(folder) == after
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_done_again(tmp_path) -> None:
     model = load("tiny")
     config = config_for(model, tmp_path)
