@@ -150,3 +150,26 @@ def test_a_signal_during_a_run_ends_in_its_own_words(monkeypatch, capsys) -> Non
     code, _, err = run(monkeypatch, capsys, "report", "x")
     assert code == 130
     assert err.strip() == "stopped after iteration 3, saved in x; resume to go on"
+
+
+@pytest.mark.parametrize(
+    ("best", "interval", "said"),
+    [
+        (3, [-0.2, -0.1], None),
+        (3, [-0.2, 0.01], "no gain: the 95 % interval of the change goes from -0.200 to 0.010"),
+        (3, None, None),
+        (0, [0.0, 0.0], "No iteration improved"),
+    ],
+)
+def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
+    from adjointdpm.cli.learn import _summary
+
+    held_out = {"before": 0.3, "after": 0.2, "examples": 4, "interval": interval}
+    result = {
+        "metric": {"name": "warm"},
+        "held_out": held_out,
+        "optimisation": {"best_iteration": best},
+    }
+    text = _summary(result)
+    assert text.startswith("On 4 prompts and seeds never used for learning, warm goes from 0.300")
+    assert (said in text) if said else ("gain" not in text and "No iteration" not in text)

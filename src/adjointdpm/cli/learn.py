@@ -115,6 +115,12 @@ def _summary(result: dict[str, Any]) -> str:
             "No iteration improved the objective, the metric with what is added to it: the start "
             "was kept."
         )
+    elif (interval := held_out.get("interval")) and interval[1] >= 0:
+        lines.append(
+            f"That is no gain: the 95 % interval of the change goes from {interval[0]:.3f} to "
+            f"{interval[1]:.3f}. A larger --lr or more --iterations may help, and for a token "
+            "another --template or a larger --max-norm."
+        )
     if "recognised" in held_out:
         shares = held_out["recognised"]
         lines.append(
