@@ -23,8 +23,9 @@ from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.variables import Example, TokenEmbedding
 from benchmarks import critic, effect, real_pictures, stylize, vocabulary
 from benchmarks.gap import Triple, gap_interval, gap_share, pooled, share_text
+from benchmarks.pipelines.parts.encoders import tiny_tokenizer
 from benchmarks.textual_inversion import denoising_loss, encode_pictures, learn_from_pictures
-from helpers.tiny_pipelines import tiny_pipeline, tiny_tokenizer
+from helpers.tiny_pipelines import tiny_pipeline
 
 
 @pytest.fixture

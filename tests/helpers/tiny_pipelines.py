@@ -2,13 +2,14 @@
 configurations, no files.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from benchmarks.pipelines.parts.encoders import tiny_tokenizer
 
 STABLE_DIFFUSION_BETAS = {
     "beta_start": 0.00085,
@@ -16,26 +17,6 @@ STABLE_DIFFUSION_BETAS = {
     "beta_schedule": "scaled_linear",
 }
 WIDTH = 16
-
-
-def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Characters and a few merges, padded to 8 tokens."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = [
-        "<|startoftext|>",
-        "<|endoftext|>",
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        "re",
-        "red</w>",
-        "fo",
-        "fox</w>",
-    ]
-    merges = ["r e", "re d</w>", "f o", "fo x</w>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
 
 
 def tiny_pipeline(

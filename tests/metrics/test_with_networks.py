@@ -25,7 +25,7 @@ from adjointdpm.metrics.networks import load_network
 from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.text_similarity import concept_in
 from adjointdpm.support.named_options import build_named
-from helpers.tiny_pipelines import tiny_tokenizer
+from benchmarks.pipelines.parts.encoders import tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)

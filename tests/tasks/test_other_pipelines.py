@@ -11,7 +11,7 @@ from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
-from helpers.pipeline_cases import build
+from benchmarks.pipelines.cases import build
 
 PROMPTS = {"prompts": ["a red fox", "an owl"], "held_out": ["a red owl"]}
 METRIC = {"metric": ["color:mood=dusk"]}

@@ -1,0 +1,1 @@
+"""Every diffusers pipeline, tiny: its gradients against full backpropagation of its own call."""

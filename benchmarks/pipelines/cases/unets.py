@@ -1,0 +1,26 @@
+"""Calls of the pipelines around UNets, and of what stands beside them."""
+
+from benchmarks.pipelines.cases.case import IMAGE, SIZE, TEXT, Case
+from benchmarks.pipelines.parts import WIDTH
+
+SDXL_UNET = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+    "cross_attention_dim": 2 * WIDTH,
+}
+
+CASES: dict[str, Case] = {
+    "StableDiffusionPipeline": Case(TEXT | {"guidance_rescale": 0.5, "eta": 0.5}),
+    "StableDiffusionXLPipeline": Case(TEXT | SIZE, {"unet": SDXL_UNET}),
+    "StableDiffusionImg2ImgPipeline": Case(TEXT | {"image": IMAGE, "strength": 1.0}),
+    "StableDiffusionInpaintPipeline": Case(
+        TEXT | SIZE | {"image": IMAGE, "mask_image": (IMAGE[:, :1] > 0.5).float()}
+    ),
+    "StableDiffusionControlNetPipeline": Case(TEXT | {"image": IMAGE}),
+    "StableDiffusionAdapterPipeline": Case(TEXT | SIZE | {"image": IMAGE}),
+    "StableDiffusionPAGPipeline": Case(TEXT | {"pag_scale": 2.0}),
+    "LatentConsistencyModelPipeline": Case(TEXT | SIZE, {"unet": {"time_cond_proj_dim": 8}}),
+    "AnimateDiffPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=(2, 2, 3, 16, 16)),
+    "DDPMPipeline": Case({"batch_size": 2, "num_inference_steps": 3}, shape=(2, 3, 8, 8)),
+}

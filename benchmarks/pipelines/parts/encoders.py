@@ -1,0 +1,147 @@
+"""Tiny text and picture encoders, tokenizers and image processors."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import CLIPTokenizer
+
+WIDTH = 16  # of every text encoder
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "owl", "blurry"]
+
+
+def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Characters and a few merges, padded to 8 tokens."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "re",
+        "red</w>",
+        "fo",
+        "fox</w>",
+    ]
+    merges = ["r e", "re d</w>", "f o", "fo x</w>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+
+
+def _clip(cls: Any) -> nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        projection_dim=WIDTH,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return cls(config)
+
+
+def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
+    config = transformers.UMT5Config if "UMT5" in cls.__name__ else transformers.T5Config
+    sizes: dict[str, Any] = {
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+    }
+    return cls(config(vocab_size=len(WORDS), **sizes))
+
+
+def _vision(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    return cls(
+        transformers.CLIPVisionConfig(
+            **sizes, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=WIDTH
+        )
+    )
+
+
+def _llm(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = cls.config_class(
+        vocab_size=len(WORDS),
+        **sizes,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+    )
+    return cls(config)
+
+
+def _qwen_vl(cls: Any) -> nn.Module:
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
+    text |= {
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
+    }
+    vision: dict[str, Any] = {
+        "depth": 1,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_heads": 2,
+    }
+    vision |= {"out_hidden_size": WIDTH}
+    return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+
+
+def _bert(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer of whole words, as any class that only wraps one; it knows chat templates."""
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    made.model_max_length = 8
+    made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return made
+
+
+@cache
+def _clip_tokenizer() -> Any:
+    return tiny_tokenizer(Path(tempfile.mkdtemp()))
+
+
+def _crop(cls: Any) -> Any:
+    return cls(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+# The class's name, and what makes a part of it from the class and its overrides.
+MAKERS: dict[str, Callable[..., Any]] = {
+    "CLIPTextModel": _clip,
+    "CLIPTextModelWithProjection": _clip,
+    "T5EncoderModel": _t5,
+    "UMT5EncoderModel": _t5,
+    "CLIPVisionModel": _vision,
+    "CLIPVisionModelWithProjection": _vision,
+    "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
+    "BertModel": _bert,
+    "Gemma2PreTrainedModel": lambda cls: _llm(transformers.Gemma2Model),
+    "PreTrainedModel": lambda cls: _llm(transformers.Qwen3Model),
+    "Qwen3ForCausalLM": _llm,
+    "CLIPTokenizer": lambda cls: _clip_tokenizer(),
+    "CLIPImageProcessor": _crop,
+    "CLIPImageProcessorPil": _crop,
+}
