@@ -4,6 +4,7 @@ from typing import Any
 
 import diffusers
 import torch
+from PIL.Image import Image
 from torch import nn
 
 from benchmarks.pipelines.cases import transformers, unets, video_and_audio
@@ -15,11 +16,7 @@ __all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "shaping
 
 CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASES
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
-SHAPING = (  # arguments that decide the shape of the noise, or without which there is none
-    *("image", "mask_image", "strength", "height", "width", "num_frames", "audio_end_in_s"),
-    *("max_sequence_length", "use_resolution_binning", "complex_human_instruction"),
-    "text_encoder_out_layers",
-)
+COUNTS = ("batch_size", "class_labels")  # arguments that say for how many samples
 
 
 def case_for(name: str) -> Case:
@@ -49,7 +46,10 @@ def denoiser(pipe: Any) -> nn.Module:
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
     arguments = case_for(name).arguments
-    given = {key: arguments[key] for key in SHAPING if key in arguments}
-    return {
-        key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in given.items()
-    }
+    return {key: _first(value) for key, value in arguments.items() if key not in COUNTS}
+
+
+def _first(value: Any) -> Any:
+    """What belongs to the first sample."""
+    per_sample = isinstance(value, list) and all(isinstance(x, str | Image) for x in value)
+    return value[:1] if per_sample or isinstance(value, torch.Tensor) else value

@@ -1,7 +1,78 @@
 """Calls of the pipelines around UNets, and of what stands beside them."""
 
-from benchmarks.pipelines.cases.case import IMAGE, SIZE, TEXT, Case
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from benchmarks.pipelines.cases.case import IMAGE, MASK, SIZE, TEXT, Case
+from benchmarks.pipelines.parts import component
+from benchmarks.pipelines.parts.encoders import WIDTH, ldm_bert
 from benchmarks.pipelines.parts.unets import SDXL_UNET
+
+LATENTS = {"in_channels": 4, "out_channels": 4}
+BOXES: dict[str, Any] = {
+    "gligen_phrases": ["red fox", "owl"],
+    "gligen_boxes": [[0.1, 0.1, 0.5, 0.5], [0.4, 0.4, 0.9, 0.9]],
+}
+GATED = {"attention_type": "gated"}
+UNCLIP = {"decoder_num_inference_steps": 2, "super_res_num_inference_steps": 2}
+PLUS_VARIANCE = {
+    "in_channels": 3,
+    "out_channels": 6,
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "class_embed_type": "identity",
+}
+ENLARGE = {
+    "sample_size": 16,
+    "in_channels": 6,
+    "out_channels": 3,
+    "down_block_types": ("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D"),
+    "up_block_types": ("ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
+}
+UNCLIP_NETWORKS = {
+    "decoder": PLUS_VARIANCE,
+    "super_res_first": ENLARGE,
+    "super_res_last": ENLARGE,
+}
+SHAP_E = {"num_inference_steps": 2, "guidance_scale": 3.0, "frame_size": 4}
+SHAP_E_PRIOR = {
+    "num_embeddings": 32,
+    "embedding_proj_dim": WIDTH,
+    "time_embed_dim": 32,
+    "clip_embed_dim": 32,
+    "additional_embeddings": 0,
+    "time_embed_act_fn": "gelu",
+    "norm_in_type": "layer",
+    "encoder_hid_proj_type": None,
+    "added_emb_type": None,
+}
+CASCADE_PRIOR = {"clip_text_in_channels": WIDTH, "clip_image_in_channels": WIDTH}
+CASCADE_DECODER = {"effnet_in_channels": 4}
+EDIT = {"editing_prompt": ["owl"], "edit_threshold": 0.6}
+
+
+def latents(seed: int, *shape: int) -> torch.Tensor:
+    """Random numbers for two samples."""
+    return torch.randn(2, *shape[-3:], generator=torch.Generator().manual_seed(seed))
+
+
+def picture(seed: int) -> Image.Image:
+    """A random PIL picture."""
+    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray((255 * pixels).byte().numpy())
+
+
+VIDEO = torch.stack([IMAGE, IMAGE.flip(-1)], 1)
+
+
+def inverted(pipe: Any) -> None:
+    """Invert a picture, which the call then edits."""
+    pipe.invert(image=picture(1), num_inversion_steps=4, skip=0.2, source_prompt="red fox")
+
 
 CASES: dict[str, Case] = {
     "StableDiffusionPipeline": Case(TEXT | {"guidance_rescale": 0.5, "eta": 0.5}),
@@ -16,6 +87,132 @@ CASES: dict[str, Case] = {
     "LatentConsistencyModelPipeline": Case(TEXT | SIZE, {"unet": {"time_cond_proj_dim": 8}}),
     "AnimateDiffPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=(2, 2, 3, 16, 16)),
     "DDPMPipeline": Case({"batch_size": 2, "num_inference_steps": 3}, shape=(2, 3, 8, 8)),
+    "LDMPipeline": Case({"batch_size": 2, "num_inference_steps": 3}, {"unet": LATENTS}),
+    "LDMSuperResolutionPipeline": Case(
+        {"image": IMAGE, "num_inference_steps": 3},
+        {
+            "unet": {"in_channels": 6, "out_channels": 3},
+            "vqvae": {"latent_channels": 3, "vq_embed_dim": 3},
+        },
+        shape=(2, 3, 32, 32),
+    ),
+    "LDMTextToImagePipeline": Case(
+        TEXT | SIZE,
+        parts={
+            "bert": ldm_bert,
+            "unet": lambda: component(diffusers.UNet2DConditionModel),
+        },
+    ),
+    "KarrasVePipeline": Case(
+        {"batch_size": 2, "num_inference_steps": 3},
+        shape=(2, 3, 8, 8),
+        parts={"scheduler": lambda: diffusers.KarrasVeScheduler(sigma_max=0.3)},
+    ),
+    "ScoreSdeVePipeline": Case(
+        {"batch_size": 2, "num_inference_steps": 3},
+        shape=(2, 3, 8, 8),
+        parts={"scheduler": lambda: diffusers.ScoreSdeVeScheduler(sigma_max=0.3)},
+    ),
+    "PNDMPipeline": Case({"batch_size": 2, "num_inference_steps": 4}, shape=(2, 3, 8, 8)),
+    "DanceDiffusionPipeline": Case(
+        {"batch_size": 2, "num_inference_steps": 3, "audio_length_in_s": 4.0},
+        shape=(2, 2, 64),
+        parts={"scheduler": diffusers.IPNDMScheduler},
+    ),
+    "StableDiffusionModelEditingPipeline": Case(
+        TEXT | SIZE, parts={"scheduler": diffusers.PNDMScheduler}
+    ),
+    "StableDiffusionParadigmsPipeline": Case(
+        TEXT | SIZE | {"parallel": 3},
+        parts={"scheduler": lambda: diffusers.DDIMParallelScheduler(clip_sample=False)},
+    ),
+    "StableDiffusionXLControlNetUnionPipeline": Case(
+        TEXT | SIZE | {"control_image": [IMAGE], "control_mode": [0]},
+        {"unet": SDXL_UNET, "controlnet": SDXL_UNET},
+    ),
+    "StableDiffusionGLIGENPipeline": Case(TEXT | SIZE | BOXES, {"unet": GATED}),
+    "StableDiffusionGLIGENTextImagePipeline": Case(
+        TEXT | SIZE | BOXES | {"gligen_images": [picture(1), picture(2)]},
+        {"unet": {"attention_type": "gated-text-image"}},
+    ),
+    "UnCLIPPipeline": Case(
+        UNCLIP | {"prompt": ["red fox", "owl"], "prior_num_inference_steps": 2}, UNCLIP_NETWORKS
+    ),
+    "UnCLIPImageVariationPipeline": Case(UNCLIP | {"image": IMAGE}, UNCLIP_NETWORKS),
+    "ShapEPipeline": Case(
+        SHAP_E | {"prompt": ["red fox", "owl"]}, {"prior": SHAP_E_PRIOR}, shape=(2, 20, 4, 4, 3)
+    ),
+    "ShapEImg2ImgPipeline": Case(
+        SHAP_E | {"image": IMAGE},
+        {"prior": SHAP_E_PRIOR | {"embedding_proj_norm_type": "layer"}},
+        shape=(2, 20, 4, 4, 3),
+    ),
+    "StableCascadePriorPipeline": Case(
+        TEXT | SIZE,
+        {"prior": CASCADE_PRIOR},
+        shape=(2, 4, 4, 4),
+        parts={"resolution_multiple": lambda: 4.0},
+    ),
+    "StableCascadeDecoderPipeline": Case(
+        TEXT | {"image_embeddings": latents(3, 4, 4, 4)},
+        {"decoder": CASCADE_DECODER},
+        shape=None,
+        parts={"latent_dim_scale": lambda: 4.0},
+    ),
+    "StableCascadeCombinedPipeline": Case(
+        {key: value for key, value in TEXT.items() if key != "guidance_scale"}
+        | {"height": 128, "width": 128, "prior_num_inference_steps": 2},
+        {"decoder": CASCADE_DECODER, "prior_prior": CASCADE_PRIOR},
+        shape=None,
+    ),
+    "WuerstchenPriorPipeline": Case(
+        TEXT | SIZE, shape=(2, 4, 4, 4), parts={"resolution_multiple": lambda: 4.0}
+    ),
+    "WuerstchenDecoderPipeline": Case(
+        TEXT | {"image_embeddings": latents(3, 4, 4, 4)},
+        shape=None,
+        parts={"latent_dim_scale": lambda: 4.0},
+    ),
+    "StableDiffusionLatentUpscalePipeline": Case(
+        TEXT | {"image": latents(4, 4, 4, 4)},
+        {"unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + WIDTH}},
+    ),
+    "StableDiffusionUpscalePipeline": Case(
+        TEXT | {"image": IMAGE, "noise_level": 20},
+        {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
+        shape=(2, 3, 32, 32),
+    ),
+    "LEditsPPPipelineStableDiffusion": Case(EDIT, prepare=inverted, shape=None),
+    "LEditsPPPipelineStableDiffusionXL": Case(
+        EDIT, {"unet": SDXL_UNET}, prepare=inverted, shape=None
+    ),
+    "StableDiffusionDiffEditPipeline": Case(
+        TEXT | {"mask_image": MASK[:1], "image_latents": latents(4, 4, 8, 8)[:, None]}
+    ),
+    "StableUnCLIPImg2ImgPipeline": Case(
+        TEXT | SIZE | {"image": IMAGE, "noise_level": 0},
+        {
+            "unet": {
+                "class_embed_type": "projection",
+                "projection_class_embeddings_input_dim": 2 * WIDTH,
+            }
+        },
+    ),
+    "StableUnCLIPPipeline": Case(
+        TEXT | SIZE | {"prior_num_inference_steps": 2, "noise_level": 0},
+        {
+            "unet": {
+                "class_embed_type": "projection",
+                "projection_class_embeddings_input_dim": 2 * WIDTH,
+            }
+        },
+    ),
+    "VersatileDiffusionDualGuidedPipeline": Case(TEXT | SIZE | {"image": [picture(1), picture(2)]}),
+    "VideoToVideoSDPipeline": Case(TEXT | {"video": VIDEO, "strength": 0.8}, shape=None),
+    "LatentConsistencyModelImg2ImgPipeline": Case(
+        TEXT | {"image": IMAGE, "strength": 0.8, "original_inference_steps": 10},
+        {"unet": {"time_cond_proj_dim": 8}},
+    ),
 }
 
 # Classes that are not run, and why.

@@ -100,7 +100,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
         "layers_per_block": 1,
         "norm_num_groups": 4,
-        "norm_type": "spatial",
         "num_vq_embeddings": 12,
         "vq_embed_dim": 4,
     },
