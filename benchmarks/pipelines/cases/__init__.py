@@ -16,7 +16,8 @@ __all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "shaping
 
 CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASES
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
-COUNTS = ("batch_size", "class_labels")  # arguments that say for how many samples
+# Arguments with an entry for each sample, which `model.noise` does without.
+PER_SAMPLE = ("prompt", "prompt_2", "negative_prompt", "class_labels", "batch_size", "generator")
 
 
 def case_for(name: str) -> Case:
@@ -46,7 +47,7 @@ def denoiser(pipe: Any) -> nn.Module:
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
     arguments = case_for(name).arguments
-    return {key: _first(value) for key, value in arguments.items() if key not in COUNTS}
+    return {key: _first(value) for key, value in arguments.items() if key not in PER_SAMPLE}
 
 
 def _first(value: Any) -> Any:

@@ -62,7 +62,8 @@ def guess(cls: type) -> Case:
 def _networks(cls: type) -> dict[str, dict[str, Any]]:
     """What a UNet has besides, told by the pipeline's other parts and its name."""
     parts, name = inspect.signature(cls.__init__).parameters, cls.__name__
-    channels = {"in_channels": n for key, n in CHANNELS.items() if key in name}
+    number = next((number for key, number in CHANNELS.items() if key in name), None)
+    channels = {} if number is None else {"in_channels": number}
     if "unet" in parts and {"text_encoder", "text_encoder_2"} <= set(parts):
         controlled = {} if "ControlNetXS" in name else {"controlnet": SDXL_UNET}
         return {
