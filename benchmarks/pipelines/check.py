@@ -87,9 +87,10 @@ def arguments_of(name: str, pipe: Any) -> dict[str, Any]:
 
 
 def loss(samples: Tensor) -> Tensor:
-    """A different weight for every value of the clamped samples."""
+    """A different weight for every value of the samples, clamped if they are pictures."""
     weights = torch.linspace(-1, 1, samples.numel(), dtype=samples.dtype)
-    return (samples.clamp(0, 1) * weights.view_as(samples)).sum()
+    samples = samples.clamp(0, 1) if samples.ndim > 3 else samples.clamp(-1, 1)
+    return (samples * weights.view_as(samples)).sum()
 
 
 def largest_weights(pipe: Any) -> dict[str, list[Tensor]]:
@@ -185,11 +186,13 @@ def _compare_encoded(
 ) -> None:
     """The same with prompts that were encoded before, where the class takes such."""
     names = call_parameters(model.pipe)
-    if not ("prompt" in given and "prompt_embeds" in names):
+    encodes = hasattr(model.pipe, "encode_prompt")
+    if not (encodes and "prompt" in given and "prompt_embeds" in names):
         return
     takes = inspect.signature(inspect.unwrap(type(model.pipe).encode_prompt)).parameters
     further = {k: v for k, v in given.items() if k in takes and "prompt" not in k}
     left = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
+    left |= {} if names["prompt"].default is None else {"prompt": None}
     try:
         with torch.no_grad():
             encoded = model.encode(given["prompt"], **further)

@@ -45,7 +45,7 @@ def stock_samples(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None)
             stack.enter_context(_answered(pipe, noise))
         stack.enter_context(patch.object(torch.Tensor, "numpy", seen))
         found = pipe(**given)
-    found = found[0]
+    found = found if isinstance(found, Tensor) else found[0]
     while isinstance(found, list) and found and isinstance(found[0], list):
         found = found[0]
     if isinstance(found, list) and found and isinstance(found[0], Tensor):

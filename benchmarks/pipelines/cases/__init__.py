@@ -4,7 +4,6 @@ from typing import Any
 
 import diffusers
 import torch
-from PIL.Image import Image
 from torch import nn
 
 from benchmarks.pipelines.cases import transformers, unets, video_and_audio
@@ -18,6 +17,7 @@ CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASE
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
 # Arguments with an entry for each sample, which `model.noise` does without.
 PER_SAMPLE = ("prompt", "prompt_2", "negative_prompt", "class_labels", "batch_size", "generator")
+LISTED = ("source_prompt", "image", "source_subject_category", "target_subject_category")
 
 
 def case_for(name: str) -> Case:
@@ -47,10 +47,10 @@ def denoiser(pipe: Any) -> nn.Module:
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
     arguments = case_for(name).arguments
-    return {key: _first(value) for key, value in arguments.items() if key not in PER_SAMPLE}
+    return {key: _first(key, value) for key, value in arguments.items() if key not in PER_SAMPLE}
 
 
-def _first(value: Any) -> Any:
+def _first(key: str, value: Any) -> Any:
     """What belongs to the first sample."""
-    per_sample = isinstance(value, list) and all(isinstance(x, str | Image) for x in value)
-    return value[:1] if per_sample or isinstance(value, torch.Tensor) else value
+    listed = isinstance(value, list) and key in LISTED
+    return value[:1] if listed or isinstance(value, torch.Tensor) else value

@@ -30,7 +30,8 @@ ARGUMENTS: dict[str, Any] = {
     "example_image": IMAGE,
     "source_prompt": ["owl", "red fox"],
     "processing_resolution": 0,
-    "frame_size": 4,
+    "control_mode": [0],
+    "token_indices": [[1], [1]],
     "noise_level": 20,
     "use_resolution_binning": False,
     "clean_caption": False,
@@ -48,6 +49,7 @@ CHANNELS = {  # of a UNet's input, where a picture, a depth or a mask is added t
     "LDMSuperResolution": 6,
 }
 MOVQ = {"norm_type": "spatial", "block_out_channels": (32, 32)}
+BLOCKS = {"layers_per_block": 2}  # as ControlNet-XS wants them
 PIXELS = {"in_channels": 3, "out_channels": 6, "encoder_hid_dim": WIDTH}
 PIXELS_AND_SMALLER = {"in_channels": 6, "class_embed_type": "timestep"}
 
@@ -65,12 +67,12 @@ def _networks(cls: type) -> dict[str, dict[str, Any]]:
     number = next((number for key, number in CHANNELS.items() if key in name), None)
     channels = {} if number is None else {"in_channels": number}
     if "unet" in parts and {"text_encoder", "text_encoder_2"} <= set(parts):
-        controlled = {} if "ControlNetXS" in name else {"controlnet": SDXL_UNET}
-        return {
-            part: value
-            for part, value in ({"unet": SDXL_UNET | channels} | controlled).items()
-            if part in parts
-        }
+        if "ControlNetXS" in name:
+            return {"unet": SDXL_UNET | BLOCKS, "controlnet": {"cross_attention_dim": 2 * WIDTH}}
+        controlled = {"controlnet": SDXL_UNET} if "controlnet" in parts else {}
+        return {"unet": SDXL_UNET | channels} | controlled
+    if "ControlNetXS" in name:
+        return {"unet": BLOCKS}
     if channels:
         return {"unet": channels}
     if name.startswith("Kandinsky") and "3" not in name and "movq" in parts:

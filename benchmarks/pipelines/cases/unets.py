@@ -38,6 +38,9 @@ UNCLIP_NETWORKS = {
     "super_res_first": ENLARGE,
     "super_res_last": ENLARGE,
 }
+UNCLIP_PARTS = {
+    "decoder_scheduler": lambda: diffusers.UnCLIPScheduler(variance_type="learned_range"),
+}
 SHAP_E = {"num_inference_steps": 2, "guidance_scale": 3.0, "frame_size": 4}
 SHAP_E_PRIOR = {
     "num_embeddings": 32,
@@ -52,6 +55,16 @@ SHAP_E_PRIOR = {
 }
 CASCADE_PRIOR = {"clip_text_in_channels": WIDTH, "clip_image_in_channels": WIDTH}
 CASCADE_DECODER = {"effnet_in_channels": 4}
+SUBJECT = (
+    TEXT
+    | SIZE
+    | {
+        "reference_image": IMAGE,
+        "source_subject_category": ["red fox", "owl"],
+        "target_subject_category": ["owl", "owl"],
+        "prompt_reps": 1,
+    }
+)
 EDIT = {"editing_prompt": ["owl"], "edit_threshold": 0.6}
 
 
@@ -60,9 +73,9 @@ def latents(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(2, *shape[-3:], generator=torch.Generator().manual_seed(seed))
 
 
-def picture(seed: int) -> Image.Image:
+def picture(seed: int, size: int = 16) -> Image.Image:
     """A random PIL picture."""
-    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.rand(size, size, 3, generator=torch.Generator().manual_seed(seed))
     return Image.fromarray((255 * pixels).byte().numpy())
 
 
@@ -71,7 +84,7 @@ VIDEO = torch.stack([IMAGE, IMAGE.flip(-1)], 1)
 
 def inverted(pipe: Any) -> None:
     """Invert a picture, which the call then edits."""
-    pipe.invert(image=picture(1), num_inversion_steps=4, skip=0.2, source_prompt="red fox")
+    pipe.invert(image=picture(1, 32), num_inversion_steps=4, skip=0.2, source_prompt="red fox")
 
 
 CASES: dict[str, Case] = {
@@ -120,7 +133,7 @@ CASES: dict[str, Case] = {
         parts={"scheduler": diffusers.IPNDMScheduler},
     ),
     "StableDiffusionModelEditingPipeline": Case(
-        TEXT | SIZE, parts={"scheduler": diffusers.PNDMScheduler}
+        TEXT | SIZE, parts={"scheduler": lambda: diffusers.PNDMScheduler(skip_prk_steps=True)}
     ),
     "StableDiffusionParadigmsPipeline": Case(
         TEXT | SIZE | {"parallel": 3},
@@ -187,7 +200,7 @@ CASES: dict[str, Case] = {
         EDIT, {"unet": SDXL_UNET}, prepare=inverted, shape=None
     ),
     "StableDiffusionDiffEditPipeline": Case(
-        TEXT | {"mask_image": MASK[:1], "image_latents": latents(4, 4, 8, 8)[:, None]}
+        TEXT | {"mask_image": MASK[:1, :, ::2, ::2], "image_latents": latents(4, 4, 8, 8)[:, None]}
     ),
     "StableUnCLIPImg2ImgPipeline": Case(
         TEXT | SIZE | {"image": IMAGE, "noise_level": 0},
@@ -207,8 +220,17 @@ CASES: dict[str, Case] = {
             }
         },
     ),
-    "VersatileDiffusionDualGuidedPipeline": Case(TEXT | SIZE | {"image": [picture(1), picture(2)]}),
-    "VideoToVideoSDPipeline": Case(TEXT | {"video": VIDEO, "strength": 0.8}, shape=None),
+    "CycleDiffusionPipeline": Case(
+        TEXT | {"source_prompt": ["owl", "red fox"], "image": IMAGE, "strength": 0.8},
+        parts={
+            "scheduler": lambda: diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+        },
+    ),
+    "BlipDiffusionPipeline": Case(SUBJECT),
+    "BlipDiffusionControlNetPipeline": Case(SUBJECT | {"condtioning_image": IMAGE}),
+    "VideoToVideoSDPipeline": Case(
+        TEXT | {"prompt": "red fox", "video": VIDEO[:1], "strength": 0.8}, shape=(1, 2, 3, 16, 16)
+    ),
     "LatentConsistencyModelImg2ImgPipeline": Case(
         TEXT | {"image": IMAGE, "strength": 0.8, "original_inference_steps": 10},
         {"unet": {"time_cond_proj_dim": 8}},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -115,6 +115,16 @@ def word_tokenizer() -> Any:
     )
     made.model_max_length = 8
     made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return made
+
+
+def _ended(cls: Any) -> Any:
+    """The same with an end after each text, so that no text is empty."""
+    made = word_tokenizer()
+    end = [("</s>", WORDS.index("</s>"))]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=end
+    )
     return made
 
 
@@ -234,4 +244,5 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
     "BlipImageProcessor": lambda cls: cls(size={"height": 16, "width": 16}),
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
+    "XLMRobertaTokenizer": _ended,
 }

@@ -66,10 +66,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "ControlNetUnionModel": CONTROL
     | {
-        "num_trans_channel": 16,
+        "num_trans_channel": 8,
         "num_trans_head": 2,
         "num_trans_layer": 1,
-        "num_proj_channel": 16,
+        "num_proj_channel": 8,
         "num_control_type": 2,
     },
     "ControlNetXSAdapter": {
