@@ -4,9 +4,17 @@ from typing import Any
 
 import diffusers
 import torch
-from PIL import Image
 
-from benchmarks.pipelines.cases.case import IMAGE, MASK, SIZE, TEXT, Case
+from benchmarks.pipelines.cases.case import (
+    IMAGE,
+    MASK,
+    SIZE,
+    TEXT,
+    VIDEO,
+    Case,
+    latents,
+    picture,
+)
 from benchmarks.pipelines.parts import component
 from benchmarks.pipelines.parts.encoders import WIDTH, ldm_bert
 from benchmarks.pipelines.parts.unets import SDXL_UNET
@@ -14,6 +22,7 @@ from benchmarks.pipelines.parts.unets import SDXL_UNET
 LATENTS = {"in_channels": 4, "out_channels": 4}
 BOXES: dict[str, Any] = {
     "gligen_phrases": ["red fox", "owl"],
+    "gligen_scheduled_sampling_beta": 0.7,  # boxes act in two of three steps
     "gligen_boxes": [[0.1, 0.1, 0.5, 0.5], [0.4, 0.4, 0.9, 0.9]],
 }
 GATED = {"attention_type": "gated"}
@@ -38,10 +47,18 @@ UNCLIP_NETWORKS = {
     "super_res_first": ENLARGE,
     "super_res_last": ENLARGE,
 }
+
+
+def unclip_scheduler(**settings: Any) -> Any:
+    """For networks that predict samples: with random ones, predicted noise explodes."""
+    return diffusers.UnCLIPScheduler(prediction_type="sample", clip_sample=False, **settings)
+
+
 UNCLIP_PARTS = {
-    "decoder_scheduler": lambda: diffusers.UnCLIPScheduler(variance_type="learned_range"),
+    "decoder_scheduler": lambda: unclip_scheduler(variance_type="learned_range"),
+    "super_res_scheduler": lambda: unclip_scheduler(),
 }
-SHAP_E = {"num_inference_steps": 2, "guidance_scale": 3.0, "frame_size": 4}
+SHAP_E = {"num_inference_steps": 2, "guidance_scale": 3.0}
 SHAP_E_PRIOR = {
     "num_embeddings": 32,
     "embedding_proj_dim": WIDTH,
@@ -55,31 +72,19 @@ SHAP_E_PRIOR = {
 }
 CASCADE_PRIOR = {"clip_text_in_channels": WIDTH, "clip_image_in_channels": WIDTH}
 CASCADE_DECODER = {"effnet_in_channels": 4}
-SUBJECT = (
-    TEXT
-    | SIZE
-    | {
-        "reference_image": IMAGE,
-        "source_subject_category": ["red fox", "owl"],
-        "target_subject_category": ["owl", "owl"],
-        "prompt_reps": 1,
-    }
-)
+SAMPLES = {"scheduler": unclip_scheduler}
+ZERO = {"prompt": "red fox", "num_inference_steps": 4, "video_length": 2, "t0": 1, "t1": 2}
+CASCADE = {
+    "prompt": ["red fox", "owl"],
+    "num_inference_steps": 3,
+    "prior_num_inference_steps": 2,
+}
 EDIT = {"editing_prompt": ["owl"], "edit_threshold": 0.6}
 
 
-def latents(seed: int, *shape: int) -> torch.Tensor:
-    """Random numbers for two samples."""
-    return torch.randn(2, *shape[-3:], generator=torch.Generator().manual_seed(seed))
-
-
-def picture(seed: int, size: int = 16) -> Image.Image:
-    """A random PIL picture."""
-    pixels = torch.rand(size, size, 3, generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray((255 * pixels).byte().numpy())
-
-
-VIDEO = torch.stack([IMAGE, IMAGE.flip(-1)], 1)
+def stochastic() -> Any:
+    """The scheduler that LEdits++ inverts with."""
+    return diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=2)
 
 
 def inverted(pipe: Any) -> None:
@@ -110,7 +115,7 @@ CASES: dict[str, Case] = {
         shape=(2, 3, 32, 32),
     ),
     "LDMTextToImagePipeline": Case(
-        TEXT | SIZE,
+        TEXT | {"height": 64, "width": 64},
         parts={
             "bert": ldm_bert,
             "unet": lambda: component(diffusers.UNet2DConditionModel),
@@ -139,26 +144,31 @@ CASES: dict[str, Case] = {
         TEXT | SIZE | {"parallel": 3},
         parts={"scheduler": lambda: diffusers.DDIMParallelScheduler(clip_sample=False)},
     ),
-    "StableDiffusionXLControlNetUnionPipeline": Case(
-        TEXT | SIZE | {"control_image": [IMAGE], "control_mode": [0]},
-        {"unet": SDXL_UNET, "controlnet": SDXL_UNET},
-    ),
     "StableDiffusionGLIGENPipeline": Case(TEXT | SIZE | BOXES, {"unet": GATED}),
     "StableDiffusionGLIGENTextImagePipeline": Case(
         TEXT | SIZE | BOXES | {"gligen_images": [picture(1), picture(2)]},
         {"unet": {"attention_type": "gated-text-image"}},
     ),
     "UnCLIPPipeline": Case(
-        UNCLIP | {"prompt": ["red fox", "owl"], "prior_num_inference_steps": 2}, UNCLIP_NETWORKS
+        UNCLIP | {"prompt": ["red fox", "owl"], "prior_num_inference_steps": 2},
+        UNCLIP_NETWORKS,
+        parts=UNCLIP_PARTS | {"prior_scheduler": unclip_scheduler},
     ),
-    "UnCLIPImageVariationPipeline": Case(UNCLIP | {"image": IMAGE}, UNCLIP_NETWORKS),
+    "UnCLIPImageVariationPipeline": Case(
+        UNCLIP | {"image": IMAGE}, UNCLIP_NETWORKS, parts=UNCLIP_PARTS
+    ),
+    # Rendering copies latents into weights, which blocks their gradient.
     "ShapEPipeline": Case(
-        SHAP_E | {"prompt": ["red fox", "owl"]}, {"prior": SHAP_E_PRIOR}, shape=(2, 20, 4, 4, 3)
+        SHAP_E | {"prompt": ["red fox", "owl"]},
+        {"prior": SHAP_E_PRIOR},
+        shape=(2, 32, WIDTH),
+        output="latent",
     ),
     "ShapEImg2ImgPipeline": Case(
         SHAP_E | {"image": IMAGE},
         {"prior": SHAP_E_PRIOR | {"embedding_proj_norm_type": "layer"}},
-        shape=(2, 20, 4, 4, 3),
+        shape=(2, 32, WIDTH),
+        output="latent",
     ),
     "StableCascadePriorPipeline": Case(
         TEXT | SIZE,
@@ -173,16 +183,15 @@ CASES: dict[str, Case] = {
         parts={"latent_dim_scale": lambda: 4.0},
     ),
     "StableCascadeCombinedPipeline": Case(
-        {key: value for key, value in TEXT.items() if key != "guidance_scale"}
-        | {"height": 128, "width": 128, "prior_num_inference_steps": 2},
+        CASCADE | {"height": 128, "width": 128},
         {"decoder": CASCADE_DECODER, "prior_prior": CASCADE_PRIOR},
         shape=None,
     ),
     "WuerstchenPriorPipeline": Case(
         TEXT | SIZE, shape=(2, 4, 4, 4), parts={"resolution_multiple": lambda: 4.0}
     ),
-    "WuerstchenDecoderPipeline": Case(
-        TEXT | {"image_embeddings": latents(3, 4, 4, 4)},
+    "WuerstchenDecoderPipeline": Case(  # one prompt for all embeddings
+        TEXT | {"prompt": "red fox"} | {"image_embeddings": latents(3, 4, 4, 4)},
         shape=None,
         parts={"latent_dim_scale": lambda: 4.0},
     ),
@@ -195,12 +204,25 @@ CASES: dict[str, Case] = {
         {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
         shape=(2, 3, 32, 32),
     ),
-    "LEditsPPPipelineStableDiffusion": Case(EDIT, prepare=inverted, shape=None),
+    "LEditsPPPipelineStableDiffusion": Case(
+        EDIT | {"use_intersect_mask": False},
+        parts={"scheduler": stochastic},
+        prepare=inverted,
+        shape=(1, 3, 32, 32),
+    ),
     "LEditsPPPipelineStableDiffusionXL": Case(
-        EDIT, {"unet": SDXL_UNET}, prepare=inverted, shape=None
+        EDIT,
+        {"unet": SDXL_UNET},
+        parts={"scheduler": stochastic},
+        prepare=inverted,
+        shape=(1, 3, 32, 32),
     ),
     "StableDiffusionDiffEditPipeline": Case(
-        TEXT | {"mask_image": MASK[:1, :, ::2, ::2], "image_latents": latents(4, 4, 8, 8)[:, None]}
+        TEXT
+        | {
+            "mask_image": MASK[:1, :, ::2, ::2],
+            "image_latents": torch.stack([latents(i, 4, 8, 8) for i in range(2)]),
+        }
     ),
     "StableUnCLIPImg2ImgPipeline": Case(
         TEXT | SIZE | {"image": IMAGE, "noise_level": 0},
@@ -226,10 +248,22 @@ CASES: dict[str, Case] = {
             "scheduler": lambda: diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
         },
     ),
-    "BlipDiffusionPipeline": Case(SUBJECT),
-    "BlipDiffusionControlNetPipeline": Case(SUBJECT | {"condtioning_image": IMAGE}),
+    "WuerstchenCombinedPipeline": Case(
+        CASCADE | {"prompt": "red fox", "height": 128, "width": 128}, shape=None, samples=1
+    ),
+    "StableDiffusionLDM3DPipeline": Case(  # colours, and the depth as three channels
+        TEXT | SIZE, {"vae": {"in_channels": 6, "out_channels": 6}}, shape=(2, 6, 16, 16)
+    ),
+    "KandinskyPriorPipeline": Case(TEXT, shape=(2, WIDTH), parts=SAMPLES),
+    "KandinskyV22PriorPipeline": Case(TEXT, shape=(2, WIDTH), parts=SAMPLES),
+    "TextToVideoZeroPipeline": Case(TEXT | SIZE | ZERO, samples=1),
+    "TextToVideoZeroSDXLPipeline": Case(TEXT | SIZE | ZERO, {"unet": SDXL_UNET}, samples=1),
+    "StableDiffusionXLControlNetUnionPipeline": Case(
+        TEXT | SIZE | {"control_image": [IMAGE], "control_mode": [0]},
+        {"unet": SDXL_UNET, "controlnet": SDXL_UNET},
+    ),
     "VideoToVideoSDPipeline": Case(
-        TEXT | {"prompt": "red fox", "video": VIDEO[:1], "strength": 0.8}, shape=(1, 2, 3, 16, 16)
+        TEXT | {"prompt": "red fox", "video": VIDEO[:1], "strength": 0.8}, shape=None
     ),
     "LatentConsistencyModelImg2ImgPipeline": Case(
         TEXT | {"image": IMAGE, "strength": 0.8, "original_inference_steps": 10},
@@ -238,4 +272,27 @@ CASES: dict[str, Case] = {
 }
 
 # Classes that are not run, and why.
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline", "VQDiffusionPipeline"),
+        "each step draws tokens, which are whole numbers: there is no gradient",
+    ),
+    **dict.fromkeys(
+        ("StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"),
+        "each step detaches the latents and differentiates by them for its own use, so full "
+        "backpropagation gives noise no gradient either",
+    ),
+    **dict.fromkeys(
+        ("BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline"),
+        "the stock call fails with transformers 5: Blip2QFormerModel has no invert_attention_mask",
+    ),
+    "VersatileDiffusionPipeline": "it has no __call__; the three pipelines that it makes have one",
+    "VersatileDiffusionDualGuidedPipeline": "the stock call fails: "
+    "DualTransformer2DModel.forward() takes no encoder_attention_mask",
+    **dict.fromkeys(
+        ("KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline"),
+        "it needs sentencepiece, which is not installed",
+    ),
+    "AudioDiffusionPipeline": "it needs librosa, which is not installed",
+    "SpectrogramDiffusionPipeline": "it needs note-seq, which is not installed",
+}

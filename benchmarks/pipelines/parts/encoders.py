@@ -173,26 +173,6 @@ def _depth(cls: Any) -> nn.Module:
     )
 
 
-def _context_clip(cls: Any) -> nn.Module:
-    """BlipDiffusion's: room for the two tokens of the picture besides the prompt's."""
-    config = _clip_config()
-    config.max_position_embeddings = 16
-    return cls(config)
-
-
-def _qformer(cls: Any) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2}
-    config = transformers.Blip2Config(
-        vision_config=sizes | heads | {"image_size": 16, "patch_size": 8},
-        qformer_config=sizes
-        | heads
-        | {"vocab_size": len(WORDS), "encoder_hidden_size": WIDTH, "cross_attention_frequency": 1},
-        num_query_tokens=2,
-    )
-    return cls(config)
-
-
 def ldm_bert() -> nn.Module:
     """The text encoder of LDMTextToImage, whose annotation is a base class."""
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
@@ -203,7 +183,7 @@ def ldm_bert() -> nn.Module:
     made = LDMBertModel(
         LDMBertConfig(
             vocab_size=len(WORDS),
-            max_position_embeddings=8,
+            max_position_embeddings=77,
             encoder_layers=1,
             encoder_ffn_dim=32,
             encoder_attention_heads=2,
@@ -239,10 +219,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "PaintByExampleImageEncoder": _vision,
     "DPTForDepthEstimation": _depth,
     "DPTImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
-    "ContextCLIPTextModel": _context_clip,
-    "Blip2QFormerModel": _qformer,
     "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
-    "BlipImageProcessor": lambda cls: cls(size={"height": 16, "width": 16}),
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
     "XLMRobertaTokenizer": _ended,
 }

@@ -143,8 +143,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "UNet1DModel": {
         "sample_size": 64,
         "sample_rate": 16,
-        "extra_in_channels": 16,
-        "block_out_channels": (8, 8, 16),
+        "extra_in_channels": 64,
+        "block_out_channels": (32, 32, 64),
         "use_timestep_embedding": False,
         "flip_sin_to_cos": True,
     },
