@@ -1,4 +1,4 @@
-"""Pipelines that need more of the adapter: numpy at their end, several stages, changed arguments."""
+"""Pipelines that need more of the adapter: numpy at their end, several stages, layers off."""
 
 import diffusers
 import pytest

@@ -13,10 +13,11 @@ from benchmarks.pipelines.cases.case import (
     VIDEO,
     Case,
     latents,
+    nothing,
     picture,
 )
 from benchmarks.pipelines.parts import component
-from benchmarks.pipelines.parts.encoders import WIDTH, ldm_bert
+from benchmarks.pipelines.parts.encoders import WIDTH, ldm_bert, word_tokenizer
 from benchmarks.pipelines.parts.unets import SDXL_UNET
 
 LATENTS = {"in_channels": 4, "out_channels": 4}
@@ -79,6 +80,8 @@ CASCADE = {
     "num_inference_steps": 3,
     "prior_num_inference_steps": 2,
 }
+DREAM = TEXT | SIZE | {"prompt": "red fox", "max_sequence_length": 60}
+DREAM_PARTS = {"tokenizer": word_tokenizer, "processor": nothing}
 EDIT = {"editing_prompt": ["owl"], "edit_threshold": 0.6}
 
 
@@ -269,6 +272,8 @@ CASES: dict[str, Case] = {
         TEXT | {"image": IMAGE, "strength": 0.8, "original_inference_steps": 10},
         {"unet": {"time_cond_proj_dim": 8}},
     ),
+    "DreamLitePipeline": Case(DREAM, shape=(1, 3, 16, 16), parts=DREAM_PARTS, samples=1),
+    "DreamLiteMobilePipeline": Case(DREAM, shape=(1, 3, 16, 16), parts=DREAM_PARTS, samples=1),
 }
 
 # Classes that are not run, and why.

@@ -103,4 +103,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_vq_embeddings": 12,
         "vq_embed_dim": 4,
     },
+    "AutoencoderTiny": {
+        "encoder_block_out_channels": (8, 8),
+        "decoder_block_out_channels": (8, 8),
+        "num_encoder_blocks": (1, 1),
+        "num_decoder_blocks": (1, 1),
+    },
 }

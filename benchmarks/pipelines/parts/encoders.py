@@ -101,6 +101,18 @@ def _qwen_vl(cls: Any) -> nn.Module:
     return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
 
 
+def _qwen3_vl(cls: Any) -> nn.Module:
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    text |= {
+        "vocab_size": 100,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"},
+    }
+    vision: dict[str, Any] = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32}
+    vision |= {"num_heads": 2, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0]}
+    return cls(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+
+
 def _bert(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
@@ -222,4 +234,5 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
     "XLMRobertaTokenizer": _ended,
+    "Qwen3VLForConditionalGeneration": _qwen3_vl,
 }

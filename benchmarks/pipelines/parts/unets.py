@@ -207,4 +207,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "ff_final_dropout": True,
         "use_data_type_embedding": False,
     },
+    "DreamLiteUNetModel": {
+        "sample_size": 8,
+        "down_block_types": (
+            "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
+            "DreamLiteCrossAttnDownBlock2D",
+        ),
+        "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "addition_embed_type": "time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16,
+        "ff_mult": 2,
+    },
 }
