@@ -140,6 +140,8 @@ class AnyPipeline:
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
+            "batch_size": 1 if isinstance(texts, str) else len(texts),
+            "_cut_context": True,  # as Kandinsky 3 calls its own
             "do_classifier_free_guidance": "negative_prompt_embeds" in names,
         }
         given = {name: value for name, value in known.items() if name in parameters} | arguments

@@ -21,8 +21,8 @@ class LastTensor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.numpy and args[0].requires_grad:
-            self._numpy = args[0]
+        if func is Tensor.numpy and (args[0].requires_grad or _is_picture(args[0])):
+            self._numpy = args[0].movedim(-1, -3) if _is_picture(args[0]) else args[0]
             return func(args[0].detach(), *args[1:], **kwargs)
         if func in (Tensor.clamp, torch.clamp, Tensor.clip, torch.clip) and args[0].ndim >= 3:
             bounds = (*args[1:], *(kwargs[name] for name in ("min", "max") if name in kwargs))
@@ -51,6 +51,11 @@ class LastTensor(TorchFunctionMode):
     @property
     def _found(self) -> Tensor | None:
         return self._clamped if self._clamped is not None else self._numpy
+
+
+def _is_picture(tensor: Tensor) -> bool:
+    """Whether a tensor has the layout of pictures in numpy, channels last (6: colours, depth)."""
+    return tensor.is_floating_point() and tensor.ndim >= 4 and tensor.shape[-1] in (1, 3, 4, 6)
 
 
 def _tensor(output: Any) -> Tensor | None:

@@ -25,6 +25,8 @@ from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
+# Pipelines that make no tensors; what they turn into numpy is caught before that.
+NUMPY_ONLY = ("ShapEPipeline", "ShapEImg2ImgPipeline", "StableDiffusionLDM3DPipeline")
 
 
 def call_pipeline(
@@ -63,9 +65,12 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-    given = dict(arguments)
+    # Copies: some pipelines write into what they are given.
+    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
+        if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
+            given["output_type"] = "np"
     elif output == "latent":
         raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
     if "return_dict" in names:
