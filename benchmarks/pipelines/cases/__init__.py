@@ -22,7 +22,7 @@ SHAPING = (  # arguments that decide the shape of the noise, or without which th
 
 def build(name: str) -> Any:
     """The pipeline of a case, its weights frozen, silent."""
-    pipe = assemble(getattr(diffusers, name), CASES[name].networks)
+    pipe = assemble(getattr(diffusers, name), CASES[name].networks, **CASES[name].settings)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):

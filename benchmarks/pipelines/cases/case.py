@@ -20,9 +20,11 @@ class Case:
         arguments: of the call.
         networks: what differs from the registry of tiny parts, by the part's name.
         shape: of what comes out.
+        settings: other arguments of the constructor; a string may name a scheduler's class.
 
     """
 
     arguments: dict[str, Any]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] = PICTURE
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -72,7 +72,7 @@ def assemble(cls: Any, networks: dict[str, dict[str, Any]] | None = None, **give
             parts[name] = given[name]
         elif name == "safety_checker":
             parts[name] = None
-        elif name not in NEEDED and parameter.default is not inspect.Parameter.empty:
+        elif name not in (*NEEDED, *(networks or {})) and parameter.default is not inspect.Parameter.empty:
             parts[name] = parameter.default
         else:
             parts[name] = component(_class(hints[name]), seed, **(networks or {}).get(name, {}))
