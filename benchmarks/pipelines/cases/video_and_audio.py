@@ -7,18 +7,13 @@ from PIL import Image
 
 from benchmarks.pipelines.cases.case import IMAGE, SHORT, SIZE, TEXT, Case
 from benchmarks.pipelines.parts import WIDTH
+from benchmarks.pipelines.parts.unets import SDXL_UNET
 
 ONE = TEXT | {"prompt": "red fox"}
 FRAMES = torch.rand(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(6))
 PICTURES = [
     Image.new("RGB", (16, 16), color) for color in ((200, 30, 20), (20, 200, 60), (9, 9, 90))
 ]
-SDXL_UNET = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
-    "cross_attention_dim": 2 * WIDTH,
-}
 VIDEO = (2, 4, 3, 16, 16)  # frames at the tiny autoencoders' temporal factors
 TWO = (2, 2, 3, 16, 16)
 UNIPC = {"scheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True}}
@@ -195,3 +190,6 @@ CASES: dict[str, Case] = {
     ),
     "Cosmos2TextToImagePipeline": Case(ONE | SIZE | SHORT, shape=(1, 3, 16, 16)),
 }
+
+# Classes that are not run, and why.
+REASONS: dict[str, str] = {}

@@ -64,13 +64,10 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
     return cls(config(vocab_size=len(WORDS), **sizes))
 
 
-def _vision(cls: Any) -> nn.Module:
+def _vision(cls: Any, **changes: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    return cls(
-        transformers.CLIPVisionConfig(
-            **sizes, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=WIDTH
-        )
-    )
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
+    return cls(transformers.CLIPVisionConfig(**(sizes | changes)))
 
 
 def _llm(cls: Any) -> nn.Module:
@@ -144,4 +141,6 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPTokenizer": lambda cls: _clip_tokenizer(),
     "CLIPImageProcessor": _crop,
     "CLIPImageProcessorPil": _crop,
+    "LlamaModel": _llm,
+    "CLIPProcessor": lambda cls: _crop(transformers.CLIPImageProcessorPil),
 }
