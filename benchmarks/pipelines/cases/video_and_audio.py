@@ -2,23 +2,58 @@
 
 from typing import Any
 
+import diffusers
 import torch
 from PIL import Image
 
 from benchmarks.pipelines.cases.case import IMAGE, SHORT, SIZE, TEXT, Case
-from benchmarks.pipelines.parts import WIDTH
+from benchmarks.pipelines.parts import WIDTH, component
 from benchmarks.pipelines.parts.unets import SDXL_UNET
 
 ONE = TEXT | {"prompt": "red fox"}
-FRAMES = torch.rand(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(6))
-PICTURES = [
-    Image.new("RGB", (16, 16), color) for color in ((200, 30, 20), (20, 200, 60), (9, 9, 90))
-]
+
+
+def random(*shape: int, seed: int = 6) -> torch.Tensor:
+    """Normal numbers that are the same in every process."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class AcceptsAll:
+    """Stands for the safety checker of Cosmos, which is a package of its own."""
+
+    def to(self, device: Any) -> None:
+        pass
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        return frames
+
+
+# For pipelines whose text is cleaned by a package that few have (ftfy).
+EMBEDS: dict[str, Any] = {
+    "prompt_embeds": random(1, 8, WIDTH),
+    "negative_prompt_embeds": random(1, 8, WIDTH, seed=7),
+    "num_inference_steps": 3,
+    "guidance_scale": 3.0,
+}
+PICTURES = [Image.new("RGB", (16, 16), (40 * i, 90, 200 - 30 * i)) for i in range(5)]
+WAN_VAE = {"vae": lambda: component(diffusers.AutoencoderKLWan)}
+GUARD = {"safety_checker": AcceptsAll}
+ONE_VIDEO = (1, 5, 3, 16, 16)
 VIDEO = (2, 4, 3, 16, 16)  # frames at the tiny autoencoders' temporal factors
 TWO = (2, 2, 3, 16, 16)
 UNIPC = {"scheduler": {"prediction_type": "flow_prediction", "use_flow_sigmas": True}}
+QUARTER_VAE = {  # four frames, and four pixels each way, in one latent
+    "dim_mult": [1, 1, 1],
+    "temperal_downsample": [True, True],
+    "scale_factor_spatial": 4,
+    "scale_factor_temporal": 4,
+}
 WAN_I2V = {
-    "transformer": {"in_channels": 9, "image_dim": WIDTH},
+    "transformer": {"in_channels": 12, "image_dim": WIDTH},
+    "vae": QUARTER_VAE,
     "image_encoder": {},
     "image_processor": {},
 }
@@ -26,63 +61,70 @@ WAN_I2V = {
 CASES: dict[str, Case] = {
     "WanPipeline": Case(TEXT | SIZE | SHORT | {"num_frames": 3}, shape=VIDEO),
     "WanVideoToVideoPipeline": Case(
-        ONE | SIZE | SHORT | {"video": PICTURES, "strength": 1.0}, shape=(1, 3, 3, 16, 16)
+        EMBEDS | SIZE | SHORT | {"video": PICTURES, "strength": 1.0}, shape=ONE_VIDEO
     ),
     "WanImageToVideoPipeline": Case(
-        ONE | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 3}, WAN_I2V, (1, 3, 3, 16, 16)
+        EMBEDS | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 5}, WAN_I2V, ONE_VIDEO
     ),
     "WanVACEPipeline": Case(
-        ONE | SIZE | SHORT | {"num_frames": 3}, {"transformer": {}}, (1, 3, 3, 16, 16)
+        EMBEDS | SIZE | SHORT | {"num_frames": 5},
+        {"transformer": {"vace_in_channels": 24}, "vae": QUARTER_VAE},
+        ONE_VIDEO,
     ),
     "WanAnimatePipeline": Case(
-        ONE
+        EMBEDS
         | SIZE
         | SHORT
         | {
             "image": IMAGE[:1],
             "pose_video": PICTURES,
             "face_video": PICTURES,
-            "segment_frame_length": 3,
+            "segment_frame_length": 5,
         },
-        UNIPC,
-        (1, 3, 3, 16, 16),
+        UNIPC | {"vae": QUARTER_VAE},
+        ONE_VIDEO,
     ),
     "ChronoEditPipeline": Case(
-        ONE | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 3}, shape=(1, 3, 3, 16, 16)
+        EMBEDS | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 5}, WAN_I2V, ONE_VIDEO
     ),
     "LucyEditPipeline": Case(
-        ONE | SIZE | SHORT | {"video": PICTURES, "num_frames": 3},
-        {"transformer": {"in_channels": 8}},
-        (1, 3, 3, 16, 16),
+        EMBEDS | SIZE | SHORT | {"video": PICTURES, "num_frames": 5},
+        {"transformer": {"in_channels": 8}, "vae": QUARTER_VAE},
+        ONE_VIDEO,
     ),
-    "SkyReelsV2Pipeline": Case(TEXT | SIZE | SHORT | {"num_frames": 3}, UNIPC, VIDEO),
+    "SkyReelsV2Pipeline": Case(EMBEDS | SIZE | SHORT | {"num_frames": 3}, UNIPC, ONE_VIDEO),
     "SkyReelsV2ImageToVideoPipeline": Case(
-        ONE | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 3},
-        UNIPC | {"transformer": {"in_channels": 9, "image_dim": WIDTH}},
-        (1, 3, 3, 16, 16),
+        EMBEDS | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 5},
+        UNIPC | WAN_I2V,
+        ONE_VIDEO,
     ),
     "SkyReelsV2DiffusionForcingPipeline": Case(
-        TEXT | SIZE | SHORT | {"num_frames": 3, "base_num_frames": 3}, UNIPC, VIDEO
+        EMBEDS | SIZE | SHORT | {"num_frames": 5, "base_num_frames": 5, "prompt": None},
+        UNIPC | {"vae": QUARTER_VAE},
+        ONE_VIDEO,
     ),
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": Case(
-        ONE | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 3, "base_num_frames": 3},
-        UNIPC,
-        (1, 3, 3, 16, 16),
+        EMBEDS | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 5, "base_num_frames": 5},
+        UNIPC | {"vae": QUARTER_VAE},
+        ONE_VIDEO,
     ),
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": Case(
-        ONE
+        EMBEDS
         | SIZE
         | SHORT
         | {"video": PICTURES, "num_frames": 5, "base_num_frames": 5, "overlap_history": 1},
-        UNIPC,
+        UNIPC | {"vae": QUARTER_VAE},
         (1, 5, 3, 16, 16),
     ),
     "AnyFlowPipeline": Case(TEXT | SIZE | SHORT | {"num_frames": 3}, shape=VIDEO),
     "AnyFlowFARPipeline": Case(
-        TEXT | SIZE | SHORT | {"num_frames": 3, "use_kv_cache": False}, shape=VIDEO
+        TEXT | SIZE | SHORT | {"num_frames": 5, "use_kv_cache": True, "chunk_partition": [1, 1]},
+        {"vae": QUARTER_VAE},
+        shape=VIDEO,
     ),
     "HeliosPipeline": Case(
-        ONE | SIZE | SHORT | {"num_frames": 9, "num_latent_frames_per_chunk": 9},
+        EMBEDS | SIZE | SHORT | {"num_frames": 9, "num_latent_frames_per_chunk": 9},
+        {"scheduler": {"stages": 1, "stage_range": [0, 1]}},
         shape=(1, 9, 3, 16, 16),
     ),
     "CogVideoXPipeline": Case(TEXT | SIZE | SHORT | {"num_frames": 5}, shape=(2, 8, 3, 16, 16)),
@@ -134,11 +176,11 @@ CASES: dict[str, Case] = {
         shape=(1, 2, 3, 16, 16),
     ),
     "AnimateDiffVideoToVideoPipeline": Case(
-        ONE | SIZE | {"video": PICTURES, "strength": 1.0}, shape=(1, 3, 3, 16, 16)
+        ONE | SIZE | {"video": PICTURES, "strength": 1.0}, shape=ONE_VIDEO
     ),
     "AnimateDiffVideoToVideoControlNetPipeline": Case(
         ONE | SIZE | {"video": PICTURES, "strength": 1.0, "conditioning_frames": PICTURES},
-        shape=(1, 3, 3, 16, 16),
+        shape=ONE_VIDEO,
     ),
     "PIAPipeline": Case(
         ONE | SIZE | {"image": IMAGE[:1], "num_frames": 2},
@@ -146,19 +188,25 @@ CASES: dict[str, Case] = {
         (1, 2, 3, 16, 16),
     ),
     "TextToVideoSDPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=TWO),
-    "VideoToVideoSDPipeline": Case(
-        ONE | {"video": PICTURES, "strength": 1.0}, shape=(1, 3, 3, 16, 16)
+    "VideoToVideoSDPipeline": Case(ONE | {"video": PICTURES, "strength": 1.0}, shape=ONE_VIDEO, batch=5),
+    "TextToVideoZeroPipeline": Case(
+        ONE | SIZE | {"video_length": 2, "t0": 0, "t1": 2},
+        shape=(2, 16, 16, 3),
+        batch=1,
     ),
-    "TextToVideoZeroPipeline": Case(ONE | SIZE | {"video_length": 2}, shape=(2, 16, 16, 3)),
     "TextToVideoZeroSDXLPipeline": Case(
-        ONE | SIZE | {"video_length": 2}, {"unet": SDXL_UNET}, shape=(2, 16, 16, 3)
+        ONE | SIZE | {"video_length": 2, "t0": 0, "t1": 2},
+        {"unet": SDXL_UNET},
+        shape=(2, 16, 16, 3),
+        batch=1,
     ),
     "I2VGenXLPipeline": Case(
-        ONE | SIZE | {"image": PICTURES[0], "num_frames": 2}, shape=(1, 2, 3, 16, 16)
+        ONE | SIZE | {"image": PICTURES[0], "num_frames": 2, "clip_skip": None},
+        shape=(1, 2, 3, 16, 16),
     ),
     "StableVideoDiffusionPipeline": Case(
         SIZE | {"image": PICTURES[0], "num_frames": 2, "num_inference_steps": 3},
-        {"unet": {"in_channels": 8}},
+        {"unet": {"in_channels": 8}, "image_encoder": {"image_size": 224, "patch_size": 32}},
         (1, 2, 3, 16, 16),
     ),
     "LattePipeline": Case(TEXT | SIZE | {"video_length": 2, "clean_caption": False}, shape=TWO),
@@ -178,17 +226,26 @@ CASES: dict[str, Case] = {
             "complex_human_instruction": None,
         },
         shape=(2, 3, 3, 32, 32),
+        parts=WAN_VAE,
     ),
     "HunyuanVideoPipeline": Case(
-        ONE | SIZE | SHORT | {"num_frames": 5, "prompt_template": None}, shape=(1, 5, 3, 16, 16)
+        ONE
+        | SIZE
+        | SHORT
+        | {"num_frames": 5, "prompt_template": {"template": "{}", "crop_start": 0}},
+        shape=(1, 5, 3, 16, 16),
     ),
     "DanceDiffusionPipeline": Case(
-        {"batch_size": 2, "num_inference_steps": 3, "audio_length_in_s": 1.0}, shape=(2, 2, 16)
+        {"batch_size": 2, "num_inference_steps": 3, "audio_length_in_s": 2.0},
+        shape=(2, 2, 16),
+        parts={"scheduler": diffusers.IPNDMScheduler},
     ),
     "CosmosTextToWorldPipeline": Case(
-        ONE | SHORT | {"height": 64, "width": 64, "num_frames": 9}, shape=(1, 9, 3, 64, 64)
+        ONE | SHORT | {"height": 64, "width": 64, "num_frames": 9},
+        shape=(1, 9, 3, 64, 64),
+        parts=GUARD,
     ),
-    "Cosmos2TextToImagePipeline": Case(ONE | SIZE | SHORT, shape=(1, 3, 16, 16)),
+    "Cosmos2TextToImagePipeline": Case(ONE | SIZE | SHORT, shape=(1, 3, 16, 16), parts=GUARD),
 }
 
 # Classes that are not run, and why.

@@ -114,12 +114,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "scaling_factor": 1.0,
     },
     "AutoencoderKLMochi": {
-        "latent_channels": 4,
         "encoder_block_out_channels": (32, 32, 32, 32),
         "decoder_block_out_channels": (32, 32, 32, 32),
         "layers_per_block": (1, 1, 1, 1, 1),
-        "latents_mean": (0.0,) * 4,
-        "latents_std": (1.0,) * 4,
     },
     "AutoencoderKLHunyuanVideo": {
         "latent_channels": 4,

@@ -44,6 +44,7 @@ COSMOS = {
     "text_embed_dim": WIDTH,
     "adaln_lora_dim": 4,
     "max_size": (4, 16, 16),
+    "concat_padding_mask": False,  # the mask is resized by torchvision
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -51,7 +52,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "WanVACETransformer3DModel": WAN | {"vace_layers": [0, 1], "vace_in_channels": 12},
     "WanAnimateTransformer3DModel": WAN
     | {
-        "in_channels": 9,
+        "in_channels": 12,
         "latent_channels": 4,
         "image_dim": WIDTH,
         "motion_encoder_size": 16,
@@ -133,7 +134,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "out_channels": 8,
         "sample_size": 8,
         "patch_size": 2,
-        "norm_num_groups": 4,
         "num_layers": 1,
         "cross_attention_dim": 16,
         "caption_channels": WIDTH,
@@ -157,7 +157,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {
         "num_layers": 2,
         "pooled_projection_dim": 16,
-        "in_channels": 4,
+        "in_channels": 12,
         "text_embed_dim": WIDTH,
         "time_embed_dim": 8,
         "max_sequence_length": 8,
@@ -209,8 +209,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "UNet1DModel": {
         "sample_size": 16,
         "sample_rate": 16,
-        "extra_in_channels": 16,
-        "block_out_channels": (8, 8, 16),
-        "norm_num_groups": 4,
+        "extra_in_channels": 64,
+        "block_out_channels": (32, 32, 32),
     },
 }

@@ -271,8 +271,8 @@ class AnyPipeline:
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
         given = dict(arguments)
-        if "prompt" in names and not {"prompt", "prompt_embeds"} & given.keys():
-            given["prompt"] = ""
+        if "prompt" in names:
+            given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:
             given.setdefault("class_labels", [0])
         if "output_type" in names:

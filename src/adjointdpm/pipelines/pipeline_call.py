@@ -115,16 +115,19 @@ class _Networks:
     def follow(self, scheduler: Any) -> None:
         """Count the steps of the copy's scheduler."""
         self.scheduler = scheduler
-        step = getattr(scheduler, "step", None)
+        cls = type(scheduler)
+        step = getattr(cls, "step", None)
         if step is None:
             return
 
         @functools.wraps(step)  # pipelines look at its signature
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            return step(*args, **kwargs)
+            return step(scheduler, *args, **kwargs)
 
-        vars(scheduler)["step"] = counted
+        # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
+        # method must be its own.
+        scheduler.__class__ = type(cls.__name__, (cls,), {"step": counted})
 
     @contextmanager
     def restored(self) -> Iterator[None]:
