@@ -140,6 +140,7 @@ class AnyPipeline:
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
+            "num_waveforms_per_prompt": 1,
             "do_classifier_free_guidance": "negative_prompt_embeds" in names,
         }
         given = {name: value for name, value in known.items() if name in parameters} | arguments

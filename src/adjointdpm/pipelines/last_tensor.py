@@ -17,12 +17,12 @@ class LastTensor(TorchFunctionMode):
         super().__init__()
         self._clamped: Tensor | None = None
         self._low = 0
-        self._numpy: Tensor | None = None
+        self._numpy: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.numpy and args[0].requires_grad:
-            self._numpy = args[0]
+            self._hand_over(args[0])
             return func(args[0].detach(), *args[1:], **kwargs)
         if func in (Tensor.clamp, torch.clamp, Tensor.clip, torch.clip) and args[0].ndim >= 3:
             bounds = (*args[1:], *(kwargs[name] for name in ("min", "max") if name in kwargs))
@@ -30,27 +30,46 @@ class LastTensor(TorchFunctionMode):
                 self._clamped, self._low = args[0], int(bounds[0])
         return func(*args, **kwargs)
 
+    def _hand_over(self, tensor: Tensor) -> None:
+        """Note what leaves as numpy, unless it is what was clamped before, in another layout."""
+        clamped = self._clamped
+        if clamped is not None and clamped.numel() == tensor.numel():
+            total = clamped.detach().clamp(self._low, 1).sum()
+            if torch.isclose(total, tensor.detach().sum()):
+                return
+        self._clamped = None
+        self._numpy.append(tensor)
+
     def of(self, output: Any) -> Tensor | None:
         """The unclamped counterpart of what a pipeline returned; None if it made no tensor."""
         returned, clamped = _tensor(output), self._clamped
         if clamped is not None and returned is not None and self._clamps_to(clamped, returned):
             return clamped
-        if self._found is None or (returned is not None and not self._lost(returned)):
+        found = clamped if clamped is not None else self._left_as_numpy(returned)
+        if found is None or (returned is not None and not _lost(found, returned)):
             return returned
-        return self._found
+        return found
 
     def _clamps_to(self, clamped: Tensor, returned: Tensor) -> bool:
         return clamped.shape == returned.shape and torch.equal(
             clamped.detach().clamp(self._low, 1), returned.detach()
         )
 
-    def _lost(self, returned: Tensor) -> bool:
-        """Whether a graph ended between what was noted and what was returned."""
-        return self._found is not None and self._found.requires_grad and not returned.requires_grad
+    def _left_as_numpy(self, returned: Tensor | None) -> Tensor | None:
+        """The last tensor that left, or as many as make videos of the shape that was returned."""
+        if not self._numpy:
+            return None
+        if returned is not None and returned.ndim == 5 and self._numpy[-1].ndim == 4:
+            videos = self._numpy[-len(returned) :]
+            if len({video.shape for video in videos}) == 1:
+                stacked = torch.stack(videos).movedim(-1, -3)
+                return stacked if stacked.shape == returned.shape else self._numpy[-1]
+        return self._numpy[-1]
 
-    @property
-    def _found(self) -> Tensor | None:
-        return self._clamped if self._clamped is not None else self._numpy
+
+def _lost(found: Tensor, returned: Tensor) -> bool:
+    """Whether a graph ended between what was noted and what was returned."""
+    return found.requires_grad and not returned.requires_grad
 
 
 def _tensor(output: Any) -> Tensor | None:
