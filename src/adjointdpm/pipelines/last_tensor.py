@@ -21,7 +21,7 @@ class LastTensor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.numpy and args[0].requires_grad:
+        if func is Tensor.numpy and args[0].is_floating_point() and args[0].ndim >= 2:
             self._hand_over(args[0])
             return func(args[0].detach(), *args[1:], **kwargs)
         if func in (Tensor.clamp, torch.clamp, Tensor.clip, torch.clip) and args[0].ndim >= 3:
@@ -46,9 +46,9 @@ class LastTensor(TorchFunctionMode):
         if clamped is not None and returned is not None and self._clamps_to(clamped, returned):
             return clamped
         found = clamped if clamped is not None else self._left_as_numpy(returned)
-        if found is None or (returned is not None and not _lost(found, returned)):
-            return returned
-        return found
+        if found is None or returned is None or _lost(found, returned):
+            return returned if found is None else found
+        return found if _rounds_to(found, returned) else returned
 
     def _clamps_to(self, clamped: Tensor, returned: Tensor) -> bool:
         return clamped.shape == returned.shape and torch.equal(
@@ -70,6 +70,13 @@ class LastTensor(TorchFunctionMode):
 def _lost(found: Tensor, returned: Tensor) -> bool:
     """Whether a graph ended between what was noted and what was returned."""
     return found.requires_grad and not returned.requires_grad
+
+
+def _rounds_to(found: Tensor, returned: Tensor) -> bool:
+    """Whether what was returned is `found` after it was turned into bytes and back."""
+    if found.shape != returned.shape or found.requires_grad:
+        return False
+    return bool((found.clamp(0, 1) - returned).abs().max() < 1 / 127)
 
 
 def _tensor(output: Any) -> Tensor | None:
