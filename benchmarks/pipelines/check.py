@@ -121,6 +121,10 @@ def _compare(finding: Finding, pipe: Any) -> None:
         finding.noise = list(noise.shape)
         inputs["noise"] = [noise]
     given = arguments_of(name, pipe)
+    for argument, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            given[argument] = value.clone().requires_grad_()
+            inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
     supported = model.supports()
@@ -185,7 +189,7 @@ def _compare_call(
 def _noise(model: AnyPipeline, name: str) -> Tensor | None:
     """Noise for the case; None where the pipeline draws none."""
     try:
-        return model.noise(case_for(name).samples, 1, **shaping(name)).requires_grad_()
+        return model.noise(case_for(name).count, 1, **shaping(name)).requires_grad_()
     except UnsupportedError:
         return None
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
@@ -37,18 +38,18 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
 
 
-def _clip(cls: Any) -> nn.Module:
-    return cls(_clip_config())
+def _clip(cls: Any, length: int = 8) -> nn.Module:
+    return cls(_clip_config(length))
 
 
-def _clip_config() -> Any:
+def _clip_config(length: int = 8) -> Any:
     return transformers.CLIPTextConfig(
         vocab_size=100,
         hidden_size=WIDTH,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=8,
+        max_position_embeddings=length,
         projection_dim=WIDTH,
         bos_token_id=0,
         eos_token_id=1,
@@ -68,8 +69,8 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
     return cls(config(vocab_size=len(WORDS), **sizes))
 
 
-def _vision(cls: Any) -> nn.Module:
-    return cls(_vision_config())
+def _vision(cls: Any, **changes: Any) -> nn.Module:
+    return cls(_vision_config(**changes))
 
 
 def _llm(cls: Any) -> nn.Module:
@@ -145,11 +146,10 @@ def _clip_tokenizer() -> Any:
     return tiny_tokenizer(Path(tempfile.mkdtemp()))
 
 
-def _vision_config() -> Any:
+def _vision_config(**changes: Any) -> Any:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    return transformers.CLIPVisionConfig(
-        **sizes, num_attention_heads=2, image_size=16, patch_size=8, projection_dim=WIDTH
-    )
+    sizes |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8, "projection_dim": WIDTH}
+    return transformers.CLIPVisionConfig(**(sizes | changes))
 
 
 def _roberta(cls: Any) -> nn.Module:
@@ -210,6 +210,90 @@ def _crop(cls: Any) -> Any:
     return cls(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
 
 
+def _siglip(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    return cls(
+        transformers.SiglipVisionConfig(**sizes, num_attention_heads=2, image_size=32, patch_size=8)
+    )
+
+
+def _gemma3(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    text = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    text |= {"vocab_size": len(WORDS)}
+    vision = sizes | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    tokens = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens
+    )
+    return cls(config)
+
+
+def _qwen_text(cls: Any) -> nn.Module:
+    return _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration).model.language_model
+
+
+def _clap_text(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = transformers.ClapTextConfig(
+        vocab_size=len(WORDS),
+        **sizes,
+        num_attention_heads=2,
+        projection_dim=WIDTH,
+        max_position_embeddings=64,
+    )
+    return cls(config)
+
+
+def _clap(cls: Any) -> nn.Module:
+    text = _clap_text(transformers.ClapTextModelWithProjection).config
+    audio = transformers.ClapAudioConfig(
+        spec_size=64,
+        window_size=4,
+        num_mel_bins=64,
+        hidden_size=WIDTH,
+        projection_dim=WIDTH,
+        depths=[1, 1],
+        num_attention_heads=[1, 1],
+        num_hidden_layers=2,
+        patch_embeds_hidden_size=8,
+        mlp_ratio=1.0,
+    )
+    config = transformers.ClapConfig(
+        text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=WIDTH
+    )
+    return cls(config)
+
+
+def _gpt2(cls: Any) -> nn.Module:
+    config = transformers.GPT2Config(vocab_size=100, n_embd=WIDTH, n_layer=1, n_head=2)
+    config.max_new_tokens = 4
+    return cls(config)
+
+
+def _vocoder(cls: Any) -> nn.Module:
+    config = transformers.SpeechT5HifiGanConfig(
+        model_in_dim=8,
+        sampling_rate=16,
+        upsample_initial_channel=8,
+        upsample_rates=[2, 2],
+        upsample_kernel_sizes=[4, 4],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+        normalize_before=False,
+    )
+    return cls(config)
+
+
+def _t5gemma(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = transformers.T5GemmaConfig(
+        encoder=sizes, decoder=sizes, vocab_size=len(WORDS), is_encoder_decoder=False
+    )
+    return cls(config)
+
+
 # The class's name, and what makes a part of it from the class and its overrides.
 MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPTextModel": _clip,
@@ -235,4 +319,19 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
     "XLMRobertaTokenizer": _ended,
     "Qwen3VLForConditionalGeneration": _qwen3_vl,
+    "LlamaModel": _llm,
+    "SiglipVisionModel": _siglip,
+    "Gemma3ForConditionalGeneration": _gemma3,
+    "Qwen2_5_VLTextModel": _qwen_text,
+    "ClapTextModelWithProjection": _clap_text,
+    "ClapModel": _clap,
+    "ClapFeatureExtractor": lambda cls: cls(feature_size=64),
+    "GPT2LMHeadModel": _gpt2,
+    "SpeechT5HifiGan": _vocoder,
+    "T5GemmaEncoderModel": _t5gemma,
+    "Qwen2VLProcessor": lambda cls: word_tokenizer(),
+    "Qwen2_5_VLProcessor": lambda cls: word_tokenizer(),
+    "SiglipImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
+    "ClassifierFreeGuidance": lambda cls: cls(guidance_scale=3.0),
+    "BaseGuidance": lambda cls: diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
 }
