@@ -18,9 +18,11 @@ from typing import Any
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
+from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
 Wrap = Callable[[str, nn.Module], Call]  # name and network -> what runs in place of its forward
@@ -46,6 +48,8 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)]
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
+        elif isinstance(value, PreTrainedTokenizerBase):
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
