@@ -22,7 +22,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
 from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
+from adjointdpm.pipelines.twin import AttentionProcessors, parts_with_processor, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
 
@@ -125,7 +125,7 @@ class _Networks:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put attention processors back if the block fails: some pipelines swap them for a loop."""
-        before = [AttentionProcessors(network) for network in self._seen]
+        before = [AttentionProcessors(parts_with_processor(network)) for network in self._seen]
         try:
             yield
         except BaseException:
@@ -154,8 +154,9 @@ class _Networks:
             with torch.no_grad():
                 return network(*args, **kwargs)
         if name not in self.calls:
+            parts = parts_with_processor(network)
             self.calls[name] = TreeRecomputation(
-                name, network, lambda: AttentionProcessors(network).again
+                name, network, lambda: AttentionProcessors(parts).again
             )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
@@ -164,8 +165,7 @@ class _Networks:
         return found
 
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        return any(x.requires_grad for x in [*inputs, *network.parameters()])
+        return _attached((args, kwargs)) or any(p.requires_grad for p in network.parameters())
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""

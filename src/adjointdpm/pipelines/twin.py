@@ -114,15 +114,23 @@ def _denormalized(images: Any) -> Any:
     return images * 0.5 + 0.5
 
 
+def parts_with_processor(network: nn.Module) -> list[Any]:
+    """The modules of a network that have an attention processor: milliseconds of search."""
+    return [part for part in network.modules() if hasattr(part, "processor")]
+
+
 class AttentionProcessors:
     """The attention processors of a network as they are now.
 
     Some pipelines (PAG) swap them around their loop.
+
+    Args:
+        parts: as `parts_with_processor` finds them.
+
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        parts = network.modules()
-        self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
+    def __init__(self, parts: list[Any]) -> None:
+        self._then = [(part, part.processor) for part in parts]
 
     def put_back(self) -> list[tuple[Any, Any]]:
         """Set them again; returns those that were others, with the others."""
