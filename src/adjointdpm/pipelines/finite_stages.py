@@ -26,6 +26,11 @@ class FiniteStages:
         self._notes: list[tuple[str, Tensor, bool]] = []
         self._calls: dict[str, int] = {}
 
+    @property
+    def started(self) -> bool:
+        """Whether a network has run."""
+        return bool(self._calls)
+
     def network(self, name: str, arguments: Any, outputs: Any) -> None:
         """Note a network's call, and before its first one also what it is given."""
         number = self._calls[name] = self._calls.get(name, 0) + 1

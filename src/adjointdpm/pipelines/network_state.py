@@ -1,14 +1,14 @@
 """What pipelines change in their networks while they run, kept so that it can be put back."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-Processors = tuple[tuple[nn.Module, Any], ...]
+Processors = tuple[tuple[Any, Any], ...]
 Scales = tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -23,34 +23,42 @@ def lock_of(network: nn.Module) -> threading.RLock:
         return _locks[network]
 
 
+class ChangingParts:
+    """The parts of a network that pipelines change, listed once: that is milliseconds of search."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._attention: list[Any] = []
+        self._scales: list[dict[str, Any]] = []  # of LoRAs, by adapter
+        for part in network.modules():
+            own = vars(part)
+            if "processor" in own or "processor" in own["_modules"]:
+                self._attention.append(part)
+            if isinstance(own.get("scaling"), dict):
+                self._scales.append(own["scaling"])
+
+    def now(self) -> "NetworkState":
+        """Their state."""
+        return NetworkState(
+            tuple((part, part.processor) for part in self._attention),
+            tuple((scales, dict(scales)) for scales in self._scales),
+        )
+
+
 class NetworkState:
-    """The attention processors and LoRA scales of a network as they are now.
+    """The attention processors and LoRA scales of a network at some time.
 
     Some pipelines (PAG) swap the processors around their loop, and change the scales around a call.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        processors, scales = [], []
-        for part in network.modules():
-            own = vars(part)
-            found = own.get("processor", own["_modules"].get("processor"))
-            if found is not None:
-                processors.append((part, found))
-            scaling = own.get("scaling")
-            if isinstance(scaling, dict):  # of peft: by adapter
-                scales.append((scaling, dict(scaling)))
-        self._processors: Processors = tuple(processors)
-        self._scales: Scales = tuple(scales)
+    def __init__(self, processors: Processors, scales: Scales) -> None:
+        self._processors, self._scales = processors, scales
 
     def put_back(self) -> tuple[Processors, Scales]:
         """Set them again; returns those that were others."""
-        changed = [(part, part.processor) for part, old in self._processors]
         changed = [
-            (part, now)
-            for (part, now), (_, old) in zip(changed, self._processors, strict=True)
-            if now is not old
+            (part, part.processor) for part, old in self._processors if part.processor is not old
         ]
-        others = [(scaling, dict(scaling)) for scaling, old in self._scales if scaling != old]
+        others = [(scales, dict(scales)) for scales, old in self._scales if scales != old]
         _set(self._processors if changed else (), self._scales if others else ())
         return tuple(changed), tuple(others)
 
@@ -64,29 +72,34 @@ class NetworkState:
             _set(*changed)
 
 
-class PipelineState:
-    """What a call must leave in the networks of a pipeline as it found it.
+@contextmanager
+def alone_with(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block no other thread runs or changes these networks through this library."""
+    with ExitStack() as locks:
+        for network in sorted(networks, key=id):  # one order for all threads
+            locks.enter_context(lock_of(network))
+        yield
 
-    Args:
-        networks: of the pipeline.
 
-    """
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        self._networks = [NetworkState(network) for network in networks]
-        self._modes = [(p, p.training) for network in networks for p in network.modules()]
-
-    def put_back(self) -> None:
-        """Set processors, LoRA scales and training modes again."""
-        for network in self._networks:
-            network.put_back()
-        for part, training in self._modes:
-            part.training = training
+@contextmanager
+def left_as_found(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """After the block, networks have the processors, LoRA scales and training modes of before."""
+    with alone_with(networks):
+        states = [ChangingParts(network).now() for network in networks]
+        modes = [(p, p.training) for network in networks for p in network.modules()]
+    try:
+        yield
+    finally:
+        with alone_with(networks):
+            for state in states:
+                state.put_back()
+            for part, training in modes:
+                part.training = training
 
 
 def _set(processors: Processors, scales: Scales) -> None:
     for part, processor in processors:
         part.processor = processor
-    for scaling, values in scales:
-        scaling.clear()
-        scaling.update(values)
+    for scale, values in scales:
+        scale.clear()
+        scale.update(values)

@@ -93,7 +93,7 @@ class TreeRecomputation:
         places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
         tensors = self._shared([flat[i] for i in places])
         rest = [None if isinstance(value, Tensor) else value for value in flat]
-        device = _device(self._network, tensors)
+        device = _device([*tensors, *self._recomputation.weights])
         if self._draws is None:
             self._draws = Draws(device, self._network)
         number, self._calls = self._calls, self._calls + 1
@@ -189,7 +189,6 @@ def _same(former: Tensor, tensor: Tensor) -> bool:
     )
 
 
-def _device(network: nn.Module, tensors: Sequence[Tensor]) -> torch.device:
-    """Where the network computes: that of a GPU among its tensors, or else the CPU."""
-    devices = [tensor.device for tensor in [*tensors, *network.parameters()]]
-    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+def _device(tensors: Sequence[Tensor]) -> torch.device:
+    """Where a network computes: that of a GPU among its tensors, or else the CPU."""
+    return next((t.device for t in tensors if not t.is_cpu), torch.device("cpu"))
