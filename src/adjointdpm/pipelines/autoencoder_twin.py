@@ -20,7 +20,9 @@ def autoencoder_twin(autoencoder: nn.Module) -> nn.Module:
         return autoencoder
     made = copy.copy(autoencoder)
     # Of parts that are run by hooks, a copy would run the original.
-    has_hooks = any("forward" in vars(part) for part in autoencoder.modules() if part is not autoencoder)
+    has_hooks = any(
+        "forward" in vars(part) for part in autoencoder.modules() if part is not autoencoder
+    )
 
     def to(*args: Any, **kwargs: Any) -> nn.Module:
         device, dtype = target_of_to(*args, **kwargs)

@@ -182,7 +182,9 @@ class _Networks:
             if self.moving:
                 check_frozen(name, network)
             parts = ChangingParts(network)
-            self.calls[name] = TreeRecomputation(name, network, lambda: self._repeating(network, parts))
+            self.calls[name] = TreeRecomputation(
+                name, network, lambda: self._repeating(network, parts)
+            )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
         if self._wanted(network, args, kwargs) and not _attached(found):

@@ -11,7 +11,6 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from adjointdpm.pipelines.autoencoder_twin import autoencoder_twin
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
-from adjointdpm.pipelines.network_state import lock_of
+from adjointdpm.pipelines.network_state import alone_with
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
 
 Call = Callable[..., Any]
@@ -91,7 +90,7 @@ def _offload(pipe: Any) -> None:
     The pipeline's own method takes all hooks off and puts others on.
     """
     for part in pipe.components.values():
-        if hasattr(part, "_reset_stateful_cache"):
+        if hasattr(part, "_diffusers_hook") and hasattr(part, "_reset_stateful_cache"):
             part._reset_stateful_cache()
     for hook in getattr(pipe, "_all_hooks", ()):
         hook.offload()
@@ -129,10 +128,8 @@ def _one_thread_at_a_time(method: Any) -> Any:
 
     @functools.wraps(method)
     def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as locks:
-            for name, part in self.components.items():
-                if name.startswith("text_encoder") and isinstance(part, nn.Module):
-                    locks.enter_context(lock_of(part))
+        parts = [p for name, p in self.components.items() if name.startswith("text_encoder")]
+        with alone_with([part for part in parts if isinstance(part, nn.Module)]):
             return method(self, *args, **kwargs)
 
     return alone
