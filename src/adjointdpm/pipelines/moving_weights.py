@@ -27,9 +27,9 @@ def moves_weights(networks: Iterable[nn.Module]) -> bool:
 def keeping_weights(moving: bool) -> AbstractContextManager[object]:
     """Within the block graphs keep the weights' values of the call, if `moving`.
 
-    Without hooks on saved tensors, autograd keeps a weight itself; with them, what it holds now.
+    Autograd keeps a weight itself. Here it keeps an alias, of which the values stay.
     """
-    return saved_tensors_hooks(_same, _same) if moving else nullcontext()
+    return saved_tensors_hooks(Tensor.detach, _same) if moving else nullcontext()
 
 
 def check_frozen(name: str, network: nn.Module) -> None:
