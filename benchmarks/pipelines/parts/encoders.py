@@ -81,7 +81,10 @@ def _llm(cls: Any) -> nn.Module:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=64,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=1,
     )
     return cls(config)
 
@@ -105,6 +108,61 @@ def _qwen_vl(cls: Any) -> nn.Module:
 def _bert(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
+
+
+def _siglip(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "patch_size": 8}
+    if "Siglip2" in cls.__name__:
+        return cls(transformers.Siglip2VisionConfig(**sizes, num_patches=16))
+    return cls(transformers.SiglipVisionConfig(**sizes, image_size=32))
+
+
+def _qwen3_vl(cls: Any) -> nn.Module:
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "head_dim": 8}
+    text |= {"rope_parameters": {"mrope_section": [2, 1, 1], "rope_type": "default"}}
+    vision: dict[str, Any] = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32}
+    vision |= {"num_heads": 2, "out_hidden_size": WIDTH, "num_position_embeddings": 16}
+    vision |= {"deepstack_visual_indexes": [0]}
+    return cls(
+        transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **_vision_tokens())
+    )
+
+
+def _mistral3(cls: Any) -> nn.Module:
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "head_dim": 8}
+    vision: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    vision |= {"image_size": 28, "patch_size": 14}
+    return cls(
+        transformers.Mistral3Config(
+            text_config=transformers.MistralConfig(**text),
+            vision_config=transformers.PixtralVisionConfig(**vision),
+        )
+    )
+
+
+def _t5_gemma(cls: Any) -> nn.Module:
+    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
+
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(WORDS)}
+    module = T5GemmaModuleConfig(**sizes, head_dim=8, pad_token_id=0)
+    return cls(transformers.T5GemmaConfig(encoder=module, decoder=module, is_encoder_decoder=False))
+
+
+def _vision_tokens() -> dict[str, int]:
+    """The ids of the tokens that stand for pictures, by their names in configurations."""
+    names = ("vision_start", "vision_end", "image", "video")
+    return {f"{n}_token_id": len(WORDS) + 2 + i for i, n in enumerate(names)}
+
+
+SPECIAL = [
+    *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
 
 
 def word_tokenizer() -> Any:
@@ -144,4 +202,16 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPTokenizer": lambda cls: _clip_tokenizer(),
     "CLIPImageProcessor": _crop,
     "CLIPImageProcessorPil": _crop,
+    "SiglipVisionModel": _siglip,
+    "Siglip2VisionModel": _siglip,
+    "Qwen3VLModel": _qwen3_vl,
+    "Qwen3VLForConditionalGeneration": _qwen3_vl,
+    "Mistral3Model": _mistral3,
+    "Mistral3ForConditionalGeneration": _mistral3,
+    "T5GemmaEncoder": _t5_gemma,
+    "GlmModel": _llm,
+    "LlamaForCausalLM": _llm,
+    "SmolLM3ForCausalLM": _llm,
+    "Qwen3Model": _llm,
+    "GemmaPreTrainedModel": lambda cls: _llm(transformers.GemmaModel),
 }
