@@ -8,12 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTokenizer
 
+from benchmarks.pipelines.parts.processors import PictureAndTextProcessor
+
 WIDTH = 16  # of every text encoder
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "owl", "blurry"]
+SPECIAL = [
+    *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
+VOCABULARY = len(WORDS) + len(SPECIAL)
+CHAT = (  # content is a text, or a list of texts and pictures
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
+    "{{ m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+)
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -61,7 +74,7 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
         "num_layers": 2,
         "num_heads": 2,
     }
-    return cls(config(vocab_size=len(WORDS), **sizes))
+    return cls(config(vocab_size=VOCABULARY, **sizes))
 
 
 def _vision(cls: Any) -> nn.Module:
@@ -76,7 +89,7 @@ def _vision(cls: Any) -> nn.Module:
 def _llm(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
     config = cls.config_class(
-        vocab_size=len(WORDS),
+        vocab_size=VOCABULARY,
         **sizes,
         num_attention_heads=2,
         num_key_value_heads=2,
@@ -102,12 +115,14 @@ def _qwen_vl(cls: Any) -> nn.Module:
         "num_heads": 2,
     }
     vision |= {"out_hidden_size": WIDTH}
-    return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    return cls(
+        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_vision_tokens())
+    )
 
 
 def _bert(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
+    return cls(transformers.BertConfig(vocab_size=VOCABULARY, **sizes, num_attention_heads=2))
 
 
 def _siglip(cls: Any) -> nn.Module:
@@ -148,9 +163,9 @@ def _t5_gemma(cls: Any) -> nn.Module:
     from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(WORDS)}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": VOCABULARY}
     module = T5GemmaModuleConfig(**sizes, head_dim=8, pad_token_id=0)
-    return cls(transformers.T5GemmaConfig(encoder=module, decoder=module, is_encoder_decoder=False))
+    return cls(module)
 
 
 def _vision_tokens() -> dict[str, int]:
@@ -159,27 +174,30 @@ def _vision_tokens() -> dict[str, int]:
     return {f"{n}_token_id": len(WORDS) + 2 + i for i, n in enumerate(names)}
 
 
-SPECIAL = [
-    *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|image_pad|>", "<|video_pad|>"),
-]
-
-
-def word_tokenizer() -> Any:
+def word_tokenizer(ends: bool = True) -> Any:
     """A tokenizer of whole words, as any class that only wraps one; it knows chat templates."""
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.add_special_tokens(SPECIAL)
+    if ends:  # as T5's does; an empty prompt has one token then
+        inner.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", 1)]
+        )
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
     made.model_max_length = 8
-    made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    made.chat_template = CHAT
     return made
 
 
 @cache
 def _clip_tokenizer() -> Any:
     return tiny_tokenizer(Path(tempfile.mkdtemp()))
+
+
+def _processor(cls: Any, patch_size: int = 14) -> Any:
+    return PictureAndTextProcessor(word_tokenizer(ends=False), patch_size)
 
 
 def _crop(cls: Any) -> Any:
@@ -214,4 +232,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "SmolLM3ForCausalLM": _llm,
     "Qwen3Model": _llm,
     "GemmaPreTrainedModel": lambda cls: _llm(transformers.GemmaModel),
+    "Qwen2VLProcessor": _processor,
+    "Qwen3VLProcessor": lambda cls: _processor(cls, 16),
+    "AutoProcessor": _processor,
+    "SiglipImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
+    "Siglip2ImageProcessorPil": lambda cls: cls(patch_size=8, max_num_patches=16),
 }
