@@ -115,6 +115,10 @@ def _compare(finding: Finding, pipe: Any) -> None:
         finding.noise = list(noise.shape)
         inputs["noise"] = [noise]
     given = arguments_of(name, pipe)
+    for argument, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            given[argument] = value.clone().requires_grad_()
+            inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
     supported = model.supports()
@@ -172,8 +176,8 @@ def _compare_call(
 
 def _noise(model: AnyPipeline, name: str) -> Tensor | None:
     """Noise for the case; None where the pipeline draws none."""
-    shape = case_for(name).shape
-    batch = 2 if shape is None else shape[0]
+    case = case_for(name)
+    batch = case.batch or (2 if case.shape is None else case.shape[0])
     try:
         return model.noise(batch, 1, **shaping(name)).requires_grad_()
     except UnsupportedError:

@@ -22,6 +22,7 @@ class Case:
         arguments: of the call.
         networks: what differs from the registry of tiny parts, by the part's name.
         shape: of what comes out; None where nobody has written it down.
+        batch: of the noise, where it is not that of what comes out.
         parts: makers of the parts and settings that the constructor's annotations do not tell.
         prepare: done to the pipeline once, before its call (an inversion, an adapter loaded).
 
@@ -30,5 +31,6 @@ class Case:
     arguments: dict[str, Any]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = PICTURE
+    batch: int | None = None
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
     prepare: Callable[[Any], None] | None = None

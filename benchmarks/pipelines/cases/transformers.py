@@ -2,14 +2,20 @@
 
 from typing import Any
 
+import PIL.Image
+from transformers import Qwen3VLModel
+
 from benchmarks.pipelines.cases.case import IMAGE, MASK, SHORT, SIZE, TEXT, Case
-from benchmarks.pipelines.parts import WIDTH
+from benchmarks.pipelines.parts import WIDTH, component
 
 PROMPTED: dict[str, Any] = TEXT | SIZE | SHORT
 SD3: dict[str, dict[str, Any]] = {"text_encoder_3": {"width": 2 * WIDTH}}
 TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": ["blurry", "a"], "guidance_scale": None}
 CONTROL = {"transformer": {"in_channels": 32, "out_channels": 16}}  # beside the picture to follow
 LARGER = {"height": 32, "width": 32, "use_resolution_binning": False}
+PIXELS = (IMAGE[0].permute(1, 2, 0) * 255).byte().numpy()
+PICTURE = PIL.Image.fromarray(PIXELS)  # where a pipeline takes no tensors
+ONE = PROMPTED | {"prompt": ["red fox"]}
 SPRINT = {"transformer": {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}}
 
 CASES: dict[str, Case] = {
@@ -69,6 +75,75 @@ CASES: dict[str, Case] = {
         PROMPTED | LARGER | {"complex_human_instruction": None, "control_image": IMAGE},
         shape=(2, 3, 32, 32),
     ),
+    "SanaSprintPipeline": Case(
+        PROMPTED | LARGER | {"complex_human_instruction": None, "num_inference_steps": 2},
+        SPRINT,
+        shape=(2, 3, 32, 32),
+    ),
+    "SanaSprintImg2ImgPipeline": Case(
+        PROMPTED
+        | LARGER
+        | {"complex_human_instruction": None, "num_inference_steps": 2, "image": IMAGE}
+        | {"strength": 0.8},
+        SPRINT,
+        shape=(2, 3, 32, 32),
+    ),
+    "HunyuanDiTPipeline": Case(PROMPTED | {"use_resolution_binning": False}),
+    "HunyuanDiTPAGPipeline": Case(
+        PROMPTED | {"use_resolution_binning": False, "pag_scale": 2.0},
+        {"transformer": {"num_layers": 4}},
+    ),
+    "HunyuanDiTControlNetPipeline": Case(
+        PROMPTED | {"use_resolution_binning": False, "control_image": IMAGE},
+        {"transformer": {"num_layers": 4}},
+    ),
+    "BriaFiboPipeline": Case(PROMPTED, {"text_encoder": {"vocab_size": 128_256}}),
+    "BriaFibo2Pipeline": Case(
+        PROMPTED,
+        {
+            "text_encoder": {"num_hidden_layers": 36},
+            "transformer": {
+                "cap_feat_dim": 3 * WIDTH,
+                "n_layers": 5,
+                "injection_layer_ids": (0, 1, 2, 3, 4),
+            },
+        },
+    ),
+    "ChromaInpaintPipeline": Case(
+        PROMPTED | {"image": IMAGE, "mask_image": MASK, "strength": 0.8},
+        # Its call asks for an entry that only the configuration file of a checkpoint has.
+        prepare=lambda pipe: pipe.transformer.register_to_config(guidance_embeds=False),
+    ),
+    "Flux2Pipeline": Case(PROMPTED | {"text_encoder_out_layers": (0, 1, 2)}),
+    "Flux2KleinKVPipeline": Case(
+        PROMPTED | {"text_encoder_out_layers": (0, 1, 2), "image": PICTURE}
+    ),
+    "Ideogram4Pipeline": Case(
+        PROMPTED | {"guidance_schedule": None, "max_sequence_length": 16},
+        parts={"text_encoder": lambda: component(Qwen3VLModel, num_hidden_layers=36)},
+    ),
+    "NucleusMoEImagePipeline": Case(PROMPTED | {"return_index": -1}),
+    "Krea2Pipeline": Case(PROMPTED, parts={"text_encoder_select_layers": lambda: (1, 2)}),
+    "LongCatImagePipeline": Case(
+        PROMPTED | {"enable_prompt_rewrite": False}, {"vae": {"latent_channels": 16}}
+    ),
+    "LongCatImageEditPipeline": Case(
+        TEXT | {"prompt": ["red fox"], "image": PICTURE},
+        {"vae": {"latent_channels": 16, "block_out_channels": (8,) * 7}},
+        shape=(1, 3, 16, 16),
+    ),
+    "QwenImageControlNetInpaintPipeline": Case(
+        PROMPTED | TRUE_CFG | {"control_image": IMAGE, "control_mask": MASK},
+        {"controlnet": {"extra_condition_channels": 4}},
+    ),
+    "QwenImage21Pipeline": Case(PROMPTED),
+    "DreamLitePipeline": Case(PROMPTED),
+    "DreamLiteMobilePipeline": Case(PROMPTED),
+    "JoyImageEditPipeline": Case(ONE, shape=None),
+    "JoyImageEditPlusPipeline": Case(ONE, shape=None),
+    "FluxPriorReduxPipeline": Case({"image": PICTURE}, shape=None),
+    "ZImageControlNetPipeline": Case(PROMPTED | {"control_image": IMAGE}),
+    "ZImageOmniPipeline": Case(PROMPTED | {"image": PICTURE}),
     "DiTPipeline": Case({"class_labels": [1, 3], "num_inference_steps": 3, "guidance_scale": 3.0}),
 }
 

@@ -7,12 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import CLIPTokenizer
-
-from benchmarks.pipelines.parts.processors import PictureAndTextProcessor
 
 WIDTH = 16  # of every text encoder
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "owl", "blurry"]
@@ -21,6 +20,10 @@ SPECIAL = [
     *("<|image_pad|>", "<|video_pad|>"),
 ]
 VOCABULARY = len(WORDS) + len(SPECIAL)
+VISION_TOKENS = {  # their ids, by their names in configurations
+    f"{name}_token_id": len(WORDS) + 2 + i
+    for i, name in enumerate(("vision_start", "vision_end", "image", "video"))
+}
 CHAT = (  # content is a text, or a list of texts and pictures
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
     "{{ m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
@@ -49,14 +52,14 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
 
 
-def _clip(cls: Any) -> nn.Module:
+def _clip(cls: Any, length: int = 8) -> nn.Module:
     config = transformers.CLIPTextConfig(
         vocab_size=100,
         hidden_size=WIDTH,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=8,
+        max_position_embeddings=length,
         projection_dim=WIDTH,
         bos_token_id=0,
         eos_token_id=1,
@@ -77,33 +80,32 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
     return cls(config(vocab_size=VOCABULARY, **sizes))
 
 
-def _vision(cls: Any) -> nn.Module:
+def _vision(cls: Any, **changes: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    return cls(
-        transformers.CLIPVisionConfig(
-            **sizes, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=WIDTH
-        )
-    )
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
+    return cls(transformers.CLIPVisionConfig(**(sizes | changes)))
 
 
-def _llm(cls: Any) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    config = cls.config_class(
-        vocab_size=VOCABULARY,
-        **sizes,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return cls(config)
+def language_model(cls: Any, **changes: Any) -> nn.Module:
+    """A decoder of text, by its class."""
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return cls(cls.config_class(**(sizes | changes)))
 
 
 def _qwen_vl(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
     text |= {
         "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
@@ -116,7 +118,7 @@ def _qwen_vl(cls: Any) -> nn.Module:
     }
     vision |= {"out_hidden_size": WIDTH}
     return cls(
-        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_vision_tokens())
+        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **VISION_TOKENS)
     )
 
 
@@ -125,64 +127,10 @@ def _bert(cls: Any) -> nn.Module:
     return cls(transformers.BertConfig(vocab_size=VOCABULARY, **sizes, num_attention_heads=2))
 
 
-def _siglip(cls: Any) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    sizes |= {"num_attention_heads": 2, "patch_size": 8}
-    if "Siglip2" in cls.__name__:
-        return cls(transformers.Siglip2VisionConfig(**sizes, num_patches=16))
-    return cls(transformers.SiglipVisionConfig(**sizes, image_size=32))
-
-
-def _qwen3_vl(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "head_dim": 8}
-    text |= {"rope_parameters": {"mrope_section": [2, 1, 1], "rope_type": "default"}}
-    vision: dict[str, Any] = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32}
-    vision |= {"num_heads": 2, "out_hidden_size": WIDTH, "num_position_embeddings": 16}
-    vision |= {"deepstack_visual_indexes": [0]}
-    return cls(
-        transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **_vision_tokens())
-    )
-
-
-def _mistral3(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "head_dim": 8}
-    vision: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32}
-    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
-    vision |= {"image_size": 28, "patch_size": 14}
-    return cls(
-        transformers.Mistral3Config(
-            text_config=transformers.MistralConfig(**text),
-            vision_config=transformers.PixtralVisionConfig(**vision),
-        )
-    )
-
-
-def _t5_gemma(cls: Any) -> nn.Module:
-    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
-
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": VOCABULARY}
-    module = T5GemmaModuleConfig(**sizes, head_dim=8, pad_token_id=0)
-    return cls(module)
-
-
-def _vision_tokens() -> dict[str, int]:
-    """The ids of the tokens that stand for pictures, by their names in configurations."""
-    names = ("vision_start", "vision_end", "image", "video")
-    return {f"{n}_token_id": len(WORDS) + 2 + i for i, n in enumerate(names)}
-
-
-def word_tokenizer(ends: bool = True) -> Any:
+def word_tokenizer() -> Any:
     """A tokenizer of whole words, as any class that only wraps one; it knows chat templates."""
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.add_special_tokens(SPECIAL)
-    if ends:  # as T5's does; an empty prompt has one token then
-        inner.post_processor = processors.TemplateProcessing(
-            single="$A </s>", special_tokens=[("</s>", 1)]
-        )
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
@@ -196,12 +144,92 @@ def _clip_tokenizer() -> Any:
     return tiny_tokenizer(Path(tempfile.mkdtemp()))
 
 
-def _processor(cls: Any, patch_size: int = 14) -> Any:
-    return PictureAndTextProcessor(word_tokenizer(ends=False), patch_size)
-
-
 def _crop(cls: Any) -> Any:
     return cls(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+def _siglip(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    return cls(
+        transformers.SiglipVisionConfig(**sizes, num_attention_heads=2, image_size=32, patch_size=8)
+    )
+
+
+def _gemma3(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
+    text = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    text |= {"vocab_size": VOCABULARY}
+    vision = sizes | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    tokens = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens
+    )
+    return cls(config)
+
+
+def _qwen_text(cls: Any) -> nn.Module:
+    return _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration).model.language_model
+
+
+def _clap_text(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = transformers.ClapTextConfig(
+        vocab_size=VOCABULARY,
+        **sizes,
+        num_attention_heads=2,
+        projection_dim=WIDTH,
+        max_position_embeddings=64,
+    )
+    return cls(config)
+
+
+def _clap(cls: Any) -> nn.Module:
+    text = _clap_text(transformers.ClapTextModelWithProjection).config
+    audio = transformers.ClapAudioConfig(
+        spec_size=64,
+        window_size=4,
+        num_mel_bins=64,
+        hidden_size=WIDTH,
+        projection_dim=WIDTH,
+        depths=[1, 1],
+        num_attention_heads=[1, 1],
+        num_hidden_layers=2,
+        patch_embeds_hidden_size=8,
+        mlp_ratio=1.0,
+    )
+    config = transformers.ClapConfig(
+        text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=WIDTH
+    )
+    return cls(config)
+
+
+def _gpt2(cls: Any) -> nn.Module:
+    config = transformers.GPT2Config(vocab_size=100, n_embd=WIDTH, n_layer=1, n_head=2)
+    config.max_new_tokens = 4
+    return cls(config)
+
+
+def _vocoder(cls: Any) -> nn.Module:
+    config = transformers.SpeechT5HifiGanConfig(
+        model_in_dim=8,
+        sampling_rate=16,
+        upsample_initial_channel=8,
+        upsample_rates=[2, 2],
+        upsample_kernel_sizes=[4, 4],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+        normalize_before=False,
+    )
+    return cls(config)
+
+
+def _t5gemma(cls: Any) -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = transformers.T5GemmaConfig(
+        encoder=sizes, decoder=sizes, vocab_size=VOCABULARY, is_encoder_decoder=False
+    )
+    return cls(config)
 
 
 # The class's name, and what makes a part of it from the class and its overrides.
@@ -214,27 +242,24 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPVisionModelWithProjection": _vision,
     "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
     "BertModel": _bert,
-    "Gemma2PreTrainedModel": lambda cls: _llm(transformers.Gemma2Model),
-    "PreTrainedModel": lambda cls: _llm(transformers.Qwen3Model),
-    "Qwen3ForCausalLM": _llm,
+    "Gemma2PreTrainedModel": lambda cls: language_model(transformers.Gemma2Model),
+    "PreTrainedModel": lambda cls: language_model(transformers.Qwen3Model),
+    "Qwen3ForCausalLM": language_model,
     "CLIPTokenizer": lambda cls: _clip_tokenizer(),
     "CLIPImageProcessor": _crop,
     "CLIPImageProcessorPil": _crop,
+    "LlamaModel": language_model,
+    "CLIPProcessor": lambda cls: _crop(transformers.CLIPImageProcessorPil),
     "SiglipVisionModel": _siglip,
-    "Siglip2VisionModel": _siglip,
-    "Qwen3VLModel": _qwen3_vl,
-    "Qwen3VLForConditionalGeneration": _qwen3_vl,
-    "Mistral3Model": _mistral3,
-    "Mistral3ForConditionalGeneration": _mistral3,
-    "T5GemmaEncoder": _t5_gemma,
-    "GlmModel": _llm,
-    "LlamaForCausalLM": _llm,
-    "SmolLM3ForCausalLM": _llm,
-    "Qwen3Model": _llm,
-    "GemmaPreTrainedModel": lambda cls: _llm(transformers.GemmaModel),
-    "Qwen2VLProcessor": _processor,
-    "Qwen3VLProcessor": lambda cls: _processor(cls, 16),
-    "AutoProcessor": _processor,
+    "Gemma3ForConditionalGeneration": _gemma3,
+    "Qwen2_5_VLTextModel": _qwen_text,
+    "ClapTextModelWithProjection": _clap_text,
+    "ClapModel": _clap,
+    "ClapFeatureExtractor": lambda cls: cls(feature_size=64),
+    "GPT2LMHeadModel": _gpt2,
+    "SpeechT5HifiGan": _vocoder,
+    "T5GemmaEncoderModel": _t5gemma,
     "SiglipImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
-    "Siglip2ImageProcessorPil": lambda cls: cls(patch_size=8, max_num_patches=16),
+    "ClassifierFreeGuidance": lambda cls: cls(guidance_scale=3.0),
+    "BaseGuidance": lambda cls: diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
 }

@@ -130,7 +130,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "cross_attention_dim": WIDTH,
         "cross_attention_dim_t5": WIDTH,
         "pooled_projection_dim": 16,
-        "text_len": 8,
+        "text_len": 77,
         "text_len_t5": 256,
     },
     "FluxControlNetModel": HEADS

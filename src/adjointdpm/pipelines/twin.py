@@ -7,6 +7,7 @@ to themselves; pictures are not clamped.
 
 import collections
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator
@@ -100,10 +101,22 @@ def _without_gradients(function: Any) -> bool:
 
 
 def _unclamped(processor: Any) -> Any:
-    """An image or video processor whose pictures keep their values outside of [0, 1]."""
+    """An image or video processor whose tensors keep their values outside of [0, 1].
+
+    Numpy and PIL pictures are clamped as ever: bytes are made of them.
+    """
     made = copy.copy(processor)
     if hasattr(made, "denormalize"):
         vars(made)["denormalize"] = _denormalized
+    if hasattr(made, "denormalize") and hasattr(made, "postprocess"):
+        unclamped = made.postprocess
+
+        @functools.wraps(unclamped)
+        def postprocess(image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+            run = unclamped if output_type == "pt" else processor.postprocess
+            return run(image, output_type, *args, **kwargs)
+
+        vars(made)["postprocess"] = postprocess
     inner = getattr(made, "_image_processor", None)
     if inner is not None:
         vars(made)["_image_processor"] = _unclamped(inner)
