@@ -3,6 +3,8 @@
 from typing import Any
 
 import PIL.Image
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import Qwen3VLModel
 
 from benchmarks.pipelines.cases.case import IMAGE, MASK, SHORT, SIZE, TEXT, Case
@@ -15,14 +17,26 @@ CONTROL = {"transformer": {"in_channels": 32, "out_channels": 16}}  # beside the
 LARGER = {"height": 32, "width": 32, "use_resolution_binning": False}
 PIXELS = (IMAGE[0].permute(1, 2, 0) * 255).byte().numpy()
 PICTURE = PIL.Image.fromarray(PIXELS)  # where a pipeline takes no tensors
+SPARSE = {"height": 64, "width": 64}  # where the code takes an autoencoder's factor to be 16
+BIG = {"height": 64, "width": 64}
+# Some pipelines enlarge the picture to 1024²: with this autoencoder it has few tokens.
+COARSE = {"vae": {"dim_mult": [1] * 6, "temperal_downsample": [False] * 5}}
+FIBO = {"text_encoder": {"vocab_size": 128_256}, "transformer": {"in_channels": 4}}
 ONE = PROMPTED | {"prompt": ["red fox"]}
 SPRINT = {"transformer": {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}}
 
+
+def _filled_experts(pipe: Any) -> None:
+    """Give the experts values: they are made without any."""
+    generator = torch.Generator().manual_seed(8)
+    for parameter in pipe.transformer.parameters():
+        if parameter.ndim == 3:
+            parameter.normal_(std=0.1, generator=generator)
+
+
 CASES: dict[str, Case] = {
     "StableDiffusion3Pipeline": Case(PROMPTED, SD3),
-    "StableDiffusion3Img2ImgPipeline": Case(
-        PROMPTED | {"image": IMAGE, "strength": 0.8}, SD3
-    ),
+    "StableDiffusion3Img2ImgPipeline": Case(PROMPTED | {"image": IMAGE, "strength": 0.8}, SD3),
     "StableDiffusion3InpaintPipeline": Case(
         PROMPTED | {"image": IMAGE, "mask_image": MASK, "strength": 0.8},
         SD3 | {"transformer": {"in_channels": 16}, "vae": {"latent_channels": 16}},
@@ -88,18 +102,32 @@ CASES: dict[str, Case] = {
         SPRINT,
         shape=(2, 3, 32, 32),
     ),
-    "HunyuanDiTPipeline": Case(PROMPTED | {"use_resolution_binning": False}),
+    "HunyuanDiTPipeline": Case(TEXT | SIZE | {"use_resolution_binning": False}),
     "HunyuanDiTPAGPipeline": Case(
-        PROMPTED | {"use_resolution_binning": False, "pag_scale": 2.0},
+        TEXT | SIZE | {"use_resolution_binning": False, "pag_scale": 2.0},
         {"transformer": {"num_layers": 4}},
     ),
     "HunyuanDiTControlNetPipeline": Case(
-        PROMPTED | {"use_resolution_binning": False, "control_image": IMAGE},
+        TEXT | SIZE | {"use_resolution_binning": False, "control_image": IMAGE},
         {"transformer": {"num_layers": 4}},
     ),
-    "BriaFiboPipeline": Case(PROMPTED, {"text_encoder": {"vocab_size": 128_256}}),
-    "BriaFibo2Pipeline": Case(
+    "BriaPipeline": Case(
         PROMPTED,
+        parts={"scheduler": lambda: FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)},
+    ),
+    "BriaFiboPipeline": Case(PROMPTED | SPARSE, FIBO, shape=(2, 3, 8, 8)),
+    "BriaFiboEditPipeline": Case(
+        ONE | SPARSE | {"image": PICTURE},
+        FIBO,
+        shape=(1, 3, 8, 8),
+        parts={"scheduler": FlowMatchEulerDiscreteScheduler},
+    ),
+    "CogView4ControlPipeline": Case(
+        PROMPTED | {"control_image": IMAGE},
+        {"transformer": {"in_channels": 8, "out_channels": 4}},
+    ),
+    "BriaFibo2Pipeline": Case(
+        TEXT | SIZE,
         {
             "text_encoder": {"num_hidden_layers": 36},
             "transformer": {
@@ -116,32 +144,75 @@ CASES: dict[str, Case] = {
     ),
     "Flux2Pipeline": Case(PROMPTED | {"text_encoder_out_layers": (0, 1, 2)}),
     "Flux2KleinKVPipeline": Case(
-        PROMPTED | {"text_encoder_out_layers": (0, 1, 2), "image": PICTURE}
+        {"prompt": TEXT["prompt"], "num_inference_steps": 3}
+        | SIZE
+        | SHORT
+        | {"text_encoder_out_layers": (0, 1, 2), "image": PICTURE}
     ),
     "Ideogram4Pipeline": Case(
         PROMPTED | {"guidance_schedule": None, "max_sequence_length": 16},
         parts={"text_encoder": lambda: component(Qwen3VLModel, num_hidden_layers=36)},
     ),
-    "NucleusMoEImagePipeline": Case(PROMPTED | {"return_index": -1}),
+    "NucleusMoEImagePipeline": Case(PROMPTED | {"return_index": -1}, prepare=_filled_experts),
     "Krea2Pipeline": Case(PROMPTED, parts={"text_encoder_select_layers": lambda: (1, 2)}),
     "LongCatImagePipeline": Case(
         PROMPTED | {"enable_prompt_rewrite": False}, {"vae": {"latent_channels": 16}}
     ),
     "LongCatImageEditPipeline": Case(
         TEXT | {"prompt": ["red fox"], "image": PICTURE},
-        {"vae": {"latent_channels": 16, "block_out_channels": (8,) * 7}},
-        shape=(1, 3, 16, 16),
+        {
+            "vae": {
+                "latent_channels": 16,
+                "block_out_channels": (8,) * 7,
+                "down_block_types": ("DownEncoderBlock2D",) * 7,
+                "up_block_types": ("UpDecoderBlock2D",) * 7,
+            }
+        },
+        shape=None,
     ),
     "QwenImageControlNetInpaintPipeline": Case(
         PROMPTED | TRUE_CFG | {"control_image": IMAGE, "control_mask": MASK},
         {"controlnet": {"extra_condition_channels": 4}},
     ),
-    "QwenImage21Pipeline": Case(PROMPTED),
-    "DreamLitePipeline": Case(PROMPTED),
-    "DreamLiteMobilePipeline": Case(PROMPTED),
+    "QwenImage21Pipeline": Case(
+        {"prompt": TEXT["prompt"], "num_inference_steps": 3, "true_cfg_scale": 2.0}
+        | {"negative_prompt": ["blurry", "a"]}
+        | SPARSE,
+        shape=(2, 4, 8, 8),
+    ),
+    "DreamLitePipeline": Case(ONE | {"prompt": "red fox"}, shape=(1, 3, 16, 16)),
+    "DreamLiteMobilePipeline": Case(ONE | {"prompt": "red fox"}, shape=(1, 3, 16, 16)),
+    "QwenImageEditPipeline": Case(
+        ONE | TRUE_CFG | BIG | {"image": PICTURE, "negative_prompt": ["a"]},
+        COARSE,
+        shape=(1, 3, 64, 64),
+    ),
+    "QwenImageEditPlusPipeline": Case(
+        ONE | TRUE_CFG | BIG | {"image": PICTURE, "negative_prompt": ["a"]},
+        COARSE,
+        shape=(1, 3, 64, 64),
+    ),
+    "QwenImageEditInpaintPipeline": Case(
+        ONE
+        | TRUE_CFG
+        | BIG
+        | {"image": PICTURE, "negative_prompt": ["a"], "strength": 0.8}
+        | {"mask_image": PIL.Image.fromarray(PIXELS[..., 0])},
+        COARSE,
+        shape=(1, 3, 64, 64),
+    ),
     "JoyImageEditPipeline": Case(ONE, shape=None),
     "JoyImageEditPlusPipeline": Case(ONE, shape=None),
-    "FluxPriorReduxPipeline": Case({"image": PICTURE}, shape=None),
+    "FluxPriorReduxPipeline": Case(
+        {"image": PICTURE, "prompt": ["red fox"]},
+        {name: {} for name in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")},
+        shape=None,
+    ),
+    "GlmImagePipeline": Case(
+        PROMPTED | {"prior_token_ids": torch.arange(32).view(2, 16) % 16},
+        # Another model draws those tokens, one after another, which has no gradient.
+        parts={"processor": lambda: None, "vision_language_encoder": lambda: None},
+    ),
     "ZImageControlNetPipeline": Case(PROMPTED | {"control_image": IMAGE}),
     "ZImageOmniPipeline": Case(PROMPTED | {"image": PICTURE}),
     "DiTPipeline": Case({"class_labels": [1, 3], "num_inference_steps": 3, "guidance_scale": 3.0}),

@@ -57,7 +57,9 @@ def _mistral3(cls: Any, **changes: Any) -> nn.Module:
 
 def _t5_gemma(cls: Any) -> nn.Module:
     sizes = TEXT | {"vocab_size": VOCABULARY, "pad_token_id": 0}
-    return cls(T5GemmaModuleConfig(**sizes))
+    config = T5GemmaModuleConfig(**sizes)
+    config.dropout_rate = 0.0
+    return cls(config)
 
 
 def _processor(patch_size: int) -> Any:
