@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -24,6 +24,7 @@ VISION_TOKENS = {  # their ids, by their names in configurations
     f"{name}_token_id": len(WORDS) + 2 + i
     for i, name in enumerate(("vision_start", "vision_end", "image", "video"))
 }
+LEXEMES = Regex(r"\w+|[^\w\s]+|\n")  # pipelines count the tokens of their templates, lines too
 CHAT = (  # content is a text, or a list of texts and pictures
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
     "{{ m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
@@ -135,7 +136,7 @@ def word_tokenizer(ends: bool = False) -> Any:
 
     """
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.pre_tokenizer = pre_tokenizers.Split(LEXEMES, "removed", invert=True)
     inner.add_special_tokens(SPECIAL)
     if ends:
         inner.post_processor = processors.TemplateProcessing(
