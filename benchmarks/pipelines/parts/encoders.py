@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -105,10 +105,19 @@ def _bert(cls: Any) -> nn.Module:
     return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
 
 
-def word_tokenizer() -> Any:
-    """A tokenizer of whole words, as any class that only wraps one; it knows chat templates."""
+def word_tokenizer(ends: bool = False) -> Any:
+    """A tokenizer of whole words, as any class that only wraps one; it knows chat templates.
+
+    Args:
+        ends: whether each text ends with a token of its own, so that none is empty.
+
+    """
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if ends:
+        inner.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", WORDS.index("</s>"))]
+        )
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
