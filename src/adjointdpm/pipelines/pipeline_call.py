@@ -33,6 +33,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
+    networks: "_Networks | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -45,6 +46,7 @@ def call_pipeline(
         noise: its initial noise, in the shape that it draws itself.
         gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
         output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+        networks: what the networks do in this call, in place of what `gradient` says.
 
     Returns:
         Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
@@ -58,7 +60,7 @@ def call_pipeline(
             or blocks the gradient of one of its networks.
 
     """
-    method = resolve_gradient(gradient)
+    networks = networks or _Networks(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
@@ -73,7 +75,6 @@ def call_pipeline(
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()

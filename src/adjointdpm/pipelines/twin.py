@@ -124,6 +124,10 @@ class AttentionProcessors:
         parts = network.modules()
         self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
 
+    def identities(self) -> tuple[int, ...]:
+        """What tells them from others."""
+        return tuple(id(processor) for _, processor in self._then)
+
     def put_back(self) -> list[tuple[Any, Any]]:
         """Set them again; returns those that were others, with the others."""
         changed = [(part, part.processor) for part, old in self._then if part.processor is not old]

@@ -1,0 +1,101 @@
+"""One call of any diffusers pipeline, by its own loop or by a native solve in place of it."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.engine.gradients import Auto, AutogradMethod, GradientMethod
+from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.samplers import Sampler
+from adjointdpm.engine.samplers import resolve as resolve_sampler
+from adjointdpm.pipelines.noise_levels import NotReplayable
+from adjointdpm.pipelines.pipeline_call import call_pipeline
+from adjointdpm.pipelines.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.recorded_run import Checked, RecordedRun
+
+WATCHING = ("callback_on_step_end", "callback")
+Known = MutableMapping[str, RecordedNetwork]
+
+
+def call_by_any_method(
+    pipe: Any,
+    arguments: Mapping[str, Any],
+    noise: Tensor | None,
+    gradient: GradientMethod | str,
+    output: str,
+    sampler: Sampler | str | None,
+    known: Known,
+) -> Tensor:
+    """`call_pipeline`, with every gradient method, and with native samplers.
+
+    A native sampler takes the steps of the times at which the pipeline's scheduler would step for
+    these arguments. A method that solves an ODE itself and is given no sampler takes the native one
+    that repeats the scheduler. `Auto` is exact where there is none.
+
+    Args:
+        pipe, arguments, noise, gradient, output: as for `call_pipeline`.
+        sampler: a native sampler or its name; None steps by the pipeline's scheduler.
+        known: the networks of former calls.
+
+    Raises:
+        AdjointDPMError: as `call_pipeline`.
+        NotReplayable: a native solve is asked for, and the pipeline's loop is more than a denoiser,
+            a schedule and conditioning.
+
+    """
+    method = resolve_gradient(gradient)
+    if sampler is None and isinstance(method, AutogradMethod):
+        return call_pipeline(pipe, arguments, noise, method, output)
+    try:
+        run = _run(pipe, arguments, sampler, method, known)
+        return call_pipeline(pipe, arguments, noise, output=output, networks=run)
+    except NotReplayable:
+        if sampler is not None or not isinstance(method, Auto):
+            raise
+    return call_pipeline(pipe, arguments, noise, method.exact, output)
+
+
+def native_support(
+    pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None = None
+) -> tuple[bool | str, bool | str]:
+    """Whether a call can be solved natively, and without naming a sampler; or why not.
+
+    The pipeline runs up to the end of its loop, and its networks in the first step only.
+    """
+    run = RecordedRun(type(pipe).__name__, None, None, {})
+    try:
+        _check_watching(pipe, arguments)
+        with torch.no_grad():
+            call_pipeline(pipe, arguments, noise, networks=run)
+        raise NotReplayable(f"{type(pipe).__name__} does not take its scheduler's last step")
+    except Checked as checked:
+        try:
+            checked.loop.repeating()
+        except NotReplayable as refusal:
+            return True, str(refusal)
+        return True, True
+    except NotReplayable as refusal:
+        return str(refusal), str(refusal)
+
+
+def _run(
+    pipe: Any,
+    arguments: Mapping[str, Any],
+    sampler: Sampler | str | None,
+    method: GradientMethod,
+    known: Known,
+) -> RecordedRun:
+    _check_watching(pipe, arguments)
+    native = None if sampler is None else resolve_sampler(sampler)
+    return RecordedRun(type(pipe).__name__, native, method, known)
+
+
+def _check_watching(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    for name in WATCHING:
+        if arguments.get(name) is not None:
+            raise NotReplayable(
+                f"{type(pipe).__name__}: {name} is called in the pipeline's loop, in whose place a "
+                f"native solve runs; leave it out, or sampler=None with gradient=\"exact\""
+            )
