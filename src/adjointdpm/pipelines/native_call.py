@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from adjointdpm.engine.gradients import Auto, AutogradMethod, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
@@ -48,12 +49,14 @@ def call_by_any_method(
     method = resolve_gradient(gradient)
     if sampler is None and isinstance(method, AutogradMethod):
         return call_pipeline(pipe, arguments, noise, method, output)
+    numbers = _RandomNumbers(pipe, arguments)
     try:
         run = _run(pipe, arguments, sampler, method, known)
         return call_pipeline(pipe, arguments, noise, output=output, networks=run)
     except NotReplayable:
         if sampler is not None or not isinstance(method, Auto):
             raise
+    numbers.put_back()
     return call_pipeline(pipe, arguments, noise, method.exact, output)
 
 
@@ -99,3 +102,20 @@ def _check_watching(pipe: Any, arguments: Mapping[str, Any]) -> None:
                 f"{type(pipe).__name__}: {name} is called in the pipeline's loop, in whose place a "
                 f"native solve runs; leave it out, or sampler=None with gradient=\"exact\""
             )
+
+
+class _RandomNumbers:
+    """Where the generators stand from which a call of a pipeline draws."""
+
+    def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        given = [x for x in tree_leaves(dict(arguments)) if isinstance(x, torch.Generator)]
+        device = torch.device(pipe._execution_device)
+        if device.type == "cuda":
+            given.append(torch.cuda.default_generators[device.index or 0])
+        self._generators = [torch.default_generator, *given]
+        self._then = [generator.get_state() for generator in self._generators]
+
+    def put_back(self) -> None:
+        """Let the next call draw the same numbers."""
+        for generator, state in zip(self._generators, self._then, strict=True):
+            generator.set_state(state)
