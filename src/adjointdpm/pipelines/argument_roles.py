@@ -183,4 +183,3 @@ def filled_with(leaf: Any) -> float | None:
         low, high = leaf.min().item(), leaf.max().item()
         return float(low) if low == high else None
     return float(leaf) if type(leaf) in (int, float) else None
-

@@ -11,8 +11,10 @@ from adjointdpm.engine.gradients import Auto, AutogradMethod, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
+from adjointdpm.pipelines.native_solve import conditioning, repeating_sampler
 from adjointdpm.pipelines.noise_levels import NotReplayable
 from adjointdpm.pipelines.pipeline_call import call_pipeline
+from adjointdpm.pipelines.recorded_loop import RecordedLoop
 from adjointdpm.pipelines.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.recorded_run import Checked, RecordedRun
 
@@ -67,20 +69,27 @@ def native_support(
 
     The pipeline runs up to the end of its loop, and its networks in the first step only.
     """
-    run = RecordedRun(type(pipe).__name__, None, None, {})
     try:
-        _check_watching(pipe, arguments)
-        with torch.no_grad():
-            call_pipeline(pipe, arguments, noise, networks=run)
-        raise NotReplayable(f"{type(pipe).__name__} does not take its scheduler's last step")
-    except Checked as checked:
-        try:
-            checked.loop.repeating()
-        except NotReplayable as refusal:
-            return True, str(refusal)
-        return True, True
+        loop = _recorded(pipe, arguments, noise)
+        conditioning(loop)
     except NotReplayable as refusal:
         return str(refusal), str(refusal)
+    try:
+        repeating_sampler(loop)
+    except NotReplayable as refusal:
+        return True, str(refusal)
+    return True, True
+
+
+def _recorded(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None) -> RecordedLoop:
+    _check_watching(pipe, arguments)
+    run = RecordedRun(type(pipe).__name__, None, None, {})
+    try:
+        with torch.no_grad():
+            call_pipeline(pipe, arguments, noise, networks=run)
+    except Checked as checked:
+        return checked.loop
+    raise NotReplayable(f"{type(pipe).__name__} does not take its scheduler's last step")
 
 
 def _run(
@@ -100,7 +109,7 @@ def _check_watching(pipe: Any, arguments: Mapping[str, Any]) -> None:
         if arguments.get(name) is not None:
             raise NotReplayable(
                 f"{type(pipe).__name__}: {name} is called in the pipeline's loop, in whose place a "
-                f"native solve runs; leave it out, or sampler=None with gradient=\"exact\""
+                f'native solve runs; leave it out, or sampler=None with gradient="exact"'
             )
 
 

@@ -20,10 +20,12 @@ from torch.utils._pytree import tree_unflatten
 from adjointdpm.engine.gradients import AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.torch_internals import outside_function_mode
+from adjointdpm.pipelines.native_solve import solve
 from adjointdpm.pipelines.noise_levels import NotReplayable
 from adjointdpm.pipelines.pipeline_call import _Networks
-from adjointdpm.pipelines.recorded_loop import Call, RecordedLoop, Step, recorded_call
+from adjointdpm.pipelines.recorded_loop import RecordedLoop
 from adjointdpm.pipelines.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.recorded_step import Call, Step, recorded_call
 from adjointdpm.pipelines.twin import AttentionProcessors
 
 KEPT = 8  # networks of former runs
@@ -92,7 +94,10 @@ class RecordedRun(_Networks):
         @functools.wraps(step)  # pipelines look at its signature
         def taken(*args: Any, **kwargs: Any) -> Any:
             with outside_function_mode():
-                return self._step(step, args, kwargs)
+                try:
+                    return self._step(step, args, kwargs)
+                except NotReplayable as why:
+                    raise self._refusal(str(why)) from why
 
         vars(scheduler)["step"] = taken
 
@@ -104,9 +109,9 @@ class RecordedRun(_Networks):
 
         """
         if self.result is None:
-            raise NotReplayable(f"{self.name} does not take its scheduler's last step")
+            raise self._refusal("its scheduler does not take its last step")
         if bool(sample.isnan().any()) and not bool(self.result.isnan().any()):
-            raise NotReplayable(f"{self.name} uses more of its loop than the state at its end")
+            raise self._refusal("it uses more of its loop than the state at its end")
         assert self.loop is not None
         inside = {o.grad_fn for call in self.loop.first.calls for o in call.outputs}
         for calls in self.calls.values():
@@ -118,32 +123,30 @@ class RecordedRun(_Networks):
         if not {"model_output", "timestep", "sample"} <= given.arguments.keys():
             raise NotReplayable(f"{type(self.scheduler).__name__} steps by other arguments")
         if self.result is not None:
-            raise NotReplayable(f"{self.name} goes on after its scheduler's last step")
+            raise NotReplayable("it goes on after its scheduler's last step")
         output, t, state = (given.arguments[k] for k in ("model_output", "timestep", "sample"))
         now = Step(output, t, state, self._calls)
         self._calls = []
         if self._expected is not None and not torch.equal(self._expected.to(state.dtype), state):
-            raise NotReplayable(f"{self.name} changes the state between its scheduler's steps")
+            raise NotReplayable("it changes the state between its scheduler's steps")
         if self.loop is None:
-            self.loop = RecordedLoop(self.name, self.scheduler, now)
+            self.loop = RecordedLoop(self.scheduler, now)
         else:
             self.loop.add(now)
         given.arguments |= {"model_output": output.detach(), "sample": state.detach()}
         with torch.no_grad():
             found = step(*given.args, **given.kwargs)
         self._expected = found[0].clone()
-        if not self.loop.complete:
-            return found
-        return self._replaced(found, now)
+        return self._replaced(found, now) if self.loop.complete else found
 
     def _replaced(self, found: Any, last: Step) -> Any:
         """The scheduler's answer to its last step, with the solved state in it."""
         assert self.loop is not None
         moved = found[0]
-        self.loop.finish(moved, self._network)
+        self.loop.end(moved)
         if self.native is None:
             raise Checked(self.loop)
-        solved = self.loop.solve(self.sampler, self.native)
+        solved = solve(self.loop, self._network(self.loop), self.sampler, self.native, moved.dtype)
         self.result = solved
         # What the pipeline has of the random run is no number any more: should any of it get into
         # the sample, that is seen there.
@@ -165,9 +168,7 @@ class RecordedRun(_Networks):
         assert self.loop is not None
         kind = [c for c in self.loop.first.calls if c.name == call.name and c.shapes == call.shapes]
         if not kind:
-            raise NotReplayable(
-                f"{self.name} calls its network {call.name!r} otherwise after its first step"
-            )
+            raise self._refusal(f"it calls {call.name!r} otherwise after its first step")
         before = sum(c.name == call.name and c.shapes == call.shapes for c in self._calls)
         like = kind[min(before, len(kind) - 1)]
         found = [self._random_like(x) if isinstance(x, Tensor) else x for x in like.found]
@@ -185,20 +186,25 @@ class RecordedRun(_Networks):
         rows = (len(tensor), *[1] * (tensor.ndim - 1)) if tensor.ndim else ()
         return ((draw(tensor.shape) + 0.3 * draw(rows)) * (0.7 * draw(rows)).exp()).to(tensor.dtype)
 
-    def _network(self, networks: list[nn.Module], calls: Any, times: int) -> RecordedNetwork:
+    def _network(self, loop: RecordedLoop) -> RecordedNetwork:
         """The network of this run, or of a former one of the same form."""
-        now = [AttentionProcessors(network) for network in networks]
-        swapped = [
-            processors
-            for network, processors in zip(networks, now, strict=True)
-            if processors.identities() != self._before[id(network)].identities()
-        ]
-        key = repr((calls, [id(n) for n in networks], [p.identities() for p in swapped]))
+        form = loop.form
+        now = [(id(network), AttentionProcessors(network)) for network in form.networks]
+        swapped = [p for key, p in now if p.identities() != self._before[key].identities()]
+        key = repr((form.calls, [key for key, _ in now], [p.identities() for p in swapped]))
         if key not in self.known:
             if len(self.known) == KEPT:
                 self.known.pop(next(iter(self.known)))
-            self.known[key] = RecordedNetwork(networks, calls, times, lambda: _all_again(swapped))
+            self.known[key] = RecordedNetwork(
+                form.networks, form.calls, form.times, lambda: _all_again(swapped)
+            )
         return self.known[key]
+
+    def _refusal(self, why: str) -> NotReplayable:
+        return NotReplayable(
+            f"{self.name} cannot be solved natively: {why}. Leave sampler=None, with a method that "
+            'takes every pipeline, such as gradient="exact"'
+        )
 
 
 @contextmanager
@@ -207,8 +213,3 @@ def _all_again(swapped: Sequence[AttentionProcessors]) -> Iterator[None]:
         for processors in swapped:
             stack.enter_context(processors.again())
         yield
-
-
-def is_native(sampler: Any, method: GradientMethod) -> bool:
-    """Whether a call needs a native solve."""
-    return sampler is not None or not isinstance(method, AutogradMethod)
