@@ -85,7 +85,8 @@ def conditioning(loop: RecordedLoop) -> list[Tensor]:
     for values in loop.values:
         column = [values[steps[t]] for t in known]
         slope = (column[-1] - column[0]) / (known[-1] - known[0])
-        off = [abs(column[0] + slope * (t - known[0]) - v) for t, v in zip(known, column)]
+        line = [column[0] + slope * (t - known[0]) for t in known]
+        off = [abs(on - value) for on, value in zip(line, column, strict=True)]
         if max(off) > OFF_THE_LINE * max(map(abs, column)):
             raise NotReplayable("its network sees the time in a form that is no line")
         beyond = [column[0] + slope * (last - known[0])] if end < known[0] else []
@@ -115,10 +116,14 @@ def repeating_sampler(loop: RecordedLoop) -> Sampler:
         output = loop.outputs[call.step] * loop.levels.sign
         return denoiser.split(output, x, call.alpha, call.sigma)
 
+    states: list[Tensor] = []
+
+    def note(step: int, x: Tensor, denoised: Tensor) -> None:
+        states.append(x)
+
     for sampler in REPEATING:
-        states: list[Tensor] = []
-        plan = sampler.plan(schedule, grid)
-        plan.run(evaluate, loop.states[0], sampler.draw, lambda _, x, __: states.append(x))
+        states.clear()
+        sampler.plan(schedule, grid).run(evaluate, loop.states[0], sampler.draw, note)
         # A last step from the table's first entry to itself changes nothing.
         states += states[-1:] * (loop.steps - len(states))
         pairs = zip(states, loop.states[1:], strict=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
-from adjointdpm.engine.gradients import AutogradMethod, Checkpoint, GradientMethod
+from adjointdpm.engine.gradients import Checkpoint, GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.pipelines.native_solve import solve
@@ -102,7 +102,7 @@ class RecordedRun(_Networks):
         vars(scheduler)["step"] = taken
 
     def check_reached(self, sample: Tensor) -> None:
-        """Check that the sample is made of the solved state, and that gradients reach what they can.
+        """Check that the sample is made of the solved state, and that gradients reach networks.
 
         Raises:
             UnsupportedError: it is not.

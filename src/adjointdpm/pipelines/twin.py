@@ -7,6 +7,7 @@ to themselves; pictures are not clamped.
 
 import collections
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator
@@ -100,10 +101,22 @@ def _without_gradients(function: Any) -> bool:
 
 
 def _unclamped(processor: Any) -> Any:
-    """An image or video processor whose pictures keep their values outside of [0, 1]."""
+    """An image or video processor whose tensors keep their values outside of [0, 1].
+
+    Numpy and PIL pictures are clamped as ever: bytes are made of them.
+    """
     made = copy.copy(processor)
     if hasattr(made, "denormalize"):
         vars(made)["denormalize"] = _denormalized
+    if hasattr(made, "denormalize") and hasattr(made, "postprocess"):
+        unclamped = made.postprocess
+
+        @functools.wraps(unclamped)
+        def postprocess(image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+            run = unclamped if output_type == "pt" else processor.postprocess
+            return run(image, output_type, *args, **kwargs)
+
+        vars(made)["postprocess"] = postprocess
     inner = getattr(made, "_image_processor", None)
     if inner is not None:
         vars(made)["_image_processor"] = _unclamped(inner)
@@ -115,24 +128,27 @@ def _denormalized(images: Any) -> Any:
 
 
 class AttentionProcessors:
-    """The attention processors of a network as they are now.
+    """The attention processors of a network as they are now, and what is switched off in it.
 
-    Some pipelines (PAG) swap them around their loop.
+    Some pipelines swap processors around their loop (PAG), or switch layers off in it (GLIGEN).
     """
 
     def __init__(self, network: nn.Module) -> None:
-        parts = network.modules()
-        self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
+        pairs = [(part, name) for part in network.modules() for name in ("processor", "enabled")]
+        self._then = [
+            (part, name, getattr(part, name)) for part, name in pairs if hasattr(part, name)
+        ]
 
     def identities(self) -> tuple[int, ...]:
         """What tells them from others."""
-        return tuple(id(processor) for _, processor in self._then)
+        return tuple(id(processor) for *_, processor in self._then)
 
-    def put_back(self) -> list[tuple[Any, Any]]:
+    def put_back(self) -> list[tuple[Any, str, Any]]:
         """Set them again; returns those that were others, with the others."""
-        changed = [(part, part.processor) for part, old in self._then if part.processor is not old]
-        for part, old in self._then:
-            part.processor = old
+        now = [(part, name, getattr(part, name)) for part, name, _ in self._then]
+        changed = [new for new, then in zip(now, self._then, strict=True) if new[2] is not then[2]]
+        for part, name, old in self._then:
+            setattr(part, name, old)
         return changed
 
     @contextmanager
@@ -142,5 +158,5 @@ class AttentionProcessors:
         try:
             yield
         finally:
-            for part, now in changed:
-                part.processor = now
+            for part, name, now in changed:
+                setattr(part, name, now)
