@@ -8,25 +8,33 @@ from torch import nn
 
 from benchmarks.pipelines.cases import transformers, unets, video_and_audio
 from benchmarks.pipelines.cases.case import Case
+from benchmarks.pipelines.cases.guess import guess
 from benchmarks.pipelines.parts import assemble
 
-__all__ = ["CASES", "Case", "build", "denoiser", "shaping"]
+__all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "shaping"]
 
 CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASES
-SHAPING = (  # arguments that decide the shape of the noise, or without which there is none
-    *("image", "mask_image", "strength", "height", "width", "num_frames", "audio_end_in_s"),
-    *("max_sequence_length", "use_resolution_binning", "complex_human_instruction"),
-    "text_encoder_out_layers",
-)
+REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
+# Arguments with an entry for each sample, which `model.noise` does without.
+PER_SAMPLE = ("prompt", "prompt_2", "negative_prompt", "class_labels", "batch_size", "generator")
+
+
+def case_for(name: str) -> Case:
+    """The case of a class: the one that is written down, or else a guess by names."""
+    return CASES[name] if name in CASES else guess(getattr(diffusers, name))
 
 
 def build(name: str) -> Any:
     """The pipeline of a case, its weights frozen, silent."""
-    pipe = assemble(getattr(diffusers, name), CASES[name].networks)
+    case = case_for(name)
+    given = {part: make() for part, make in case.parts.items()}
+    pipe = assemble(getattr(diffusers, name), case.networks, **given)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
+    if case.prepare is not None:
+        case.prepare(pipe)
     return pipe
 
 
@@ -37,7 +45,5 @@ def denoiser(pipe: Any) -> nn.Module:
 
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
-    given = {key: CASES[name].arguments[key] for key in SHAPING if key in CASES[name].arguments}
-    return {
-        key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in given.items()
-    }
+    given = {k: v for k, v in case_for(name).arguments.items() if k not in PER_SAMPLE}
+    return {key: value[:1] if torch.is_tensor(value) else value for key, value in given.items()}

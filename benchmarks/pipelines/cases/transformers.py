@@ -31,3 +31,6 @@ CASES: dict[str, Case] = {
     ),
     "DiTPipeline": Case({"class_labels": [1, 3], "num_inference_steps": 3, "guidance_scale": 3.0}),
 }
+
+# Classes that are not run, and why.
+REASONS: dict[str, str] = {}

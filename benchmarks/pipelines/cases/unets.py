@@ -1,14 +1,7 @@
 """Calls of the pipelines around UNets, and of what stands beside them."""
 
 from benchmarks.pipelines.cases.case import IMAGE, SIZE, TEXT, Case
-from benchmarks.pipelines.parts import WIDTH
-
-SDXL_UNET = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
-    "cross_attention_dim": 2 * WIDTH,
-}
+from benchmarks.pipelines.parts.unets import SDXL_UNET
 
 CASES: dict[str, Case] = {
     "StableDiffusionPipeline": Case(TEXT | {"guidance_rescale": 0.5, "eta": 0.5}),
@@ -24,3 +17,6 @@ CASES: dict[str, Case] = {
     "AnimateDiffPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=(2, 2, 3, 16, 16)),
     "DDPMPipeline": Case({"batch_size": 2, "num_inference_steps": 3}, shape=(2, 3, 8, 8)),
 }
+
+# Classes that are not run, and why.
+REASONS: dict[str, str] = {}

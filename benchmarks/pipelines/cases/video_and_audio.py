@@ -13,3 +13,6 @@ CASES: dict[str, Case] = {
         shape=(2, 2, 4),
     ),
 }
+
+# Classes that are not run, and why.
+REASONS: dict[str, str] = {}

@@ -17,6 +17,14 @@ UNET = {
     "norm_num_groups": 4,
 }
 
+# What SDXL's UNet and ControlNets have besides, with two text encoders.
+SDXL_UNET = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+    "cross_attention_dim": 2 * WIDTH,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "UNet2DConditionModel": UNET,
     "UNet2DModel": {

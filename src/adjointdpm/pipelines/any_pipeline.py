@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.seeded_noise import standard_normal
@@ -123,7 +124,7 @@ class AnyPipeline:
 
         Raises:
             PromptError: neither a string nor a non-empty list of strings.
-            UnsupportedError: the pipeline has no `encode_prompt`.
+            UnsupportedError: the pipeline has no `encode_prompt`, or does not take what it returns.
 
         """
         texts = check_prompts(prompts)
@@ -149,9 +150,35 @@ class AnyPipeline:
         found = getattr(twin, ENCODER)(**given)
         found = found if isinstance(found, tuple) else (found,)
         named = zip(_returned_names(method), found, strict=False)
-        return {
+        encoded = {
             name: value for name, value in named if name and name in names and value is not None
         }
+        self._check_taken(twin, given, encoded, parameters)
+        return encoded
+
+    @torch.no_grad()
+    def _check_taken(
+        self, twin: Any, given: dict[str, Any], encoded: dict[str, Any], parameters: Any
+    ) -> None:
+        """Check that the pipeline takes encoded prompts as they are; a few encode them further."""
+        if "prompt_embeds" not in parameters or "prompt_embeds" not in encoded:
+            return
+        ours = {name: value for name, value in encoded.items() if name in parameters}
+        try:
+            found = getattr(twin, ENCODER)(**given | {"prompt": None} | ours)
+            found = found if isinstance(found, tuple) else (found,)
+            again = found[_returned_names(getattr(type(self.pipe), ENCODER)).index("prompt_embeds")]
+            pairs = zip(tree_leaves(again), tree_leaves(encoded["prompt_embeds"]), strict=True)
+            same = all(torch.equal(new, old) for new, old in pairs)
+        except RuntimeError:  # a width that no longer fits
+            same = False
+        except (TypeError, ValueError, AssertionError):  # its `__call__` skips it then
+            return
+        if not same:
+            raise UnsupportedError(
+                f"{type(self.pipe).__name__} encodes prompt_embeds further, so what its {ENCODER} "
+                "returns cannot stand for a prompt; pass the prompt itself"
+            )
 
     def generate(
         self,

@@ -70,6 +70,8 @@ def call_pipeline(
         raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
     if "return_dict" in names:
         given["return_dict"] = False
+    if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
+        given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
     networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
