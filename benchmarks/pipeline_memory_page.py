@@ -31,13 +31,15 @@ def _measured(lines: list[dict[str, Any]]) -> str:
         weights = sum(line["computed"][part]["weights"] for part in ("network", "decoder"))
         row += [_gb(weights), _gb(need)]
         if "failed" in line:
-            rows.append([*row, f"ended: {line['failed']}", "", "", ""])
+            rows.append([*row, f"ended: {line['failed']}", "", "", "", ""])
             continue
         grown = line["resident_peak"] - line["resident_before"]
-        row += [_gb(grown), f"{grown / need:.2f}", _gb(line["resident_peak"])]
+        row += [_gb(line["live_peak"]), f"{line['live_peak'] / need:.3f}"]
+        row += [f"{_gb(grown)} ({grown / need:.2f})", _gb(line["resident_peak"])]
         rows.append([*row, f"{line['seconds']:.0f} ({line['threads']})"])
     head = ["one guided step", "dtype", "gradient of the", "inner checkpointing", "weights, GB"]
-    head += ["computed, GB", "measured, GB", "ratio", "peak resident, GB", "seconds (threads)"]
+    head += ["computed, GB", "tensors measured, GB", "ratio", "growth of resident memory, GB"]
+    head += ["resident at its peak, GB", "seconds (threads)"]
     return (
         f"**Measured** with `python -m benchmarks.pipeline_memory` on {lines[-1]['machine']}:\n\n"
         f"{table(head, rows)}"

@@ -9,7 +9,8 @@ from torch import Tensor
 import adjointdpm as adj
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.pipeline_call import call_parameters
-from benchmarks.pipelines.cases import CASES, build, shaping
+from benchmarks.live_bytes import LiveBytes
+from benchmarks.pipelines.cases import CASES, build, denoiser, shaping
 from benchmarks.pipelines.held_bytes import growth_per_step, held_bytes
 
 # States that one step adds: those that the network is called with (two with guidance in one batch,
@@ -51,6 +52,10 @@ def arguments(name: str, pipe: Any) -> dict[str, Any]:
     return given
 
 
+def largest_weight(pipe: Any) -> Tensor:
+    return max((p for p in denoiser(pipe).parameters() if p.ndim > 1), key=Tensor.numel)
+
+
 def bytes_of(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
@@ -86,3 +91,24 @@ def test_bytes_held_are_those_of_the_tensors_that_live() -> None:
         return (x * gone[:100]).exp()  # keeps `gone`, x, the exponential, but not the product
 
     assert held_bytes(run) == 4 * (1000 + 500 + 100 + 100)
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionXLPipeline", "FluxPipeline", "StableDiffusionControlNetPipeline"]
+)
+def test_networks_that_checkpoint_their_own_blocks_give_the_same_gradient_for_less(name) -> None:
+    pipe = build(name)
+    model = AnyPipeline(pipe)
+    noise = model.noise(2, 1, **shaping(name)).requires_grad_()
+    weight = largest_weight(pipe).requires_grad_()
+    found, peaks = [], []
+    for inner in (False, True):
+        for part in (pipe.vae, denoiser(pipe)) if inner else ():
+            part.enable_gradient_checkpointing()
+        torch.manual_seed(3)
+        with LiveBytes() as live:
+            samples = model(noise=noise, **arguments(name, pipe))
+            found.append(torch.autograd.grad(samples.square().mean(), [noise, weight]))
+        peaks.append(live.peak)
+    assert all(torch.equal(plain, inner) for plain, inner in zip(*found, strict=True))
+    assert peaks[1] < 0.7 * peaks[0]
