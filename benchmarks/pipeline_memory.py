@@ -145,10 +145,10 @@ def measure(case: Case) -> dict[str, Any]:
     given = _arguments(case, dtype)
 
     def gradient(side: int) -> tuple[Tensor, Tensor]:
-        shape = {"height": side, "width": side}
+        shape: dict[str, Any] = {"height": side, "width": side}
         noise = model.noise(1, 0, **given, **shape).requires_grad_()
         output = "sample" if case.decoded else "latent"
-        steps = {"num_inference_steps": 1, "guidance_scale": 5.0}
+        steps: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 5.0}
         found = model(noise=noise, output=output, **steps, **given, **shape)
         (of_noise,) = torch.autograd.grad(0.5 * found.float().square().mean(), noise)
         return found, of_noise
@@ -171,13 +171,13 @@ def measure(case: Case) -> dict[str, Any]:
 
 def _pipeline(case: Case) -> Any:
     size, dtype = case.released, DTYPES[case.dtype]
-    network = random_network(size.network, size.config, dtype)
-    vae = random_network(size.decoder, size.decoder_config, dtype)
+    network: Any = random_network(size.network, size.config, dtype)
+    vae: Any = random_network(size.decoder, size.decoder_config, dtype)
     texts: dict[str, Any] = dict.fromkeys(
         ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     )
     if case.size == "sdxl":
-        scheduler = diffusers.EulerDiscreteScheduler(
+        scheduler: Any = diffusers.EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
         )
         return diffusers.StableDiffusionXLPipeline(
@@ -187,9 +187,7 @@ def _pipeline(case: Case) -> Any:
         transformer=network,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder_3=None,
-        tokenizer_3=None,
-        **texts,
+        **texts | dict.fromkeys(("text_encoder_3", "tokenizer_3")),
     )
 
 

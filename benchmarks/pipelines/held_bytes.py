@@ -33,9 +33,8 @@ def growth_per_step(
 
     def run(count: int) -> int:
         torch.manual_seed(3)
-        return held_bytes(
-            lambda: model(noise=noise, **(arguments | {"num_inference_steps": count}))
-        )
+        given: dict[str, Any] = arguments | {"num_inference_steps": count}
+        return held_bytes(lambda: model(noise=noise, **given))
 
     run(2)
     few, many = (run(count) for count in steps)
