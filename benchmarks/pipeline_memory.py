@@ -47,6 +47,7 @@ NAME = "pipeline-memory"
 GB = 10**9
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SPARE = GB  # that is always left to others
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WARM_UP = 128  # side of a first picture
 # So that glibc gives back what is freed: it would keep blocks of up to 32 MiB.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**22)}
@@ -173,9 +174,7 @@ def _pipeline(case: Case) -> Any:
     size, dtype = case.released, DTYPES[case.dtype]
     network: Any = random_network(size.network, size.config, dtype)
     vae: Any = random_network(size.decoder, size.decoder_config, dtype)
-    texts: dict[str, Any] = dict.fromkeys(
-        ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-    )
+    texts: dict[str, Any] = dict.fromkeys(TEXT_PARTS)
     if case.size == "sdxl":
         scheduler: Any = diffusers.EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
@@ -187,7 +186,9 @@ def _pipeline(case: Case) -> Any:
         transformer=network,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        **texts | dict.fromkeys(("text_encoder_3", "tokenizer_3")),
+        text_encoder_3=texts["text_encoder"],
+        tokenizer_3=texts["tokenizer"],
+        **texts,
     )
 
 
