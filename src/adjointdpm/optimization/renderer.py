@@ -5,7 +5,7 @@ The tasks call the model nowhere else.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,25 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.metrics import Metric, check_samples
 from adjointdpm.metrics.base import Samples
+from adjointdpm.pipelines.generation import is_encoded
+from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.prompting import NOTHING, reads
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
+
+
+class Trial(NamedTuple):
+    """What a first look at a pipeline's samples tells.
+
+    Args:
+        shape: of one sample: `(3, H, W)` of a picture, `(F, 3, H, W)` of a video.
+        stochastic: whether the pipeline draws random numbers besides the initial noise.
+
+    """
+
+    shape: tuple[int, ...]
+    stochastic: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Renderer:
         gradient: the gradient method or its name.
         chunk: pictures drawn or scored at once where no gradient is needed.
         noises: initial noise `[1, …]` of examples that do not start from their seed's.
+        arguments: further ones of the pipeline's call, such as height or negative_prompt.
 
     """
 
@@ -44,6 +61,7 @@ class Renderer:
     gradient: GradientMethod | str = "exact"
     chunk: int = 8
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Drawn:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
@@ -101,26 +119,51 @@ class Renderer:
             scores.append(metric(seen, prompts=list(prompts[part])).cpu())
         return torch.cat(scores)
 
+    @torch.no_grad()
+    def try_out(self, example: Example) -> "Trial":
+        """Draw an example in no more than two steps, before anything is learned.
+
+        What the pipeline does not take, or cannot do, is an error here.
+        """
+        short = replace(self, steps=min(2, self.steps))
+        generator = torch.Generator().manual_seed(0)
+        state = generator.get_state()
+        takes = "generator" in call_parameters(self.model.pipe)
+        more = {"generator": [generator], "seeds": None} if takes else {}
+        drawn = short._generate(short._inputs([example]), **more)
+        return Trial(tuple(drawn.shape[1:]), not torch.equal(generator.get_state(), state))
+
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
         return replace(self, gradient=gradient)
 
+    def noise_of(self, example: Example) -> Float[Tensor, "one *shape"]:
+        """The initial noise that an example starts from."""
+        if example in self.noises:
+            return self.noises[example]
+        return self.model.noise(1, example.seed, **self.arguments)
+
     def _inputs(self, examples: Sequence[Example]) -> Inputs:
         # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn
         # in.
-        noise = torch.cat(
-            [self.noises[e] if e in self.noises else self.model.noise(1, e.seed) for e in examples]
-        )
+        noise = torch.cat([self.noise_of(example) for example in examples])
         return Inputs(examples, [example.prompt for example in examples], noise)
 
-    def _generate(self, inputs: Inputs) -> Tensor:
-        return self.model.generate(
-            list(inputs.prompts) if inputs.encoded is None else None,
+    def _generate(self, inputs: Inputs, **more: Any) -> Tensor:
+        asked = inputs.encoded is None and reads(self.model.pipe) != NOTHING
+        encoded = inputs.encoded or {}
+        # What was encoded with the prompt must not be said once more in words.
+        arguments = {n: v for n, v in self.arguments.items() if not is_encoded(n, encoded)}
+        settings = {"seeds": [example.seed for example in inputs.examples]} | more
+        drawn = self.model.generate(
+            list(inputs.prompts) if asked else None,
             inputs.noise,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             gradient=self.gradient,
-            seeds=[example.seed for example in inputs.examples],
-            **(inputs.encoded or {}),
+            **settings,
+            **arguments,
+            **encoded,
         )
+        return drawn.to(self.model.dtype)  # the metric sees float32 of a pipeline in half precision

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.seeded_noise import standard_normal
-from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
-from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.pipelines.checks import check_count, check_prompts
+from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
@@ -196,7 +197,8 @@ class AnyPipeline:
 
         Args:
             prompt: a string for the whole batch, or a list of B; None where other arguments say
-                what to draw.
+                what to draw. A class-conditional pipeline takes names or numbers of classes, an
+                unconditional one nothing.
             noise: as `noise()` makes it; None: the samples of seed 0.
             steps: the pipeline's `num_inference_steps`.
             guidance_scale: None is the pipeline's default.
@@ -211,21 +213,10 @@ class AnyPipeline:
         """
         if sampler is not None:
             raise UnsupportedError(f"{type(self.pipe).__name__} takes no native sampler: {NATIVE}")
-        names, given = call_parameters(self.pipe), dict(arguments)
         batch = len(noise) if noise is not None else _batch(prompt, seeds, arguments)
-        if prompt is not None:
-            if "prompt" not in names:
-                raise PromptError(f"{type(self.pipe).__name__} takes no prompt")
-            texts = check_prompts(prompt)
-            given["prompt"] = [texts] * batch if isinstance(texts, str) else texts
-        for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance_scale)):
-            if value is not None and name in names:
-                given[name] = value
-        if "batch_size" in names and prompt is None:
-            given.setdefault("batch_size", batch)
-        if "generator" in names and "generator" not in given:
-            numbers = range(batch) if seeds is None else check_seeds(seeds, None)
-            given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]
+        given = generation_arguments(
+            self.pipe, batch, prompt, steps, guidance_scale, seeds, arguments
+        )
         if noise is None and "latents" not in given:
             noise = self.noise(batch, 0, **arguments)
         return self(noise=noise, gradient=gradient, **given)

@@ -7,10 +7,11 @@ from typing import Any
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
-from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import LearningConfig, stock_arguments
+from adjointdpm.tasks.config import LearningConfig
 from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import TokenEmbedding
 from adjointdpm.variables.token_embedding import neutral_word
 
@@ -75,7 +76,7 @@ def embed(
             `TokenEmbedding` and `metrics.resolve`.
 
     """
-    check_family(model, "embed")
+    check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     if (initial := config.initial) is None:
         initial = neutral_word(model.pipe.tokenizer, config.prompts)
@@ -93,7 +94,7 @@ def embed(
         token,
         metric,
         sets,
-        _story(config, metric.name),
+        _story(config, metric.name, model.pipe),
         {"existing_word": controls},
         recognise,
         command=command,
@@ -101,7 +102,7 @@ def embed(
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _story(config: EmbedConfig, metric: str) -> Story:
+def _story(config: EmbedConfig, metric: str, pipe: Any) -> Story:
     vectors = (
         "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
     )
@@ -126,6 +127,6 @@ def _story(config: EmbedConfig, metric: str) -> Story:
         "them, without this library:",
         code=[
             f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")',
-            f'pipe("{sentence}"{stock_arguments(config)})',
+            *drawing_lines(pipe, config, [sentence]),
         ],
     )

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm import metrics
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
-from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import LearningConfig, check_counts, stock_arguments
+from adjointdpm.tasks.config import LearningConfig, check_counts
 from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import LoRA, Weights
 from adjointdpm.variables.lora import ATTENTION
 
+DENOISERS = ("unet", "transformer", "prior", "decoder")
 _OF_LORA = ("rank", "alpha", "target_module")
 
 
@@ -68,7 +69,7 @@ class StylizeConfig(LearningConfig):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """The LoRA, or the denoiser's folder."""
-        return ("unet", "transformer") if self.full else LoRA.artefacts
+        return DENOISERS if self.full else LoRA.artefacts
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
@@ -98,9 +99,8 @@ def stylize(
         InvalidInputError: the style picture cannot be used.
 
     """
-    check_family(model, "stylize")
     variable = (
-        Weights(model.pipe)
+        Weights(model.pipe, _denoiser(model.pipe))
         if config.full
         else LoRA(model.pipe, config.rank, config.alpha, config.target_module, config.seed)
     )
@@ -110,21 +110,37 @@ def stylize(
         variable,
         metric or config.resolve_metric(),
         config.sets(),
-        _story(config),
+        _story(config, model.pipe),
         recognise=recognise,
         command=command,
     )
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _story(config: StylizeConfig) -> Story:
+def _denoiser(pipe: Any) -> str:
+    """The name of the network whose weights are learned.
+
+    Raises:
+        UnsupportedError: the pipeline has none of the usual names.
+
+    """
+    for part in DENOISERS:
+        if getattr(pipe, part, None) is not None:
+            return part
+    raise UnsupportedError(
+        f"{type(pipe).__name__} has none of {', '.join(DENOISERS)}, whose weights could be learned"
+    )
+
+
+def _story(config: StylizeConfig, pipe: Any) -> Story:
     name = Path(config.style).name
     learned = "all weights of the denoiser" if config.full else f"a LoRA of rank {config.rank}"
     code = ['pipe.load_lora_weights("pytorch_lora_weights.safetensors")']
     if config.full:
+        part = _denoiser(pipe)
         code = [
-            'unet = UNet2DConditionModel.from_pretrained("unet")',
-            "pipe = StableDiffusionPipeline.from_pretrained(model, unet=unet)",
+            f'{part} = {type(getattr(pipe, part)).__name__}.from_pretrained("{part}")',
+            f"pipe = {type(pipe).__name__}.from_pretrained(model, {part}={part})",
         ]
     return Story(
         title=f"In the style of one picture: `{name}`",
@@ -138,5 +154,5 @@ def _story(config: StylizeConfig) -> Story:
         ],
         use="The learned weights are in diffusers' own format. Stock diffusers loads them, without "
         "this library:",
-        code=[*code, f'pipe("{config.held_out[0]}"{stock_arguments(config)})'],
+        code=[*code, *drawing_lines(pipe, config, config.held_out[:1])],
     )

@@ -1,0 +1,141 @@
+"""The tasks on every family: what they leave draws the same picture in a fresh stock pipeline."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+import adjointdpm as adj
+from adjointdpm.metrics.base import FunctionMetric
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.stock_latents import stock_latents
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.report import write_report
+from adjointdpm.support.picture_files import read_picture
+from adjointdpm.tasks import stylize as stylize_module
+from adjointdpm.tasks.audit.config import AuditConfig
+from adjointdpm.tasks.audit.noise_file import read_findings, replay
+from adjointdpm.tasks.audit.task import audit
+from adjointdpm.tasks.audit.victims import Victim
+from adjointdpm.tasks.embed import EmbedConfig, embed
+from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.learning import renderer
+from adjointdpm.tasks.stylize import StylizeConfig, stylize
+from benchmarks.pipelines.cases import CASES, build
+
+FAMILIES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "Flux2KleinPipeline",
+    "QwenImagePipeline",
+    "SanaPipeline",
+    "PixArtSigmaPipeline",
+    "ZImagePipeline",
+    "DiTPipeline",
+    "DDPMPipeline",
+)
+WITHOUT_TEXT = ("DiTPipeline", "DDPMPipeline")
+WITHOUT_LORA = ("PixArtSigmaPipeline", *WITHOUT_TEXT)
+SAID = ("prompt", "class_labels", "batch_size", "num_inference_steps", "guidance_scale")
+SHORT: dict[str, Any] = {
+    "steps": 2,
+    "iterations": 2,
+    "lr": 0.02,
+    "validate_every": 1,
+    "tracker": ["none"],
+}
+LEARNING: dict[str, Any] = SHORT | {"batch": 1, "validation": 1, "preservation": 0.1}
+
+
+def darkness(images: Tensor, prompts: list[str]) -> Tensor:
+    """Lower is better: redder, less blue; each prompt's pictures weigh the same."""
+    assert len(prompts) == len(images)
+    assert all(isinstance(prompt, str) for prompt in prompts)
+    return (images[:, 2] - images[:, 0]).mean((1, 2)) + images.square().mean((1, 2, 3))
+
+
+METRIC = FunctionMetric(darkness, "darkness")
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What the case says besides prompts and settings of the tasks."""
+    given = {key: value for key, value in CASES[name].arguments.items() if key not in SAID}
+    return {key: value[0] if key == "negative_prompt" else value for key, value in given.items()}
+
+
+def prompts(name: str) -> list[str]:
+    return ["3", "1", "2"] if name == "DiTPipeline" else ["red fox", "a owl", "fox"]
+
+
+class Stock:
+    """A stock pipeline that the lines of a report can call; it keeps what it drew, unrounded."""
+
+    def __init__(self, pipe: Any, **more: Any) -> None:
+        self.pipe, self.more = pipe, more
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            return self.pipe(*args, **kwargs, **self.more, output_type="pt", return_dict=False)[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+
+def run_lines(lines: list[str], folder: Path, monkeypatch: Any, **names: Any) -> dict[str, Any]:
+    """What the lines leave behind, run in the folder; the last value is called `drawn`."""
+    monkeypatch.chdir(folder)
+    names = {cls: getattr(diffusers, cls) for cls in FAMILIES} | names
+    *first, last = lines
+    exec("\n".join([*first, f"drawn = {last}" if last[0] != " " else last]), names)
+    return names
+
+
+def opened(folder: Path, task: str) -> RunFolder:
+    return RunFolder.open(folder / "run", {"task": task})
+
+
+def saved_pictures(folder: RunFolder, result: dict[str, Any], view: str) -> Tensor:
+    return torch.stack([read_picture(folder.path / row[view]) for row in result["pictures"]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("learn", ["noise", "embedding"])
+def test_guide_saves_what_the_lines_of_its_report_draw_again(
+    name: str, learn: str, tmp_path, monkeypatch
+) -> None:
+    if learn == "embedding" and name in WITHOUT_TEXT:
+        pytest.skip("no text encoder")
+    model, count = adj.from_pipeline(build(name)), 2
+    config = GuideConfig(
+        metric=["color:mood=dusk"],
+        prompt=prompts(name)[0],
+        pictures=count,
+        learn=learn,
+        pipeline_arg=arguments(name),
+        **SHORT,
+    )
+    folder = opened(tmp_path, "guide")
+    result = guide(model, config, folder, metric=METRIC)
+    assert result["held_out"]["before"] > result["held_out"]["after"]
+    write_report(folder)
+    pipe = build(name)
+    if learn == "embedding":  # the lines draw with noise of their own: give them the run's
+        examples = config.sets().held_out
+        noise = torch.cat([renderer(model, config).noise_of(example) for example in examples])
+        given = {"prompt": [config.prompt] * count, "num_inference_steps": 2} | arguments(name)
+        given |= {"negative_prompt": ["blurry"] * count} if "negative_prompt" in given else {}
+        pipe = Stock(pipe, latents=stock_latents(build(name), noise, given))
+    elif "latents" in call_parameters(pipe):
+        pipe = Stock(pipe)
+    else:
+        assert "this library" in result["story"]["use"]
+    names = run_lines(result["story"]["code"], folder.path, monkeypatch, pipe=pipe)
+    drawn = names["images" if name in WITHOUT_TEXT else "drawn"].clamp(0, 1)
+    assert (drawn - saved_pictures(folder, result, "after")).abs().max() < 0.6 / 255
