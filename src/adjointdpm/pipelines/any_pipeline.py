@@ -279,6 +279,15 @@ class AnyPipeline:
         )
 
 
+def encoding_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a call's arguments that also decide how a prompt is encoded."""
+    method = getattr(type(pipe), ENCODER, None)
+    if method is None:
+        return {}
+    names = inspect.signature(inspect.unwrap(method)).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
 def check_family(model: object, use: str) -> None:
     """Raise UnsupportedError if `use` needs more of a pipeline than its own call."""
     if isinstance(model, AnyPipeline):

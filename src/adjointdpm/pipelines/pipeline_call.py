@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
@@ -146,18 +147,19 @@ class _Networks:
         return call
 
     def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = counted(network)
         if not torch.is_grad_enabled():
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
-                return network(*args, **kwargs)
+                return run(*args, **kwargs)
         if name not in self.calls:
             self.calls[name] = TreeRecomputation(
-                name, network, lambda: AttentionProcessors(network).again
+                name, run, lambda: AttentionProcessors(network).again
             )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))

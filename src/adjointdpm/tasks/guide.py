@@ -14,7 +14,7 @@ from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
-from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.any_pipeline import AnyPipeline, check_family, encoding_arguments
 from adjointdpm.pipelines.inversion import invert
 from adjointdpm.pipelines.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
@@ -235,8 +235,21 @@ def _variable(render: Renderer, config: GuideConfig, examples: Sequence[Example]
         start = torch.cat([render.noise_of(example) for example in examples])
         parts.append(Noise(examples, start, within=config.within, budget=config.budget))
     if config.learn in ("embedding", "both"):
-        parts.append(PromptEmbedding(render.model, config.prompt))
+        parts.append(PromptEmbedding(_Encoder(render), config.prompt))
     return parts[0] if len(parts) == 1 else Joint(parts)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes prompts as the renderer's pipeline does with the renderer's arguments."""
+
+    render: Renderer
+
+    def encode(self, prompts: str | Sequence[str]) -> dict[str, Any]:
+        """As the model's `encode`."""
+        model, arguments = self.render.model, self.render.arguments
+        given = encoding_arguments(model.pipe, arguments)
+        return AnyPipeline(model.pipe).encode(prompts, **given) if given else model.encode(prompts)
 
 
 @dataclass(frozen=True)

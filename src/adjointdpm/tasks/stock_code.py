@@ -5,6 +5,7 @@ from typing import Any
 
 from adjointdpm.pipelines.call_arguments import PictureFile, call_arguments
 from adjointdpm.pipelines.generation import generation_arguments, is_encoded, is_prompt
+from adjointdpm.pipelines.pipeline_call import call_parameters
 from adjointdpm.pipelines.prompting import NOTHING, reads
 from adjointdpm.tasks.config import Sampling
 
@@ -39,9 +40,13 @@ def drawing_lines(
         del arguments["batch_size"]
     shown = {name: as_code(name, value) for name, value in arguments.items()}
     words = [f"**{given.pop('**')}"] if "**" in given else []
-    if "prompt" in shown:
+    names = call_parameters(pipe)
+    negative = names["negative_prompt"].default if "negative_prompt" in names else None
+    if "negative_prompt_embeds" in encoded and negative is not None:  # it would be a second one
+        given["negative_prompt"] = "None"
+    if "prompt" in shown and next(iter(names)) == "prompt":
         words.append(shown.pop("prompt"))
-    first = ["class_labels"] if "class_labels" in shown else []
+    first = [name for name in ("prompt", "class_labels") if name in shown]
     named = {name: shown.pop(name) for name in first} | given | shown
     words += [f"{name}={value}" for name, value in named.items()]
     opened = any(isinstance(value, PictureFile) for value in arguments.values())

@@ -138,9 +138,11 @@ def _story(config: StylizeConfig, pipe: Any) -> Story:
     code = ['pipe.load_lora_weights("pytorch_lora_weights.safetensors")']
     if config.full:
         part = _denoiser(pipe)
+        network, whole = type(getattr(pipe, part)).__name__, type(pipe).__name__
         code = [
-            f'{part} = {type(getattr(pipe, part)).__name__}.from_pretrained("{part}")',
-            f"pipe = {type(pipe).__name__}.from_pretrained(model, {part}={part})",
+            f"from diffusers import {', '.join(sorted((network, whole)))}",
+            f'{part} = {network}.from_pretrained("{part}")',
+            f"pipe = {whole}.from_pretrained(model, {part}={part})",
         ]
     return Story(
         title=f"In the style of one picture: `{name}`",

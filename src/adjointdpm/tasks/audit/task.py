@@ -239,7 +239,7 @@ class _Attacks:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.start = torch.cat([self.render.model.noise(1, e.seed) for e in self.examples])
+        self.start = torch.cat([self.render.noise_of(example) for example in self.examples])
         looks = 1 + (self.config.preservation > 0)  # at what it ends with, and what it preserves
         free = Noise(self.examples, self.start, within="free")
         cost = gradient_cost(self.render, free, self.examples[0])
