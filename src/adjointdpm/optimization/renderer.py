@@ -5,7 +5,7 @@ The tasks call the model nowhere else.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -15,25 +15,14 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.metrics import Metric, check_samples
 from adjointdpm.metrics.base import Samples
+from adjointdpm.pipelines.any_pipeline import AnyPipeline
+from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.generation import is_encoded
 from adjointdpm.pipelines.pipeline_call import call_parameters
 from adjointdpm.pipelines.prompting import NOTHING, reads
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
-
-
-class Trial(NamedTuple):
-    """What a first look at a pipeline's samples tells.
-
-    Args:
-        shape: of one sample: `(3, H, W)` of a picture, `(F, 3, H, W)` of a video.
-        stochastic: whether the pipeline draws random numbers besides the initial noise.
-
-    """
-
-    shape: tuple[int, ...]
-    stochastic: bool
 
 
 @dataclass(frozen=True)
@@ -119,19 +108,30 @@ class Renderer:
             scores.append(metric(seen, prompts=list(prompts[part])).cpu())
         return torch.cat(scores)
 
-    @torch.no_grad()
-    def try_out(self, example: Example) -> "Trial":
-        """Draw an example in no more than two steps, before anything is learned.
+    def sample_shape(self, example: Example) -> tuple[int, ...]:
+        """`(3, H, W)` of a picture, `(F, 3, H, W)` of a video; what else there is in its own shape.
 
-        What the pipeline does not take, or cannot do, is an error here.
+        Unless the model knows, an example is drawn in no more than two steps: what the pipeline
+        does not take, or cannot do, is then an error before anything is learned.
         """
-        short = replace(self, steps=min(2, self.steps))
+        if isinstance(self.model, DiffusionModel) and not self.arguments:
+            return self.model.sample_shape
+        return tuple(self._draw_shortly(example, None).shape[1:])
+
+    def is_stochastic(self, example: Example) -> bool:
+        """Whether the pipeline draws random numbers besides the initial noise; draws shortly."""
+        if "generator" not in call_parameters(self.model.pipe):
+            return False
         generator = torch.Generator().manual_seed(0)
-        state = generator.get_state()
-        takes = "generator" in call_parameters(self.model.pipe)
-        more = {"generator": [generator], "seeds": None} if takes else {}
-        drawn = short._generate(short._inputs([example]), **more)
-        return Trial(tuple(drawn.shape[1:]), not torch.equal(generator.get_state(), state))
+        before = generator.get_state()
+        self._draw_shortly(example, generator)
+        return not torch.equal(generator.get_state(), before)
+
+    @torch.no_grad()
+    def _draw_shortly(self, example: Example, generator: torch.Generator | None) -> Drawn:
+        short = replace(self, steps=min(2, self.steps))
+        more = {} if generator is None else {"generator": [generator], "seeds": None}
+        return short._generate(short._inputs([example]), **more)
 
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
@@ -150,7 +150,8 @@ class Renderer:
         return Inputs(examples, [example.prompt for example in examples], noise)
 
     def _generate(self, inputs: Inputs, **more: Any) -> Tensor:
-        asked = inputs.encoded is None and reads(self.model.pipe) != NOTHING
+        general = isinstance(self.model, AnyPipeline)
+        asked = inputs.encoded is None and not (general and reads(self.model.pipe) == NOTHING)
         encoded = inputs.encoded or {}
         # What was encoded with the prompt must not be said once more in words.
         arguments = {n: v for n, v in self.arguments.items() if not is_encoded(n, encoded)}
@@ -166,4 +167,5 @@ class Renderer:
             **arguments,
             **encoded,
         )
-        return drawn.to(self.model.dtype)  # the metric sees float32 of a pipeline in half precision
+        # A pipeline in half precision may make such pictures; metrics see float32 at least.
+        return drawn.to(torch.promote_types(drawn.dtype, torch.float32))

@@ -144,6 +144,13 @@ class DiffusionModel(ABC):
 
     # What all families share.
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample at the pipeline's default size, for example (3, H, W)."""
+        latents = torch.zeros((1, *self.latent_shape), dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return tuple(self.decode(latents).shape[1:])
+
     def __call__(
         self,
         *,

@@ -18,6 +18,7 @@ import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
+from adjointdpm.pipelines.cut_prompts import is_tokenizer, watched
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
 
@@ -49,6 +50,8 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
             vars(made)[name] = seen[id(value)] = _twin(value, wrap, seen, quiet, f"{full}.")
+        elif is_tokenizer(value):
+            vars(made)[name] = seen[id(value)] = watched(name, value)
         elif hasattr(value, "denormalize") or hasattr(value, "_image_processor"):
             vars(made)[name] = seen[id(value)] = _unclamped(value)
     if quiet:

@@ -204,8 +204,7 @@ def guide(
         return result  # another process measures
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
-    stochastic = result["samples"]["stochastic"]
-    lines = GuideLines(render, config, folder, sets.held_out, stochastic)
+    lines = GuideLines(render, config, folder, sets.held_out)
     result["story"] |= lines.story()
     result["held_out"]["same_examples"] = sets.held_out == sets.training
     trajectory = sorted((folder.path / "images").glob("iteration_*.png"))
@@ -216,11 +215,9 @@ def guide(
 
 def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:
     """The noise that the pipeline draws the user's picture from."""
-    _, height, width = model.latent_shape
-    factor = model.pipe.vae_scale_factor
     picture = torch.nn.functional.interpolate(
         read_picture(path)[None],
-        (height * factor, width * factor),
+        model.sample_shape[1:],
         mode="bilinear",
         antialias=True,
         align_corners=False,

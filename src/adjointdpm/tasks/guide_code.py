@@ -33,7 +33,6 @@ class GuideLines:
         config: of the run.
         folder: where its tensors are saved.
         examples: the pictures.
-        stochastic: whether the pipeline draws random numbers besides the initial noise.
 
     """
 
@@ -41,7 +40,6 @@ class GuideLines:
     config: Sampling
     folder: RunFolder
     examples: list[Example]
-    stochastic: bool
 
     @property
     def pipe(self) -> Any:
@@ -99,7 +97,7 @@ class GuideLines:
                 lines[1] = f'latents = load_file("{LATENTS}")["latents"]'
                 given["latents"] = "latents"
             lines[1] += self._cast()
-        if self.stochastic:
+        if self.render.is_stochastic(self.examples[0]):
             lines.insert(0, "import torch")
             numbers = [self._draw_seed(example.seed) for example in self.examples]
             given["generator"] = f"[torch.Generator().manual_seed(seed) for seed in {numbers}]"

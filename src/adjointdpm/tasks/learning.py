@@ -19,7 +19,7 @@ from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
-from adjointdpm.optimization.renderer import Renderer, Trial
+from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
@@ -128,7 +128,7 @@ def learn(
     render = render or renderer(model, config)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
-        trial = _try_out(render, assignment)
+        _check_metric(render, assignment)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         outcome = _optimise(render, assignment, folder, resume, on_record)
@@ -138,7 +138,6 @@ def learn(
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
         if not processes.is_main:
             return result
-        result["samples"] = trial._asdict()
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
         result |= _measured(render, assignment, folder)
         calls["evaluating"] = counter.network_calls - own
@@ -162,19 +161,19 @@ def learn(
     return result
 
 
-def _try_out(render: Renderer, assignment: Assignment) -> Trial:
-    """Draw once, and probe the metric with samples and prompts such as those it will score.
+def _check_metric(render: Renderer, assignment: Assignment) -> None:
+    """Probe the metric with samples and prompts such as those it will score.
 
     Raises:
         MetricError: the metric does not take such samples, or fails on them.
         AdjointDPMError: the pipeline cannot draw as it is told.
 
     """
-    trial = render.try_out(assignment.sets.training[0])
-    *frames, channels, height, width = (1, *trial.shape)[-4:]
-    if len(trial.shape) not in (3, 4) or channels != 3:
+    shape = render.sample_shape(assignment.sets.training[0])
+    *frames, channels, height, width = (1, *shape)[-4:]
+    if len(shape) not in (3, 4) or channels != 3:
         raise MetricError(
-            f"{type(render.model.pipe).__name__} makes samples of shape {trial.shape}, which are "
+            f"{type(render.model.pipe).__name__} makes samples of shape {shape}, which are "
             f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric "
             f"{assignment.metric.name} cannot score them"
         )
@@ -185,9 +184,8 @@ def _try_out(render: Renderer, assignment: Assignment) -> Trial:
         device=render.model.device,
         dtype=render.model.dtype,
         prompts=[example.prompt for example in assignment.sets.training],
-        frames=frames[0] if len(trial.shape) == 4 else None,
+        frames=frames[0] if len(shape) == 4 else None,
     )
-    return trial
 
 
 def _optimise(

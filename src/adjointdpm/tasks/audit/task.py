@@ -103,8 +103,8 @@ def audit(
 
 
 def _check_pictures(render: Renderer, example: Example, victim: Victim) -> None:
-    """Draw once; raise UnsupportedError if that is no picture, at which the victim could look."""
-    shape = render.try_out(example).shape
+    """Raise UnsupportedError unless the pipeline makes pictures, at which the victim can look."""
+    shape = render.sample_shape(example)
     if len(shape) != 3 or shape[0] != 3:
         raise UnsupportedError(
             f"{type(render.model.pipe).__name__} makes samples of shape {shape}, and victim "
