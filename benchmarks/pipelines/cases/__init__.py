@@ -15,11 +15,8 @@ __all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "shaping
 
 CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASES
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
-SHAPING = (  # arguments that decide the shape of the noise, or without which there is none
-    *("image", "mask_image", "strength", "height", "width", "num_frames", "audio_end_in_s"),
-    *("max_sequence_length", "use_resolution_binning", "complex_human_instruction"),
-    "text_encoder_out_layers",
-)
+# Arguments with an entry for each sample, which `model.noise` does without.
+PER_SAMPLE = ("prompt", "prompt_2", "negative_prompt", "class_labels", "batch_size", "generator")
 
 
 def case_for(name: str) -> Case:
@@ -48,8 +45,5 @@ def denoiser(pipe: Any) -> nn.Module:
 
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
-    arguments = case_for(name).arguments
-    given = {key: arguments[key] for key in SHAPING if key in arguments}
-    return {
-        key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in given.items()
-    }
+    given = {k: v for k, v in case_for(name).arguments.items() if k not in PER_SAMPLE}
+    return {key: value[:1] if torch.is_tensor(value) else value for key, value in given.items()}
