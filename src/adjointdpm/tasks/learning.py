@@ -121,6 +121,7 @@ def learn(
     Raises:
         MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the
             variable and the metric.
+        OutputError: what was saved reads back different.
 
     """
     started, processes = time.perf_counter(), Processes()
@@ -139,6 +140,7 @@ def learn(
         if not processes.is_main:
             return result
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
+        variable.check_saved(folder.path)
         result |= _measured(render, assignment, folder)
         calls["evaluating"] = counter.network_calls - own
         result["gradient"] = _gradient(render, assignment, outcome.history)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm import metrics
-from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
@@ -14,10 +14,10 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import LearningConfig, check_counts
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.tasks.stock_code import drawing_lines
-from adjointdpm.variables import LoRA, Weights
+from adjointdpm.variables import LoRA, Variable, Weights
 from adjointdpm.variables.lora import ATTENTION
 
-DENOISERS = ("unet", "transformer", "prior", "decoder")
+_NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
 _OF_LORA = ("rank", "alpha", "target_module")
 
 
@@ -69,7 +69,7 @@ class StylizeConfig(LearningConfig):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """The LoRA, or the denoiser's folder."""
-        return DENOISERS if self.full else LoRA.artefacts
+        return _NETWORKS if self.full else LoRA.artefacts
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
@@ -99,10 +99,11 @@ def stylize(
         InvalidInputError: the style picture cannot be used.
 
     """
+    targets = None if config.target_module == list(ATTENTION) else config.target_module
     variable = (
-        Weights(model.pipe, _denoiser(model.pipe))
+        Weights(model.pipe)
         if config.full
-        else LoRA(model.pipe, config.rank, config.alpha, config.target_module, config.seed)
+        else LoRA(model.pipe, config.rank, config.alpha, targets, config.seed)
     )
     assignment = Assignment(
         task,
@@ -110,40 +111,16 @@ def stylize(
         variable,
         metric or config.resolve_metric(),
         config.sets(),
-        _story(config, model.pipe),
+        _story(config, model.pipe, variable),
         recognise=recognise,
         command=command,
     )
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _denoiser(pipe: Any) -> str:
-    """The name of the network whose weights are learned.
-
-    Raises:
-        UnsupportedError: the pipeline has none of the usual names.
-
-    """
-    for part in DENOISERS:
-        if getattr(pipe, part, None) is not None:
-            return part
-    raise UnsupportedError(
-        f"{type(pipe).__name__} has none of {', '.join(DENOISERS)}, whose weights could be learned"
-    )
-
-
-def _story(config: StylizeConfig, pipe: Any) -> Story:
+def _story(config: StylizeConfig, pipe: Any, variable: Variable) -> Story:
     name = Path(config.style).name
     learned = "all weights of the denoiser" if config.full else f"a LoRA of rank {config.rank}"
-    code = ['pipe.load_lora_weights("pytorch_lora_weights.safetensors")']
-    if config.full:
-        part = _denoiser(pipe)
-        network, whole = type(getattr(pipe, part)).__name__, type(pipe).__name__
-        code = [
-            f"from diffusers import {', '.join(sorted((network, whole)))}",
-            f'{part} = {network}.from_pretrained("{part}")',
-            f"pipe = {whole}.from_pretrained(model, {part}={part})",
-        ]
     return Story(
         title=f"In the style of one picture: `{name}`",
         lead=f"One reference picture, and {learned} that moved until pictures of other prompts "
@@ -156,5 +133,5 @@ def _story(config: StylizeConfig, pipe: Any) -> Story:
         ],
         use="The learned weights are in diffusers' own format. Stock diffusers loads them, without "
         "this library:",
-        code=[*code, *drawing_lines(pipe, config, config.held_out[:1])],
+        code=[*variable.usage(), *drawing_lines(pipe, config, config.held_out[:1])],
     )
