@@ -7,6 +7,7 @@ to themselves; pictures are not clamped.
 
 import collections
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from typing import Any
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.pipelines.cut_prompts import is_tokenizer, watched
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
+from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
 Wrap = Callable[[str, nn.Module], Call]  # name and network -> what runs in place of its forward
@@ -46,6 +49,8 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)]
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
+        elif isinstance(value, PreTrainedTokenizerBase):
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
@@ -103,10 +108,22 @@ def _without_gradients(function: Any) -> bool:
 
 
 def _unclamped(processor: Any) -> Any:
-    """An image or video processor whose pictures keep their values outside of [0, 1]."""
+    """An image or video processor whose tensors keep their values outside of [0, 1].
+
+    Numpy and PIL pictures are clamped as ever: bytes are made of them.
+    """
     made = copy.copy(processor)
     if hasattr(made, "denormalize"):
         vars(made)["denormalize"] = _denormalized
+    if hasattr(made, "denormalize") and hasattr(made, "postprocess"):
+        unclamped = made.postprocess
+
+        @functools.wraps(unclamped)
+        def postprocess(image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+            run = unclamped if output_type == "pt" else processor.postprocess
+            return run(image, output_type, *args, **kwargs)
+
+        vars(made)["postprocess"] = postprocess
     inner = getattr(made, "_image_processor", None)
     if inner is not None:
         vars(made)["_image_processor"] = _unclamped(inner)
@@ -118,20 +135,23 @@ def _denormalized(images: Any) -> Any:
 
 
 class AttentionProcessors:
-    """The attention processors of a network as they are now.
+    """The attention processors of a network as they are now, and what is switched off in it.
 
-    Some pipelines (PAG) swap them around their loop.
+    Some pipelines swap processors around their loop (PAG), or switch layers off in it (GLIGEN).
     """
 
     def __init__(self, network: nn.Module) -> None:
-        parts = network.modules()
-        self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
+        pairs = [(part, name) for part in network.modules() for name in ("processor", "enabled")]
+        self._then = [
+            (part, name, getattr(part, name)) for part, name in pairs if hasattr(part, name)
+        ]
 
-    def put_back(self) -> list[tuple[Any, Any]]:
+    def put_back(self) -> list[tuple[Any, str, Any]]:
         """Set them again; returns those that were others, with the others."""
-        changed = [(part, part.processor) for part, old in self._then if part.processor is not old]
-        for part, old in self._then:
-            part.processor = old
+        now = [(part, name, getattr(part, name)) for part, name, _ in self._then]
+        changed = [new for new, then in zip(now, self._then, strict=True) if new[2] is not then[2]]
+        for part, name, old in self._then:
+            setattr(part, name, old)
         return changed
 
     @contextmanager
@@ -141,5 +161,5 @@ class AttentionProcessors:
         try:
             yield
         finally:
-            for part, now in changed:
-                part.processor = now
+            for part, name, now in changed:
+                setattr(part, name, now)
