@@ -15,11 +15,13 @@ from adjointdpm.pipelines.stock_latents import stock_latents
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.support.picture_files import read_picture
+from adjointdpm.tasks import embed as embed_module
 from adjointdpm.tasks import stylize as stylize_module
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.noise_file import read_findings, replay
 from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.audit.victims import Victim
+from adjointdpm.tasks.embed import EmbedConfig, embed
 from adjointdpm.tasks.guide import GuideConfig, guide
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
@@ -191,6 +193,43 @@ def test_stylize_leaves_what_a_fresh_stock_pipeline_draws_the_same_picture_with(
     drawn = stock_call(name, names["pipe"], example.prompt, noise, {}).clamp(0, 1)
     assert (drawn - expected).abs().max() < 1e-5
     assert last.startswith("pipe(")
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in WITHOUT_TEXT])
+def test_embed_leaves_a_token_that_a_fresh_stock_pipeline_draws_the_same_picture_with(
+    name: str, tmp_path, monkeypatch
+) -> None:
+    made = []
+    cls = embed_module.TokenEmbedding
+    keep = lambda *a, **k: made.append(cls(*a, **k)) or made[0]  # noqa: E731
+    monkeypatch.setattr(embed_module, "TokenEmbedding", keep)
+    monkeypatch.setattr(keep, "artefacts", cls.artefacts, raising=False)
+    model = adj.from_pipeline(build(name))
+    config = EmbedConfig(
+        token="<t>",
+        prompts=["red fox", "fox"],
+        held_out=["red"],
+        pipeline_arg=arguments(name),
+        **LEARNING | {"lr": 0.05},
+    )
+    folder = opened(tmp_path, "embed")
+    result = embed(model, config, folder, metric=METRIC)
+    write_report(folder)
+    render, example = renderer(model, config), config.sets().held_out[0]
+    noise, seed = render.noise_of(example), [torch.Generator().manual_seed(0)]
+    given = {"steps": 2, "generator": seed, **render.arguments}
+    with torch.no_grad():
+        plain = model.generate(example.prompt, noise, **given).clamp(0, 1)
+        seed[0].manual_seed(0)
+        with made[0] as token:
+            prompt = token.written(example.prompt)
+            expected = model.generate(prompt, noise, **given).clamp(0, 1)
+    assert (expected - plain).abs().max() > 1e-5
+    *lines, last = result["story"]["code"]
+    assert repr(prompt) in last
+    names = run_lines([*lines, "None"], folder.path, monkeypatch, pipe=build(name))
+    drawn = stock_call(name, names["pipe"], prompt, noise, {}).clamp(0, 1)
+    assert (drawn - expected).abs().max() < 1e-5
 
 
 class Blue(nn.Module):

@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from adjointdpm.pipelines.cut_prompts import is_tokenizer, watched
+from adjointdpm.pipelines.cut_prompts import watched
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
 from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
@@ -50,13 +50,11 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
         elif isinstance(value, PreTrainedTokenizerBase):
-            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(watched(name, value))
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
             vars(made)[name] = seen[id(value)] = _twin(value, wrap, seen, quiet, f"{full}.")
-        elif is_tokenizer(value):
-            vars(made)[name] = seen[id(value)] = watched(name, value)
         elif hasattr(value, "denormalize") or hasattr(value, "_image_processor"):
             vars(made)[name] = seen[id(value)] = _unclamped(value)
     if quiet:

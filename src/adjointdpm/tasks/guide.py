@@ -184,6 +184,8 @@ def guide(
     render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
     render = replace(render, noises=starts)
 
+    parts = _parts(render, config, sets.training)
+
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
             folder.write_images([f"iteration_{record['iteration']:04d}"], render.seen)
@@ -192,7 +194,7 @@ def guide(
     assignment = Assignment(
         task,
         config,
-        _variable(render, config, sets.training),
+        parts[0] if len(parts) == 1 else Joint(parts),
         metric,
         sets,
         _story(config, metric.name),
@@ -204,7 +206,8 @@ def guide(
         return result  # another process measures
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
-    lines = GuideLines(render, config, folder, sets.held_out)
+    embedding = next((part for part in parts if isinstance(part, PromptEmbedding)), None)
+    lines = GuideLines(render, config, folder, sets.held_out, embedding)
     result["story"] |= lines.story()
     result["held_out"]["same_examples"] = sets.held_out == sets.training
     trajectory = sorted((folder.path / "images").glob("iteration_*.png"))
@@ -225,7 +228,7 @@ def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tens
     return invert(model, picture, config.prompt, steps=config.steps, guidance_scale=scale)
 
 
-def _variable(render: Renderer, config: GuideConfig, examples: Sequence[Example]) -> Variable:
+def _parts(render: Renderer, config: GuideConfig, examples: Sequence[Example]) -> list[Variable]:
     """What is learned, at its start."""
     parts: list[Variable] = []
     if config.learn in ("noise", "both"):
@@ -233,7 +236,7 @@ def _variable(render: Renderer, config: GuideConfig, examples: Sequence[Example]
         parts.append(Noise(examples, start, within=config.within, budget=config.budget))
     if config.learn in ("embedding", "both"):
         parts.append(PromptEmbedding(_Encoder(render), config.prompt))
-    return parts[0] if len(parts) == 1 else Joint(parts)
+    return parts
 
 
 @dataclass(frozen=True)

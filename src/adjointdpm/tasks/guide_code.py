@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -18,9 +17,9 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.files import write_bytes
 from adjointdpm.tasks.config import Sampling
 from adjointdpm.tasks.stock_code import as_code, drawing_lines
-from adjointdpm.variables import Example
+from adjointdpm.variables import Example, PromptEmbedding
 
-NOISE, LATENTS, EMBEDS = "noise.safetensors", "latents.safetensors", "prompt_embeds.safetensors"
+NOISE, LATENTS = "noise.safetensors", "latents.safetensors"
 STOCK = "Stock diffusers draws it from the saved tensors, without this library:"
 
 
@@ -33,6 +32,7 @@ class GuideLines:
         config: of the run.
         folder: where its tensors are saved.
         examples: the pictures.
+        embedding: the learned encoding of the prompt; None if the prompt is drawn as it is.
 
     """
 
@@ -40,6 +40,7 @@ class GuideLines:
     config: Sampling
     folder: RunFolder
     examples: list[Example]
+    embedding: PromptEmbedding | None
 
     @property
     def pipe(self) -> Any:
@@ -53,11 +54,8 @@ class GuideLines:
     @property
     def encoded(self) -> list[str]:
         """The names of the saved encodings."""
-        path = self.folder.path / EMBEDS
-        if not path.exists():
-            return []
-        with safe_open(path, "pt") as opened:
-            return list(opened.keys())
+        encoding = {} if self.embedding is None else self.embedding.encoding
+        return [name for name, rows in encoding.items() if len(rows)]
 
     def story(self) -> dict[str, Any]:
         """`use` and `code` of the report's story; packed latents are saved beside the noise."""
@@ -139,11 +137,11 @@ class GuideLines:
         lines, given = ["from safetensors.torch import load_file"], {}
         if self._noise:
             lines.append(f'noise = load_file("{NOISE}")["noise"]')
-        if self.encoded:
-            lines.append(f'embeds = load_file("{EMBEDS}")')
+        if self.embedding is not None:
+            lines += [line for line in self.embedding.usage() if line not in lines]
             given["**"] = "embeds"
-            if len(self.examples) > 1:
-                each = f"x.repeat_interleave({len(self.examples)}, 0)"
+            if (count := len(self.examples)) > 1:
+                each = f"x * {count} if isinstance(x, list) else x.repeat_interleave({count}, 0)"
                 lines.append(f"embeds = {{name: {each} for name, x in embeds.items()}}")
         return lines, given
 
