@@ -154,7 +154,7 @@ def _fitted(name: str, value: Any, hint: Any, parameter: inspect.Parameter | Non
         return read
     if kind is int and float in accepted:
         return float(read)
-    if kind is list and tuple in accepted:
+    if isinstance(read, list) and tuple in accepted:
         return tuple(read)
     if str in accepted:
         return str(value)

@@ -235,21 +235,21 @@ def _parts(render: Renderer, config: GuideConfig, examples: Sequence[Example]) -
         start = torch.cat([render.noise_of(example) for example in examples])
         parts.append(Noise(examples, start, within=config.within, budget=config.budget))
     if config.learn in ("embedding", "both"):
-        parts.append(PromptEmbedding(_Encoder(render), config.prompt))
+        given = encoding_arguments(render.model.pipe, render.arguments)
+        model = _WithArguments(render.model.pipe, given) if given else render.model
+        parts.append(PromptEmbedding(model, config.prompt))
     return parts
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """Encodes prompts as the renderer's pipeline does with the renderer's arguments."""
+class _WithArguments(AnyPipeline):
+    """Encodes prompts with further arguments of the pipeline's `encode_prompt`."""
 
-    render: Renderer
+    def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        super().__init__(pipe)
+        self._arguments = arguments
 
-    def encode(self, prompts: str | Sequence[str]) -> dict[str, Any]:
-        """As the model's `encode`."""
-        model, arguments = self.render.model, self.render.arguments
-        given = encoding_arguments(model.pipe, arguments)
-        return AnyPipeline(model.pipe).encode(prompts, **given) if given else model.encode(prompts)
+    def encode(self, prompts: str | Sequence[str], **arguments: Any) -> dict[str, Any]:
+        return super().encode(prompts, **self._arguments, **arguments)
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,11 @@ class GuideLines:
     def story(self) -> dict[str, Any]:
         """`use` and `code` of the report's story; packed latents are saved beside the noise."""
         if self.config.sampler is not None:
-            name = self.config.sampler
-            why = f"Stock diffusers does not have the sampler `{name}`"
-        elif not self._noise or (latents := self._latents()) is not None:
-            return {"use": STOCK, "code": self._stock_lines(latents if self._noise else None)}
+            why = f"Stock diffusers does not have the sampler `{self.config.sampler}`"
         else:
+            latents = self._latents() if self._noise else None
+            if latents is not None or not self._noise:
+                return {"use": STOCK, "code": self._stock_lines(latents)}
             why = f"A stock `{type(self.pipe).__name__}` takes no initial noise"
         use = f"{why}; this library draws it from the saved tensors:"
         return {"use": use, "code": self._own_lines()}
