@@ -15,8 +15,9 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
-from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
+from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
 from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
@@ -212,7 +213,8 @@ class AnyPipeline:
 
         Args:
             prompt: a string for the whole batch, or a list of B; None where other arguments say
-                what to draw.
+                what to draw. A class-conditional pipeline takes names or numbers of classes, an
+                unconditional one nothing.
             noise: as `noise()` makes it; None: the samples of seed 0.
             steps: the pipeline's `num_inference_steps`.
             guidance_scale: None is the pipeline's default.
@@ -225,21 +227,10 @@ class AnyPipeline:
             AdjointDPMError: see `__call__`.
 
         """
-        names, given = call_parameters(self.pipe), dict(arguments)
         batch = len(noise) if noise is not None else _batch(prompt, seeds, arguments)
-        if prompt is not None:
-            if "prompt" not in names:
-                raise PromptError(f"{type(self.pipe).__name__} takes no prompt")
-            texts = check_prompts(prompt)
-            given["prompt"] = [texts] * batch if isinstance(texts, str) else texts
-        for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance_scale)):
-            if value is not None and name in names:
-                given[name] = value
-        if "batch_size" in names and prompt is None:
-            given.setdefault("batch_size", batch)
-        if "generator" in names and "generator" not in given:
-            numbers = range(batch) if seeds is None else check_seeds(seeds, None)
-            given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]
+        given = generation_arguments(
+            self.pipe, batch, prompt, steps, guidance_scale, seeds, arguments
+        )
         if noise is None and "latents" not in given:
             noise = self.noise(batch, 0, **arguments)
         if sampler is not None and seeds is not None:
@@ -315,6 +306,15 @@ class AnyPipeline:
         raise UnsupportedError(
             f"{type(self.pipe).__name__} draws no initial noise for these arguments"
         )
+
+
+def encoding_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a call's arguments that also decide how a prompt is encoded."""
+    method = getattr(type(pipe), ENCODER, None)
+    if method is None:
+        return {}
+    names = inspect.signature(inspect.unwrap(method)).parameters
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def check_family(model: object, use: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
+from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
@@ -181,22 +182,21 @@ class _Networks:
         return call
 
     def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = counted(network)
         if not torch.is_grad_enabled():
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
-                return network(*args, **kwargs)
+                return run(*args, **kwargs)
         if name not in self.calls:
             if self.moving:
                 check_frozen(name, network)
             parts = ChangingParts(network)
-            self.calls[name] = TreeRecomputation(
-                name, network, lambda: self._repeating(network, parts)
-            )
+            self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
         if _any_requires_grad(found):
