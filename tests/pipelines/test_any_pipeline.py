@@ -298,8 +298,8 @@ def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
 
     expected = [gradient(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(gradient, range(4)))
-    for one, other in zip(found, expected, strict=True):
+        found = list(pool.map(gradient, [*range(4)] * 6))  # tokenizers: one in ten failed
+    for one, other in zip(found, expected * 6, strict=True):
         assert relative_error(one, other) < 1e-5
 
 

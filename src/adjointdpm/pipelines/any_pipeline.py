@@ -22,6 +22,7 @@ from adjointdpm.pipelines.pipeline_call import (
     check_arguments,
     draws_in_prepare,
 )
+from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
@@ -282,7 +283,7 @@ class AnyPipeline:
             given["output_type"] = "pt"
         source = _FirstDraw(None, everywhere=not draws_in_prepare(self.pipe))
         try:
-            with torch.no_grad(), drawing_from(source):
+            with torch.no_grad(), drawing_from(source), rejected_by(self.pipe):
                 twin_of(self.pipe, lambda name, network: network)(**given)
         except _Drawn as drawn:
             return drawn.shape[1:]
