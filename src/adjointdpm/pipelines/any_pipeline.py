@@ -26,6 +26,7 @@ from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
+LINES = "usage() of the variable says lines of stock code that load it"
 NATIVE = (
     "it steps by its own scheduler, in its own code; methods and samplers that solve the ODE "
     "themselves need the network, schedule and conditioning of a Stable Diffusion pipeline"
@@ -251,8 +252,10 @@ class AnyPipeline:
                 "weights": True,
             },
             "artefacts": {
-                "LoRA": True if lora else "the pipeline has no LoRA loader",
-                "token": True if tokens else "the pipeline has no loader for learned tokens",
+                "LoRA": True if lora else f"the pipeline has no LoRA loader; {LINES}",
+                "token": True
+                if tokens
+                else f"the pipeline has no loader for learned tokens; {LINES}",
             },
         }
 
