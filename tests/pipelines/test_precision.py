@@ -163,10 +163,7 @@ def test_weights_that_are_cast_cannot_be_trained_and_say_so() -> None:
         )
         pipe.unet.requires_grad_()
         with pytest.raises(adj.errors.UnsupportedError, match=r"'unet'.*layerwise casting.*LoRA"):
-            if family:
-                adj.from_pipeline(pipe).generate("a fox", steps=2)
-            else:
-                run(pipe, SD)
+            adj.from_pipeline(pipe).generate("a fox", steps=2) if family else run(pipe, SD)
 
 
 def test_a_lora_beside_cast_weights_is_trained() -> None:

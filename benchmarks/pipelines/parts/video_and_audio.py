@@ -295,7 +295,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_double_precision": False,
     },
     "LTX2Vocoder": {
-        "in_channels": 8,
+        "in_channels": 16,
         "hidden_channels": 8,
         "upsample_kernel_sizes": [4, 4],
         "upsample_factors": [2, 2],
@@ -311,18 +311,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "SanaWMTransformer3DModel": {
         "in_channels": 8,
         "num_layers": 2,
-        "hidden_size": 24,
+        "hidden_size": 32,
         "num_attention_heads": 2,
         "softmax_every_n": 2,
-        "linear_head_dim": 12,
+        "linear_head_dim": 16,
         "caption_channels": WIDTH,
+        "chunk_plucker_channels": 12,
         "chunk_plucker_post_attn_blocks": 2,
     },
-    "AceStepTransformer1DModel": ACE | {"in_channels": 12, "audio_acoustic_hidden_dim": 4},
+    "AceStepTransformer1DModel": ACE | {"in_channels": 9, "audio_acoustic_hidden_dim": 3},
     "AceStepConditionEncoder": {k: v for k, v in ACE.items() if k != "num_hidden_layers"}
     | {
         "text_hidden_dim": WIDTH,
-        "timbre_hidden_dim": 4,
+        "timbre_hidden_dim": 3,
         "num_lyric_encoder_hidden_layers": 1,
         "num_timbre_encoder_hidden_layers": 1,
     },

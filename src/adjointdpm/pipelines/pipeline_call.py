@@ -3,13 +3,14 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
@@ -98,7 +99,7 @@ def call_pipeline(
     sample = last.of(found)
     if sample is None:
         raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached(sample)
+    networks.check_reached([sample, *tree_flatten(found)[0]], noise)
     networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
     return sample
 
@@ -247,11 +248,13 @@ class _Networks:
             self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
         return self._sizes[key]
 
-    def check_reached(self, sample: Tensor) -> None:
-        """Check that a gradient of the sample reaches every call of a network that wants one.
+    def check_reached(self, results: Sequence[Any], noise: Tensor | None) -> None:
+        """Check that noise, and each call of a network that wants a gradient, gets one of a result.
+
+        Some pipelines return sound beside the video, and networks of its own make that.
 
         Raises:
-            UnsupportedError: it does not; the message names the network.
+            UnsupportedError: it does not; the message names it.
 
         """
         self.blocked += [name for name in self.detached if name not in self.attached]
@@ -262,15 +265,14 @@ class _Networks:
                 "does not depend on it, or run the pipeline under torch.no_grad"
             )
         wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
-        if not wanted:
+        wants_noise = self.grad and noise is not None and noise.requires_grad
+        if not (wanted or wants_noise):
             return
-        stack, seen = [sample.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
+        seen = _graph_of(results)
+        if wants_noise and get_gradient_edge(noise).node not in seen:
+            raise UnsupportedError(
+                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+            )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:
             raise UnsupportedError(
@@ -314,6 +316,18 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
                 f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
                 f"{', '.join(close)}"
             )
+
+
+def _graph_of(results: Sequence[Any]) -> set[Any]:
+    """All nodes that a backward pass from `results` runs."""
+    stack, seen = [x.grad_fn for x in results if isinstance(x, Tensor)], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return seen
 
 
 def _any_requires_grad(tree: Any) -> bool:
