@@ -128,7 +128,7 @@ def _compare(finding: Finding, pipe: Any) -> None:
             inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
-    supported = model.supports()
+    supported = model.supports(None if noise is None else noise.detach(), **_fresh(given))
     finding.artefacts, finding.native = supported["artefacts"], supported["native samplers"]
 
 

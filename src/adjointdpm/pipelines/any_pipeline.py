@@ -12,24 +12,27 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.samplers import Sampler
+from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
-    call_pipeline,
     check_arguments,
     draws_in_prepare,
 )
+from adjointdpm.pipelines.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
 LINES = "usage() of the variable says lines of stock code that load it"
-NATIVE = (
-    "it steps by its own scheduler, in its own code; methods and samplers that solve the ODE "
-    "themselves need the network, schedule and conditioning of a Stable Diffusion pipeline"
+DECIDED = (
+    "a check at run time decides; supports(**arguments), with those of a call, runs it without a "
+    "solve"
 )
 
 
@@ -48,6 +51,7 @@ class AnyPipeline:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._recorded: dict[str, RecordedNetwork] = {}
 
     def __call__(
         self,
@@ -55,13 +59,19 @@ class AnyPipeline:
         noise: Float[Tensor, "batch *shape"] | None = None,
         gradient: GradientMethod | str = "exact",
         output: str = "sample",
+        sampler: Sampler | str | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Run the pipeline's own `__call__`; the result has its graph and is not clamped.
 
+        With a native sampler, or a gradient method that solves an ODE itself (`Adjoint`,
+        `Interpolated`, `Reversible`, `Auto`), a native solve takes the place of the pipeline's
+        loop, at the same times. See `call_by_any_method`.
+
         Args:
             noise: the initial noise, as `noise()` makes it; None lets the pipeline draw.
-            gradient: `Checkpoint` ("exact"), `Backprop` or `Truncated`.
+            gradient: any gradient method or its name.
+            sampler: a native sampler or its name; None steps by the pipeline's scheduler.
             output: "sample", or "latent" for what the pipeline hands to its decoder.
             arguments: the pipeline's own, with its own defaults; all but `output_type` and
                 `return_dict`.
@@ -74,7 +84,9 @@ class AnyPipeline:
             AdjointDPMError: see `call_pipeline`.
 
         """
-        return call_pipeline(self.pipe, arguments, noise, gradient, output)
+        return call_by_any_method(
+            self.pipe, arguments, noise, gradient, output, sampler, self._recorded
+        )
 
     @property
     def device(self) -> torch.device:
@@ -192,12 +204,12 @@ class AnyPipeline:
         *,
         steps: int = 50,
         guidance_scale: float | None = None,
-        sampler: Any = None,
+        sampler: Sampler | str | None = None,
         gradient: GradientMethod | str = "exact",
         seeds: Sequence[int] | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """Samples of prompts, by the pipeline's own scheduler.
+        """Samples of prompts, by the pipeline's own scheduler or a native sampler.
 
         Args:
             prompt: a string for the whole batch, or a list of B; None where other arguments say
@@ -205,7 +217,7 @@ class AnyPipeline:
             noise: as `noise()` makes it; None: the samples of seed 0.
             steps: the pipeline's `num_inference_steps`.
             guidance_scale: None is the pipeline's default.
-            sampler: not supported here.
+            sampler: a native sampler or its name, in place of the scheduler; see `__call__`.
             gradient: see `__call__`.
             seeds: what a stochastic scheduler draws for each sample depends on its seed alone.
             arguments: further ones of the pipeline.
@@ -214,8 +226,6 @@ class AnyPipeline:
             AdjointDPMError: see `__call__`.
 
         """
-        if sampler is not None:
-            raise UnsupportedError(f"{type(self.pipe).__name__} takes no native sampler: {NATIVE}")
         names, given = call_parameters(self.pipe), dict(arguments)
         batch = len(noise) if noise is not None else _batch(prompt, seeds, arguments)
         if prompt is not None:
@@ -233,19 +243,34 @@ class AnyPipeline:
             given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]
         if noise is None and "latents" not in given:
             noise = self.noise(batch, 0, **arguments)
-        return self(noise=noise, gradient=gradient, **given)
+        if sampler is not None and seeds is not None:
+            sampler = resolve_sampler(sampler).for_samples(check_seeds(seeds, None))
+        return self(noise=noise, gradient=gradient, sampler=sampler, **given)
 
-    def supports(self) -> dict[str, dict[str, bool | str]]:
-        """What works with this pipeline: True, or the reason why not, by kind and name."""
+    def supports(
+        self, noise: Float[Tensor, "batch *shape"] | None = None, **arguments: Any
+    ) -> dict[str, dict[str, bool | str]]:
+        """What works with this pipeline: True, or the reason why not, by kind and name.
+
+        Args:
+            noise: as for a call.
+            arguments: of a call, for which native samplers and the gradient methods that need them
+                are tried: the pipeline runs up to the end of its loop, and its networks run in the
+                first step only. Without any, nothing is run, and they are said to be undecided.
+
+        """
         names = call_parameters(self.pipe)
-        exact = {name: True for name in ("Checkpoint", "Backprop", "Truncated")}
-        others = dict.fromkeys(("Adjoint", "Interpolated", "Reversible", "Auto"), NATIVE)
+        exact = {name: True for name in ("Checkpoint", "Backprop", "Truncated", "Auto")}
+        native = repeated = DECIDED
+        if arguments:
+            native, repeated = native_support(self.pipe, arguments, noise)
+        others = dict.fromkeys(("Adjoint", "Interpolated", "Reversible"), repeated)
         lora = any("Lora" in cls.__name__ for cls in type(self.pipe).__mro__)
         tokens = hasattr(self.pipe, "load_textual_inversion")
         embeds = "prompt_embeds" in names and hasattr(self.pipe, ENCODER)
         return {
             "gradient methods": {**exact, **others},
-            "native samplers": {"all": NATIVE},
+            "native samplers": {"all": native},
             "variables": {
                 "noise": True if self._draws_noise else "the pipeline draws no initial noise",
                 "prompt embedding": True if embeds else "the pipeline takes no prompt_embeds",

@@ -31,8 +31,9 @@ from adjointdpm.pipelines.checks import (
     check_tensor,
 )
 from adjointdpm.pipelines.examples import Encoded, expand_batch
+from adjointdpm.pipelines.native_call import call_by_any_method
 from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
-from adjointdpm.pipelines.pipeline_call import call_pipeline
+from adjointdpm.pipelines.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.schedulers import (
     Generators,
     SchedulerLoop,
@@ -59,6 +60,7 @@ class DiffusionModel(ABC):
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._warned: set[str] = set()
+        self._recorded: dict[str, RecordedNetwork] = {}
         self._check_pipeline()
 
     # What a family provides.
@@ -144,10 +146,13 @@ class DiffusionModel(ABC):
         noise: Float[Tensor, "batch *shape"] | None = None,
         gradient: GradientMethod | str = "exact",
         output: str = "sample",
+        sampler: Sampler | str | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Run the pipeline's own `__call__`; as `AnyPipeline.__call__`, for every pipeline."""
-        return call_pipeline(self.pipe, arguments, noise, gradient, output)
+        return call_by_any_method(
+            self.pipe, arguments, noise, gradient, output, sampler, self._recorded
+        )
 
     @property
     def device(self) -> torch.device:

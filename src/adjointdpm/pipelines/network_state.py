@@ -56,6 +56,10 @@ class NetworkState:
     def __init__(self, attributes: Attributes, scales: Scales) -> None:
         self._attributes, self._scales = attributes, scales
 
+    def identities(self) -> tuple[int, ...]:
+        """What tells the parts' values from others."""
+        return tuple(id(value) for *_, value in self._attributes)
+
     def put_back(self) -> tuple[Attributes, Scales]:
         """Set them again; returns those that were others."""
         now = [(part, name, getattr(part, name)) for part, name, _ in self._attributes]

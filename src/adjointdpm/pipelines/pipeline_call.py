@@ -39,6 +39,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
+    networks: "_Networks | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -51,6 +52,7 @@ def call_pipeline(
         noise: its initial noise, in the shape that it draws itself.
         gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
         output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+        networks: what the networks do in this call, in place of what `gradient` says.
 
     Returns:
         Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
@@ -66,7 +68,7 @@ def call_pipeline(
         NonFiniteError: the sample holds NaN or infinite values.
 
     """
-    method = resolve_gradient(gradient)
+    networks = networks or _Networks(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
@@ -85,7 +87,6 @@ def call_pipeline(
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
     check_weights(pipe)
-    networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
