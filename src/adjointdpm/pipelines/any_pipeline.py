@@ -30,6 +30,7 @@ from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
+LINES = "usage() of the variable says lines of stock code that load it"
 DECIDED = (
     "a check at run time decides; supports(**arguments), with those of a call, runs it without a "
     "solve"
@@ -267,8 +268,10 @@ class AnyPipeline:
                 "weights": True,
             },
             "artefacts": {
-                "LoRA": True if lora else "the pipeline has no LoRA loader",
-                "token": True if tokens else "the pipeline has no loader for learned tokens",
+                "LoRA": True if lora else f"the pipeline has no LoRA loader; {LINES}",
+                "token": True
+                if tokens
+                else f"the pipeline has no loader for learned tokens; {LINES}",
             },
         }
 
