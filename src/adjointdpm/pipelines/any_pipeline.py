@@ -16,6 +16,7 @@ from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
     call_pipeline,
@@ -269,6 +270,7 @@ class AnyPipeline:
         return self._shapes[key]
 
     def _drawn_shape(self, arguments: dict[str, Any]) -> tuple[int, ...]:
+        check_weights(self.pipe)
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
         given = dict(arguments)

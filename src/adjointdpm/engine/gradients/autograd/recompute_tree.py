@@ -258,4 +258,4 @@ def _same(former: Tensor, tensor: Tensor) -> bool:
 
 def _device(tensors: Sequence[Tensor]) -> torch.device:
     """Where a network computes: that of a GPU among its tensors, or else the CPU."""
-    return next((t.device for t in tensors if not t.is_cpu), torch.device("cpu"))
+    return next((t.device for t in tensors if not (t.is_cpu or t.is_meta)), torch.device("cpu"))
