@@ -142,6 +142,9 @@ class AnyPipeline:
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
+            "batch_size": 1 if isinstance(texts, str) else len(texts),
+            "_cut_context": True,  # as Kandinsky 3 calls its own
+            "num_waveforms_per_prompt": 1,
             "do_classifier_free_guidance": "negative_prompt_embeds" in names,
         }
         given = {name: value for name, value in known.items() if name in parameters} | arguments
@@ -274,8 +277,8 @@ class AnyPipeline:
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
         given = dict(arguments)
-        if "prompt" in names and not {"prompt", "prompt_embeds"} & given.keys():
-            given["prompt"] = ""
+        if "prompt" in names:
+            given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:
             given.setdefault("class_labels", [0])
         if "output_type" in names:

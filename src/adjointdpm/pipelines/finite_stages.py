@@ -63,9 +63,9 @@ class FiniteStages:
 
         return look
 
-    def step(self, number: int, scheduler: Any, outputs: Any) -> None:
-        """Note step `number` of a scheduler."""
-        self.note(f"in step {number} of {type(scheduler).__name__}", outputs)
+    def step(self, number: int, scheduler: str, outputs: Any) -> None:
+        """Note step `number` of the scheduler of this name."""
+        self.note(f"in step {number} of {scheduler}", outputs)
 
     def note(self, stage: str, outputs: Any) -> None:
         """Note what a stage made."""
@@ -101,7 +101,7 @@ class FiniteStages:
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether there is no NaN and no infinite value; True where torch.func does not let one look."""
+    """Whether all values are finite; True inside torch.func, which does not let one look."""
     return in_functorch_transform(values) or bool(values.isfinite().all())
 
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-Processors = tuple[tuple[Any, Any], ...]
+Switches = tuple[tuple[Any, str, Any], ...]  # a module, the name of an attribute, its value
 Scales = tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -27,39 +27,42 @@ class ChangingParts:
     """The parts of a network that pipelines change, listed once: that is milliseconds of search."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._attention: list[Any] = []
+        self._switches: list[tuple[Any, str]] = []
         self._scales: list[dict[str, Any]] = []  # of LoRAs, by adapter
         for part in network.modules():
             own = vars(part)
-            if "processor" in own or "processor" in own["_modules"]:
-                self._attention.append(part)
+            for name in ("processor", "enabled"):
+                if name in own or name in own["_modules"]:
+                    self._switches.append((part, name))
             if isinstance(own.get("scaling"), dict):
                 self._scales.append(own["scaling"])
 
     def now(self) -> "NetworkState":
         """Their state."""
         return NetworkState(
-            tuple((part, part.processor) for part in self._attention),
+            tuple((part, name, getattr(part, name)) for part, name in self._switches),
             tuple((scales, dict(scales)) for scales in self._scales),
         )
 
 
 class NetworkState:
-    """The attention processors and LoRA scales of a network at some time.
+    """The attention processors of a network, what is switched off in it, and its LoRA scales.
 
-    Some pipelines (PAG) swap the processors around their loop, and change the scales around a call.
+    Some pipelines swap processors around their loop (PAG), switch layers off in it (GLIGEN), or
+    change the scales around a call.
     """
 
-    def __init__(self, processors: Processors, scales: Scales) -> None:
-        self._processors, self._scales = processors, scales
+    def __init__(self, switches: Switches, scales: Scales) -> None:
+        self._switches, self._scales = switches, scales
 
-    def put_back(self) -> tuple[Processors, Scales]:
+    def put_back(self) -> tuple[Switches, Scales]:
         """Set them again; returns those that were others."""
+        now = [(part, name, getattr(part, name)) for part, name, _ in self._switches]
         changed = [
-            (part, part.processor) for part, old in self._processors if part.processor is not old
+            new for new, old in zip(now, self._switches, strict=True) if new[2] is not old[2]
         ]
         others = [(scales, dict(scales)) for scales, old in self._scales if scales != old]
-        _set(self._processors if changed else (), self._scales if others else ())
+        _set(self._switches if changed else (), self._scales if others else ())
         return tuple(changed), tuple(others)
 
     @contextmanager
@@ -97,9 +100,9 @@ def left_as_found(networks: Sequence[nn.Module]) -> Iterator[None]:
                 part.training = training
 
 
-def _set(processors: Processors, scales: Scales) -> None:
-    for part, processor in processors:
-        part.processor = processor
+def _set(switches: Switches, scales: Scales) -> None:
+    for part, name, value in switches:
+        setattr(part, name, value)
     for scale, values in scales:
         scale.clear()
         scale.update(values)

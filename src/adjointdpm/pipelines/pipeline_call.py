@@ -28,6 +28,8 @@ from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import swaps_processors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
+# Pipelines that make no tensors; what they turn into numpy is caught before that.
+NUMPY_ONLY = ("ShapEPipeline", "ShapEImg2ImgPipeline", "StableDiffusionLDM3DPipeline")
 
 
 def call_pipeline(
@@ -68,9 +70,12 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-    given = dict(arguments)
+    # Copies: some pipelines write into what they are given.
+    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
+        if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
+            given["output_type"] = "np"
     elif output == "latent":
         raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
     if "return_dict" in names:
@@ -115,6 +120,8 @@ class _Networks:
         self.blocked: list[str] = []
         self.finite = FiniteStages()
         self.moving = False
+        self.attached: set[str] = set()
+        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
@@ -122,18 +129,21 @@ class _Networks:
     def follow(self, scheduler: Any) -> None:
         """Count the steps of the copy's scheduler."""
         self.scheduler = scheduler
-        step = getattr(scheduler, "step", None)
+        cls = type(scheduler)
+        step = getattr(cls, "step", None)
         if step is None:
             return
 
         @functools.wraps(step)  # pipelines look at its signature
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            found = step(*args, **kwargs)
-            self.finite.step(self.steps, scheduler, found)
+            found = step(scheduler, *args, **kwargs)
+            self.finite.step(self.steps, cls.__name__, found)
             return found
 
-        vars(scheduler)["step"] = counted
+        # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
+        # method must be its own.
+        scheduler.__class__ = type(cls.__name__, (cls,), {"step": counted})
 
     @contextmanager
     def around(self, pipe: Any) -> Iterator[None]:
@@ -187,8 +197,12 @@ class _Networks:
             )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
-        if self._wanted(network, args, kwargs) and not _attached(found):
+        if _any_requires_grad(found):
+            self.attached.add(name)
+        elif _any_requires_grad((args, kwargs)):
             self.blocked.append(name)
+        elif self._wanted(network, args, kwargs):
+            self.detached.append(name)
         return found
 
     def _repeating(self, network: nn.Module, parts: ChangingParts) -> Callable[[], Any]:
@@ -203,7 +217,7 @@ class _Networks:
         return again
 
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        return _attached((args, kwargs)) or any(p.requires_grad for p in network.parameters())
+        return _any_requires_grad((args, kwargs, list(network.parameters())))
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""
@@ -239,6 +253,7 @@ class _Networks:
             UnsupportedError: it does not; the message names the network.
 
         """
+        self.blocked += [name for name in self.detached if name not in self.attached]
         if self.blocked:
             raise UnsupportedError(
                 f"the pipeline calls its network {self.blocked[0]!r} without gradients "
@@ -300,5 +315,5 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
             )
 
 
-def _attached(tree: Any) -> bool:
+def _any_requires_grad(tree: Any) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in tree_flatten(tree)[0])

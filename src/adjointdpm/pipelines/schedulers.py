@@ -90,7 +90,7 @@ class SchedulerLoop:
         network: Callable[[Tensor, Tensor], Tensor],
         noise: Float[Tensor, "batch *shape"],
         generator: Generators,
-        note: Callable[[int, Any, Tensor], None] | None = None,
+        note: Callable[[int, str, Tensor], None] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
         """Take `noise` to x_0, under autograd if that is on.
 
@@ -99,7 +99,7 @@ class SchedulerLoop:
                 timesteps; called once for each of them.
             noise: `[B, …]`, unit variance.
             generator: what a stochastic scheduler draws from.
-            note: called as `note(step, scheduler, x)` after every step, counted from 1.
+            note: called as `note(step, name of the scheduler, x)` after every step, counted from 1.
 
         """
         arguments = self.step_arguments(generator)
@@ -109,7 +109,7 @@ class SchedulerLoop:
             output = network(self.network_input(x, t), times)
             x = self.scheduler.step(output, t, x, **arguments, return_dict=False)[0].to(noise.dtype)
             if note is not None:
-                note(step, self.scheduler, x)
+                note(step, type(self.scheduler).__name__, x)
         return x
 
 

@@ -17,11 +17,13 @@ from typing import Any
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.pipelines.autoencoder_twin import autoencoder_twin
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.network_state import alone_with
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
+from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
 LORA_SCALE = "scale_lora_layers"  # the function of diffusers that changes a network's LoRA scales
@@ -50,6 +52,8 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
         elif isinstance(value, diffusers.ModelMixin):
             vars(made)[name] = seen[id(value)] = autoencoder_twin(value)
+        elif isinstance(value, PreTrainedTokenizerBase):
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
@@ -142,10 +146,22 @@ def _without_gradients(function: Any) -> bool:
 
 
 def _unclamped(processor: Any) -> Any:
-    """An image or video processor whose pictures keep their values outside of [0, 1]."""
+    """An image or video processor whose tensors keep their values outside of [0, 1].
+
+    Numpy and PIL pictures are clamped as ever: bytes are made of them.
+    """
     made = copy.copy(processor)
     if hasattr(made, "denormalize"):
         vars(made)["denormalize"] = _denormalized
+    if hasattr(made, "denormalize") and hasattr(made, "postprocess"):
+        unclamped = made.postprocess
+
+        @functools.wraps(unclamped)
+        def postprocess(image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+            run = unclamped if output_type == "pt" else processor.postprocess
+            return run(image, output_type, *args, **kwargs)
+
+        vars(made)["postprocess"] = postprocess
     inner = getattr(made, "_image_processor", None)
     if inner is not None:
         vars(made)["_image_processor"] = _unclamped(inner)

@@ -63,7 +63,7 @@ def text_encoders(pipe: Any) -> list[TextEncoder]:
             getattr(pipe, names.encoder, None),
             getattr(pipe, names.tokenizer, None),
         )
-        if isinstance(encoder, nn.Module) and hasattr(tokenizer, "add_tokens"):
-            if callable(getattr(encoder, "get_input_embeddings", None)):
-                found.append(names)
+        has_table = callable(getattr(encoder, "get_input_embeddings", None))
+        if isinstance(encoder, nn.Module) and has_table and hasattr(tokenizer, "add_tokens"):
+            found.append(names)
     return found

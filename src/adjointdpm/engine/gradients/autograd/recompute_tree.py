@@ -1,5 +1,6 @@
 """Recomputed calls of a network whose arguments and results are nested containers of tensors."""
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from adjointdpm.engine.gradients.autograd.containers import (
 )
 from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, Run, autocast_now
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
+from adjointdpm.engine.torch_internals import change_count
 from adjointdpm.errors import ChangedTensorError
 
 # Share of the sum of absolute values by which a second run may differ: far above rounding, far
@@ -75,7 +77,7 @@ class TreeRecomputation:
         self._recomputation = Recomputation(network)
         self._draws: Draws | None = None
         self._calls = 0
-        self._former: list[Tensor] = []
+        self._former: list[_Copy] = []
         self.nodes: list[Any] = []
 
     def __call__(
@@ -96,7 +98,7 @@ class TreeRecomputation:
         """
         flat, form = take_apart((tuple(args), kwargs))
         places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
-        tensors = self._shared([flat[i] for i in places])
+        tensors = self._kept([flat[i] for i in places])
         rest = [None if isinstance(value, Tensor) else value for value in flat]
         device = _device([*tensors, *self._recomputation.weights])
         if self._draws is None:
@@ -145,19 +147,20 @@ class TreeRecomputation:
             held.add(graphs, size)
         return outputs
 
-    def _shared(self, tensors: list[Tensor]) -> list[Tensor]:
-        """`tensors`, with the former call's in place of equal ones.
+    def _kept(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Copies of `tensors`, which nobody can write into before the second run.
 
-        Pipelines make constants such as rotary tables and time ids anew for every call; they would
-        pile up, one copy a call.
+        Some pipelines write each new state into the tensor of the former one. The former call's
+        copies stand for what is the same again, such as the prompts, and for what is equal:
+        pipelines make constants such as rotary tables and time ids anew for every call, and they
+        would pile up.
         """
-        if len(self._former) == len(tensors):
-            tensors = [
-                former if _same(former, tensor) else tensor
-                for former, tensor in zip(self._former, tensors, strict=True)
-            ]
-        self._former = tensors
-        return tensors
+        former = self._former if len(self._former) == len(tensors) else [None] * len(tensors)
+        self._former = [
+            then if then is not None and then.holds(tensor) else _Copy(tensor)
+            for then, tensor in zip(former, tensors, strict=True)
+        ]
+        return [copy.kept for copy in self._former]
 
     def _check(self, before: Sequence[Tensor], outputs: Outputs) -> None:
         for (total, size), (now, _) in zip(before, _sums(outputs), strict=True):
@@ -246,14 +249,28 @@ def _sums(outputs: Outputs) -> list[Tensor]:
     return [torch.stack([o.sum(dtype=dtype), o.abs().sum(dtype=dtype)]) for o in found]
 
 
-def _same(former: Tensor, tensor: Tensor) -> bool:
-    return former is tensor or (
-        not (former.requires_grad or tensor.requires_grad)
-        and former.shape == tensor.shape
-        and former.dtype == tensor.dtype
-        and former.device == tensor.device
-        and torch.equal(former, tensor)
-    )
+class _Copy:
+    """A tensor as it was when a network was given it; leaves that want a gradient are not copied.
+
+    Those cannot be written into within a graph, and others may after it, which is an error.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._original = weakref.ref(tensor)
+        self._count = change_count(tensor)
+        self.kept = tensor if tensor.is_leaf and tensor.requires_grad else tensor.clone()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the copy stands for `tensor` too."""
+        if self._original() is tensor and self._count == change_count(tensor):
+            return True
+        return (
+            not (self.kept.requires_grad or tensor.requires_grad)
+            and self.kept.shape == tensor.shape
+            and self.kept.dtype == tensor.dtype
+            and self.kept.device == tensor.device
+            and torch.equal(self.kept, tensor)
+        )
 
 
 def _device(tensors: Sequence[Tensor]) -> torch.device:
