@@ -1,5 +1,7 @@
 """What one network's call hands to another: residuals, caches, containers that are changed."""
 
+import gc
+import weakref
 from typing import Any
 
 import diffusers
@@ -188,7 +190,7 @@ def test_flux_2_klein_with_a_cache_of_keys_and_values() -> None:
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
-    picture = Image.new("RGB", (16, 16), (200, 30, 90))
+    picture = Image.new("RGB", (64, 64), (200, 30, 90))
     given = {"prompt": ["red fox", "owl"], "num_inference_steps": 3, "height": 16, "width": 16}
     given |= {"max_sequence_length": 8, "text_encoder_out_layers": (0, 1, 2), "image": picture}
     weight = max((p for p in pipe.transformer.parameters() if p.ndim > 1), key=Tensor.numel)
@@ -202,6 +204,30 @@ def test_flux_2_klein_with_a_cache_of_keys_and_values() -> None:
     for ours, full in zip(*found, strict=True):
         assert full.norm() > 0
         assert relative_error(ours, full) < 1e-5
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_nothing_of_a_call_outlives_its_sample(backward: bool) -> None:
+    pipe = build(CONTROL)
+    model = AnyPipeline(pipe)
+    noise = model.noise(2, 1, **shaping(CONTROL)).requires_grad_()
+    seen: list[weakref.ref[Tensor]] = []
+
+    def look(_: nn.Module, args: tuple[Tensor, ...], kwargs: Any, output: Any) -> None:
+        seen.append(weakref.ref(args[0]))
+
+    def each(_: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(weakref.ref(tensors["latents"]))
+        return tensors
+
+    pipe.unet.register_forward_hook(look, with_kwargs=True)
+    samples = model(noise=noise, callback_on_step_end=each, **CASES[CONTROL].arguments)
+    assert any(reference() is not None for reference in seen)
+    if backward:
+        loss(samples).backward()
+    del samples
+    gc.collect()
+    assert all(reference() is None for reference in seen)
 
 
 def test_containers_are_rebuilt() -> None:

@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +70,35 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = _prepared(pipe, arguments, names, output)
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
+    networks = _Networks(method)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    with closing(networks):
+        with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
+            found = twin(**given)
+        if noise is not None and not source.used:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has "
+                "no place; leave it out, or hand over what the pipeline takes (latents=)"
+            )
+        sample = last.of(found)
+        if sample is None:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
+            )
+        networks.check_reached(sample)
+        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        return sample
+
+
+def _prepared(
+    pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
     given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     if "output_type" in names:
@@ -82,25 +111,7 @@ def call_pipeline(
         given["return_dict"] = False
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    check_weights(pipe)
-    networks = _Networks(method)
-    twin = twin_of(pipe, networks.wrap)
-    networks.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached(sample)
-    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
-    return sample
+    return given
 
 
 class _Networks:
@@ -160,6 +171,11 @@ class _Networks:
             stack.enter_context(left_as_found(parts))
             stack.enter_context(keeping_weights(self.moving))
             yield
+
+    def close(self) -> None:
+        """Let go of the tensors that were needed while the pipeline ran."""
+        for calls in self.calls.values():
+            calls.close()
 
     @property
     def started(self) -> bool:

@@ -208,11 +208,7 @@ def _check_continuous(parameters: dict[str, nn.Parameter]) -> None:
 
 
 def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
-    named = {
-        name: parameter
-        for name, parameter in network.named_parameters()
-        if parameter.is_floating_point()
-    }
+    named = dict(network.named_parameters())
     if only is None:
         return named
     try:

@@ -136,6 +136,13 @@ class TreeRecomputation:
         result.clear()
         return found
 
+    def close(self) -> None:
+        """Let go of the run's tensors: no call will follow.
+
+        They lead back to this object by their graph, where Python's garbage collector cannot see.
+        """
+        self._former, self.nodes = [], []
+
     def _attach(
         self, run: Run, again: Run, tensors: Sequence[Tensor], held: HeldGraphs, size: int
     ) -> Outputs:
