@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -74,6 +74,34 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = _prepared(pipe, arguments, names, output)
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    with closing(networks):
+        with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
+            found = twin(**given)
+        if noise is not None and not source.used:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has "
+                "no place; leave it out, or hand over what the pipeline takes (latents=)"
+            )
+        sample = last.of(found)
+        if sample is None:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
+            )
+        networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        return sample
+
+
+def _prepared(
+    pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
     given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     if "output_type" in names:
@@ -86,24 +114,7 @@ def call_pipeline(
         given["return_dict"] = False
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    check_weights(pipe)
-    twin = twin_of(pipe, networks.wrap)
-    networks.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached([sample, *tree_flatten(found)[0]], noise)
-    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
-    return sample
+    return given
 
 
 class _Networks:
@@ -121,10 +132,10 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
-        self.attached: set[str] = set()
-        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self.finite = FiniteStages()
         self.moving = False
+        self.attached: set[str] = set()
+        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
@@ -141,7 +152,7 @@ class _Networks:
         def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
             found = step(scheduler, *args, **kwargs)
-            self.finite.step(self.steps, scheduler, found)
+            self.finite.step(self.steps, cls.__name__, found)
             return found
 
         # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
@@ -163,6 +174,11 @@ class _Networks:
             stack.enter_context(left_as_found(parts))
             stack.enter_context(keeping_weights(self.moving))
             yield
+
+    def close(self) -> None:
+        """Let go of the tensors that were needed while the pipeline ran."""
+        for calls in self.calls.values():
+            calls.close()
 
     @property
     def started(self) -> bool:
@@ -270,7 +286,7 @@ class _Networks:
         if not (wanted or wants_noise):
             return
         seen = _graph_of(results)
-        if wants_noise and get_gradient_edge(noise).node not in seen:
+        if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
             raise UnsupportedError(
                 "the noise gets no gradient: the pipeline prepares its latents without gradients"
             )
