@@ -21,6 +21,7 @@ from adjointdpm.errors import (
     UnsupportedError,
 )
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
 
@@ -82,7 +83,7 @@ def call_pipeline(
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
-    with drawing_from(source), last, networks.restored():
+    with drawing_from(source), last, networks.restored(), kept_values(pipe):
         found = twin(**given)
     if noise is not None and not source.used:
         raise UnsupportedError(
