@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from adjointdpm.errors import AdjointDPMError, UnsupportedError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
@@ -121,6 +122,10 @@ def _compare(finding: Finding, pipe: Any) -> None:
         finding.noise = list(noise.shape)
         inputs["noise"] = [noise]
     given = arguments_of(name, pipe)
+    for argument, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            given[argument] = value.clone().requires_grad_()
+            inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
     supported = model.supports()
@@ -142,10 +147,7 @@ def _compare_call(
     samples = model(noise=noise, output=output, **_fresh(given))
     forward = counts.calls
     latent = {"output_type": "latent"} if output == "latent" else {}
-    # A few pipelines change in place what their own backward pass needs.
-    with torch.autograd.graph.allow_mutation_on_saved_tensors():
-        expected = stock_samples(model.pipe, _fresh(given) | latent, noise)
-        theirs = torch.autograd.grad(loss(expected), flat, allow_unused=True)
+    expected, theirs = _full_backpropagation(model.pipe, {**given, **latent}, noise, flat)
     counts.stop()
     counts = _Counts(model.pipe)
     clamped = clamped_as(samples, expected)
@@ -184,10 +186,29 @@ def _compare_call(
         finding.why = f"full backpropagation gives 0 for {', '.join(finding.zero)}"
 
 
+def _full_backpropagation(
+    pipe: Any, given: Mapping[str, Any], noise: Tensor | None, inputs: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The stock samples, and the gradient of their loss."""
+
+    def run() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        found = stock_samples(pipe, _fresh(given), noise)
+        return found, torch.autograd.grad(loss(found), inputs, allow_unused=True)
+
+    try:
+        return run()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+    # The pipeline writes into tensors that its backward pass needs: autograd keeps copies of those.
+    with allow_mutation_on_saved_tensors():
+        return run()
+
+
 def _noise(model: AnyPipeline, name: str) -> Tensor | None:
     """Noise for the case; None where the pipeline draws none."""
     try:
-        return model.noise(case_for(name).samples, 1, **shaping(name)).requires_grad_()
+        return model.noise(case_for(name).count, 1, **shaping(name)).requires_grad_()
     except UnsupportedError:
         return None
 
@@ -197,10 +218,10 @@ def _compare_encoded(
 ) -> None:
     """The same with prompts that were encoded before, where the class takes such."""
     names = call_parameters(model.pipe)
-    encodes = hasattr(model.pipe, "encode_prompt")
-    if not (encodes and "prompt" in given and "prompt_embeds" in names):
+    encoder = getattr(type(model.pipe), "encode_prompt", None)
+    if encoder is None or not (given.get("prompt") and "prompt_embeds" in names):
         return
-    takes = inspect.signature(inspect.unwrap(type(model.pipe).encode_prompt)).parameters
+    takes = inspect.signature(inspect.unwrap(encoder)).parameters
     further = {k: v for k, v in given.items() if k in takes and "prompt" not in k}
     left = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
     left |= {} if names["prompt"].default is None else {"prompt": None}

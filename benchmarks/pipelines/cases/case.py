@@ -40,7 +40,7 @@ class Case:
         networks: what differs from the registry of tiny parts, by the part's name.
         shape: of what comes out; None where nobody has written it down.
         parts: makers of the parts and settings that the constructor's annotations do not tell.
-        samples: for how many of them noise is drawn.
+        samples: for how many of them noise is drawn, where it is not that of what comes out.
         output: of the model's call.
         prepare: done to the pipeline once, before its call (an inversion, an adapter loaded).
 
@@ -50,6 +50,11 @@ class Case:
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = PICTURE
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    samples: int = 2
+    samples: int | None = None
     output: str = "sample"
     prepare: Callable[[Any], None] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many samples noise is drawn for."""
+        return self.samples or (2 if self.shape is None else self.shape[0])

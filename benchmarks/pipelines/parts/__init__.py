@@ -13,12 +13,20 @@ import diffusers
 import torch
 from torch import nn
 
-from benchmarks.pipelines.parts import autoencoders, transformers, unets, video_and_audio
-from benchmarks.pipelines.parts.encoders import MAKERS, WIDTH, word_tokenizer
+from benchmarks.pipelines.parts import (
+    autoencoders,
+    encoders,
+    transformers,
+    unets,
+    video_and_audio,
+    vision_language,
+)
+from benchmarks.pipelines.parts.encoders import WIDTH, word_tokenizer
 
 __all__ = ["WIDTH", "assemble", "component"]
 
 NEEDED = ("transformer", "text_encoder_2", "tokenizer_2")  # also where a constructor has a default
+MAKERS = encoders.MAKERS | vision_language.MAKERS
 CONFIGS = unets.CONFIGS | transformers.CONFIGS | video_and_audio.CONFIGS | autoencoders.CONFIGS
 
 
@@ -37,12 +45,12 @@ def component(cls: Any, seed: int = 0, **overrides: Any) -> Any:
         elif name in MAKERS:
             made = MAKERS[name](cls, **overrides)
         elif "Tokenizer" in name:
-            made = word_tokenizer()
+            made = word_tokenizer(ends=True)
         elif name == "KarrasDiffusionSchedulers":
             made = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
         elif issubclass(cls, diffusers.SchedulerMixin):
             clips = "clip_sample" in inspect.signature(cls.__init__).parameters
-            made = cls(**({"clip_sample": False} if clips else {}))
+            made = cls(**({"clip_sample": False} if clips else {}) | overrides)
         else:
             raise LookupError(f"no tiny {name} is registered")
         if not isinstance(made, nn.Module):
@@ -59,12 +67,14 @@ def assemble(cls: Any, networks: dict[str, dict[str, Any]] | None = None, **give
 
     Args:
         cls: its class.
-        networks: configuration that differs from the registry's, by the part's name.
+        networks: configuration that differs from the registry's, by the part's name; a part named
+            here is made even if the constructor does without.
         given: parts or other arguments of the constructor that are not to be looked up.
 
     """
     hints = typing.get_type_hints(cls.__init__)
     parts: dict[str, Any] = {}
+    needed = {*NEEDED, *(networks or {})}
     for seed, (name, parameter) in enumerate(inspect.signature(cls.__init__).parameters.items()):
         if name in ("self", "args", "kwargs"):
             continue
@@ -72,7 +82,7 @@ def assemble(cls: Any, networks: dict[str, dict[str, Any]] | None = None, **give
             parts[name] = given[name]
         elif name in ("safety_checker", "watermarker"):
             parts[name] = None
-        elif name not in NEEDED and parameter.default is not inspect.Parameter.empty:
+        elif name not in needed and parameter.default is not inspect.Parameter.empty:
             parts[name] = parameter.default
         else:
             parts[name] = component(_class(hints[name]), seed, **(networks or {}).get(name, {}))

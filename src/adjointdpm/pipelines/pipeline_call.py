@@ -3,12 +3,14 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
@@ -16,14 +18,16 @@ from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.engine.torch_internals import outside_function_mode
-from adjointdpm.errors import (
-    InvalidInputError,
-    UnsupportedError,
-)
+from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
 from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
+from adjointdpm.pipelines.missing_weights import check_weights
+from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
+from adjointdpm.pipelines.network_state import ChangingParts, alone_with, left_as_found, lock_of
+from adjointdpm.pipelines.rejected_arguments import rejected_by
+from adjointdpm.pipelines.twin import swaps_processors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
 # Pipelines that make no tensors; what they turn into numpy is caught before that.
@@ -59,6 +63,8 @@ def call_pipeline(
         ShapeError: noise of another shape than the pipeline draws.
         UnsupportedError: the pipeline does not draw noise though some was given, makes no tensor,
             or blocks the gradient of one of its networks.
+        ModelError: a network has no weights.
+        NonFiniteError: the sample holds NaN or infinite values.
 
     """
     method = resolve_gradient(gradient)
@@ -79,11 +85,13 @@ def call_pipeline(
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
     networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
-    with drawing_from(source), last, networks.restored(), kept_values(pipe):
+    around = networks.around(pipe)
+    with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
         found = twin(**given)
     if noise is not None and not source.used:
         raise UnsupportedError(
@@ -93,7 +101,8 @@ def call_pipeline(
     sample = last.of(found)
     if sample is None:
         raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached(sample)
+    networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
     return sample
 
 
@@ -112,6 +121,10 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
+        self.attached: set[str] = set()
+        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
+        self.finite = FiniteStages()
+        self.moving = False
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
@@ -119,35 +132,52 @@ class _Networks:
     def follow(self, scheduler: Any) -> None:
         """Count the steps of the copy's scheduler."""
         self.scheduler = scheduler
-        step = getattr(scheduler, "step", None)
+        cls = type(scheduler)
+        step = getattr(cls, "step", None)
         if step is None:
             return
 
         @functools.wraps(step)  # pipelines look at its signature
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            return step(*args, **kwargs)
+            found = step(scheduler, *args, **kwargs)
+            self.finite.step(self.steps, scheduler, found)
+            return found
 
-        vars(scheduler)["step"] = counted
+        # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
+        # method must be its own.
+        scheduler.__class__ = type(cls.__name__, (cls,), {"step": counted})
 
     @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put attention processors back if the block fails: some pipelines swap them for a loop."""
-        before = [AttentionProcessors(network) for network in self._seen]
-        try:
+    def around(self, pipe: Any) -> Iterator[None]:
+        """Around a call of the pipeline's copy; the pipeline's networks come out as they went in.
+
+        A pipeline that swaps attention processors has its networks to itself in the block: other
+        threads wait.
+        """
+        parts = [part for part in _all_parts(pipe) if isinstance(part, nn.Module)]
+        self.moving = moves_weights(parts)
+        with ExitStack() as stack:
+            if swaps_processors(pipe):
+                stack.enter_context(alone_with(parts))
+            stack.enter_context(left_as_found(parts))
+            stack.enter_context(keeping_weights(self.moving))
             yield
-        except BaseException:
-            for processors in before:
-                processors.put_back()
-            raise
+
+    @property
+    def started(self) -> bool:
+        """Whether a network has run."""
+        return self.finite.started
 
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
         self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with outside_function_mode():
-                return self._call(name, network, args, kwargs)
+            with outside_function_mode(), lock_of(network):
+                found = self._call(name, network, args, kwargs)
+            self.finite.network(name, (args, kwargs), found)
+            return found
 
         return call
 
@@ -162,18 +192,36 @@ class _Networks:
             with torch.no_grad():
                 return network(*args, **kwargs)
         if name not in self.calls:
+            if self.moving:
+                check_frozen(name, network)
+            parts = ChangingParts(network)
             self.calls[name] = TreeRecomputation(
-                name, network, lambda: AttentionProcessors(network).again
+                name, network, lambda: self._repeating(network, parts)
             )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
-        if self._wanted(network, args, kwargs) and not _attached(found):
+        if _any_requires_grad(found):
+            self.attached.add(name)
+        elif _any_requires_grad((args, kwargs)):
             self.blocked.append(name)
+        elif self._wanted(network, args, kwargs):
+            self.detached.append(name)
         return found
 
+    def _repeating(self, network: nn.Module, parts: ChangingParts) -> Callable[[], Any]:
+        """What makes a context in which the network is as it is now."""
+        state, moving = parts.now(), self.moving
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with lock_of(network), state.again(), keeping_weights(moving):
+                yield
+
+        return again
+
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        return any(x.requires_grad for x in [*inputs, *network.parameters()])
+        wanted = any(p.requires_grad for p in network.parameters())
+        return wanted or _any_requires_grad((args, kwargs))
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""
@@ -202,13 +250,16 @@ class _Networks:
             self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
         return self._sizes[key]
 
-    def check_reached(self, sample: Tensor) -> None:
-        """Check that a gradient of the sample reaches every call of a network that wants one.
+    def check_reached(self, results: Sequence[Any], noise: Tensor | None) -> None:
+        """Check that noise, and each call of a network that wants a gradient, gets one of a result.
+
+        Some pipelines return sound beside the video, and networks of its own make that.
 
         Raises:
-            UnsupportedError: it does not; the message names the network.
+            UnsupportedError: it does not; the message names it.
 
         """
+        self.blocked += [name for name in self.detached if name not in self.attached]
         if self.blocked:
             raise UnsupportedError(
                 f"the pipeline calls its network {self.blocked[0]!r} without gradients "
@@ -216,21 +267,28 @@ class _Networks:
                 "does not depend on it, or run the pipeline under torch.no_grad"
             )
         wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
-        if not wanted:
+        wants_noise = self.grad and noise is not None and noise.requires_grad
+        if not (wanted or wants_noise):
             return
-        stack, seen = [sample.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
+        seen = _graph_of(results)
+        if wants_noise and get_gradient_edge(noise).node not in seen:
+            raise UnsupportedError(
+                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+            )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:
             raise UnsupportedError(
                 f"{len(lost)} of {len(wanted)} calls of the networks get no gradient "
                 f"({', '.join(sorted(set(lost)))}): the pipeline detaches what they made"
             )
+
+
+def _all_parts(pipe: Any) -> Iterator[Any]:
+    """The components of a pipeline and of those inside it."""
+    for part in pipe.components.values():
+        if isinstance(part, DiffusionPipeline):
+            yield from _all_parts(part)
+        yield part
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -262,5 +320,17 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
             )
 
 
-def _attached(tree: Any) -> bool:
+def _graph_of(results: Sequence[Any]) -> set[Any]:
+    """All nodes that a backward pass from `results` runs."""
+    stack, seen = [x.grad_fn for x in results if isinstance(x, Tensor)], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return seen
+
+
+def _any_requires_grad(tree: Any) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in tree_flatten(tree)[0])

@@ -1,5 +1,6 @@
 """Recomputed calls of a network whose arguments and results are nested containers of tensors."""
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,11 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from adjointdpm.engine.gradients.autograd.captured_tensors import Outputs
+from adjointdpm.engine.gradients.autograd.containers import (
+    Form,
+    put_together,
+    take_apart,
+    write_back,
+)
 from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, Run, autocast_now
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
+from adjointdpm.engine.torch_internals import change_count
 from adjointdpm.errors import ChangedTensorError
 
 # Share of the sum of absolute values by which a second run may differ: far above rounding, far
@@ -70,7 +77,7 @@ class TreeRecomputation:
         self._recomputation = Recomputation(network)
         self._draws: Draws | None = None
         self._calls = 0
-        self._former: list[Tensor] = []
+        self._former: list[_Copy] = []
         self.nodes: list[Any] = []
 
     def __call__(
@@ -89,27 +96,26 @@ class TreeRecomputation:
             ChangedTensorError: in the backward pass, the second run gave another result.
 
         """
-        flat, spec = tree_flatten((tuple(args), kwargs))
+        flat, form = take_apart((tuple(args), kwargs))
         places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
-        tensors = self._shared([flat[i] for i in places])
+        tensors = self._kept([flat[i] for i in places])
         rest = [None if isinstance(value, Tensor) else value for value in flat]
-        device = _device(self._network, tensors)
+        device = _device([*tensors, *self._recomputation.weights])
         if self._draws is None:
             self._draws = Draws(device, self._network)
         number, self._calls = self._calls, self._calls + 1
         draws, as_it_was, casts = self._draws, self._state(), autocast_now(device.type)
-        result: dict[str, Any] = {}
+        result = _Result(form)
 
         def run(given: Sequence[Tensor]) -> Outputs:
             values = list(rest)
             for place, tensor in zip(places, given, strict=True):
                 values[place] = tensor
-            # New containers for each run: some networks empty the lists that they are given.
-            positional, named = tree_unflatten(values, spec)
+            # New containers for each run: some networks change those that they are given.
+            containers = put_together(values, form)
             with casts():
-                found, form = tree_flatten(self._network(*positional, **named))
-            result["leaves"], result["form"] = found, form
-            return tuple(value for value in found if isinstance(value, Tensor))
+                found = self._network(*containers[0], **containers[1])
+            return result.take(found, containers, values)
 
         sums: list[Tensor] = []
 
@@ -124,13 +130,11 @@ class TreeRecomputation:
             outputs = self._attach(run, again, tensors, held, size)
         sums += _sums(outputs)
         self.nodes += [o.grad_fn for o in outputs if o is not None and o.grad_fn is not None][:1]
-        remaining = iter(outputs)
-        leaves = [
-            next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in result["leaves"]
-        ]
-        form = result["form"]
+        found, *containers = result.put_together(flat, outputs)
+        if containers:
+            write_back(containers[0], (tuple(args), kwargs))
         result.clear()
-        return tree_unflatten(leaves, form)
+        return found
 
     def _attach(
         self, run: Run, again: Run, tensors: Sequence[Tensor], held: HeldGraphs, size: int
@@ -143,19 +147,20 @@ class TreeRecomputation:
             held.add(graphs, size)
         return outputs
 
-    def _shared(self, tensors: list[Tensor]) -> list[Tensor]:
-        """`tensors`, with the former call's in place of equal ones.
+    def _kept(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Copies of `tensors`, which nobody can write into before the second run.
 
-        Pipelines make constants such as rotary tables and time ids anew for every call; they would
-        pile up, one copy a call.
+        Some pipelines write each new state into the tensor of the former one. The former call's
+        copies stand for what is the same again, such as the prompts, and for what is equal:
+        pipelines make constants such as rotary tables and time ids anew for every call, and they
+        would pile up.
         """
-        if len(self._former) == len(tensors):
-            tensors = [
-                former if _same(former, tensor) else tensor
-                for former, tensor in zip(self._former, tensors, strict=True)
-            ]
-        self._former = tensors
-        return tensors
+        former = self._former if len(self._former) == len(tensors) else [None] * len(tensors)
+        self._former = [
+            then if then is not None and then.holds(tensor) else _Copy(tensor)
+            for then, tensor in zip(former, tensors, strict=True)
+        ]
+        return [copy.kept for copy in self._former]
 
     def _check(self, before: Sequence[Tensor], outputs: Outputs) -> None:
         for (total, size), (now, _) in zip(before, _sums(outputs), strict=True):
@@ -170,26 +175,105 @@ class TreeRecomputation:
                 )
 
 
+class _Result:
+    """What a run returned, and what it made of the containers that it was given.
+
+    Args:
+        form: of those containers.
+
+    """
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._trees: list[tuple[list[Any], Form]] = []  # what was returned, and the containers
+
+    def take(self, found: Any, containers: Any, values: Sequence[Any]) -> Outputs:
+        """The new tensors among both; `values` are the leaves that the run was given."""
+        new: dict[int, Tensor] = {}
+        leaves, form = take_apart(found)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                leaves[i] = _Output(_number(leaf, new))
+        after, after_form = take_apart(containers)
+        if after_form == self._form and all(a is b for a, b in zip(after, values, strict=True)):
+            self._trees = [(leaves, form)]
+            return tuple(new.values())
+        given = {id(value): i for i, value in enumerate(values)}
+        for i, leaf in enumerate(after):
+            if isinstance(leaf, Tensor):
+                known = given.get(id(leaf))
+                after[i] = _Output(_number(leaf, new)) if known is None else _Input(known)
+        self._trees = [(leaves, form), (after, after_form)]
+        return tuple(new.values())
+
+    def put_together(self, inputs: Sequence[Any], outputs: Outputs) -> list[Any]:
+        """What was returned, and the containers if the run changed them, of the caller's tensors.
+
+        Args:
+            inputs: the caller's leaves.
+            outputs: of the node.
+
+        """
+
+        def own(leaf: Any) -> Any:
+            if isinstance(leaf, _Input):
+                return inputs[leaf]
+            return outputs[leaf] if isinstance(leaf, _Output) else leaf
+
+        return [put_together([own(leaf) for leaf in leaves], form) for leaves, form in self._trees]
+
+
+class _Input(int):
+    """The number of a leaf among those that a run was given."""
+
+
+class _Output(int):
+    """The number of a tensor among the outputs of a run."""
+
+
+def _number(tensor: Tensor, known: dict[int, Tensor]) -> int:
+    known.setdefault(id(tensor), tensor)
+    return list(known).index(id(tensor))
+
+
 def _sums(outputs: Outputs) -> list[Tensor]:
     """For each output, its sum and the sum of its absolute values, in float64."""
     dtype = torch.float64
     found = [output.detach() for output in outputs if output is not None]
+    found = [output.byte() if output.dtype == torch.bool else output for output in found]
     if any(output.device.type == "mps" for output in found):
         dtype = torch.float32
     return [torch.stack([o.sum(dtype=dtype), o.abs().sum(dtype=dtype)]) for o in found]
 
 
-def _same(former: Tensor, tensor: Tensor) -> bool:
-    return former is tensor or (
-        not (former.requires_grad or tensor.requires_grad)
-        and former.shape == tensor.shape
-        and former.dtype == tensor.dtype
-        and former.device == tensor.device
-        and torch.equal(former, tensor)
-    )
+class _Copy:
+    """A tensor as it was when a network was given it; leaves that want a gradient are not copied.
+
+    Those cannot be written into within a graph, and others may after it, which is an error.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._original = weakref.ref(tensor)
+        self._count = change_count(tensor)
+        self.kept = tensor if tensor.is_leaf and tensor.requires_grad else tensor.clone()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the copy stands for `tensor` too."""
+        if self._original() is tensor and self._count == change_count(tensor):
+            return True
+        return (
+            not (self.kept.requires_grad or tensor.requires_grad)
+            and self.kept.shape == tensor.shape
+            and self.kept.dtype == tensor.dtype
+            and self.kept.device == tensor.device
+            and torch.equal(self.kept, tensor)
+        )
 
 
-def _device(network: nn.Module, tensors: Sequence[Tensor]) -> torch.device:
-    """Where the network computes: that of a GPU among its tensors, or else the CPU."""
-    devices = [tensor.device for tensor in [*tensors, *network.parameters()]]
-    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+def _device(tensors: Sequence[Tensor]) -> torch.device:
+    """Where a network computes: that of a GPU among its tensors, or else the CPU."""
+    return next((t.device for t in tensors if not t.is_cpu), torch.device("cpu"))
