@@ -22,6 +22,7 @@ from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
@@ -80,8 +81,9 @@ def call_pipeline(
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
+    around = networks.around(pipe)
     with closing(networks):
-        with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
+        with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
             found = twin(**given)
         if noise is not None and not source.used:
             raise UnsupportedError(
