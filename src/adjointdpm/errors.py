@@ -52,6 +52,10 @@ class ChangedTensorError(AdjointDPMError, RuntimeError):
     """A tensor was changed in place while a solve or its backward pass still needed it."""
 
 
+class NonFiniteError(AdjointDPMError, RuntimeError):
+    """A sample holds NaN or infinite values; the message names the stage where they began."""
+
+
 class UnknownNameError(InvalidInputError):
     """A name that is not registered; the message lists those that are."""
 

@@ -22,6 +22,7 @@ from adjointdpm.pipelines.pipeline_call import (
     check_arguments,
     draws_in_prepare,
 )
+from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
@@ -140,6 +141,8 @@ class AnyPipeline:
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
+            "batch_size": 1 if isinstance(texts, str) else len(texts),
+            "_cut_context": True,  # as Kandinsky 3 calls its own
             "num_waveforms_per_prompt": 1,
             "do_classifier_free_guidance": "negative_prompt_embeds" in names,
         }
@@ -280,7 +283,7 @@ class AnyPipeline:
             given["output_type"] = "pt"
         source = _FirstDraw(None, everywhere=not draws_in_prepare(self.pipe))
         try:
-            with torch.no_grad(), drawing_from(source):
+            with torch.no_grad(), drawing_from(source), rejected_by(self.pipe):
                 twin_of(self.pipe, lambda name, network: network)(**given)
         except _Drawn as drawn:
             return drawn.shape[1:]

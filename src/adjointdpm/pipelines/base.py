@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.denoiser import Denoiser, network_dtype
 from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
@@ -157,8 +157,7 @@ class DiffusionModel(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of noise, state and samples: float64 for a float64 network, else float32."""
-        weights = (p.dtype for p in self.network.parameters() if p.is_floating_point())
-        return torch.promote_types(torch.float32, next(weights, torch.float32))
+        return torch.promote_types(torch.float32, network_dtype(self.network) or torch.float32)
 
     def noise(self, batch: int, seed: int, offset: int = 0) -> Float[Tensor, "batch *shape"]:
         """Initial noise of unit variance, for `generate` and for the pipeline's own `latents`.

@@ -16,6 +16,7 @@ from torch import nn
 from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.missing_weights import check_loaded, check_weights
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
 from adjointdpm.support.quiet_loading import quiet_loading
@@ -110,6 +111,7 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
         SafetensorError,
     ) as error:
         raise ModelError(f"{source!r} could not be loaded: {error}") from error
+    check_loaded(pipe, source)
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
@@ -136,7 +138,7 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
             an ODE; any other runs its own `__call__`.
 
     Raises:
-        ModelError: not a pipeline, or an incomplete one of a family.
+        ModelError: not a pipeline, an incomplete one of a family, or one without weights.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -148,6 +150,7 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
             f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
             f"name use adjointdpm.load"
         )
+    check_weights(pipe)
     for cls in type(pipe).__mro__:
         if (
             cls.__name__ in FAMILIES

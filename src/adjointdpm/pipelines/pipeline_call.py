@@ -4,10 +4,11 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
@@ -17,15 +18,19 @@ from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.engine.torch_internals import outside_function_mode
-from adjointdpm.errors import (
-    InvalidInputError,
-    UnsupportedError,
-)
+from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
 from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
+from adjointdpm.pipelines.missing_weights import check_weights
+from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
+from adjointdpm.pipelines.network_state import ChangingParts, alone_with, left_as_found, lock_of
+from adjointdpm.pipelines.rejected_arguments import rejected_by
+from adjointdpm.pipelines.twin import swaps_processors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
+# Pipelines that make no tensors; what they turn into numpy is caught before that.
+NUMPY_ONLY = ("ShapEPipeline", "ShapEImg2ImgPipeline", "StableDiffusionLDM3DPipeline")
 
 
 def call_pipeline(
@@ -57,6 +62,8 @@ def call_pipeline(
         ShapeError: noise of another shape than the pipeline draws.
         UnsupportedError: the pipeline does not draw noise though some was given, makes no tensor,
             or blocks the gradient of one of its networks.
+        ModelError: a network has no weights.
+        NonFiniteError: the sample holds NaN or infinite values.
 
     """
     method = resolve_gradient(gradient)
@@ -64,9 +71,12 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-    given = dict(arguments)
+    # Copies: some pipelines write into what they are given.
+    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
+        if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
+            given["output_type"] = "np"
     elif output == "latent":
         raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
     if "return_dict" in names:
@@ -74,11 +84,12 @@ def call_pipeline(
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
     networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
-    with drawing_from(source), last, networks.restored():
+    with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
         found = twin(**given)
     if noise is not None and not source.used:
         raise UnsupportedError(
@@ -89,6 +100,7 @@ def call_pipeline(
     if sample is None:
         raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
     networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
     return sample
 
 
@@ -109,6 +121,8 @@ class _Networks:
         self.blocked: list[str] = []
         self.attached: set[str] = set()
         self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
+        self.finite = FiniteStages()
+        self.moving = False
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
@@ -124,30 +138,44 @@ class _Networks:
         @functools.wraps(step)  # pipelines look at its signature
         def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            return step(scheduler, *args, **kwargs)
+            found = step(scheduler, *args, **kwargs)
+            self.finite.step(self.steps, scheduler, found)
+            return found
 
         # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
         # method must be its own.
         scheduler.__class__ = type(cls.__name__, (cls,), {"step": counted})
 
     @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put attention processors back if the block fails: some pipelines swap them for a loop."""
-        before = [AttentionProcessors(network) for network in self._seen]
-        try:
+    def around(self, pipe: Any) -> Iterator[None]:
+        """Around a call of the pipeline's copy; the pipeline's networks come out as they went in.
+
+        A pipeline that swaps attention processors has its networks to itself in the block: other
+        threads wait.
+        """
+        parts = [part for part in _all_parts(pipe) if isinstance(part, nn.Module)]
+        self.moving = moves_weights(parts)
+        with ExitStack() as stack:
+            if swaps_processors(pipe):
+                stack.enter_context(alone_with(parts))
+            stack.enter_context(left_as_found(parts))
+            stack.enter_context(keeping_weights(self.moving))
             yield
-        except BaseException:
-            for processors in before:
-                processors.put_back()
-            raise
+
+    @property
+    def started(self) -> bool:
+        """Whether a network has run."""
+        return self.finite.started
 
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
         self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with outside_function_mode():
-                return self._call(name, network, args, kwargs)
+            with outside_function_mode(), lock_of(network):
+                found = self._call(name, network, args, kwargs)
+            self.finite.network(name, (args, kwargs), found)
+            return found
 
         return call
 
@@ -162,8 +190,11 @@ class _Networks:
             with torch.no_grad():
                 return network(*args, **kwargs)
         if name not in self.calls:
+            if self.moving:
+                check_frozen(name, network)
+            parts = ChangingParts(network)
             self.calls[name] = TreeRecomputation(
-                name, network, lambda: AttentionProcessors(network).again
+                name, network, lambda: self._repeating(network, parts)
             )
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
@@ -175,8 +206,20 @@ class _Networks:
             self.detached.append(name)
         return found
 
+    def _repeating(self, network: nn.Module, parts: ChangingParts) -> Callable[[], Any]:
+        """What makes a context in which the network is as it is now."""
+        state, moving = parts.now(), self.moving
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with lock_of(network), state.again(), keeping_weights(moving):
+                yield
+
+        return again
+
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        return _any_requires_grad((args, kwargs, list(network.parameters())))
+        wanted = any(p.requires_grad for p in network.parameters())
+        return wanted or _any_requires_grad((args, kwargs))
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""
@@ -236,6 +279,14 @@ class _Networks:
                 f"{len(lost)} of {len(wanted)} calls of the networks get no gradient "
                 f"({', '.join(sorted(set(lost)))}): the pipeline detaches what they made"
             )
+
+
+def _all_parts(pipe: Any) -> Iterator[Any]:
+    """The components of a pipeline and of those inside it."""
+    for part in pipe.components.values():
+        if isinstance(part, DiffusionPipeline):
+            yield from _all_parts(part)
+        yield part
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
