@@ -146,9 +146,9 @@ def _compare_call(
     output = case_for(finding.name).output
     samples = model(noise=noise, output=output, **_fresh(given))
     forward = counts.calls
+    counts.stop()
     latent = {"output_type": "latent"} if output == "latent" else {}
     expected, theirs = _full_backpropagation(model.pipe, {**given, **latent}, noise, flat)
-    counts.stop()
     counts = _Counts(model.pipe)
     clamped = clamped_as(samples, expected)
     ours = torch.autograd.grad(loss(clamped), flat, allow_unused=True)
