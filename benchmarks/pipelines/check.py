@@ -80,16 +80,22 @@ def check(name: str, family: str) -> dict[str, Any]:
 
 def arguments_of(name: str, pipe: Any) -> dict[str, Any]:
     """The case's arguments, with a generator where the class takes one."""
-    given = dict(case_for(name).arguments)
+    given = _fresh(case_for(name).arguments)
     if "generator" in call_parameters(pipe):
         given["generator"] = torch.Generator().manual_seed(7)
     return given
 
 
 def loss(samples: Tensor) -> Tensor:
-    """A different weight for every value of the clamped samples."""
+    """A different weight for every value."""
     weights = torch.linspace(-1, 1, samples.numel(), dtype=samples.dtype)
-    return (samples.clamp(0, 1) * weights.view_as(samples)).sum()
+    return (samples * weights.view_as(samples)).sum()
+
+
+def clamped_as(samples: Tensor, stock: Tensor) -> Tensor:
+    """The samples in the range that the stock pipeline clamps to; as they are if it does not."""
+    low, high = stock.min(), stock.max()
+    return samples.clamp(0 if low >= 0 else -1, 1) if low >= -1 and high <= 1 else samples
 
 
 def largest_weights(pipe: Any) -> dict[str, list[Tensor]]:
@@ -104,7 +110,7 @@ def largest_weights(pipe: Any) -> dict[str, list[Tensor]]:
 def _compare(finding: Finding, pipe: Any) -> None:
     name, model = finding.name, AnyPipeline(pipe)
     with torch.no_grad():
-        called = _called(model, arguments_of(name, pipe))
+        called = _called(model, arguments_of(name, pipe), case_for(name).output)
     weights = {n: found for n, found in largest_weights(pipe).items() if n in called}
     inputs: dict[str, list[Tensor]] = {f"weights of {n}": found for n, found in weights.items()}
     for tensors in weights.values():
@@ -136,16 +142,22 @@ def _compare_call(
     flat = [x for tensors in inputs.values() for x in tensors]
     counts = _Counts(model.pipe)
     torch.manual_seed(SEED)
-    samples = model(noise=noise, **_fresh(given))
+    output = case_for(finding.name).output
+    samples = model(noise=noise, output=output, **_fresh(given))
     forward = counts.calls
-    ours = torch.autograd.grad(loss(samples), flat, allow_unused=True)
-    both = counts.calls
+    latent = {"output_type": "latent"} if output == "latent" else {}
+    expected = stock_samples(model.pipe, _fresh(given) | latent, noise)
     counts.stop()
-    expected = stock_samples(model.pipe, _fresh(given), noise)
+    counts = _Counts(model.pipe)
+    clamped = clamped_as(samples, expected)
+    ours = torch.autograd.grad(loss(clamped), flat, allow_unused=True)
+    both = forward + counts.calls
+    counts.stop()
     theirs = torch.autograd.grad(loss(expected), flat, allow_unused=True)
     if finding.calls is None:
         finding.sample, finding.calls = list(samples.shape), (forward, both)
-    error = (samples.clamp(0, 1) - expected.clamp(0, 1)).abs().max().item()
+    largest = max(1.0, expected.abs().max().item())
+    error = (clamped - expected).abs().max().item() / largest
     finding.sample_error = max(error, finding.sample_error or 0.0)
     bad, zero = [], []
     if not error < SAMPLE_TOLERANCE:
@@ -176,10 +188,8 @@ def _compare_call(
 
 def _noise(model: AnyPipeline, name: str) -> Tensor | None:
     """Noise for the case; None where the pipeline draws none."""
-    case = case_for(name)
-    batch = case.batch or (2 if case.shape is None else case.shape[0])
     try:
-        return model.noise(batch, 1, **shaping(name)).requires_grad_()
+        return model.noise(case_for(name).count, 1, **shaping(name)).requires_grad_()
     except UnsupportedError:
         return None
 
@@ -189,11 +199,13 @@ def _compare_encoded(
 ) -> None:
     """The same with prompts that were encoded before, where the class takes such."""
     names = call_parameters(model.pipe)
-    if not ("prompt" in given and "prompt_embeds" in names):
+    encodes = hasattr(model.pipe, "encode_prompt")
+    if not (encodes and "prompt" in given and "prompt_embeds" in names):
         return
     takes = inspect.signature(inspect.unwrap(type(model.pipe).encode_prompt)).parameters
     further = {k: v for k, v in given.items() if k in takes and "prompt" not in k}
     left = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
+    left |= {} if names["prompt"].default is None else {"prompt": None}
     try:
         with torch.no_grad():
             encoded = model.encode(given["prompt"], **further)
@@ -225,9 +237,13 @@ def _floats(encoded: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _fresh(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for one more run: its generator starts where the other run's did."""
+    """Arguments for one more run: its generator starts where the other run's did, in new lists."""
     return {
-        name: torch.Generator().manual_seed(7) if isinstance(value, torch.Generator) else value
+        name: torch.Generator().manual_seed(7)
+        if isinstance(value, torch.Generator)
+        else list(value)  # some pipelines write into it
+        if isinstance(value, list)
+        else value
         for name, value in given.items()
     }
 
@@ -259,10 +275,10 @@ class _Counts:
             handle.remove()
 
 
-def _called(model: AnyPipeline, given: Mapping[str, Any]) -> set[str]:
+def _called(model: AnyPipeline, given: Mapping[str, Any], output: str) -> set[str]:
     """The networks that a call runs; some parts are only there to be copied from."""
     counts = _Counts(model.pipe)
-    model(**_fresh(given))
+    model(output=output, **_fresh(given))
     counts.stop()
     return set(counts.by_name)
 

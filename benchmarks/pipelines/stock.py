@@ -11,6 +11,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+NUMPY_ONLY = ("StableDiffusionLDM3DPipeline",)
 SEED = 3  # of what a pipeline draws without a generator
 
 
@@ -27,7 +28,7 @@ def stock_samples(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None)
     given = dict(arguments)
     names = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     if "output_type" in names:
-        given["output_type"] = "pt"
+        given.setdefault("output_type", "np" if type(pipe).__name__ in NUMPY_ONLY else "pt")
     if "return_dict" in names:
         given["return_dict"] = False
     ends: list[Tensor] = []
@@ -45,7 +46,7 @@ def stock_samples(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None)
             stack.enter_context(_answered(pipe, noise))
         stack.enter_context(patch.object(torch.Tensor, "numpy", seen))
         found = pipe(**given)
-    found = found[0]
+    found = found if isinstance(found, Tensor) else found[0]
     while isinstance(found, list) and found and isinstance(found[0], list):
         found = found[0]
     if isinstance(found, list) and found and isinstance(found[0], Tensor):
@@ -55,7 +56,7 @@ def stock_samples(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None)
     last = next((end for end in reversed(ends) if end.requires_grad), ends[-1] if ends else None)
     if last is None:
         raise TypeError(f"the stock call returned {type(found).__name__} and no tensor")
-    return last.movedim(-1, 1) if last.ndim == 4 and last.shape[-1] in (1, 3) else last
+    return last.movedim(-1, -3) if last.ndim >= 4 and last.shape[-1] in (1, 3, 6) else last
 
 
 def recomputed_networks(pipe: Any, prefix: str = "") -> dict[str, nn.Module]:

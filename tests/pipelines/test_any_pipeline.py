@@ -14,36 +14,18 @@ from adjointdpm.pipelines.pipeline_call import call_parameters
 from benchmarks.pipelines.cases import CASES, build, denoiser, shaping
 from helpers.mixtures import relative_error
 
-# Every kind; benchmarks.pipelines runs every class.
+# One of each kind; `python -m benchmarks.pipelines` compares every class.
 KINDS = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionControlNetPipeline",
-    "StableDiffusionAdapterPipeline",
-    "StableDiffusionPAGPipeline",
-    "LatentConsistencyModelPipeline",
-    "AnimateDiffPipeline",
-    "DDPMPipeline",
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-    "Flux2KleinPipeline",
-    "ChromaPipeline",
-    "QwenImagePipeline",
-    "ZImagePipeline",
-    "AuraFlowPipeline",
-    "Lumina2Pipeline",
-    "PixArtSigmaPipeline",
-    "SanaPipeline",
-    "DiTPipeline",
-    "WanPipeline",
-    "CogVideoXPipeline",
-    "LTXPipeline",
-    "StableAudioPipeline",
-    "SkyReelsV2DiffusionForcingPipeline",  # copies its scheduler
-    "Kandinsky5T2VPipeline",  # writes new states into the old
-    "CosmosTextToWorldPipeline",  # ends in numpy, for a safety checker
+    *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionImg2ImgPipeline"),
+    *("StableDiffusionInpaintPipeline", "StableDiffusionControlNetPipeline"),
+    *("StableDiffusionAdapterPipeline", "StableDiffusionPAGPipeline", "DDPMPipeline"),
+    *("LatentConsistencyModelPipeline", "AnimateDiffPipeline", "StableDiffusion3Pipeline"),
+    *("FluxPipeline", "Flux2KleinPipeline", "ChromaPipeline", "QwenImagePipeline"),
+    *("ZImagePipeline", "AuraFlowPipeline", "Lumina2Pipeline", "PixArtSigmaPipeline"),
+    *("SanaPipeline", "DiTPipeline", "WanPipeline", "CogVideoXPipeline", "LTXPipeline"),
+    *("StableAudioPipeline", "StableDiffusionGLIGENPipeline"),
+    # copies its scheduler, writes new states into the old, ends in numpy for a safety checker
+    *("SkyReelsV2DiffusionForcingPipeline", "Kandinsky5T2VPipeline", "CosmosTextToWorldPipeline"),
 )
 
 
@@ -101,7 +83,7 @@ def loss(samples: Tensor) -> Tensor:
 def test_samples_and_gradients_are_those_of_the_stock_call(name: str, monkeypatch) -> None:
     pipe = build(name)
     model, weight = AnyPipeline(pipe), largest_weight(pipe).requires_grad_()
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name)).requires_grad_()
+    noise = model.noise(CASES[name].count, 1, **shaping(name)).requires_grad_()
 
     torch.manual_seed(3)
     samples = model(noise=noise, **arguments(name, pipe))
@@ -126,7 +108,7 @@ def test_networks_run_twice_and_the_pipeline_stays_as_it_was(name: str) -> None:
     steps = {k: v for k, v in vars(pipe.scheduler).items() if not torch.is_tensor(v)}
     counts = []
     network.register_forward_hook(lambda *_: counts.append(1))
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name)).requires_grad_()
+    noise = model.noise(CASES[name].count, 1, **shaping(name)).requires_grad_()
     samples = model(noise=noise, **arguments(name, pipe))
     forward = len(counts)
     loss(samples).backward()
@@ -141,7 +123,7 @@ def test_networks_run_twice_and_the_pipeline_stays_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "FluxPipeline", "ZImagePipeline"])
 def test_encoded_prompts_draw_what_the_prompts_draw(name: str) -> None:
     model = AnyPipeline(build(name))
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name))
+    noise = model.noise(CASES[name].count, 1, **shaping(name))
     given = arguments(name, model.pipe)
     with torch.no_grad():
         expected = model(noise=noise, **given)
@@ -172,7 +154,7 @@ def test_gradients_equal_finite_differences_in_float64(name, shift, tolerance) -
     pipe = build(name).to(torch.float64)
     model = AnyPipeline(pipe)
     torch.manual_seed(0)
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name))
+    noise = model.noise(CASES[name].count, 1, **shaping(name))
     direction = torch.randn_like(noise)
     assert noise.dtype == torch.float64
 
@@ -190,7 +172,7 @@ def test_gradients_equal_finite_differences_in_float64(name, shift, tolerance) -
 def test_without_gradients_the_samples_are_the_same(name: str) -> None:
     pipe = build(name)
     model = AnyPipeline(pipe)
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name))
+    noise = model.noise(CASES[name].count, 1, **shaping(name))
     found = []
     for grad in (False, True):
         torch.manual_seed(3)
@@ -316,8 +298,8 @@ def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
 
     expected = [gradient(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(gradient, range(4)))
-    for one, other in zip(found, expected, strict=True):
+        found = list(pool.map(gradient, [*range(4)] * 6))  # tokenizers: one in ten failed
+    for one, other in zip(found, expected * 6, strict=True):
         assert relative_error(one, other) < 1e-5
 
 
@@ -327,7 +309,7 @@ def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
 def test_bfloat16_networks_give_float32_noise_a_gradient(name: str) -> None:
     pipe = build(name)
     model = AnyPipeline(pipe)
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name)).requires_grad_()
+    noise = model.noise(CASES[name].count, 1, **shaping(name)).requires_grad_()
     loss(model(noise=noise, **arguments(name, pipe))).backward()
     exact, noise.grad = noise.grad, None
     pipe.to(torch.bfloat16)
@@ -380,7 +362,7 @@ def test_a_saved_pipeline_of_any_class_is_loaded(name: str, tmp_path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     model = adj.load(tmp_path / "model")
     assert type(model.pipe).__name__ == name
-    noise = model.noise(CASES[name].shape[0], 1, **shaping(name))
+    noise = model.noise(CASES[name].count, 1, **shaping(name))
     assert not any(p.requires_grad for p in denoiser(model.pipe).parameters())
     with torch.no_grad():
         expected = AnyPipeline(pipe)(noise=noise, **arguments(name, pipe))
@@ -395,7 +377,7 @@ def test_generate_takes_prompts_or_labels_or_nothing() -> None:
             k: v for k, v in CASES[name].arguments.items() if k in ("class_labels", *shaping(name))
         }
         prompt = {"prompt": ["red fox", "owl"]} if name == "FluxPipeline" else {}
-        noise = model.noise(CASES[name].shape[0], 1, **shaping(name)).requires_grad_()
+        noise = model.noise(CASES[name].count, 1, **shaping(name)).requires_grad_()
         samples = model.generate(noise=noise, steps=2, seeds=[4, 5], **prompt, **given)
         assert len(samples) == 2
         samples.sum().backward()

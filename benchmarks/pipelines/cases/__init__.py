@@ -17,6 +17,14 @@ CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASE
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
 # Arguments with an entry for each sample, which `model.noise` does without.
 PER_SAMPLE = ("prompt", "prompt_2", "negative_prompt", "class_labels", "batch_size", "generator")
+LISTED = (
+    "source_prompt",
+    "image",
+    "reference_image",
+    "control_image",
+    "source_subject_category",
+    "target_subject_category",
+)
 
 
 def case_for(name: str) -> Case:
@@ -45,5 +53,13 @@ def denoiser(pipe: Any) -> nn.Module:
 
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
-    given = {k: v for k, v in case_for(name).arguments.items() if k not in PER_SAMPLE}
-    return {key: value[:1] if torch.is_tensor(value) else value for key, value in given.items()}
+    arguments = case_for(name).arguments
+    return {key: _first(key, value) for key, value in arguments.items() if key not in PER_SAMPLE}
+
+
+def _first(key: str, value: Any) -> Any:
+    """What belongs to the first sample."""
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [tensor[:1] for tensor in value]
+    listed = isinstance(value, list) and key in LISTED
+    return value[:1] if listed or isinstance(value, torch.Tensor) else value

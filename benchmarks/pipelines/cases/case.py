@@ -5,13 +5,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 TEXT = {"prompt": ["red fox", "owl"], "num_inference_steps": 3, "guidance_scale": 3.0}
 SIZE = {"height": 16, "width": 16}
 SHORT = {"max_sequence_length": 8}
-PICTURE = (2, 3, 16, 16)
+VIDEO = torch.stack([IMAGE, IMAGE.flip(-1)], 1)
 MASK = (IMAGE[:, :1] > 0.5).float()
+PICTURE = (2, 3, 16, 16)
+
+
+def latents(seed: int, *shape: int) -> torch.Tensor:
+    """Random numbers for two samples."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(seed: int, size: int = 16) -> Image.Image:
+    """A random PIL picture."""
+    pixels = torch.rand(size, size, 3, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray((255 * pixels).byte().numpy())
+
+
+def nothing() -> None:
+    """A part that the call does without."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +39,9 @@ class Case:
         arguments: of the call.
         networks: what differs from the registry of tiny parts, by the part's name.
         shape: of what comes out; None where nobody has written it down.
-        batch: of the noise, where it is not that of what comes out.
         parts: makers of the parts and settings that the constructor's annotations do not tell.
+        samples: for how many of them noise is drawn, where it is not that of what comes out.
+        output: of the model's call.
         prepare: done to the pipeline once, before its call (an inversion, an adapter loaded).
 
     """
@@ -31,6 +49,12 @@ class Case:
     arguments: dict[str, Any]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = PICTURE
-    batch: int | None = None
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    samples: int | None = None
+    output: str = "sample"
     prepare: Callable[[Any], None] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many samples noise is drawn for."""
+        return self.samples or (2 if self.shape is None else self.shape[0])

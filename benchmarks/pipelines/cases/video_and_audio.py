@@ -269,18 +269,18 @@ CASES: dict[str, Case] = {
     ),
     "TextToVideoSDPipeline": Case(TEXT | SIZE | {"num_frames": 2}, shape=TWO),
     "VideoToVideoSDPipeline": Case(
-        ONE | {"video": PICTURES, "strength": 1.0}, shape=ONE_VIDEO, batch=5
+        ONE | {"video": PICTURES, "strength": 1.0}, shape=ONE_VIDEO, samples=5
     ),
     "TextToVideoZeroPipeline": Case(
         ONE | SIZE | {"video_length": 2, "t0": 0, "t1": 2},
         shape=(2, 16, 16, 3),
-        batch=1,
+        samples=1,
     ),
     "TextToVideoZeroSDXLPipeline": Case(
         ONE | SIZE | {"video_length": 2, "t0": 0, "t1": 2},
         {"unet": SDXL_UNET},
         shape=(2, 16, 16, 3),
-        batch=1,
+        samples=1,
     ),
     "I2VGenXLPipeline": Case(
         ONE | SIZE | {"image": PICTURES[0], "num_frames": 2, "clip_skip": None},

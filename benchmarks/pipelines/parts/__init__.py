@@ -80,7 +80,7 @@ def assemble(cls: Any, networks: dict[str, dict[str, Any]] | None = None, **give
             continue
         if name in given:
             parts[name] = given[name]
-        elif name == "safety_checker":
+        elif name in ("safety_checker", "watermarker"):
             parts[name] = None
         elif name not in needed and parameter.default is not inspect.Parameter.empty:
             parts[name] = parameter.default

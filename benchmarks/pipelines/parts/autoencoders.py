@@ -127,9 +127,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
         "layers_per_block": 1,
         "norm_num_groups": 4,
-        "norm_type": "spatial",
         "num_vq_embeddings": 12,
         "vq_embed_dim": 4,
+    },
+    "AutoencoderTiny": {
+        "encoder_block_out_channels": (8, 8),
+        "decoder_block_out_channels": (8, 8),
+        "num_encoder_blocks": (1, 1),
+        "num_decoder_blocks": (1, 1),
     },
     "AutoencoderKLAllegro": {
         "block_out_channels": (8, 8, 8, 8),

@@ -1,5 +1,6 @@
 """Tiny text and picture encoders, tokenizers and image processors."""
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable
@@ -54,7 +55,11 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _clip(cls: Any, length: int = 8) -> nn.Module:
-    config = transformers.CLIPTextConfig(
+    return cls(_clip_config(length))
+
+
+def _clip_config(length: int = 8) -> Any:
+    return transformers.CLIPTextConfig(
         vocab_size=100,
         hidden_size=WIDTH,
         intermediate_size=32,
@@ -66,7 +71,6 @@ def _clip(cls: Any, length: int = 8) -> nn.Module:
         eos_token_id=1,
         pad_token_id=1,
     )
-    return cls(config)
 
 
 def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
@@ -82,9 +86,7 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
 
 
 def _vision(cls: Any, **changes: Any) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
-    return cls(transformers.CLIPVisionConfig(**(sizes | changes)))
+    return cls(_vision_config(**changes))
 
 
 def language_model(cls: Any, **changes: Any) -> nn.Module:
@@ -150,13 +152,83 @@ def word_tokenizer(ends: bool = False) -> Any:
     return made
 
 
+def _ended(cls: Any) -> Any:
+    """The same with an end after each text, so that no text is empty."""
+    made = word_tokenizer()
+    end = [("</s>", WORDS.index("</s>"))]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=end
+    )
+    return made
+
+
 @cache
 def _clip_tokenizer() -> Any:
     return tiny_tokenizer(Path(tempfile.mkdtemp()))
 
 
+def _vision_config(**changes: Any) -> Any:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8, "projection_dim": WIDTH}
+    return transformers.CLIPVisionConfig(**(sizes | changes))
+
+
+def _roberta(cls: Any) -> nn.Module:
+    """XLM-RoBERTa with a projection: Kandinsky's and AltDiffusion's."""
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    projection = {"transformerDimSize": WIDTH, "imageDimSize": WIDTH, "project_dim": WIDTH}
+    taken = inspect.signature(cls.config_class.__init__).parameters
+    return cls(
+        cls.config_class(
+            vocab_size=VOCABULARY,
+            **sizes,
+            **{name: value for name, value in projection.items() if name in taken},
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            pad_token_id=0,
+        )
+    )
+
+
+def _depth(cls: Any) -> nn.Module:
+    """A depth estimator (DPT on a plain ViT)."""
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 4}
+    return cls(
+        transformers.DPTConfig(
+            **sizes,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+        )
+    )
+
+
+def ldm_bert() -> nn.Module:
+    """The text encoder of LDMTextToImage, whose annotation is a base class."""
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+        LDMBertConfig,
+        LDMBertModel,
+    )
+
+    made = LDMBertModel(
+        LDMBertConfig(
+            vocab_size=VOCABULARY,
+            max_position_embeddings=77,
+            encoder_layers=1,
+            encoder_ffn_dim=32,
+            encoder_attention_heads=2,
+            head_dim=8,
+            d_model=WIDTH,
+        )
+    )
+    return made.eval()
+
+
 def _crop(cls: Any) -> Any:
-    return cls(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return cls(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
 
 
 def _siglip(cls: Any) -> nn.Module:
@@ -259,8 +331,15 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPTokenizer": lambda cls: _clip_tokenizer(),
     "CLIPImageProcessor": _crop,
     "CLIPImageProcessorPil": _crop,
+    "MultilingualCLIP": _roberta,
+    "RobertaSeriesModelWithTransformation": _roberta,
+    "PaintByExampleImageEncoder": _vision,
+    "DPTForDepthEstimation": _depth,
+    "DPTImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
+    "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
+    "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
+    "XLMRobertaTokenizer": _ended,
     "LlamaModel": language_model,
-    "CLIPProcessor": lambda cls: _crop(transformers.CLIPImageProcessorPil),
     "SiglipVisionModel": _siglip,
     "Gemma3ForConditionalGeneration": _gemma3,
     "Qwen2_5_VLTextModel": _qwen_text,

@@ -25,6 +25,12 @@ SDXL_UNET = {
     "cross_attention_dim": 2 * WIDTH,
 }
 
+CONTROL = {
+    key: value
+    for key, value in UNET.items()
+    if key not in ("sample_size", "out_channels", "up_block_types")
+} | {"conditioning_embedding_out_channels": (4, 8)}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "UNet2DConditionModel": UNET,
     "UNet2DModel": {
@@ -36,12 +42,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "norm_num_groups": 4,
         "attention_head_dim": 4,
     },
-    "ControlNetModel": {
-        key: value
-        for key, value in UNET.items()
-        if key not in ("sample_size", "out_channels", "up_block_types")
-    }
-    | {"conditioning_embedding_out_channels": (4, 8)},
+    "ControlNetModel": CONTROL,
     "MotionAdapter": {
         "block_out_channels": (8, 16),
         "motion_layers_per_block": 1,
@@ -62,5 +63,165 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "cross_attention_dim": WIDTH,
         "num_attention_heads": (2, 2),
         "num_frames": 2,
+    },
+    "ControlNetUnionModel": CONTROL
+    | {
+        "num_trans_channel": 8,
+        "num_trans_head": 2,
+        "num_trans_layer": 1,
+        "num_proj_channel": 8,
+        "num_control_type": 2,
+    },
+    "ControlNetXSAdapter": {
+        "conditioning_embedding_out_channels": (4, 8),
+        "block_out_channels": (4, 8),
+        "base_block_out_channels": (8, 16),
+        "cross_attention_dim": WIDTH,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "sample_size": 8,
+        "num_attention_heads": 2,
+        "max_norm_num_groups": 4,
+        "use_linear_projection": False,
+        "learn_time_embedding": True,
+        "upcast_attention": False,
+    },
+    "PriorTransformer": {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 1,
+        "embedding_dim": WIDTH,
+        "num_embeddings": 8,
+    },
+    "Kandinsky3UNet": {
+        "time_embedding_dim": 8,
+        "groups": 4,
+        "attention_head_dim": 4,
+        "layers_per_block": 2,
+        "block_out_channels": (8, 16),
+        "cross_attention_dim": WIDTH,
+        "encoder_hid_dim": WIDTH,
+    },
+    "StableCascadeUNet": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "timestep_ratio_embedding_dim": 8,
+        "conditioning_dim": WIDTH,
+        "block_out_channels": (8, 16),
+        "num_attention_heads": (2, 2),
+        "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1),
+        "clip_text_pooled_in_channels": WIDTH,
+        "clip_seq": 2,
+        "dropout": (0.0, 0.0),
+    },
+    "PaellaVQModel": {
+        "bottleneck_blocks": 1,
+        "embed_dim": 8,
+        "num_vq_embeddings": 12,
+    },
+    "WuerstchenDiffNeXt": {
+        "c_r": 8,
+        "c_cond": WIDTH,
+        "c_hidden": [8, 16],
+        "nhead": [-1, 2],
+        "blocks": [1, 1],
+        "level_config": ["CT", "CTA"],
+        "inject_effnet": [False, True],
+        "effnet_embd": 4,
+        "clip_embd": WIDTH,
+        "dropout": 0.0,
+    },
+    "WuerstchenPrior": {
+        "c_in": 4,
+        "c": 16,
+        "c_cond": WIDTH,
+        "c_r": 8,
+        "depth": 2,
+        "nhead": 2,
+        "dropout": 0.0,
+    },
+    "UNet1DModel": {
+        "sample_size": 64,
+        "sample_rate": 16,
+        "extra_in_channels": 64,
+        "block_out_channels": (32, 32, 64),
+        "use_timestep_embedding": False,
+        "flip_sin_to_cos": True,
+    },
+    "UNet3DConditionModel": {
+        "sample_size": 8,
+        "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+    },
+    "UNetFlatConditionModel": UNET
+    | {
+        "down_block_types": ("CrossAttnDownBlockFlat", "DownBlockFlat"),
+        "up_block_types": ("UpBlockFlat", "CrossAttnUpBlockFlat"),
+    },
+    "ShapERenderer": {
+        "param_names": tuple(f"nerstf.mlp.{i}.weight" for i in range(4)),
+        "param_shapes": ((8, 93), (8, 8), (8, 8), (8, 8)),
+        "d_latent": 16,
+        "d_hidden": 8,
+        "n_output": 12,
+        "background": (0.1, 0.1, 0.1),
+    },
+    "UnCLIPTextProjModel": {
+        "clip_extra_context_tokens": 2,
+        "clip_embeddings_dim": WIDTH,
+        "time_embed_dim": 32,
+        "cross_attention_dim": WIDTH,
+    },
+    "StableUnCLIPImageNormalizer": {"embedding_dim": WIDTH},
+    "CLIPImageProjection": {"hidden_size": WIDTH},
+    "UniDiffuserTextDecoder": {
+        "prefix_length": 8,
+        "prefix_inner_dim": WIDTH,
+        "prefix_hidden_dim": WIDTH,
+        "vocab_size": 100,
+        "n_positions": 32,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+    },
+    "UniDiffuserModel": {
+        "text_dim": WIDTH,
+        "clip_img_dim": WIDTH,
+        "num_text_tokens": 8,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "norm_num_groups": 4,
+        "sample_size": 8,
+        "patch_size": 2,
+        "activation_fn": "gelu",
+        "num_embeds_ada_norm": 1000,
+        "use_patch_pos_embed": False,
+        "ff_final_dropout": True,
+        "use_data_type_embedding": False,
+    },
+    "DreamLiteUNetModel": {
+        "sample_size": 8,
+        "down_block_types": (
+            "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
+            "DreamLiteCrossAttnDownBlock2D",
+        ),
+        "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "addition_embed_type": "time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16,
+        "ff_mult": 2,
     },
 }

@@ -20,6 +20,7 @@ from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
     call_pipeline,
     check_arguments,
+    copies,
     draws_in_prepare,
 )
 from adjointdpm.pipelines.twin import twin_of
@@ -140,6 +141,8 @@ class AnyPipeline:
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
+            "batch_size": 1 if isinstance(texts, str) else len(texts),
+            "_cut_context": True,  # as Kandinsky 3 calls its own
             "num_waveforms_per_prompt": 1,
             "do_classifier_free_guidance": "negative_prompt_embeds" in names,
         }

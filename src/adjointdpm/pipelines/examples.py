@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-# Encoded prompts: tensors with leading dimension B, by the names under which the pipeline's
-# `__call__` takes them.
-Encoded = dict[str, Tensor]
+# Encoded prompts: tensors with leading dimension B, or lists of B tensors where a pipeline takes
+# such, by the names under which its `__call__` takes them.
+Encoded = dict[str, Any]
 
 
 class Example(NamedTuple):
@@ -40,4 +40,9 @@ class Inputs:
 
 def expand_batch(encoded: Encoded, batch: int) -> Encoded:
     """Encoded prompts with `batch` rows, from one row or from `batch` of them."""
-    return {name: rows.expand(batch, *rows.shape[1:]) for name, rows in encoded.items()}
+    return {
+        name: rows.expand(batch, *rows.shape[1:])
+        if isinstance(rows, Tensor)
+        else list(rows) * (batch if len(rows) == 1 else 1)
+        for name, rows in encoded.items()
+    }

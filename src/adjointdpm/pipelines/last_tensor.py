@@ -9,8 +9,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 _RANGES = ((0, 1), (-1, 1))
-
-
 _MOST = 32  # samples of one batch that are noted one by one
 
 
@@ -26,7 +24,8 @@ class LastTensor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.numpy and args[0].is_floating_point() and args[0].ndim >= 2:
             if not self._was_clamped(args[0]):
-                self._note(args[0], None)
+                picture = _is_picture(args[0])
+                self._note(args[0].movedim(-1, -3) if picture else args[0], None)
             return func(args[0].detach(), *args[1:], **kwargs)
         if func in (Tensor.clamp, torch.clamp, Tensor.clip, torch.clip) and args[0].ndim >= 3:
             bounds = (*args[1:], *(kwargs[name] for name in ("min", "max") if name in kwargs))
@@ -71,8 +70,7 @@ class LastTensor(TorchFunctionMode):
         videos = list(self._noted)[-count:]
         if len(videos) < count or videos[0].ndim != 4:
             return videos[-1]
-        found = torch.stack(videos)
-        return found if self._low is not None else found.movedim(-1, -3)
+        return torch.stack(videos)
 
 
 def _lost(found: Tensor, returned: Tensor) -> bool:
@@ -85,6 +83,11 @@ def _rounds_to(found: Tensor, returned: Tensor) -> bool:
     if found.shape != returned.shape or found.requires_grad:
         return False
     return bool((found.clamp(0, 1) - returned).abs().max() < 1 / 127)
+
+
+def _is_picture(tensor: Tensor) -> bool:
+    """Whether a tensor has the layout of pictures in numpy, channels last (6: colours, depth)."""
+    return tensor.is_floating_point() and tensor.ndim >= 4 and tensor.shape[-1] in (1, 3, 4, 6)
 
 
 def _tensor(output: Any) -> Tensor | None:

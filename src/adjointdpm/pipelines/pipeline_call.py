@@ -25,6 +25,8 @@ from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
+# Pipelines that make no tensors; what they turn into numpy is caught before that.
+NUMPY_ONLY = ("ShapEPipeline", "ShapEImg2ImgPipeline", "StableDiffusionLDM3DPipeline")
 
 
 def call_pipeline(
@@ -63,9 +65,12 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
-    given = dict(arguments)
+    # Copies: some pipelines write into what they are given.
+    given = copies(dict(arguments))
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
+        if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
+            given["output_type"] = "np"
     elif output == "latent":
         raise UnsupportedError(f"{type(pipe).__name__} takes no output_type, so it has no latents")
     if "return_dict" in names:
@@ -240,6 +245,15 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a pipeline's `__call__`, by name."""
     found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     return {name: p for name, p in found.items() if name != "self"}
+
+
+def copies(given: Any) -> Any:
+    """Tensors, and the lists and dicts that hold them, of one's own; all else as it is."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    if type(given) is dict:
+        return {name: copies(value) for name, value in given.items()}
+    return [copies(value) for value in given] if type(given) is list else given
 
 
 def draws_in_prepare(pipe: Any) -> bool:

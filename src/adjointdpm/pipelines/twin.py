@@ -18,9 +18,11 @@ from typing import Any
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
+from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
 Wrap = Callable[[str, nn.Module], Call]  # name and network -> what runs in place of its forward
@@ -46,6 +48,8 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)]
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
+        elif isinstance(value, PreTrainedTokenizerBase):
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
@@ -128,20 +132,23 @@ def _denormalized(images: Any) -> Any:
 
 
 class AttentionProcessors:
-    """The attention processors of a network as they are now.
+    """The attention processors of a network as they are now, and what is switched off in it.
 
-    Some pipelines (PAG) swap them around their loop.
+    Some pipelines swap processors around their loop (PAG), or switch layers off in it (GLIGEN).
     """
 
     def __init__(self, network: nn.Module) -> None:
-        parts = network.modules()
-        self._then = [(part, part.processor) for part in parts if hasattr(part, "processor")]
+        pairs = [(part, name) for part in network.modules() for name in ("processor", "enabled")]
+        self._then = [
+            (part, name, getattr(part, name)) for part, name in pairs if hasattr(part, name)
+        ]
 
-    def put_back(self) -> list[tuple[Any, Any]]:
+    def put_back(self) -> list[tuple[Any, str, Any]]:
         """Set them again; returns those that were others, with the others."""
-        changed = [(part, part.processor) for part, old in self._then if part.processor is not old]
-        for part, old in self._then:
-            part.processor = old
+        now = [(part, name, getattr(part, name)) for part, name, _ in self._then]
+        changed = [new for new, then in zip(now, self._then, strict=True) if new[2] is not then[2]]
+        for part, name, old in self._then:
+            setattr(part, name, old)
         return changed
 
     @contextmanager
@@ -151,5 +158,5 @@ class AttentionProcessors:
         try:
             yield
         finally:
-            for part, now in changed:
-                part.processor = now
+            for part, name, now in changed:
+                setattr(part, name, now)

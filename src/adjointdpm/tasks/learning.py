@@ -133,6 +133,7 @@ def learn(
         if not processes.is_main:
             return result
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
+        variable.check_saved(folder.path)
         result |= _measured(render, assignment, folder)
         calls["evaluating"] = counter.network_calls - own
         result["gradient"] = _gradient(render, assignment, outcome.history)

@@ -1,16 +1,18 @@
 """What a variable is: learned tensors, their place in the model, their set and their file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from adjointdpm.errors import CheckpointError
+from adjointdpm.errors import CheckpointError, OutputError
 from adjointdpm.pipelines.examples import Example, Inputs
 
 
@@ -54,6 +56,21 @@ class Variable(ABC):
 
         Returns:
             The path of the first.
+
+        """
+
+    def usage(self) -> list[str]:
+        """Lines of Python that put the saved files to use in a stock pipeline `pipe`.
+
+        They run in the folder that was saved to, and need nothing of this library.
+        """
+        return []
+
+    def check_saved(self, folder: Path) -> None:  # noqa: B027 - a variable may save nothing
+        """Read what `save` wrote, and compare it with what was learned.
+
+        Raises:
+            OutputError: a file cannot be read, or holds other names or values.
 
         """
 
@@ -117,6 +134,32 @@ class Variable(ABC):
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def check_tensors(path: Path, expected: Mapping[str, Tensor]) -> None:
+    """Read a safetensors file back, and compare.
+
+    Raises:
+        OutputError: see `Variable.check_saved`.
+
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path} was written and cannot be read back: {error}") from error
+    compare_tensors(path, found, expected)
+
+
+def compare_tensors(
+    path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Raise OutputError unless both hold the same tensors under the same names."""
+    names = sorted(found.keys() ^ expected.keys())
+    if names:
+        raise OutputError(f"{path} was written, and read back it differs in the names {names[:4]}")
+    for name, tensor in expected.items():
+        if not torch.equal(found[name], tensor.detach().cpu()):
+            raise OutputError(f"{path} was written, and read back {name} has other values")
 
 
 def _shapes(tensors: dict[str, Tensor]) -> str:

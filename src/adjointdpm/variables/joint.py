@@ -62,6 +62,15 @@ class Joint(Variable):
         paths = [part.save(folder) for part in self.parts.values()]
         return paths[0]
 
+    def usage(self) -> list[str]:
+        """The parts' lines, each once."""
+        return list(dict.fromkeys(line for part in self.parts.values() for line in part.usage()))
+
+    def check_saved(self, folder: Path) -> None:
+        """Call every part's `check_saved`."""
+        for part in self.parts.values():
+            part.check_saved(folder)
+
     def regularisers(self) -> dict[str, Tensor]:
         """The parts' regularisers; those of one name are added up."""
         total: dict[str, Tensor] = {}

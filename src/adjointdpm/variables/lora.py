@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Variable
+from adjointdpm.variables.base import Variable, check_tensors, compare_tensors
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze
+from adjointdpm.variables.networks import denoiser
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FILE = "pytorch_lora_weights.safetensors"
 
 
 class LoRA(Variable):
@@ -31,11 +33,11 @@ class LoRA(Variable):
     learned.
 
     Args:
-        pipe: a diffusers pipeline with `unet` or `transformer`.
+        pipe: a diffusers pipeline.
         rank: the rows of A and columns of B, at least 1.
         alpha: the scale of the change is alpha / rank; None is `rank`, a scale of 1.
         target_modules: the layers, by name or by how their names end: "attn2.to_q" are the queries
-            of all cross-attentions of a UNet.
+            of all cross-attentions of a UNet. None: the projections of all attentions.
         seed: of the values that A starts with; no global generator is touched.
         name: the adapter's name while it is part of the pipeline.
 
@@ -46,14 +48,14 @@ class LoRA(Variable):
 
     """
 
-    artefacts = ("pytorch_lora_weights.safetensors",)
+    artefacts = (FILE,)
 
     def __init__(
         self,
         pipe: Any,
         rank: int = 4,
         alpha: float | None = None,
-        target_modules: Sequence[str] = ATTENTION,
+        target_modules: Sequence[str] | None = None,
         seed: int = 0,
         name: str = "adjointdpm",
     ) -> None:
@@ -71,7 +73,9 @@ class LoRA(Variable):
                 f"name={name!r} cannot name an adapter; choose a word without dots"
             )
         self.pipe, self.rank, self.alpha, self.name, self._seed = pipe, rank, alpha, name, seed
-        self.part, self.network = _denoiser(pipe)
+        self.part, self.network = denoiser(pipe)
+        if target_modules is None:
+            target_modules = _attention(self.network)
         self.target_modules = (
             [target_modules] if isinstance(target_modules, str) else list(target_modules)
         )
@@ -119,19 +123,51 @@ class LoRA(Variable):
     def save(self, folder: Path) -> Path:
         """Write `pytorch_lora_weights.safetensors`, in float32.
 
-        `pipe.load_lora_weights(folder)` reads it together with alpha.
+        `pipe.load_lora_weights(folder)` reads it together with alpha, where the pipeline has that
+        method; `usage` says how it is loaded.
         """
         # Older and newer versions of peft know these three, which are all that fixes the adapter.
         config = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": self.target_modules}
         facts = json.dumps(
             {f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True
         )
-        tensors = {
+        content = save(self._saved(), metadata={"format": "pt", "lora_adapter_metadata": facts})
+        return write_bytes(folder / FILE, content)
+
+    def usage(self) -> list[str]:
+        """Lines that load the adapter into a stock pipeline `pipe`."""
+        if _has_loader(self.pipe):
+            return [f'pipe.load_lora_weights(".", weight_name="{FILE}")']
+        config = f"r={self.rank}, lora_alpha={self.alpha}, target_modules={self.target_modules}"
+        prefix = f"{self.part}."
+        return [
+            "from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict",
+            "from safetensors.torch import load_file",
+            f'state = load_file("{FILE}")',
+            f"inject_adapter_in_model(LoraConfig({config}), pipe.{self.part})",
+            f'state = {{name.removeprefix("{prefix}"): state[name] for name in state}}',
+            f"set_peft_model_state_dict(pipe.{self.part}, state)",
+        ]
+
+    def check_saved(self, folder: Path) -> None:
+        """Read the file as the pipeline's class does, and compare.
+
+        Raises:
+            OutputError: see `Variable.check_saved`.
+
+        """
+        check_tensors(folder / FILE, self._saved())
+        if _has_loader(self.pipe):
+            read = type(self.pipe).lora_state_dict(str(folder), weight_name=FILE)
+            found = read[0] if isinstance(read, tuple) else read
+            compare_tensors(folder / FILE, found, self._saved())
+
+    def _saved(self) -> dict[str, Tensor]:
+        """The matrices as they are saved."""
+        return {
             f"{self.part}.{name}": tensor.detach().float().cpu().contiguous()
             for name, tensor in self._tensors.items()
         }
-        content = save(tensors, metadata={"format": "pt", "lora_adapter_metadata": facts})
-        return write_bytes(folder / self.artefacts[0], content)
 
     def __enter__(self) -> Self:
         flags = freeze(self.pipe)
@@ -159,7 +195,7 @@ class LoRA(Variable):
     def __exit__(self, *_: object) -> None:
         assert self._flags is not None
         self._activate(False)  # before deleting it: peft would choose another adapter to follow it
-        self.network.delete_adapters(self.name)
+        _delete(self.network, self.name)
         for name, layer in _adapted(self.network).items():
             if name not in self._wrapped:  # peft leaves its wrappers
                 self.network.set_submodule(name, layer.get_base_layer())
@@ -191,7 +227,7 @@ class LoRA(Variable):
                 "ignore", message="Already found a `peft_config`"
             )  # adapters side by side are meant
             torch.default_generator.manual_seed(self._seed)  # peft makes them on the CPU
-            self.network.add_adapter(config, self.name)
+            _add(self.network, config, self.name)
 
     def _layers(self) -> dict[str, Any]:
         """Those that have this adapter, in the model's order."""
@@ -204,7 +240,9 @@ class LoRA(Variable):
     def _activate(self, on: bool) -> None:
         if self._flags is None:  # outside of the context there is nothing to switch
             return
-        self.network.set_adapter([*self._active, self.name] if on else self._active)
+        names = [*self._active, self.name] if on else self._active
+        for layer in _adapted(self.network).values():
+            layer.set_adapter(names)
         for parameter in parameters(self.pipe):  # peft lets every active adapter require grad
             parameter.requires_grad_(False)
         for parameter in self._tensors.values():
@@ -212,15 +250,34 @@ class LoRA(Variable):
         self._on = on
 
 
-def _denoiser(pipe: Any) -> tuple[str, Any]:
-    """The name and the module of the pipeline's UNet or transformer."""
-    for part in ("unet", "transformer"):
-        if getattr(pipe, part, None) is not None:
-            return part, getattr(pipe, part)
-    raise InvalidInputError(
-        f"{type(pipe).__name__} has neither a UNet nor a transformer that an adapter could be "
-        f"added to"
-    )
+def _has_loader(pipe: Any) -> bool:
+    return hasattr(pipe, "load_lora_weights") and hasattr(type(pipe), "lora_state_dict")
+
+
+def _add(network: Any, config: Any, name: str) -> None:
+    if hasattr(network, "add_adapter"):
+        network.add_adapter(config, name)
+        return
+    from peft import inject_adapter_in_model  # what diffusers has not prepared for adapters
+
+    inject_adapter_in_model(config, network, adapter_name=name)
+
+
+def _delete(network: Any, name: str) -> None:
+    if hasattr(network, "delete_adapters"):
+        network.delete_adapters(name)
+        return
+    for layer in _adapted(network).values():
+        layer.delete_adapter(name)
+    getattr(network, "peft_config", {}).pop(name, None)
+    if not getattr(network, "peft_config", None):
+        vars(network).pop("peft_config", None)
+
+
+def _attention(network: nn.Module) -> list[str]:
+    """The usual targets, as far as the network has them."""
+    names = [name.removesuffix(".base_layer") for name, _ in network.named_modules()]
+    return [t for t in ATTENTION if any(name.endswith(f".{t}") for name in names)] or [*ATTENTION]
 
 
 def _adapted(network: nn.Module) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support import tensor_file
-from adjointdpm.variables.base import Variable
+from adjointdpm.variables.base import Variable, check_tensors
 
 Within = Literal["free", "shell", "linf", "l2"]
 FORMAT = "adjointdpm-noise"
@@ -172,6 +172,18 @@ class Noise(Variable):
             "budget": self.budget,
         }
         return tensor_file.write(folder / self.artefacts[0], tensors, facts)
+
+    def usage(self) -> list[str]:
+        """Lines after which `noise` holds the `latents` of a stock pipeline."""
+        return [
+            "from safetensors.torch import load_file",
+            f'noise = load_file("{self.artefacts[0]}")["noise"]',
+        ]
+
+    def check_saved(self, folder: Path) -> None:
+        """As `Variable.check_saved`."""
+        saved = {"noise": self.noise.float(), "start": self.start.float()}
+        check_tensors(folder / self.artefacts[0], saved)
 
     @staticmethod
     def read(

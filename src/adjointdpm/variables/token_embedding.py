@@ -14,38 +14,47 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Variable
+from adjointdpm.variables.base import Variable, check_tensors
+from adjointdpm.variables.networks import TextEncoder, text_encoders, unwrapped
 
+FILE = "learned_embeds.safetensors"
+LONGEST = 2**16  # tokenizers without a limit say 10^30, which does not fit into an int
 _NEUTRAL = ("style", "picture", "image")
 
 
 class TokenEmbedding(Variable):
     """A new token with learned vectors (textual inversion, Gal et al. 2022, arXiv 2208.01618).
 
-    Inside the context the pipeline's tokenizer knows the token and its text encoder looks the
-    learned vectors up, so that they get gradients. Leaving the context puts both back. Prompts are
+    Inside the context the pipeline's tokenizers know the token and its text encoders look the
+    learned vectors up, so that they get gradients. Leaving the context puts all back. Prompts are
     placed in `template`.
 
     Args:
-        pipe: a diffusers pipeline with `tokenizer` and `text_encoder` (CLIP).
+        pipe: a diffusers pipeline with text encoders that look words up in a table.
         token: the new token, such as "<dusk>"; it must not exist yet.
-        initial: an existing word of exactly one token, where the vectors start.
+        initial: an existing word, where the vectors start. At least one tokenizer must have it as
+            one token; in the table of another they start at the mean of its tokens.
         template: how prompts use the token, with the fields {prompt} and {token} and no others.
-        vectors: how many vectors the token stands for; more than one become `<t> <t>_1 …`, as in
-            diffusers.
+        vectors: how many vectors the token stands for in each encoder; more than one become
+            `<t> <t>_1 …`, as in diffusers.
         max_norm: bound on each vector's norm, in units of the largest norm in the vocabulary.
             Vectors longer than any word's drown out the prompt's other words.
 
+    Attributes:
+        parts: the text encoders and their tokenizers.
+        learned: the vectors `[vectors, D]` of each text encoder, by its name in the pipeline.
+
     Raises:
-        PromptError: the token exists or is no single word, `initial` is not exactly one token, or
-            the template lacks a field or has others.
+        PromptError: the token exists or is no single word, `initial` is one token nowhere, the
+            template lacks a field or has others, or the pipeline has no such text encoder.
         InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
 
     """
 
-    artefacts = ("learned_embeds.safetensors",)
+    artefacts = (FILE,)
 
     def __init__(
         self,
@@ -64,50 +73,69 @@ class TokenEmbedding(Variable):
         if not token or token != token.strip() or any(c.isspace() for c in token):
             raise PromptError(f"token {token!r} must be one word without spaces, such as <dusk>")
         _check_template(template)
-        self.pipe, self.token, self.template = pipe, token, template
+        self.pipe, self.token, self.template, self.initial = pipe, token, template, initial
         self.tokens = [token, *(f"{token}_{i}" for i in range(1, vectors))]
-        known = pipe.tokenizer.get_vocab()
-        for name in self.tokens:
-            if (
-                name in known or f"{name}</w>" in known
-            ):  # byte-pair encodings mark the ends of words
-                raise PromptError(
-                    f"token {name!r} exists in this model's vocabulary; choose another name"
-                )
-        ids = pipe.tokenizer(initial, add_special_tokens=False).input_ids
-        if len(ids) != 1:
+        self.parts = text_encoders(pipe)
+        if not self.parts:
             raise PromptError(
-                f"initial word {initial!r} is {len(ids)} tokens for this model; choose a word that "
-                f"is exactly one"
+                f"{type(pipe).__name__} has no text encoder that looks words up in a table, so it "
+                "cannot learn a token"
             )
-        table: Tensor = pipe.text_encoder.get_input_embeddings().weight.detach()
-        self.initial = initial
-        self.longest_word = table.norm(dim=1).max().item()
-        self.longest = max_norm * self.longest_word
-        self.vectors: Float[Tensor, "vectors dim"] = (
-            table[ids[0]].float().repeat(vectors, 1).clone().requires_grad_()
-        )
+        for part in self.parts:
+            _check_new(self.tokens, getattr(pipe, part.tokenizer))
+        pieces = [initial_ids(getattr(pipe, part.tokenizer), initial) for part in self.parts]
+        if all(len(ids) != 1 for ids in pieces):
+            raise PromptError(
+                f"initial word {initial!r} is {len(pieces[0])} tokens for this model; choose a "
+                f"word that is exactly one"
+            )
+        self.longest_words: list[float] = []
+        self.learned: dict[str, Float[Tensor, "vectors dim"]] = {}
+        for part, ids in zip(self.parts, pieces, strict=True):
+            table: Tensor = _table(pipe, part.encoder).weight.detach()
+            self.longest_words.append(table.norm(dim=1).max().item())
+            start = table[ids].float().mean(0)
+            self.learned[part.encoder] = start.repeat(vectors, 1).clone().requires_grad_()
+        self.max_norm = max_norm
         self.project()
         self.first_values()
-        self._restore: tuple[Any, nn.Module] | None = None
+        self._restore: list[tuple[TextEncoder, Any, nn.Module]] = []
+
+    @property
+    def vectors(self) -> Float[Tensor, "vectors dim"]:
+        """The learned vectors of the first text encoder."""
+        return self.learned[self.parts[0].encoder]
+
+    @vectors.setter
+    def vectors(self, value: Float[Tensor, "vectors dim"]) -> None:
+        self.learned[self.parts[0].encoder] = value
+
+    @property
+    def longest_word(self) -> float:
+        """The largest norm in the first text encoder's vocabulary."""
+        return self.longest_words[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """`vectors`, `[vectors, D]`."""
-        return {"vectors": self.vectors}
+        """`vectors`, `[vectors, D]`; of several text encoders, those of each by its name."""
+        return {"vectors": self.vectors} if len(self.parts) == 1 else dict(self.learned)
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Check that the text encoder reads the whole token in every example's prompt.
+        """Check that a text encoder reads the whole token in every example's prompt.
 
         Raises:
-            PromptError: a prompt is so long that the tokenizer cuts the token off.
+            PromptError: a prompt is so long that the tokenizers cut the token off, or the pipeline
+                changes prompts so that they no longer hold it.
 
         """
-        self._check_length(self._placed([example.prompt for example in examples]))
+        prompts = self._placed([example.prompt for example in examples])
+        self._check_length(prompts)
+        if self._restore and not _is_clip_alone(self.pipe, self.parts):
+            self._check_seen(prompts[0])
 
     def apply(self, inputs: Inputs) -> Inputs:
         """Place the prompts in the template.
 
-        The pipeline itself replaces a token of several vectors by its parts.
+        A token of several vectors is replaced by its parts, by the pipeline itself if it does so.
 
         Raises:
             PromptError: see `check`.
@@ -120,51 +148,161 @@ class TokenEmbedding(Variable):
     @torch.no_grad()
     def project(self) -> None:
         """Shorten vectors that are longer than the bound."""
-        norms = self.vectors.norm(dim=1, keepdim=True)
-        self.vectors.mul_((self.longest / norms).clamp(max=1))
+        for vectors, longest in zip(self.learned.values(), self.longest_words, strict=True):
+            norms = vectors.norm(dim=1, keepdim=True)
+            vectors.mul_((self.max_norm * longest / norms).clamp(max=1))
 
     def save(self, folder: Path) -> Path:
-        """Write `learned_embeds.safetensors`, which `pipe.load_textual_inversion` reads."""
-        content = save(
-            {self.token: self.vectors.detach().cpu().contiguous()}, metadata={"format": "pt"}
-        )
-        return write_bytes(folder / self.artefacts[0], content)
+        """Write `learned_embeds.safetensors`; `usage` says how it is loaded.
+
+        With one text encoder the only key is the token, and `pipe.load_textual_inversion` reads
+        it. With several the keys are those that trainers use: clip_l, clip_g, t5; or else the
+        encoder's name in the pipeline.
+        """
+        content = save(self._saved(), metadata={"format": "pt", "token": self.token})
+        return write_bytes(folder / FILE, content)
+
+    def usage(self) -> list[str]:
+        """Lines that load the token into a stock pipeline `pipe`."""
+        if len(self.parts) == 1 and _loads_tokens(self.pipe):
+            return [f'pipe.load_textual_inversion("{FILE}", token="{self.token}")']
+        lines = ["from safetensors.torch import load_file", f'state = load_file("{FILE}")']
+        for part, key in zip(self.parts, self._saved(), strict=True):
+            if _loads_tokens(self.pipe):
+                parts = f"text_encoder=pipe.{part.encoder}, tokenizer=pipe.{part.tokenizer}"
+                lines.append(
+                    f'pipe.load_textual_inversion(state["{key}"], token="{self.token}", {parts})'
+                )
+                continue
+            encoder, tokenizer = f"pipe.{part.encoder}", f"pipe.{part.tokenizer}"
+            size = f"{encoder}.get_input_embeddings().num_embeddings"
+            lines += [
+                f"{tokenizer}.add_tokens({self.tokens})",
+                f"{encoder}.resize_token_embeddings(max(len({tokenizer}), {size}))",
+                f"ids = {tokenizer}.convert_tokens_to_ids({self.tokens})",
+                f'{encoder}.get_input_embeddings().weight.data[ids] = state["{key}"]',
+            ]
+        return lines
+
+    def check_saved(self, folder: Path) -> None:
+        """As `Variable.check_saved`."""
+        check_tensors(folder / FILE, self._saved())
+
+    def written(self, prompt: str) -> str:
+        """A prompt as a stock pipeline takes it, with the token in it."""
+        return self._placed([prompt])[0]
+
+    def _saved(self) -> dict[str, Tensor]:
+        tensors = [v.detach().cpu().contiguous() for v in self.learned.values()]
+        if len(tensors) == 1:
+            return {self.token: tensors[0]}
+        return dict(zip(_keys(self.pipe, self.parts), tensors, strict=True))
 
     def _placed(self, prompts: Sequence[str]) -> list[str]:
-        return [self.template.format(prompt=prompt, token=self.token) for prompt in prompts]
+        token = self.token if _loads_tokens(self.pipe) else " ".join(self.tokens)
+        return [self.template.format(prompt=prompt, token=token) for prompt in prompts]
 
     def _check_length(self, prompts: Sequence[str]) -> None:
-        if self._restore is None:  # outside of the context the tokenizer does not know the token
+        if not self._restore:  # outside of the context the tokenizers do not know the token
             return
-        tokenizer, limit = self.pipe.tokenizer, self.pipe.tokenizer.model_max_length
-        own = set(tokenizer.convert_tokens_to_ids(self.tokens))
         for prompt in dict.fromkeys(prompts):
-            text = self.pipe.maybe_convert_prompt(prompt, tokenizer)
-            whole = tokenizer(text, verbose=False).input_ids  # verbose: it would warn of the length
-            read = tokenizer(text, truncation=True, max_length=limit).input_ids
-            if Counter(i for i in read if i in own) != Counter(i for i in whole if i in own):
+            cut = [self._cut(getattr(self.pipe, part.tokenizer), prompt) for part in self.parts]
+            if all(cut):
+                length, limit = cut[0] or (0, 0)
                 raise PromptError(
-                    f"prompt {prompt!r} is {len(whole)} tokens long and the model reads {limit}, "
+                    f"prompt {prompt!r} is {length} tokens long and the model reads {limit}, "
                     f"so that {self.token} is cut off and "
                     "nothing can be learned from it; shorten the prompt, or put the token first, "
                     'as in template="{token} {prompt}"'
                 )
 
+    def _cut(self, tokenizer: Any, prompt: str) -> tuple[int, int] | None:
+        """How long a prompt is and how much is read, if a part of the token is cut off."""
+        limit = tokenizer.model_max_length
+        own = set(tokenizer.convert_tokens_to_ids(self.tokens))
+        expand = getattr(self.pipe, "maybe_convert_prompt", None)
+        text = expand(prompt, tokenizer) if expand else prompt
+        whole = tokenizer(text, verbose=False).input_ids  # verbose: it would warn of the length
+        read = tokenizer(text, truncation=True, max_length=min(limit, LONGEST)).input_ids
+        if Counter(i for i in read if i in own) == Counter(i for i in whole if i in own):
+            return None
+        return len(whole), limit
+
+    def _check_seen(self, prompt: str) -> None:
+        """Encode a prompt as the pipeline does, and look whether the token comes up."""
+        for part in self.parts:
+            _table(self.pipe, part.encoder).seen = 0
+        try:
+            with torch.no_grad():
+                AnyPipeline(self.pipe).encode(prompt)
+        except Exception:  # it wants arguments that are not known here; the first picture will tell
+            return
+        if not any(_table(self.pipe, part.encoder).seen for part in self.parts):
+            raise PromptError(
+                f"{type(self.pipe).__name__} changes the prompt {prompt!r} before it reads it, and "
+                f"{self.token} is not in it any more; choose a token in lower case, such as <dusk>"
+            )
+
     def __enter__(self) -> Self:
-        encoder, table = self.pipe.text_encoder, self.pipe.text_encoder.get_input_embeddings()
-        self._restore = self.pipe.tokenizer, table
-        tokenizer = copy.deepcopy(self.pipe.tokenizer)
-        tokenizer.add_tokens(self.tokens)
-        first = tokenizer.convert_tokens_to_ids(self.token)
-        self.pipe.tokenizer = tokenizer
-        encoder.set_input_embeddings(_ExtendedTable(table, self.vectors, first))
+        for part in self.parts:
+            known, encoder = getattr(self.pipe, part.tokenizer), getattr(self.pipe, part.encoder)
+            table = encoder.get_input_embeddings()
+            self._restore.append((part, known, table))
+            tokenizer = copy.deepcopy(known)
+            tokenizer.add_tokens(self.tokens)
+            first = tokenizer.convert_tokens_to_ids(self.token)
+            setattr(self.pipe, part.tokenizer, tokenizer)
+            encoder.set_input_embeddings(_ExtendedTable(table, self.learned[part.encoder], first))
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._restore is not None
-        self.pipe.tokenizer, table = self._restore
-        self.pipe.text_encoder.set_input_embeddings(table)
-        self._restore = None
+        for part, tokenizer, table in self._restore:
+            setattr(self.pipe, part.tokenizer, tokenizer)
+            getattr(self.pipe, part.encoder).set_input_embeddings(table)
+        self._restore = []
+
+
+def _table(pipe: Any, encoder: str) -> Any:
+    return getattr(pipe, encoder).get_input_embeddings()
+
+
+def _loads_tokens(pipe: Any) -> bool:
+    return hasattr(pipe, "load_textual_inversion")
+
+
+def _is_clip_alone(pipe: Any, parts: Sequence[TextEncoder]) -> bool:
+    """Whether the tokenizer alone tells what is read: CLIP's takes any case and has a length."""
+    return len(parts) == 1 and _kind(pipe, parts[0]) == "clip"
+
+
+def _kind(pipe: Any, part: TextEncoder) -> str:
+    name = type(unwrapped(getattr(pipe, part.encoder))).__name__
+    return "clip" if name.startswith("CLIPText") else "t5" if "T5" in name else ""
+
+
+def _keys(pipe: Any, parts: Sequence[TextEncoder]) -> list[str]:
+    """The names of several encoders' vectors in a file, as trainers for SDXL and Flux use them."""
+    clips = iter(("clip_l", "clip_g"))
+    kinds = [_kind(pipe, part) for part in parts]
+    keys = [
+        next(clips, part.encoder) if kind == "clip" else kind or part.encoder
+        for part, kind in zip(parts, kinds, strict=True)
+    ]
+    return keys if len(set(keys)) == len(keys) else [part.encoder for part in parts]
+
+
+def _check_new(tokens: Sequence[str], tokenizer: Any) -> None:
+    known = tokenizer.get_vocab()
+    for name in tokens:
+        if name in known or f"{name}</w>" in known:  # byte-pair encodings mark the ends of words
+            raise PromptError(
+                f"token {name!r} exists in this model's vocabulary; choose another name"
+            )
+
+
+def initial_ids(tokenizer: Any, word: str) -> list[int]:
+    """The ids of a word's tokens."""
+    return tokenizer(word, add_special_tokens=False).input_ids
 
 
 def _check_template(template: str) -> None:
@@ -194,7 +332,7 @@ def neutral_word(tokenizer: Any, prompts: Sequence[str]) -> str:
         {word for prompt in prompts for word in prompt.split()}, key=lambda word: (-len(word), word)
     )
     for word in (*_NEUTRAL, *words):
-        if len(tokenizer(word, add_special_tokens=False).input_ids) == 1:
+        if len(initial_ids(tokenizer, word)) == 1:
             return word
     raise PromptError(
         "no word of the prompts is one token for this model; name an initial word that is"
@@ -207,9 +345,15 @@ class _ExtendedTable(nn.Module):
     def __init__(self, table: nn.Module, vectors: Tensor, first: int) -> None:
         super().__init__()
         self.table, self.first = table, first
+        self.seen = 0  # how many of the ids looked up were new
         self._vectors = [
             vectors
         ]  # in a list: the learned tensor is not a parameter of the text encoder
+
+    @property
+    def num_embeddings(self) -> int:
+        """The old table's, for code that asks."""
+        return self.table.num_embeddings  # pyright: ignore[reportReturnType]
 
     @property
     def weight(self) -> Tensor:
@@ -218,7 +362,10 @@ class _ExtendedTable(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
         (vectors,) = self._vectors
-        new = ids >= self.first
+        new = (ids >= self.first) & (ids < self.first + len(vectors))
         known = self.table(ids.masked_fill(new, 0))
-        learned = vectors.to(known)[(ids - self.first).clamp(min=0)]
+        if not torch.compiler.is_compiling():
+            self.seen += int(new.sum())
+        scale = getattr(self.table, "embed_scale", 1.0)  # Gemma's tables scale what they look up
+        learned = vectors.to(known)[(ids - self.first).clamp(0, len(vectors) - 1)] * scale
         return torch.where(new[..., None], learned, known)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, InvalidTypeError, OutputError
 from adjointdpm.variables.base import Variable
 from adjointdpm.variables.freezing import Flags, freeze, unfreeze
+from adjointdpm.variables.networks import denoiser, unwrapped
 
 
 class Weights(Variable):
@@ -31,7 +32,7 @@ class Weights(Variable):
 
     Args:
         pipe: a diffusers pipeline.
-        part: the network's name in the pipeline.
+        part: the network's name in the pipeline; None is the network of the loop.
         only: a regular expression. The weights whose names contain a match are learned: "attn2"
             means the cross-attentions of a UNet. None: all.
 
@@ -45,8 +46,9 @@ class Weights(Variable):
 
     """
 
-    def __init__(self, pipe: Any, part: str = "unet", only: str | None = None) -> None:
-        network = pipe.components.get(part)
+    def __init__(self, pipe: Any, part: str | None = None, only: str | None = None) -> None:
+        part = denoiser(pipe)[0] if part is None else part
+        network = unwrapped(pipe.components.get(part))
         if not isinstance(network, nn.Module):
             parts = [
                 name
@@ -126,6 +128,29 @@ class Weights(Variable):
 
         with self._holding(learned=True):
             return _write_folder(folder / self.part, write)
+
+    def usage(self) -> list[str]:
+        """Lines that load the network into a stock pipeline `pipe`."""
+        cls = type(self.network)
+        return [
+            f"from {cls.__module__.split('.')[0]} import {cls.__name__}",
+            f'pipe.{self.part} = {cls.__name__}.from_pretrained("{self.part}")',
+        ]
+
+    def check_saved(self, folder: Path) -> None:
+        """As `Variable.check_saved`, one tensor after the other: networks are large."""
+        path, missing = folder / self.part, set(self._learned)
+        with self._holding(learned=True):
+            expected = self.network.state_dict()
+            for file in sorted(path.glob("*.safetensors")):
+                with safe_open(file, "pt") as saved:
+                    for name in saved.keys():  # noqa: SIM118 - it is no mapping
+                        value = expected.get(name)
+                        if value is None or not torch.equal(saved.get_tensor(name), value.cpu()):
+                            raise OutputError(f"{file} was written, and read back {name} differs")
+                        missing.discard(name)
+        if missing:
+            raise OutputError(f"{path} was written, and {sorted(missing)[0]} is not in it")
 
     def __enter__(self) -> Self:
         if self._flags is not None:
