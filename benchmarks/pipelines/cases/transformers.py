@@ -27,15 +27,15 @@ CLOZE = SHORT | {
     "guidance_scale": 3.0,
 }
 JOY = {"vae": {"dim_mult": [1] * 6, "temperal_downsample": [False] * 5, "scale_factor_spatial": 32}}
-EMBEDDINGS = torch.randn(2, 2, 8, WIDTH, generator=torch.Generator().manual_seed(9))
-# Its texts are cleaned by a package, ftfy, that need not be there.
+EMBEDDINGS = torch.randn(2, 8, WIDTH, generator=torch.Generator().manual_seed(9))
+# Its texts are cleaned by a package, ftfy, that need not be there; it has one time for a batch.
 PRX = SIZE | {
     "num_inference_steps": 3,
     "guidance_scale": 3.0,
-    "prompt_embeds": EMBEDDINGS[0],
-    "negative_prompt_embeds": EMBEDDINGS[1],
-    "prompt_attention_mask": torch.ones(2, 8, dtype=torch.bool),
-    "negative_prompt_attention_mask": torch.ones(2, 8, dtype=torch.bool),
+    "prompt_embeds": EMBEDDINGS[:1],
+    "negative_prompt_embeds": EMBEDDINGS[1:],
+    "prompt_attention_mask": torch.ones(1, 8, dtype=torch.bool),
+    "negative_prompt_attention_mask": torch.ones(1, 8, dtype=torch.bool),
 }
 SPARSE = {"height": 64, "width": 64}  # where the code takes an autoencoder's factor to be 16
 BIG = {"height": 64, "width": 64}
@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
     ),
     "BriaFiboPipeline": Case(PROMPTED | SPARSE, FIBO, shape=(2, 3, 8, 8)),
     "BriaFiboEditPipeline": Case(
-        ONE | SPARSE | {"image": PICTURE},
+        ONE | SPARSE | {"image": PICTURE, "prompt": '{"edit_instruction": "red fox"}'},
         FIBO,
         shape=(1, 3, 8, 8),
         parts={"scheduler": FlowMatchEulerDiscreteScheduler},
@@ -175,7 +175,7 @@ CASES: dict[str, Case] = {
         {"prompt": TEXT["prompt"], "num_inference_steps": 3}
         | SIZE
         | SHORT
-        | {"text_encoder_out_layers": (0, 1, 2), "image": PICTURE}
+        | {"text_encoder_out_layers": (0, 1, 2), "image": PICTURE.resize((64, 64))}
     ),
     "Ideogram4Pipeline": Case(
         PROMPTED | {"guidance_schedule": None, "max_sequence_length": 16},
@@ -205,7 +205,7 @@ CASES: dict[str, Case] = {
     ),
     "QwenImage21Pipeline": Case(
         {"prompt": TEXT["prompt"], "num_inference_steps": 3, "true_cfg_scale": 2.0}
-        | {"negative_prompt": ["blurry", "a"]}
+        | {"negative_prompt": ["blurry", "a"], "use_kv_cache": False}
         | SPARSE,
         shape=(2, 4, 8, 8),
     ),
@@ -229,7 +229,7 @@ CASES: dict[str, Case] = {
         shape=(1, 3, 64, 64),
     ),
     "JoyImageEditPipeline": Case(
-        TEXT | {"prompt": ["red fox"], "image": PICTURE}, JOY, shape=None, samples=1
+        TEXT | {"prompt": ["red fox"]}, JOY, (1, 4, 32, 32), output="latent"
     ),
     # It draws the noise of each picture alone, so that channels stand where the batch should.
     "JoyImageEditPlusPipeline": Case(ONE, shape=(1, 3, 16, 16), samples=4),
@@ -241,6 +241,7 @@ CASES: dict[str, Case] = {
     ),
     "GlmImagePipeline": Case(
         PROMPTED | {"prior_token_ids": torch.arange(32).view(2, 16) % 16},
+        {"vae": {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}},
         # Another model draws those tokens, one after another, which has no gradient.
         parts={"processor": lambda: None, "vision_language_encoder": lambda: None},
     ),
@@ -266,10 +267,13 @@ CASES: dict[str, Case] = {
         shape=None,
         samples=1,
     ),
-    "PRXPipeline": Case(PRX),
-    "PRXPixelPipeline": Case(PRX, {"transformer": {"in_channels": 3}}),
+    "PRXPipeline": Case(PRX | {"use_resolution_binning": False}, {"vae": {}}, shape=(1, 3, 16, 16)),
+    "PRXPixelPipeline": Case(PRX, {"transformer": {"in_channels": 3}}, shape=(1, 3, 16, 16)),
+    "HunyuanImagePipeline": Case(
+        {"prompt": ['red "fox"', 'an "owl"'], "num_inference_steps": 3} | SIZE
+    ),
     "HunyuanImageRefinerPipeline": Case(
-        TEXT | SIZE | {"image": IMAGE},
+        {"prompt": TEXT["prompt"], "num_inference_steps": 3, "image": IMAGE} | SIZE,
         {"transformer": {"in_channels": 16, "out_channels": 8, "text_embed_2_dim": None}},
     ),
     "VisualClozeGenerationPipeline": Case(
