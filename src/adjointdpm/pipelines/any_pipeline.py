@@ -24,6 +24,7 @@ from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
     check_arguments,
+    copies,
     draws_in_prepare,
 )
 from adjointdpm.pipelines.recorded_network import RecordedNetwork
@@ -295,7 +296,7 @@ class AnyPipeline:
         check_weights(self.pipe)
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
-        given = dict(arguments)
+        given = copies(arguments)
         if "prompt" in names:
             given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:

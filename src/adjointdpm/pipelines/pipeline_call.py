@@ -105,7 +105,7 @@ def _prepared(
 ) -> dict[str, Any]:
     """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    given = copies(dict(arguments))
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
         if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
@@ -143,8 +143,10 @@ class _Networks:
         self._held: HeldGraphs | None = None
 
     def follow(self, scheduler: Any) -> None:
-        """Count the steps of the copy's scheduler."""
+        """Count the steps of the copy's scheduler, where they matter."""
         self.scheduler = scheduler
+        if not isinstance(self.method, Truncated):
+            return  # some pipelines ask for their scheduler's very class
         cls = type(scheduler)
         step = getattr(cls, "step", None)
         if step is None:
@@ -312,6 +314,15 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a pipeline's `__call__`, by name."""
     found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     return {name: p for name, p in found.items() if name != "self"}
+
+
+def copies(given: Any) -> Any:
+    """Tensors, and the lists and dicts that hold them, of one's own; all else as it is."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    if type(given) is dict:
+        return {name: copies(value) for name, value in given.items()}
+    return [copies(value) for value in given] if type(given) is list else given
 
 
 def draws_in_prepare(pipe: Any) -> bool:
