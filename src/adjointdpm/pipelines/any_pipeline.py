@@ -293,7 +293,7 @@ class AnyPipeline:
     def _drawn_shape(self, arguments: dict[str, Any]) -> tuple[int, ...]:
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
-        given = dict(arguments)
+        given = {n: [*v] if isinstance(v, list) else v for n, v in arguments.items()}
         if "prompt" in names:
             given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:

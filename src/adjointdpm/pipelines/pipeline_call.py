@@ -75,7 +75,7 @@ def call_pipeline(
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
     # Copies: some pipelines write into what they are given.
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    given = {name: _copied(value) for name, value in arguments.items()}
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
         if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
@@ -288,6 +288,13 @@ def _all_parts(pipe: Any) -> Iterator[Any]:
         if isinstance(part, DiffusionPipeline):
             yield from _all_parts(part)
         yield part
+
+
+def _copied(value: Any) -> Any:
+    """A tensor or list of the user's as a copy: some pipelines write into them."""
+    if isinstance(value, list):
+        return [*value]
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
