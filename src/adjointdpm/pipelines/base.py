@@ -343,8 +343,13 @@ class DiffusionModel(ABC):
             stages.check(samples, "the decoder")
         return samples
 
-    def supports(self) -> dict[str, dict[str, bool | str]]:
-        """What works with this pipeline: True, or the reason why not, by kind and name."""
+    def supports(self, **arguments: Any) -> dict[str, dict[str, bool | str]]:
+        """What works with this pipeline: True, or the reason why not, by kind and name.
+
+        Args:
+            arguments: of a call; nothing depends on them here.
+
+        """
         return AnyPipeline(self.pipe).supports() | native_support(self.pipe.scheduler)
 
     def _further(self, arguments: dict[str, Any]) -> list[str]:
