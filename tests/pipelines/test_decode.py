@@ -38,7 +38,7 @@ def test_latents_are_decoded_as_in_the_pipelines_own_call(name: str) -> None:
     assert len(calls) <= 3  # one step
     weights = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
     (gradient,) = torch.autograd.grad((weights * found).sum(), latents)
-    step = 1e-2 * torch.randn_like(latents)
+    step = 1e-2 * gradient / gradient.square().mean().sqrt()
     with torch.no_grad():
         higher = (weights * model.decode(latents + step, **given)).sum()
         lower = (weights * model.decode(latents - step, **given)).sum()
