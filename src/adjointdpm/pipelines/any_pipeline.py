@@ -155,7 +155,8 @@ class AnyPipeline:
         parameters = inspect.signature(inspect.unwrap(method)).parameters
         names = call_parameters(self.pipe)
         known = {
-            "prompt": texts,
+            # A copy: Z-Image writes its chat template into the list that it is given.
+            "prompt": texts if isinstance(texts, str) else [*texts],
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
