@@ -99,7 +99,7 @@ def test_inspect_prints_tables_and_json(there, monkeypatch, capsys) -> None:
     assert (code, "--variant fp16" in err) == (2, True)
 
 
-@pytest.mark.filterwarnings("always::adjointdpm.errors.AdjointDPMWarning")
+@pytest.mark.filterwarnings("always::adjointdpm.errors.CutPromptWarning")
 def test_a_prompt_that_is_cut_off_is_said_once(there, monkeypatch, capsys) -> None:
     build("ZImagePipeline").save_pretrained("z")
     flags = ("--model", "z", *SIZE, "--pipeline-arg", "max_sequence_length=8")

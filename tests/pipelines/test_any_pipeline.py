@@ -34,7 +34,7 @@ def largest_weight(pipe: Any) -> Tensor:
 
 
 def arguments(name: str, pipe: Any) -> dict[str, Any]:
-    given = dict(CASES[name].arguments)
+    given = {k: [*v] if isinstance(v, list) else v for k, v in CASES[name].arguments.items()}
     if "generator" in call_parameters(pipe):
         given["generator"] = torch.Generator().manual_seed(7)
     return given

@@ -272,3 +272,54 @@ def test_audit_finds_noise_that_its_file_replays(name: str, tmp_path, monkeypatc
     rows = replay(adj.from_pipeline(build(name)), found, "blue.py:build")
     assert [row["now"] for row in rows] == [row["was"] for row in rows]
     assert json.loads(json.dumps(result))["config"]["pipeline_arg"] == json.loads(json.dumps(given))
+
+
+def flicker(videos: Tensor) -> Tensor:
+    """Lower is better: less change from frame to frame."""
+    return videos.diff(dim=1).square().mean((1, 2, 3, 4))
+
+
+def guide_of(name: str, folder: RunFolder, metric: FunctionMetric) -> dict[str, Any]:
+    """A short run of guide on a pipeline, with the arguments of its case."""
+    config = GuideConfig(
+        metric=["color:mood=dusk"], prompt="red fox", pipeline_arg=arguments(name), **SHORT
+    )
+    return guide(adj.from_pipeline(build(name)), config, folder, metric=metric)
+
+
+def test_a_video_is_guided_by_a_metric_of_videos_and_shown_as_frames(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(flicker, "takes_videos", True, raising=False)
+    folder = opened(tmp_path, "guide")
+    result = guide_of("AnimateDiffPipeline", folder, FunctionMetric(flicker, "flicker"))
+    write_report(folder)
+    assert result["held_out"]["after"] < result["held_out"]["before"]
+    shown = read_picture(folder.path / result["pictures"][0]["after"])
+    frames = CASES["AnimateDiffPipeline"].arguments["num_frames"]
+    assert shown.shape == (3, 16, 16 * frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("AnimateDiffPipeline", "scores pictures .*, not videos"),
+        ("StableAudioPipeline", "neither pictures .* nor videos"),
+    ],
+)
+def test_what_a_metric_of_pictures_cannot_score_is_refused_before_anything_is_learned(
+    name: str, message: str, tmp_path
+) -> None:
+    folder = opened(tmp_path, "guide")
+    with pytest.raises(adj.errors.MetricError, match=message):
+        guide_of(name, folder, METRIC)
+    assert not (folder.path / "history.jsonl").exists()
+
+
+def test_an_audit_of_videos_is_refused(tmp_path) -> None:
+    name = "AnimateDiffPipeline"
+    config = AuditConfig(
+        victim="blue.py:build", prompts=["red fox"], steps=2, pipeline_arg=arguments(name)
+    )
+    victim = Victim("blue", Blue(), ["red fox", "something else"], [(0,), (1,)], 0.0)
+    model = adj.from_pipeline(build(name))
+    with pytest.raises(adj.errors.UnsupportedError, match="looks at pictures"):
+        audit(model, config, opened(tmp_path, "audit"), victim=victim)

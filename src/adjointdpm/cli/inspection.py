@@ -23,6 +23,9 @@ def inspect(
     device: Annotated[str | None, option(Run, "device")] = None,
     dtype: Annotated[str, option(Run, "dtype")] = Run.dtype,
     variant: Annotated[str | None, option(Run, "variant")] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run a first step, to see whether native samplers work.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show what a pipeline is, what its call takes, and what works with it."""
@@ -31,7 +34,7 @@ def inspect(
     from adjointdpm.pipelines.description import describe
 
     found = load_model(model, device, dtype, variant)
-    facts = describe(found, **loaded(call_arguments(found.pipe, pipeline_arg or [])))
+    facts = describe(found, run, **loaded(call_arguments(found.pipe, pipeline_arg or [])))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from adjointdpm.errors import AdjointDPMWarning
+from adjointdpm.errors import CutPromptWarning
 
 _SHOWN = 60  # characters of a prompt, and of what was cut off
 _said: weakref.WeakKeyDictionary[Any, set[tuple[str, int]]] = weakref.WeakKeyDictionary()
@@ -72,7 +72,7 @@ def _tell(tokenizer: Any, cls: Any, text: str, kwargs: dict[str, Any]) -> None:
     warnings.warn(
         f"prompt {_short(text)!r} is {len(ids) + special} tokens long, and the pipeline's {name} "
         f"reads {limit}; cut off: {_short(cut)!r}",
-        AdjointDPMWarning,
+        CutPromptWarning,
         stacklevel=2,
     )
 

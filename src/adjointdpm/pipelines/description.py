@@ -5,17 +5,19 @@ from typing import Any
 from torch import nn
 
 from adjointdpm.errors import AdjointDPMError
+from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.prompting import reads
+from adjointdpm.pipelines.prompting import CLASSES, TEXT, reads
 
 SET_BY_MODEL = ("output_type", "return_dict")
 
 
-def describe(model: Any, **arguments: Any) -> dict[str, Any]:
+def describe(model: Any, run: bool = False, **arguments: Any) -> dict[str, Any]:
     """The pipeline's class, networks, call and noise, and what works with it.
 
     Args:
         model: what `adjointdpm.load` returns.
+        run: run the networks' first step, by which it is decided whether native samplers work.
         arguments: of the pipeline's call, for which the noise's shape is told.
 
     Returns:
@@ -39,8 +41,14 @@ def describe(model: Any, **arguments: Any) -> dict[str, Any]:
             if name not in SET_BY_MODEL and p.kind is not p.VAR_KEYWORD
         },
         "noise": _noise(model, arguments),
-        "supports": model.supports(),
+        "supports": model.supports(**(_trial(pipe, arguments) if run else {})),
     }
+
+
+def _trial(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a short call for one sample."""
+    prompt = {TEXT: "a", CLASSES: "0"}.get(reads(pipe))
+    return generation_arguments(pipe, 1, prompt, 4, None, None, arguments)
 
 
 def _network(part: nn.Module) -> dict[str, Any]:
