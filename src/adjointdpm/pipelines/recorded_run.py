@@ -149,11 +149,6 @@ class RecordedRun(_Networks):
             raise Checked(self.loop)
         solved = solve(self.loop, self._network(self.loop), self.sampler, self.native, moved.dtype)
         self.result = solved
-        # What the pipeline has of the random run is no number any more: should any of it get into
-        # the sample, that is seen there.
-        for tensor in (last.output, last.state, *(o for c in last.calls for o in c.outputs)):
-            if tensor.is_floating_point():
-                tensor.detach().fill_(torch.nan)
 
         def ours(value: Any) -> Any:
             if not isinstance(value, Tensor):
@@ -162,8 +157,15 @@ class RecordedRun(_Networks):
             return solved if same else torch.full_like(value, torch.nan)
 
         if isinstance(found, tuple):
-            return (solved, *(ours(value) for value in found[1:]))
-        return type(found)(**{key: ours(value) for key, value in found.items()})
+            answer: Any = (solved, *(ours(value) for value in found[1:]))
+        else:
+            answer = type(found)(**{key: ours(value) for key, value in found.items()})
+        # What the pipeline has of the random run is no number any more: should any of it get into
+        # the sample, that is seen there.
+        for tensor in (last.output, last.state, *(o for c in last.calls for o in c.outputs)):
+            if tensor.is_floating_point() and 0 not in tensor.stride():
+                tensor.detach().fill_(torch.nan)
+        return answer
 
     def _random_outputs(self, call: Call) -> Any:
         assert self.loop is not None
