@@ -119,7 +119,7 @@ def test_guide_saves_what_the_lines_of_its_report_draw_again(
         pictures=count,
         learn=learn,
         pipeline_arg=arguments(name),
-        **SHORT,
+        **SHORT | ({"lr": 2e-3, "preservation": 0} if learn == "embedding" else {}),
     )
     folder = opened(tmp_path, "guide")
     result = guide(model, config, folder, metric=METRIC)
