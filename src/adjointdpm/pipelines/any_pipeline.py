@@ -19,10 +19,12 @@ from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
 from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
     check_arguments,
+    copies,
     draws_in_prepare,
 )
 from adjointdpm.pipelines.recorded_network import RecordedNetwork
@@ -291,9 +293,10 @@ class AnyPipeline:
         return self._shapes[key]
 
     def _drawn_shape(self, arguments: dict[str, Any]) -> tuple[int, ...]:
+        check_weights(self.pipe)
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
-        given = {n: [*v] if isinstance(v, list) else v for n, v in arguments.items()}
+        given = copies(arguments)
         if "prompt" in names:
             given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:

@@ -33,6 +33,8 @@ from adjointdpm.pipelines.checks import (
     check_tensor,
 )
 from adjointdpm.pipelines.examples import Encoded, expand_batch
+from adjointdpm.pipelines.finite_stages import FiniteStages, is_finite
+from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.native_call import call_by_any_method
 from adjointdpm.pipelines.native_samplers import (
     native_equivalent,
@@ -275,6 +277,7 @@ class DiffusionModel(ABC):
             ScheduleError: zero terminal SNR with epsilon prediction.
             InvalidInputError, InvalidTypeError: another argument out of range, of the wrong type,
                 or unknown.
+            NonFiniteError: the pictures hold NaN or infinite values.
 
         Warns:
             AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
@@ -315,20 +318,30 @@ class DiffusionModel(ABC):
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            call = method.wrap(denoiser, loop.calls)
+            stages = FiniteStages()
+            call = stages.watched("denoiser", method.wrap(denoiser, loop.calls))
             own = loop.generators(batch, seeds)
-            return self.decode(
-                loop.run(lambda x, t: call(x, t, cond, null_cond), x, generator or own)
+            latents = loop.run(
+                lambda x, t: call(x, t, cond, null_cond), x, generator or own, stages.step
             )
+            samples = self.decode(latents)
+            stages.check(samples, "the decoder")
+            return samples
 
         schedule, prediction = schedule_and_prediction(loop.scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
         if seeds is not None:
             sampler = resolve_sampler(sampler).for_samples(seeds)
         solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
-        return self.decode(
-            sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
-        )
+        latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
+        samples = self.decode(latents)
+        if not is_finite(samples.detach()):
+            stages = FiniteStages()
+            with torch.no_grad():
+                look = stages.solver(resolve_sampler(sampler))
+                sample(denoiser, x, cond=cond, sampler=sampler, callback=look, **solve)
+            stages.check(samples, "the decoder")
+        return samples
 
     def supports(self, **arguments: Any) -> dict[str, dict[str, bool | str]]:
         """What works with this pipeline: True, or the reason why not, by kind and name.
@@ -405,6 +418,7 @@ class DiffusionModel(ABC):
         return batch_size(sizes | {"seeds": None if seeds is None else len(seeds)})
 
     def _check_pipeline(self) -> None:
+        check_weights(self.pipe)
         check_scheduler(self.pipe.scheduler, self.scheduler_loop.needs)
         concerns = blocked_gradients(self.pipe.scheduler)
         if getattr(self.pipe, "safety_checker", None) is not None:

@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
@@ -74,8 +75,37 @@ def call_pipeline(
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = _prepared(pipe, arguments, names, output)
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    around = networks.around(pipe)
+    with closing(networks):
+        with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
+            found = twin(**given)
+        if noise is not None and not source.used:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has "
+                "no place; leave it out, or hand over what the pipeline takes (latents=)"
+            )
+        sample = last.of(found)
+        if sample is None:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
+            )
+        networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        return sample
+
+
+def _prepared(
+    pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
-    given = {name: _copied(value) for name, value in arguments.items()}
+    given = copies(dict(arguments))
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
         if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
@@ -86,24 +116,7 @@ def call_pipeline(
         given["return_dict"] = False
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    check_weights(pipe)
-    twin = twin_of(pipe, networks.wrap)
-    networks.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached([sample, *tree_flatten(found)[0]], noise)
-    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
-    return sample
+    return given
 
 
 class _Networks:
@@ -121,17 +134,19 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
-        self.attached: set[str] = set()
-        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self.finite = FiniteStages()
         self.moving = False
+        self.attached: set[str] = set()
+        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
 
     def follow(self, scheduler: Any) -> None:
-        """Count the steps of the copy's scheduler."""
+        """Count the steps of the copy's scheduler, where they matter."""
         self.scheduler = scheduler
+        if not isinstance(self.method, Truncated):
+            return  # some pipelines ask for their scheduler's very class
         cls = type(scheduler)
         step = getattr(cls, "step", None)
         if step is None:
@@ -141,7 +156,7 @@ class _Networks:
         def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
             found = step(scheduler, *args, **kwargs)
-            self.finite.step(self.steps, scheduler, found)
+            self.finite.step(self.steps, cls.__name__, found)
             return found
 
         # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
@@ -163,6 +178,11 @@ class _Networks:
             stack.enter_context(left_as_found(parts))
             stack.enter_context(keeping_weights(self.moving))
             yield
+
+    def close(self) -> None:
+        """Let go of the tensors that were needed while the pipeline ran."""
+        for calls in self.calls.values():
+            calls.close()
 
     @property
     def started(self) -> bool:
@@ -270,7 +290,7 @@ class _Networks:
         if not (wanted or wants_noise):
             return
         seen = _graph_of(results)
-        if wants_noise and get_gradient_edge(noise).node not in seen:
+        if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
             raise UnsupportedError(
                 "the noise gets no gradient: the pipeline prepares its latents without gradients"
             )
@@ -290,17 +310,19 @@ def _all_parts(pipe: Any) -> Iterator[Any]:
         yield part
 
 
-def _copied(value: Any) -> Any:
-    """A tensor or list of the user's as a copy: some pipelines write into them."""
-    if isinstance(value, list):
-        return [*value]
-    return value.clone() if isinstance(value, Tensor) else value
-
-
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a pipeline's `__call__`, by name."""
     found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     return {name: p for name, p in found.items() if name != "self"}
+
+
+def copies(given: Any) -> Any:
+    """Tensors, and the lists and dicts that hold them, of one's own; all else as it is."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    if type(given) is dict:
+        return {name: copies(value) for name, value in given.items()}
+    return [copies(value) for value in given] if type(given) is list else given
 
 
 def draws_in_prepare(pipe: Any) -> bool:

@@ -90,6 +90,7 @@ class SchedulerLoop:
         network: Callable[[Tensor, Tensor], Tensor],
         noise: Float[Tensor, "batch *shape"],
         generator: Generators,
+        note: Callable[[int, str, Tensor], None] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
         """Take `noise` to x_0, under autograd if that is on.
 
@@ -98,14 +99,17 @@ class SchedulerLoop:
                 timesteps; called once for each of them.
             noise: `[B, …]`, unit variance.
             generator: what a stochastic scheduler draws from.
+            note: called as `note(step, name of the scheduler, x)` after every step, counted from 1.
 
         """
         arguments = self.step_arguments(generator)
         x = noise * self.initial_scale()
-        for t in self.scheduler.timesteps:
+        for step, t in enumerate(self.scheduler.timesteps, start=1):
             times = t.to(noise.device, torch.float32).expand(len(x))
             output = network(self.network_input(x, t), times)
             x = self.scheduler.step(output, t, x, **arguments, return_dict=False)[0].to(noise.dtype)
+            if note is not None:
+                note(step, type(self.scheduler).__name__, x)
         return x
 
 

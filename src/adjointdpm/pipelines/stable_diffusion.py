@@ -168,6 +168,13 @@ class StableDiffusion(DiffusionModel):
         if isinstance(negative, dict):
             return negative["prompt_embeds"]
         self._check_text_encoder()
+        longest = getattr(self.pipe.text_encoder.config, "max_position_embeddings", None)
+        if longest is not None and embeds.shape[1] > longest:
+            raise PromptError(
+                f"prompt_embeds has {embeds.shape[1]} tokens and the text encoder takes {longest}, "
+                "so it cannot make a negative prompt of that length; pass negative_prompt_embeds "
+                "in the shape of prompt_embeds, or guidance_scale=1"
+            )
         texts = negative if isinstance(negative, list) else [negative or ""]
         # The pipeline pads them to the length of the embeddings that they stand beside.
         pipe = with_watched_tokenizers(self.pipe)
