@@ -375,4 +375,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_text_seq_length": 8,
         "is_train_face": False,
     },
+    "LTX2VideoDiffusionDecoderModel": {
+        "latent_channels": 8,
+        "patch_size": 4,
+        "decoder_head_dim": 8,
+        "decoder_stage_channels": (8, 8),
+        "decoder_stage_depths": (1, 1),
+        "decoder_stage_kernels": ((3, 3, 3),),
+        "decoder_upsample_strides": ((2, 2, 2),),
+        "decoder_upsample_channel_reductions": (1,),
+        "decoder_stage5_kernel": (3, 3, 3),
+        "decoder_t_emb_dim": 8,
+        "spatial_compression_ratio": 8,
+        "temporal_compression_ratio": 2,
+    },
 }
