@@ -199,14 +199,14 @@ class _Networks:
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
             return network(*args, **kwargs)
+        if self.moving:
+            check_frozen(name, network)
         if isinstance(self.method, Backprop):
             return network(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
                 return network(*args, **kwargs)
         if name not in self.calls:
-            if self.moving:
-                check_frozen(name, network)
             parts = ChangingParts(network)
             self.calls[name] = TreeRecomputation(
                 name, network, lambda: self._repeating(network, parts)
