@@ -13,12 +13,20 @@ import diffusers
 import torch
 from torch import nn
 
-from benchmarks.pipelines.parts import autoencoders, transformers, unets, video_and_audio
-from benchmarks.pipelines.parts.encoders import MAKERS, WIDTH, word_tokenizer
+from benchmarks.pipelines.parts import (
+    autoencoders,
+    encoders,
+    transformers,
+    unets,
+    video_and_audio,
+    vision_language,
+)
+from benchmarks.pipelines.parts.encoders import WIDTH, word_tokenizer
 
 __all__ = ["WIDTH", "assemble", "component"]
 
 NEEDED = ("transformer", "text_encoder_2", "tokenizer_2")  # also where a constructor has a default
+MAKERS = encoders.MAKERS | vision_language.MAKERS
 CONFIGS = unets.CONFIGS | transformers.CONFIGS | video_and_audio.CONFIGS | autoencoders.CONFIGS
 
 
@@ -37,7 +45,7 @@ def component(cls: Any, seed: int = 0, **overrides: Any) -> Any:
         elif name in MAKERS:
             made = MAKERS[name](cls, **overrides)
         elif "Tokenizer" in name:
-            made = word_tokenizer()
+            made = word_tokenizer(ends=True)
         elif name == "KarrasDiffusionSchedulers":
             made = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
         elif issubclass(cls, diffusers.SchedulerMixin):

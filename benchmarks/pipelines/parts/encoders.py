@@ -10,12 +10,28 @@ from typing import Any
 
 import diffusers
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTokenizer
 
 WIDTH = 16  # of every text encoder
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "owl", "blurry"]
+SPECIAL = [
+    *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
+VOCABULARY = len(WORDS) + len(SPECIAL)
+VISION_TOKENS = {  # their ids, by their names in configurations
+    f"{name}_token_id": len(WORDS) + 2 + i
+    for i, name in enumerate(("vision_start", "vision_end", "image", "video"))
+}
+LEXEMES = Regex(r"\w+|[^\w\s]+|\n")  # pipelines count the tokens of their templates, lines too
+CHAT = (  # content is a text, or a list of texts and pictures
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
+    "{{ m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+)
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -66,28 +82,33 @@ def _t5(cls: Any, width: int = WIDTH) -> nn.Module:
         "num_layers": 2,
         "num_heads": 2,
     }
-    return cls(config(vocab_size=len(WORDS), **sizes))
+    return cls(config(vocab_size=VOCABULARY, **sizes))
 
 
 def _vision(cls: Any, **changes: Any) -> nn.Module:
     return cls(_vision_config(**changes))
 
 
-def _llm(cls: Any) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
-    config = cls.config_class(
-        vocab_size=len(WORDS),
-        **sizes,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    return cls(config)
+def language_model(cls: Any, **changes: Any) -> nn.Module:
+    """A decoder of text, by its class."""
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return cls(cls.config_class(**(sizes | changes)))
 
 
 def _qwen_vl(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
+    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
     text |= {
         "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
@@ -99,35 +120,35 @@ def _qwen_vl(cls: Any) -> nn.Module:
         "num_heads": 2,
     }
     vision |= {"out_hidden_size": WIDTH}
-    return cls(transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision))
-
-
-def _qwen3_vl(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-    text |= {
-        "vocab_size": 100,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"},
-    }
-    vision: dict[str, Any] = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32}
-    vision |= {"num_heads": 2, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0]}
-    return cls(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+    return cls(
+        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **VISION_TOKENS)
+    )
 
 
 def _bert(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    return cls(transformers.BertConfig(vocab_size=len(WORDS), **sizes, num_attention_heads=2))
+    return cls(transformers.BertConfig(vocab_size=VOCABULARY, **sizes, num_attention_heads=2))
 
 
-def word_tokenizer() -> Any:
-    """A tokenizer of whole words, as any class that only wraps one; it knows chat templates."""
+def word_tokenizer(ends: bool = False) -> Any:
+    """A tokenizer of whole words, as any class that only wraps one; it knows chat templates.
+
+    Args:
+        ends: whether each text ends with a token of its own, so that none is empty.
+
+    """
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.pre_tokenizer = pre_tokenizers.Split(LEXEMES, "removed", invert=True)
+    inner.add_special_tokens(SPECIAL)
+    if ends:
+        inner.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", WORDS.index("</s>"))]
+        )
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
     made.model_max_length = 8
-    made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    made.chat_template = CHAT
     return made
 
 
@@ -159,7 +180,7 @@ def _roberta(cls: Any) -> nn.Module:
     taken = inspect.signature(cls.config_class.__init__).parameters
     return cls(
         cls.config_class(
-            vocab_size=len(WORDS),
+            vocab_size=VOCABULARY,
             **sizes,
             **{name: value for name, value in projection.items() if name in taken},
             num_attention_heads=2,
@@ -194,7 +215,7 @@ def ldm_bert() -> nn.Module:
 
     made = LDMBertModel(
         LDMBertConfig(
-            vocab_size=len(WORDS),
+            vocab_size=VOCABULARY,
             max_position_embeddings=77,
             encoder_layers=1,
             encoder_ffn_dim=32,
@@ -220,7 +241,7 @@ def _siglip(cls: Any) -> nn.Module:
 def _gemma3(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2}
     text = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    text |= {"vocab_size": len(WORDS)}
+    text |= {"vocab_size": VOCABULARY}
     vision = sizes | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     tokens = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
     config = transformers.Gemma3Config(
@@ -236,7 +257,7 @@ def _qwen_text(cls: Any) -> nn.Module:
 def _clap_text(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     config = transformers.ClapTextConfig(
-        vocab_size=len(WORDS),
+        vocab_size=VOCABULARY,
         **sizes,
         num_attention_heads=2,
         projection_dim=WIDTH,
@@ -289,7 +310,7 @@ def _t5gemma(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     config = transformers.T5GemmaConfig(
-        encoder=sizes, decoder=sizes, vocab_size=len(WORDS), is_encoder_decoder=False
+        encoder=sizes, decoder=sizes, vocab_size=VOCABULARY, is_encoder_decoder=False
     )
     return cls(config)
 
@@ -304,9 +325,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "CLIPVisionModelWithProjection": _vision,
     "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
     "BertModel": _bert,
-    "Gemma2PreTrainedModel": lambda cls: _llm(transformers.Gemma2Model),
-    "PreTrainedModel": lambda cls: _llm(transformers.Qwen3Model),
-    "Qwen3ForCausalLM": _llm,
+    "Gemma2PreTrainedModel": lambda cls: language_model(transformers.Gemma2Model),
+    "PreTrainedModel": lambda cls: language_model(transformers.Qwen3Model),
+    "Qwen3ForCausalLM": language_model,
     "CLIPTokenizer": lambda cls: _clip_tokenizer(),
     "CLIPImageProcessor": _crop,
     "CLIPImageProcessorPil": _crop,
@@ -318,8 +339,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
     "XLMRobertaTokenizer": _ended,
-    "Qwen3VLForConditionalGeneration": _qwen3_vl,
-    "LlamaModel": _llm,
+    "LlamaModel": language_model,
     "SiglipVisionModel": _siglip,
     "Gemma3ForConditionalGeneration": _gemma3,
     "Qwen2_5_VLTextModel": _qwen_text,
@@ -329,8 +349,6 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "GPT2LMHeadModel": _gpt2,
     "SpeechT5HifiGan": _vocoder,
     "T5GemmaEncoderModel": _t5gemma,
-    "Qwen2VLProcessor": lambda cls: word_tokenizer(),
-    "Qwen2_5_VLProcessor": lambda cls: word_tokenizer(),
     "SiglipImageProcessorPil": lambda cls: cls(size={"height": 32, "width": 32}),
     "ClassifierFreeGuidance": lambda cls: cls(guidance_scale=3.0),
     "BaseGuidance": lambda cls: diffusers.ClassifierFreeGuidance(guidance_scale=3.0),

@@ -55,6 +55,10 @@ class NetworkState:
     def __init__(self, switches: Switches, scales: Scales) -> None:
         self._switches, self._scales = switches, scales
 
+    def identities(self) -> tuple[int, ...]:
+        """What tells the parts' values from others."""
+        return tuple(id(value) for *_, value in self._switches)
+
     def put_back(self) -> tuple[Switches, Scales]:
         """Set them again; returns those that were others."""
         now = [(part, name, getattr(part, name)) for part, name, _ in self._switches]
@@ -86,7 +90,7 @@ def alone_with(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def left_as_found(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """After the block, networks have the processors, LoRA scales and training modes of before."""
+    """After the block, networks have processors, switches, LoRA scales and modes as before."""
     with alone_with(networks):
         states = [ChangingParts(network).now() for network in networks]
         modes = [(p, p.training) for network in networks for p in network.modules()]

@@ -3,15 +3,17 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
+from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
@@ -20,6 +22,7 @@ from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
@@ -38,6 +41,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
+    networks: "_Networks | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -50,6 +54,7 @@ def call_pipeline(
         noise: its initial noise, in the shape that it draws itself.
         gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
         output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+        networks: what the networks do in this call, in place of what `gradient` says.
 
     Returns:
         Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
@@ -65,7 +70,7 @@ def call_pipeline(
         NonFiniteError: the sample holds NaN or infinite values.
 
     """
-    method = resolve_gradient(gradient)
+    networks = networks or _Networks(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
@@ -73,12 +78,12 @@ def call_pipeline(
     given = _prepared(pipe, arguments, names, output)
     source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
     check_weights(pipe)
-    networks = _Networks(method)
     twin = twin_of(pipe, networks.wrap)
     networks.follow(getattr(twin, "scheduler", None))
     last = LastTensor()
+    around = networks.around(pipe)
     with closing(networks):
-        with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
+        with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
             found = twin(**given)
         if noise is not None and not source.used:
             raise UnsupportedError(
@@ -90,7 +95,7 @@ def call_pipeline(
             raise UnsupportedError(
                 f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
             )
-        networks.check_reached(sample)
+        networks.check_reached([sample, *tree_flatten(found)[0]], noise)
         networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
         return sample
 
@@ -100,7 +105,7 @@ def _prepared(
 ) -> dict[str, Any]:
     """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    given = copies(dict(arguments))
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
         if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
@@ -138,8 +143,10 @@ class _Networks:
         self._held: HeldGraphs | None = None
 
     def follow(self, scheduler: Any) -> None:
-        """Count the steps of the copy's scheduler."""
+        """Count the steps of the copy's scheduler, where they matter."""
         self.scheduler = scheduler
+        if not isinstance(self.method, Truncated):
+            return  # some pipelines ask for their scheduler's very class
         cls = type(scheduler)
         step = getattr(cls, "step", None)
         if step is None:
@@ -195,22 +202,21 @@ class _Networks:
         return call
 
     def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = counted(network)
         if not torch.is_grad_enabled():
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if self.moving:
             check_frozen(name, network)
         if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
-                return network(*args, **kwargs)
+                return run(*args, **kwargs)
         if name not in self.calls:
             parts = ChangingParts(network)
-            self.calls[name] = TreeRecomputation(
-                name, network, lambda: self._repeating(network, parts)
-            )
+            self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
         if _any_requires_grad(found):
@@ -233,7 +239,8 @@ class _Networks:
         return again
 
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        return _any_requires_grad((args, kwargs, list(network.parameters())))
+        wanted = any(p.requires_grad for p in network.parameters())
+        return wanted or _any_requires_grad((args, kwargs))
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""
@@ -262,11 +269,13 @@ class _Networks:
             self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
         return self._sizes[key]
 
-    def check_reached(self, sample: Tensor) -> None:
-        """Check that a gradient of the sample reaches every call of a network that wants one.
+    def check_reached(self, results: Sequence[Any], noise: Tensor | None) -> None:
+        """Check that noise, and each call of a network that wants a gradient, gets one of a result.
+
+        Some pipelines return sound beside the video, and networks of its own make that.
 
         Raises:
-            UnsupportedError: it does not; the message names the network.
+            UnsupportedError: it does not; the message names it.
 
         """
         self.blocked += [name for name in self.detached if name not in self.attached]
@@ -277,15 +286,14 @@ class _Networks:
                 "does not depend on it, or run the pipeline under torch.no_grad"
             )
         wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
-        if not wanted:
+        wants_noise = self.grad and noise is not None and noise.requires_grad
+        if not (wanted or wants_noise):
             return
-        stack, seen = [sample.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
+        seen = _graph_of(results)
+        if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
+            raise UnsupportedError(
+                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+            )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:
             raise UnsupportedError(
@@ -306,6 +314,15 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a pipeline's `__call__`, by name."""
     found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     return {name: p for name, p in found.items() if name != "self"}
+
+
+def copies(given: Any) -> Any:
+    """Tensors, and the lists and dicts that hold them, of one's own; all else as it is."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    if type(given) is dict:
+        return {name: copies(value) for name, value in given.items()}
+    return [copies(value) for value in given] if type(given) is list else given
 
 
 def draws_in_prepare(pipe: Any) -> bool:
@@ -329,6 +346,18 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
                 f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
                 f"{', '.join(close)}"
             )
+
+
+def _graph_of(results: Sequence[Any]) -> set[Any]:
+    """All nodes that a backward pass from `results` runs."""
+    stack, seen = [x.grad_fn for x in results if isinstance(x, Tensor)], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return seen
 
 
 def _any_requires_grad(tree: Any) -> bool:

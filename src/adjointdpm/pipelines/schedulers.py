@@ -78,7 +78,7 @@ class SchedulerLoop:
             seeds: what each sample's draws depend on; None: its place in the batch.
 
         """
-        numbers = list(range(batch)) if seeds is None else [mix(_DRAWS, seed) for seed in seeds]
+        numbers = list(range(batch)) if seeds is None else [draw_seed(seed) for seed in seeds]
         if hasattr(self.scheduler, "noise_sampler_seed") and (
             seeds is not None or self.scheduler.noise_sampler_seed is None
         ):
@@ -125,6 +125,11 @@ class ScaledSchedulerLoop(SchedulerLoop):
     def network_input(self, x: Tensor, t: Tensor) -> Tensor:
         """The scheduler's `scale_model_input`."""
         return self.scheduler.scale_model_input(x, t)
+
+
+def draw_seed(seed: int) -> int:
+    """The seed of the generator from which a scheduler draws for a sample."""
+    return mix(_DRAWS, seed)
 
 
 def start(scheduler: Any, steps: int, device: torch.device) -> Any:

@@ -136,7 +136,9 @@ class Weights(Variable):
         cls = type(self.network)
         return [
             f"from {cls.__module__.split('.')[0]} import {cls.__name__}",
-            f'pipe.{self.part} = {cls.__name__}.from_pretrained("{self.part}")',
+            f'network = {cls.__name__}.from_pretrained("{self.part}", '
+            f"torch_dtype=pipe.{self.part}.dtype)",
+            f"pipe.{self.part} = network.to(pipe.{self.part}.device)",
         ]
 
     def check_saved(self, folder: Path) -> None:

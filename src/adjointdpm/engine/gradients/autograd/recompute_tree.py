@@ -257,6 +257,7 @@ def _sums(outputs: Outputs) -> list[Tensor]:
     """For each output, its sum and the sum of its absolute values, in float64."""
     dtype = torch.float64
     found = [output.detach() for output in outputs if output is not None]
+    found = [output.byte() if output.dtype == torch.bool else output for output in found]
     if any(output.device.type == "mps" for output in found):
         dtype = torch.float32
     return [torch.stack([o.sum(dtype=dtype), o.abs().sum(dtype=dtype)]) for o in found]
