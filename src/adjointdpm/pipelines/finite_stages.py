@@ -33,15 +33,23 @@ class FiniteStages:
         return bool(self._calls)
 
     def network(self, name: str, arguments: Any, outputs: Any) -> None:
-        """Note a network's call, and before its first one also what it is given."""
+        """Note a network's call, and what it is given."""
         number = self._calls[name] = self._calls.get(name, 0) + 1
-        if number == 1:
-            for path, value in tree_flatten_with_path(arguments)[0]:
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    given = _path(path)
-                    # Masks may hold infinite values.
-                    stage = f"before the first call of the network {name!r}: its argument {given}"
-                    self._note(f"{stage} holds NaN", ~value.detach().isnan().any(), value)
+        before = (
+            f"before the first call of the network {name!r}"
+            if number == 1
+            else f"between calls {number - 1} and {number} of the network {name!r}"
+        )
+        given = [
+            (path, value)
+            for path, value in tree_flatten_with_path(arguments)[0]
+            if isinstance(value, Tensor) and value.is_floating_point()
+        ]
+        # The state is the first argument; the others are the same at every call.
+        for path, value in given if number == 1 else given[:1]:
+            # Masks may hold infinite values.
+            stage = f"{before}: its argument {_path(path)} holds NaN"
+            self._note(stage, ~value.detach().isnan().any(), value)
         self.note(f"in call {number} of the network {name!r}", outputs)
 
     def watched(self, name: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -96,7 +96,8 @@ def call_pipeline(
                 f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
             )
         networks.check_reached([sample, *tree_flatten(found)[0]], noise)
-        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        last_stage = "the scheduler's last step" + (" or the decoder" if output == "sample" else "")
+        networks.finite.check(sample, last_stage)
         return sample
 
 
