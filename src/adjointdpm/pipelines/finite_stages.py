@@ -35,21 +35,20 @@ class FiniteStages:
     def network(self, name: str, arguments: Any, outputs: Any) -> None:
         """Note a network's call, and what it is given."""
         number = self._calls[name] = self._calls.get(name, 0) + 1
-        before = (
-            f"before the first call of the network {name!r}"
-            if number == 1
-            else f"between calls {number - 1} and {number} of the network {name!r}"
-        )
         given = [
-            (path, value)
+            (f"its argument {_path(path)}", value.detach())
             for path, value in tree_flatten_with_path(arguments)[0]
             if isinstance(value, Tensor) and value.is_floating_point()
         ]
-        # The state is the first argument; the others are the same at every call.
-        for path, value in given if number == 1 else given[:1]:
-            # Masks may hold infinite values.
-            stage = f"{before}: its argument {_path(path)} holds NaN"
-            self._note(stage, ~value.detach().isnan().any(), value)
+        if number == 1:
+            before = f"before the first call of the network {name!r}"
+            for shown, value in given:  # masks may hold infinite values
+                self._note(f"{before}: {shown} holds NaN", ~value.isnan().any(), value)
+        for shown, value in (
+            given[:1] if number > 1 else ()
+        ):  # the state; the others are the same at every call
+            before = f"between calls {number - 1} and {number} of the network {name!r}"
+            self._note(f"{before}: {shown}", value.isfinite().all(), value)
         self.note(f"in call {number} of the network {name!r}", outputs)
 
     def watched(self, name: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
