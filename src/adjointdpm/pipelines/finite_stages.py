@@ -44,11 +44,10 @@ class FiniteStages:
             before = f"before the first call of the network {name!r}"
             for shown, value in given:  # masks may hold infinite values
                 self._note(f"{before}: {shown} holds NaN", ~value.isnan().any(), value)
-        for shown, value in (
-            given[:1] if number > 1 else ()
-        ):  # the state; the others are the same at every call
+        else:
             before = f"between calls {number - 1} and {number} of the network {name!r}"
-            self._note(f"{before}: {shown}", value.isfinite().all(), value)
+            for shown, value in given[:1]:  # the state; the others are the same at every call
+                self._note(f"{before}: {shown}", value.isfinite().all(), value)
         self.note(f"in call {number} of the network {name!r}", outputs)
 
     def watched(self, name: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
