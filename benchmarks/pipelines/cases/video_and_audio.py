@@ -207,7 +207,7 @@ CASES: dict[str, Case] = {
         {"transformer": {"in_channels": 8}, "vae": QUARTER_VAE},
         ONE_VIDEO,
     ),
-    "SkyReelsV2Pipeline": Case(EMBEDS | SIZE | SHORT | {"num_frames": 3}, UNIPC, ONE_VIDEO),
+    "SkyReelsV2Pipeline": Case(EMBEDS | SIZE | SHORT | {"num_frames": 3}, UNIPC, (1, 4, 3, 16, 16)),
     "SkyReelsV2ImageToVideoPipeline": Case(
         EMBEDS | SIZE | SHORT | {"image": IMAGE[:1], "num_frames": 5},
         UNIPC | WAN_I2V,
@@ -229,7 +229,7 @@ CASES: dict[str, Case] = {
         | SHORT
         | {"video": PICTURES, "num_frames": 5, "base_num_frames": 5, "overlap_history": 1},
         UNIPC | {"vae": QUARTER_VAE},
-        (1, 5, 3, 16, 16),
+        (1, 10, 3, 16, 16),
     ),
     "AnyFlowPipeline": Case(TEXT | SIZE | SHORT | {"num_frames": 3}, shape=VIDEO),
     "HeliosPipeline": Case(
@@ -263,7 +263,7 @@ CASES: dict[str, Case] = {
         shape=(1, 5, 3, 32, 32),
     ),
     "LTXI2VLongMultiPromptPipeline": Case(
-        ONE | SHORT | {"height": 32, "width": 32, "num_frames": 5}, shape=(1, 5, 3, 32, 32)
+        ONE | SHORT | {"height": 32, "width": 32, "num_frames": 5}, shape=(1, 3, 5, 32, 32)
     ),
     "LTXLatentUpsamplePipeline": Case(
         {"latents": torch.randn(1, 8, 2, 8, 8), "height": 32, "width": 32},
@@ -341,7 +341,7 @@ CASES: dict[str, Case] = {
     ),
     "DanceDiffusionPipeline": Case(
         {"batch_size": 2, "num_inference_steps": 3, "audio_length_in_s": 2.0},
-        shape=(2, 2, 16),
+        shape=(2, 2, 32),
         parts={"scheduler": diffusers.IPNDMScheduler},
     ),
     "CosmosTextToWorldPipeline": Case(
@@ -349,7 +349,7 @@ CASES: dict[str, Case] = {
         shape=(1, 9, 3, 64, 64),
         parts=GUARD,
     ),
-    "Cosmos2TextToImagePipeline": Case(ONE | SIZE | SHORT, KARRAS, (1, 16, 16, 3), parts=GUARD),
+    "Cosmos2TextToImagePipeline": Case(ONE | SIZE | SHORT, KARRAS, (1, 3, 16, 16), parts=GUARD),
     "Cosmos2VideoToWorldPipeline": Case(
         ONE | SIZE | SHORT | {"image": PICTURES[0], "num_frames": 5},
         KARRAS | {"transformer": {"in_channels": 5}, "vae": QUARTER_VAE},
@@ -371,13 +371,13 @@ CASES: dict[str, Case] = {
     "HunyuanVideoImageToVideoPipeline": Case(
         HUNYUAN | SIZE | {"image": PICTURES[0], "num_frames": 5},
         {"text_encoder_2": {"length": 77}, "transformer": HUNYUAN_I2V},
-        ONE_VIDEO,
+        (1, 1, 3, 16, 16),
         parts={"text_encoder": lambda: component(transformers.LlamaModel)},
     ),
     "HunyuanVideoFramepackPipeline": Case(
         HUNYUAN | SIZE | {"image": PICTURES[0], "num_frames": 5, "latent_window_size": 2},
         {"text_encoder_2": {"length": 77}},
-        ONE_VIDEO,
+        (1, 9, 3, 16, 16),
     ),
     "HunyuanSkyreelsImageToVideoPipeline": Case(
         HUNYUAN | SIZE | {"image": PICTURES[0], "num_frames": 5},
@@ -416,7 +416,7 @@ CASES: dict[str, Case] = {
         KANDINSKY_6 | SIZE | {"sample_audio": False, "num_frames": 5}, shape=ONE_VIDEO
     ),
     "MotifVideoPipeline": Case(
-        MOTIF_EMBEDS | SIZE | {"num_frames": 3}, parts=MOTIF, shape=ONE_VIDEO
+        MOTIF_EMBEDS | SIZE | {"num_frames": 3}, parts=MOTIF, shape=(1, 3, 3, 16, 16)
     ),
     "LTX2Pipeline": Case(LTX2, shape=(1, 5, 3, 32, 32)),
     "LTX2ImageToVideoPipeline": Case(
@@ -424,7 +424,7 @@ CASES: dict[str, Case] = {
     ),
     "LTX2ConditionPipeline": Case(LTX2, shape=(1, 5, 3, 32, 32), prepare=in_double),
     "LTX2InContextPipeline": Case(LTX2, shape=(1, 5, 3, 32, 32), prepare=in_double),
-    "LTX2HDRPipeline": Case(LTX2, shape=(1, 5, 3, 32, 32)),
+    "LTX2HDRPipeline": Case(LTX2, shape=(1, 5, 32, 32, 3)),
     "LTX2DFRPipeline": Case(
         LTX2_DISTILLED,
         {"transformer": {"use_keyframes_abs_pos_embedding": True}},
@@ -453,6 +453,7 @@ CASES: dict[str, Case] = {
         | SHORT
         | {
             "action": "w-4",
+            "chi_prompt": ["a"],
             "intrinsics": [16.0, 16.0, 8.0, 8.0],
             "image": PICTURES[0],
             "height": 32,
@@ -464,7 +465,7 @@ CASES: dict[str, Case] = {
     "AceStepPipeline": Case(
         {"prompt": "red fox", "num_inference_steps": 3, "audio_duration": 1.0}
         | {"guidance_scale": 3.0, "max_text_length": 8, "max_lyric_length": 8},
-        shape=(1, 2, 4),
+        shape=(1, 2, 3),
     ),
     "AudioLDMPipeline": Case(TEXT | {"audio_length_in_s": 2.0}, AUDIO_LDM, (2, 32)),
     "AudioLDM2Pipeline": Case(
@@ -474,7 +475,7 @@ CASES: dict[str, Case] = {
         CLAP_EMBEDS | {"audio_length_in_s": 2.0}, AUDIO_LDM, (1, 32), parts=CLAP
     ),
     "LongCatAudioDiTPipeline": Case(
-        TEXT | {"audio_duration_s": 1.0}, shape=(2, 1, 16), parts=ENDED
+        TEXT | {"audio_duration_s": 1.0}, shape=(2, 1, 32), parts=ENDED
     ),
     "StableAudio3Pipeline": Case(TEXT | {"duration": 2.0}, shape=(2, 2, 32)),
     "StableAudio3AudioToAudioPipeline": Case(
@@ -507,7 +508,7 @@ CASES: dict[str, Case] = {
 # Classes that are not run, and why.
 REASONS: dict[str, str] = {
     "AllegroPipeline": "its autoencoder decodes nothing but tiles of 24 frames and over 120 pixels",
-    "LTX2DFRTemporalRefinePipeline": "no small call is written: it takes the latents of other passes",
+    "LTX2DFRTemporalRefinePipeline": "no small call is written: it takes latents of other passes",
     "LTX2VideoDiffusionDecodePipeline": "no small call is written: it is a decoder without a loop",
     "MotifVideoImage2VideoPipeline": "no tiny T5Gemma2 encoder with its vision tower is registered",
     "AnyFlowFARPipeline": "its FlexAttention has no backward pass on CPUs",
