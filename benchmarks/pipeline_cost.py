@@ -7,7 +7,7 @@ Each family, and the comparison with the adapter of Stable Diffusion, is one lin
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Annotated, Any
 
@@ -109,7 +109,8 @@ def measure_family(family: Family, steps: int, rounds: int) -> Line:
     """Runs with their gradient for the noise, each beside the same network calls made by hand."""
     pipe = family.build()
     network = getattr(pipe, "unet", None) or pipe.transformer
-    model, given = AnyPipeline(pipe), family.arguments | {"num_inference_steps": steps}
+    model = AnyPipeline(pipe)
+    given: dict[str, Any] = family.arguments | {"num_inference_steps": steps}
     noise = model.noise(1, 0, **family.arguments).requires_grad_()
     calls = calls_of(model, network, given | {"noise": noise})
     line: Line = {"calls": len(calls), "ours": [], "plain": [], "graph": [], "backward": []}
@@ -209,7 +210,7 @@ def _tiny(line: Line) -> str:
     return f"On {line['machine']}:\n\n{table(head, [row])}"
 
 
-def _ratio(ours: list[float], floor: list[float]) -> str:
+def _ratio(ours: Sequence[float], floor: Sequence[float]) -> str:
     """The median of the rounds' ratios, in brackets least and most."""
     ratios = [a / b for a, b in zip(ours, floor, strict=True)]
     return f"{median(ratios):.3f} ({min(ratios):.3f} … {max(ratios):.3f})"

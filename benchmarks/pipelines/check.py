@@ -81,7 +81,7 @@ def check(name: str, family: str) -> dict[str, Any]:
 
 def arguments_of(name: str, pipe: Any) -> dict[str, Any]:
     """The case's arguments, with a generator where the class takes one."""
-    given = dict(case_for(name).arguments)
+    given = _fresh(case_for(name).arguments)
     if "generator" in call_parameters(pipe):
         given["generator"] = torch.Generator().manual_seed(7)
     return given
@@ -128,7 +128,7 @@ def _compare(finding: Finding, pipe: Any) -> None:
             inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
-    supported = model.supports()
+    supported = model.supports(None if noise is None else noise.detach(), **_fresh(given))
     finding.artefacts, finding.native = supported["artefacts"], supported["native samplers"]
 
 
@@ -243,7 +243,12 @@ def _compare_encoded(
         finding.why = f"{finding.why}; encoded prompts draw another sample (by {error:.1e})"
     for tensor in (tensors := _floats(encoded)):
         tensor.requires_grad_()
-    _compare_call(finding, model, left | encoded, noise, {"prompt": tensors})
+    try:
+        _compare_call(finding, model, left | encoded, noise, {"prompt": tensors})
+    except AdjointDPMError:
+        raise
+    except Exception as failure:  # the stock call does not take embeddings that want a gradient
+        finding.why = f"encoded prompts: {type(failure).__name__}: {_line(failure)}"
 
 
 def _floats(encoded: Mapping[str, Any]) -> list[Tensor]:
@@ -256,9 +261,13 @@ def _floats(encoded: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _fresh(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for one more run: its generator starts where the other run's did."""
+    """Arguments for one more run: its generator starts where the other run's did, in new lists."""
     return {
-        name: torch.Generator().manual_seed(7) if isinstance(value, torch.Generator) else value
+        name: torch.Generator().manual_seed(7)
+        if isinstance(value, torch.Generator)
+        else list(value)  # some pipelines write into it
+        if isinstance(value, list)
+        else value
         for name, value in given.items()
     }
 

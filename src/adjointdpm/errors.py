@@ -82,3 +82,7 @@ class CheckpointError(AdjointDPMError, ValueError):
 
 class AdjointDPMWarning(UserWarning):
     """Something works, but probably not as intended, such as a pipeline that clips samples."""
+
+
+class CutPromptWarning(AdjointDPMWarning):
+    """A prompt is longer than a tokenizer reads; the message says what was cut off."""

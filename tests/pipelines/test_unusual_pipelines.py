@@ -19,6 +19,7 @@ from benchmarks.pipelines.check import check
         "KandinskyCombinedPipeline",  # pipelines inside
         "LEditsPPPipelineStableDiffusion",  # inverted before
         "StableDiffusionPipelineSafe",  # guessed
+        "StableDiffusionPanoramaPipeline",  # it writes over what its backward pass needs
     ],
 )
 def test_gradients_equal_full_backpropagation(name: str) -> None:

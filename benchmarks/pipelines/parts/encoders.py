@@ -21,7 +21,7 @@ SPECIAL = [
     *("<|image_pad|>", "<|video_pad|>"),
 ]
 VOCABULARY = len(WORDS) + len(SPECIAL)
-VISION_TOKENS = {  # their ids, by their names in configurations
+VISION_TOKENS: dict[str, Any] = {  # their ids, by their names in configurations
     f"{name}_token_id": len(WORDS) + 2 + i
     for i, name in enumerate(("vision_start", "vision_end", "image", "video"))
 }
@@ -125,18 +125,6 @@ def _qwen_vl(cls: Any) -> nn.Module:
     )
 
 
-def _qwen3_vl(cls: Any) -> nn.Module:
-    text: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-    text |= {
-        "vocab_size": 100,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"},
-    }
-    vision: dict[str, Any] = {"depth": 1, "hidden_size": WIDTH, "intermediate_size": 32}
-    vision |= {"num_heads": 2, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0]}
-    return cls(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
-
-
 def _bert(cls: Any) -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     return cls(transformers.BertConfig(vocab_size=VOCABULARY, **sizes, num_attention_heads=2))
@@ -192,7 +180,7 @@ def _roberta(cls: Any) -> nn.Module:
     taken = inspect.signature(cls.config_class.__init__).parameters
     return cls(
         cls.config_class(
-            vocab_size=len(WORDS),
+            vocab_size=VOCABULARY,
             **sizes,
             **{name: value for name, value in projection.items() if name in taken},
             num_attention_heads=2,
@@ -227,7 +215,7 @@ def ldm_bert() -> nn.Module:
 
     made = LDMBertModel(
         LDMBertConfig(
-            vocab_size=len(WORDS),
+            vocab_size=VOCABULARY,
             max_position_embeddings=77,
             encoder_layers=1,
             encoder_ffn_dim=32,
@@ -255,7 +243,7 @@ def _gemma3(cls: Any) -> nn.Module:
     text = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     text |= {"vocab_size": VOCABULARY}
     vision = sizes | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    tokens = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
+    tokens: dict[str, Any] = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
     config = transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens
     )
@@ -263,10 +251,11 @@ def _gemma3(cls: Any) -> nn.Module:
 
 
 def _qwen_text(cls: Any) -> nn.Module:
-    return _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration).model.language_model
+    whole: Any = _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration)
+    return whole.model.language_model
 
 
-def _clap_text(cls: Any) -> nn.Module:
+def _clap_text(cls: Any) -> Any:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     config = transformers.ClapTextConfig(
         vocab_size=VOCABULARY,
@@ -351,7 +340,6 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "PythonBackend": lambda cls: word_tokenizer(),  # LDMTextToImage's tokenizer
     "CLIPProcessor": lambda cls: cls(_crop(transformers.CLIPImageProcessorPil), _clip_tokenizer()),
     "XLMRobertaTokenizer": _ended,
-    "Qwen3VLForConditionalGeneration": _qwen3_vl,
     "LlamaModel": language_model,
     "SiglipVisionModel": _siglip,
     "Gemma3ForConditionalGeneration": _gemma3,

@@ -401,23 +401,4 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_dim_list": [2, 2, 4],
     },
     "ReduxImageEncoder": {"redux_dim": WIDTH, "txt_in_features": WIDTH},
-    "DreamLiteUNetModel": {
-        "sample_size": 8,
-        "down_block_types": (
-            "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
-            "DreamLiteCrossAttnDownBlock2D",
-        ),
-        "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "cross_attention_dim": WIDTH,
-        "attention_head_dim": 4,
-    },
-    "AutoencoderTiny": {
-        "encoder_block_out_channels": (8, 8),
-        "decoder_block_out_channels": (8, 8),
-        "num_encoder_blocks": (1, 1),
-        "num_decoder_blocks": (1, 1),
-    },
 }

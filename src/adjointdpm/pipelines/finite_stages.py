@@ -1,5 +1,6 @@
 """Where NaN or infinite values began, in a run whose sample has some."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,9 +44,28 @@ class FiniteStages:
                     self._note(f"{stage} holds NaN", ~value.detach().isnan().any(), value)
         self.note(f"in call {number} of the network {name!r}", outputs)
 
-    def step(self, number: int, scheduler: Any, outputs: Any) -> None:
-        """Note step `number` of a scheduler."""
-        self.note(f"in step {number} of {type(scheduler).__name__}", outputs)
+    def watched(self, name: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`network`, each call of which is noted."""
+
+        def call(*args: Any) -> Tensor:
+            output = network(*args)
+            self.network(name, (args, {}), output)
+            return output
+
+        return call
+
+    def solver(self, sampler: Any) -> Callable[[int, Any, Tensor, Tensor], None]:
+        """What notes the steps of a native sampler; its `callback`."""
+
+        def look(step: int, t: Any, x: Tensor, denoised: Tensor) -> None:
+            self.note(f"in step {step + 1} of {type(sampler).__name__}, in the network", denoised)
+            self.note(f"in step {step + 1} of {type(sampler).__name__}", x)
+
+        return look
+
+    def step(self, number: int, scheduler: str, outputs: Any) -> None:
+        """Note step `number` of the scheduler of this name."""
+        self.note(f"in step {number} of {scheduler}", outputs)
 
     def note(self, stage: str, outputs: Any) -> None:
         """Note what a stage made."""
@@ -68,7 +88,7 @@ class FiniteStages:
 
         """
         values = sample.detach()
-        if in_functorch_transform(values) or bool(values.isfinite().all()):
+        if is_finite(values):
             return
         rows = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
         half = values.dtype is torch.float16
@@ -78,6 +98,11 @@ class FiniteStages:
             f"{int((~rows).sum())} of {len(rows)} samples hold NaN or infinite values; they began "
             f"{stage}{HALF if half else ''}"
         )
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all values are finite; True inside torch.func, which does not let one look."""
+    return in_functorch_transform(values) or bool(values.isfinite().all())
 
 
 def _path(path: Any) -> str:

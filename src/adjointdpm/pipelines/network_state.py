@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-Attributes = tuple[tuple[Any, str, Any], ...]  # part, name and value
+Switches = tuple[tuple[Any, str, Any], ...]  # a module, the name of an attribute, its value
 Scales = tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -27,42 +27,46 @@ class ChangingParts:
     """The parts of a network that pipelines change, listed once: that is milliseconds of search."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._attributes: list[tuple[Any, str]] = []
+        self._switches: list[tuple[Any, str]] = []
         self._scales: list[dict[str, Any]] = []  # of LoRAs, by adapter
         for part in network.modules():
             own = vars(part)
-            if "processor" in own or "processor" in own["_modules"]:
-                self._attributes.append((part, "processor"))
-            if isinstance(own.get("enabled"), bool):
-                self._attributes.append((part, "enabled"))
+            for name in ("processor", "enabled"):
+                if name in own or name in own["_modules"]:
+                    self._switches.append((part, name))
             if isinstance(own.get("scaling"), dict):
                 self._scales.append(own["scaling"])
 
     def now(self) -> "NetworkState":
         """Their state."""
         return NetworkState(
-            tuple((part, name, getattr(part, name)) for part, name in self._attributes),
+            tuple((part, name, getattr(part, name)) for part, name in self._switches),
             tuple((scales, dict(scales)) for scales in self._scales),
         )
 
 
 class NetworkState:
-    """The attention processors, LoRA scales and switches of a network at some time.
+    """The attention processors of a network, what is switched off in it, and its LoRA scales.
 
-    Some pipelines swap the processors around their loop (PAG), change the scales around a call, or
-    switch layers off in the loop (GLIGEN).
+    Some pipelines swap processors around their loop (PAG), switch layers off in it (GLIGEN), or
+    change the scales around a call.
     """
 
-    def __init__(self, attributes: Attributes, scales: Scales) -> None:
-        self._attributes, self._scales = attributes, scales
+    def __init__(self, switches: Switches, scales: Scales) -> None:
+        self._switches, self._scales = switches, scales
 
-    def put_back(self) -> tuple[Attributes, Scales]:
+    def identities(self) -> tuple[int, ...]:
+        """What tells the parts' values from others."""
+        return tuple(id(value) for *_, value in self._switches)
+
+    def put_back(self) -> tuple[Switches, Scales]:
         """Set them again; returns those that were others."""
-        now = [(part, name, getattr(part, name)) for part, name, _ in self._attributes]
-        pairs = zip(now, self._attributes, strict=True)
-        changed = [new for new, old in pairs if new[2] is not old[2]]
+        now = [(part, name, getattr(part, name)) for part, name, _ in self._switches]
+        changed = [
+            new for new, old in zip(now, self._switches, strict=True) if new[2] is not old[2]
+        ]
         others = [(scales, dict(scales)) for scales, old in self._scales if scales != old]
-        _set(self._attributes if changed else (), self._scales if others else ())
+        _set(self._switches if changed else (), self._scales if others else ())
         return tuple(changed), tuple(others)
 
     @contextmanager
@@ -100,8 +104,8 @@ def left_as_found(networks: Sequence[nn.Module]) -> Iterator[None]:
                 part.training = training
 
 
-def _set(attributes: Attributes, scales: Scales) -> None:
-    for part, name, value in attributes:
+def _set(switches: Switches, scales: Scales) -> None:
+    for part, name, value in switches:
         setattr(part, name, value)
     for scale, values in scales:
         scale.clear()

@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
+from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
@@ -21,6 +22,7 @@ from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
 from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
@@ -39,6 +41,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
+    networks: "_Networks | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -51,6 +54,7 @@ def call_pipeline(
         noise: its initial noise, in the shape that it draws itself.
         gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
         output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+        networks: what the networks do in this call, in place of what `gradient` says.
 
     Returns:
         Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
@@ -66,13 +70,42 @@ def call_pipeline(
         NonFiniteError: the sample holds NaN or infinite values.
 
     """
-    method = resolve_gradient(gradient)
+    networks = networks or _Networks(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = _prepared(pipe, arguments, names, output)
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    around = networks.around(pipe)
+    with closing(networks):
+        with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
+            found = twin(**given)
+        if noise is not None and not source.used:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has "
+                "no place; leave it out, or hand over what the pipeline takes (latents=)"
+            )
+        sample = last.of(found)
+        if sample is None:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
+            )
+        networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        return sample
+
+
+def _prepared(
+    pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    given = copies(dict(arguments))
     if "output_type" in names:
         given["output_type"] = OUTPUTS[output]
         if output == "sample" and any(cls.__name__ in NUMPY_ONLY for cls in type(pipe).__mro__):
@@ -83,25 +116,7 @@ def call_pipeline(
         given["return_dict"] = False
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    check_weights(pipe)
-    networks = _Networks(method)
-    twin = twin_of(pipe, networks.wrap)
-    networks.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), networks.around(pipe), last, rejected_by(pipe, networks):
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached([sample, *tree_flatten(found)[0]], noise)
-    networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
-    return sample
+    return given
 
 
 class _Networks:
@@ -119,17 +134,19 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
-        self.attached: set[str] = set()
-        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self.finite = FiniteStages()
         self.moving = False
+        self.attached: set[str] = set()
+        self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self._seen: list[nn.Module] = []
         self._sizes: dict[Any, int] = {}
         self._held: HeldGraphs | None = None
 
     def follow(self, scheduler: Any) -> None:
-        """Count the steps of the copy's scheduler."""
+        """Count the steps of the copy's scheduler, where they matter."""
         self.scheduler = scheduler
+        if not isinstance(self.method, Truncated):
+            return  # some pipelines ask for their scheduler's very class
         cls = type(scheduler)
         step = getattr(cls, "step", None)
         if step is None:
@@ -139,7 +156,7 @@ class _Networks:
         def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
             found = step(scheduler, *args, **kwargs)
-            self.finite.step(self.steps, scheduler, found)
+            self.finite.step(self.steps, cls.__name__, found)
             return found
 
         # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
@@ -162,6 +179,11 @@ class _Networks:
             stack.enter_context(keeping_weights(self.moving))
             yield
 
+    def close(self) -> None:
+        """Let go of the tensors that were needed while the pipeline ran."""
+        for calls in self.calls.values():
+            calls.close()
+
     @property
     def started(self) -> bool:
         """Whether a network has run."""
@@ -180,22 +202,21 @@ class _Networks:
         return call
 
     def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = counted(network)
         if not torch.is_grad_enabled():
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
-                return network(*args, **kwargs)
+                return run(*args, **kwargs)
         if name not in self.calls:
             if self.moving:
                 check_frozen(name, network)
             parts = ChangingParts(network)
-            self.calls[name] = TreeRecomputation(
-                name, network, lambda: self._repeating(network, parts)
-            )
+            self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
         if _any_requires_grad(found):
@@ -269,7 +290,7 @@ class _Networks:
         if not (wanted or wants_noise):
             return
         seen = _graph_of(results)
-        if wants_noise and get_gradient_edge(noise).node not in seen:
+        if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
             raise UnsupportedError(
                 "the noise gets no gradient: the pipeline prepares its latents without gradients, or "
                 "detaches them"
@@ -294,6 +315,15 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a pipeline's `__call__`, by name."""
     found = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
     return {name: p for name, p in found.items() if name != "self"}
+
+
+def copies(given: Any) -> Any:
+    """Tensors, and the lists and dicts that hold them, of one's own; all else as it is."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    if type(given) is dict:
+        return {name: copies(value) for name, value in given.items()}
+    return [copies(value) for value in given] if type(given) is list else given
 
 
 def draws_in_prepare(pipe: Any) -> bool:

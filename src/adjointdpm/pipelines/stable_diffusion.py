@@ -11,6 +11,7 @@ from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.checks import Layout, check_layout, check_prompts
+from adjointdpm.pipelines.cut_prompts import with_watched_tokenizers
 from adjointdpm.pipelines.examples import Encoded
 from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
 from adjointdpm.pipelines.schedulers import ScaledSchedulerLoop
@@ -94,6 +95,12 @@ class StableDiffusion(DiffusionModel):
         return self.pipe.unet.config.in_channels, height, width
 
     @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(3, H, W): the VAE's factor times the latents' size."""
+        _, height, width = self.latent_shape
+        return 3, height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
+
+    @property
     def noise_layout(self) -> Layout:
         """[B, C, H, W] with the UNet's channels."""
         return "B", self.pipe.unet.config.in_channels, "H", "W"
@@ -109,8 +116,9 @@ class StableDiffusion(DiffusionModel):
         """As `DiffusionModel.encode`: `prompt_embeds`, with the tokenizer's length as L."""
         texts = check_prompts(prompts)
         self._check_text_encoder()
+        pipe = with_watched_tokenizers(self.pipe)
         with keeping_weights(moves_weights([self.pipe.text_encoder])):
-            return {"prompt_embeds": self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
+            return {"prompt_embeds": pipe.encode_prompt(texts, self.device, 1, False)[0]}
 
     def decode(
         self, latents: Float[Tensor, "batch channel height width"]
@@ -160,9 +168,17 @@ class StableDiffusion(DiffusionModel):
         if isinstance(negative, dict):
             return negative["prompt_embeds"]
         self._check_text_encoder()
+        longest = getattr(self.pipe.text_encoder.config, "max_position_embeddings", None)
+        if longest is not None and embeds.shape[1] > longest:
+            raise PromptError(
+                f"prompt_embeds has {embeds.shape[1]} tokens and the text encoder takes {longest}, "
+                "so it cannot make a negative prompt of that length; pass negative_prompt_embeds "
+                "in the shape of prompt_embeds, or guidance_scale=1"
+            )
         texts = negative if isinstance(negative, list) else [negative or ""]
         # The pipeline pads them to the length of the embeddings that they stand beside.
-        return self.pipe.encode_prompt(
+        pipe = with_watched_tokenizers(self.pipe)
+        return pipe.encode_prompt(
             None, self.device, 1, True, negative_prompt=texts, prompt_embeds=embeds[: len(texts)]
         )[1]
 

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.pipelines.autoencoder_twin import autoencoder_twin
+from adjointdpm.pipelines.cut_prompts import watched
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.network_state import alone_with
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
@@ -51,7 +52,7 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
         elif isinstance(value, PreTrainedTokenizerBase):
-            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(watched(name, value))
         elif isinstance(value, diffusers.ModelMixin):
             vars(made)[name] = seen[id(value)] = autoencoder_twin(value)
         elif isinstance(value, SchedulerMixin):

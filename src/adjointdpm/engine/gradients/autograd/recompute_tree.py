@@ -136,6 +136,13 @@ class TreeRecomputation:
         result.clear()
         return found
 
+    def close(self) -> None:
+        """Let go of the run's tensors: no call will follow.
+
+        They lead back to this object by their graph, where Python's garbage collector cannot see.
+        """
+        self._former, self.nodes = [], []
+
     def _attach(
         self, run: Run, again: Run, tensors: Sequence[Tensor], held: HeldGraphs, size: int
     ) -> Outputs:
@@ -276,4 +283,4 @@ class _Copy:
 
 def _device(tensors: Sequence[Tensor]) -> torch.device:
     """Where a network computes: that of a GPU among its tensors, or else the CPU."""
-    return next((t.device for t in tensors if not t.is_cpu), torch.device("cpu"))
+    return next((t.device for t in tensors if not (t.is_cpu or t.is_meta)), torch.device("cpu"))
