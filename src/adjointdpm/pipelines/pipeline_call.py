@@ -293,7 +293,8 @@ class _Networks:
         seen = _graph_of(results)
         if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
             raise UnsupportedError(
-                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+                "the noise gets no gradient: the pipeline prepares its latents without gradients, "
+                "or detaches them"
             )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:
