@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from adjointdpm.errors import AdjointDPMError, UnsupportedError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
@@ -127,7 +128,7 @@ def _compare(finding: Finding, pipe: Any) -> None:
             inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)
     _compare_encoded(finding, model, given, noise)
-    supported = model.supports()
+    supported = model.supports(None if noise is None else noise.detach(), **_fresh(given))
     finding.artefacts, finding.native = supported["artefacts"], supported["native samplers"]
 
 
@@ -145,15 +146,14 @@ def _compare_call(
     output = case_for(finding.name).output
     samples = model(noise=noise, output=output, **_fresh(given))
     forward = counts.calls
-    latent = {"output_type": "latent"} if output == "latent" else {}
-    expected = stock_samples(model.pipe, _fresh(given) | latent, noise)
     counts.stop()
+    latent = {"output_type": "latent"} if output == "latent" else {}
+    expected, theirs = _full_backpropagation(model.pipe, {**given, **latent}, noise, flat)
     counts = _Counts(model.pipe)
     clamped = clamped_as(samples, expected)
     ours = torch.autograd.grad(loss(clamped), flat, allow_unused=True)
     both = forward + counts.calls
     counts.stop()
-    theirs = torch.autograd.grad(loss(expected), flat, allow_unused=True)
     if finding.calls is None:
         finding.sample, finding.calls = list(samples.shape), (forward, both)
     largest = max(1.0, expected.abs().max().item())
@@ -186,6 +186,25 @@ def _compare_call(
         finding.why = f"full backpropagation gives 0 for {', '.join(finding.zero)}"
 
 
+def _full_backpropagation(
+    pipe: Any, given: Mapping[str, Any], noise: Tensor | None, inputs: list[Tensor]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The stock samples, and the gradient of their loss."""
+
+    def run() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        found = stock_samples(pipe, _fresh(given), noise)
+        return found, torch.autograd.grad(loss(found), inputs, allow_unused=True)
+
+    try:
+        return run()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+    # The pipeline writes into tensors that its backward pass needs: autograd keeps copies of those.
+    with allow_mutation_on_saved_tensors():
+        return run()
+
+
 def _noise(model: AnyPipeline, name: str) -> Tensor | None:
     """Noise for the case; None where the pipeline draws none."""
     try:
@@ -199,10 +218,10 @@ def _compare_encoded(
 ) -> None:
     """The same with prompts that were encoded before, where the class takes such."""
     names = call_parameters(model.pipe)
-    encodes = hasattr(model.pipe, "encode_prompt")
-    if not (encodes and "prompt" in given and "prompt_embeds" in names):
+    encoder = getattr(type(model.pipe), "encode_prompt", None)
+    if encoder is None or not (given.get("prompt") and "prompt_embeds" in names):
         return
-    takes = inspect.signature(inspect.unwrap(type(model.pipe).encode_prompt)).parameters
+    takes = inspect.signature(inspect.unwrap(encoder)).parameters
     further = {k: v for k, v in given.items() if k in takes and "prompt" not in k}
     left = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
     left |= {} if names["prompt"].default is None else {"prompt": None}

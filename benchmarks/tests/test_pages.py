@@ -15,6 +15,8 @@ from benchmarks import (
     inversion,
     memory,
     overhead,
+    pipeline_cost,
+    pipeline_memory,
     stability,
     stylize,
     vocabulary,
@@ -28,6 +30,8 @@ WRITERS = {
     "inversion": inversion.main,
     "memory": memory.main,
     "overhead": overhead.main,
+    "pipeline-cost": pipeline_cost.main,
+    "pipeline-memory": pipeline_memory.main,
     "stylize": stylize.main,
     "vocabulary": vocabulary.main,
 }
@@ -38,7 +42,9 @@ def nothing_is_measured(monkeypatch):
     def refuse(name, content):
         raise AssertionError(f"{name} was measured again")
 
-    for module in (common, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary):
+    pipelines = (pipeline_cost, pipeline_memory)
+    tiny = (effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
+    for module in (common, *tiny, *pipelines):
         monkeypatch.setattr(module, "write_results", refuse)
 
 

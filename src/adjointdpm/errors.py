@@ -52,6 +52,10 @@ class ChangedTensorError(AdjointDPMError, RuntimeError):
     """A tensor was changed in place while a solve or its backward pass still needed it."""
 
 
+class NonFiniteError(AdjointDPMError, RuntimeError):
+    """A sample holds NaN or infinite values; the message names the stage where they began."""
+
+
 class UnknownNameError(InvalidInputError):
     """A name that is not registered; the message lists those that are."""
 
@@ -78,3 +82,7 @@ class CheckpointError(AdjointDPMError, ValueError):
 
 class AdjointDPMWarning(UserWarning):
     """Something works, but probably not as intended, such as a pipeline that clips samples."""
+
+
+class CutPromptWarning(AdjointDPMWarning):
+    """A prompt is longer than a tokenizer reads; the message says what was cut off."""

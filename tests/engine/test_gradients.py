@@ -187,6 +187,29 @@ def test_adjoint_equals_closed_form_flow_of_a_gaussian(states, seed):
         assert relative_error(ours, closed) < 1e-5
 
 
+@pytest.mark.parametrize("sampler", [adj.Euler(), adj.Heun()])
+def test_the_solved_adjoint_of_flow_matching_converges(sampler: adj.Euler | adj.Heun) -> None:
+    schedule = adj.NoiseSchedule.flow_matching()
+    network = Mixture(schedule)
+    torch.manual_seed(3)
+    noise = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    errors = []
+    for steps in (25, 100):
+        given = {"schedule": schedule, "grid": adj.grids.linspace(schedule, steps)}
+        found = [
+            torch.autograd.grad(
+                adj.sample(network, noise, **given, sampler=sampler, gradient=method)
+                .square()
+                .sum(),
+                noise,
+            )[0]
+            for method in ("exact", "adjoint")
+        ]
+        errors.append(relative_error(found[1], found[0]))
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] < 0.1
+
+
 def stored_adjoint_error(steps: int) -> float:
     torch.manual_seed(2)
     schedule = SCHEDULES["linear"]()

@@ -34,7 +34,7 @@ def largest_weight(pipe: Any) -> Tensor:
 
 
 def arguments(name: str, pipe: Any) -> dict[str, Any]:
-    given = dict(CASES[name].arguments)
+    given = {k: [*v] if isinstance(v, list) else v for k, v in CASES[name].arguments.items()}
     if "generator" in call_parameters(pipe):
         given["generator"] = torch.Generator().manual_seed(7)
     return given
@@ -239,8 +239,6 @@ def test_wrong_arguments_are_named_before_anything_runs() -> None:
             model(**{name: "pt"})
     with pytest.raises(adj.errors.ShapeError, match=r"draws \(2, 4, 8, 8\)"):
         model(noise=torch.randn(2, 4, 4, 4), **given)
-    with pytest.raises(adj.errors.UnsupportedError, match="Adjoint"):
-        model(gradient="adjoint", **given)
     assert not counts
 
 
@@ -387,7 +385,7 @@ def test_generate_takes_prompts_or_labels_or_nothing() -> None:
 def test_what_a_pipeline_supports_is_told_with_reasons() -> None:
     flux = adj.from_pipeline(build("FluxPipeline")).supports()
     assert flux["gradient methods"]["Checkpoint"] is True
-    assert isinstance(flux["gradient methods"]["Adjoint"], str)
+    assert "run time" in str(flux["gradient methods"]["Adjoint"])
     assert flux["artefacts"] == {"LoRA": True, "token": True}
     dit = adj.from_pipeline(build("DiTPipeline")).supports()
     assert "no LoRA loader" in dit["artefacts"]["LoRA"]

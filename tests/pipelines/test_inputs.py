@@ -291,7 +291,7 @@ BAD = [
     ({"prompt": "a", "steps": 5000}, errors.InvalidInputError, "5000"),
     ({"prompt": "a", "guidance_scale": float("nan")}, errors.InvalidInputError, "guidance_scale"),
     ({"prompt": "a", "guidance_scale": "7"}, errors.InvalidTypeError, "guidance_scale"),
-    ({"prompt": "a", "height": 64}, errors.InvalidTypeError, "no argument 'height'.*prompt_embeds"),
+    ({"prompt": "a", "hight": 64}, errors.InvalidTypeError, "no argument 'hight'.*prompt_embeds"),
     ({"prompt_embeds": [1.0]}, errors.InvalidTypeError, "prompt_embeds.*list"),
     ({"prompt": "a", "gradient": "exactly"}, errors.UnknownNameError, "exact"),
     ({"prompt": "a", "sampler": "eular"}, errors.UnknownNameError, "euler"),

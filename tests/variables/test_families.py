@@ -103,6 +103,80 @@ def test_names_are_those_of_the_module_inside_a_wrapper(name, make, tmp_path, mo
     assert (draw(name, other) - learned).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("make", [LoRA, Weights])
+def test_names_are_those_of_a_network_that_compiles_itself_or_is_shared_out(make) -> None:
+    names = make(build("FluxPipeline")).tensors().keys()
+    pipe = build("FluxPipeline")
+    pipe.transformer.compile(backend="eager")
+    assert make(pipe).tensors().keys() == names
+    pipe = build("FluxPipeline")
+    inner = pipe.transformer
+    pipe.transformer = nn.DataParallel(torch.compile(inner, backend="eager"))
+    variable = make(pipe)
+    assert variable.tensors().keys() == names
+    assert variable.network is inner
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("DDPMPipeline", "DiTPipeline")])
+def test_a_lora_in_half_precision_keeps_rank_and_alpha(name, tmp_path, monkeypatch) -> None:
+    def half() -> Any:
+        pipe = build(name)
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.bfloat16()
+        return pipe
+
+    pipe = half()
+    untouched = draw(name, pipe)
+    variable = LoRA(pipe, rank=2, alpha=5)
+    assert all(tensor.dtype == torch.float32 for tensor in variable.tensors().values())
+    with variable:
+        move(variable)
+        learned = draw(name, pipe)
+    other = half()
+    loaded(variable, other, tmp_path, monkeypatch)
+    configs = [*getattr(other, variable.part).peft_config.values()]
+    assert [(config.r, config.lora_alpha) for config in configs] == [(2, 5)]
+    # A stock pipeline in half precision rounds an adapter when it loads it.
+    assert (draw(name, other) - learned).norm() < 0.3 * (learned - untouched).norm()
+
+
+def test_a_lora_whose_alpha_is_lost_is_noticed(tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    variable = LoRA(build("FluxPipeline"), alpha=2)
+    path = variable.save(tmp_path)
+    save_file(load_file(path), path)
+    with pytest.raises(OutputError, match="alpha"):
+        variable.check_saved(tmp_path)
+
+
+def test_a_lora_reaches_every_attention() -> None:
+    every = {
+        "StableDiffusionPipeline": {"to_q", "to_k", "to_v", "to_out.0"},
+        "FluxPipeline": {"add_q_proj", "to_add_out"},
+        "Flux2KleinPipeline": {"to_qkv_mlp_proj", "single_transformer_blocks.0.attn.to_out"},
+        "ZImagePipeline": {"to_q", "to_k", "to_v", "to_out.0"},
+    }
+    for name, some in every.items():
+        variable = LoRA(build(name))
+        assert some <= set(variable.target_modules)
+        changed = {key.split(".lora_")[0] for key in variable.tensors()}
+        attentions = {
+            layer
+            for layer, module in variable.network.named_modules()
+            if isinstance(module, nn.Linear) and ".attn" in layer and ".norm" not in layer
+        }
+        assert attentions <= changed
+
+
+def test_a_network_without_attention_is_refused_with_names_of_its_layers() -> None:
+    pipe = build("DDPMPipeline")
+    pipe.unet = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(adj.errors.InvalidInputError, match=r"Sequential has no attention .* 0;"):
+        LoRA(pipe)
+
+
 @pytest.mark.parametrize("vectors", [1, 2])
 @pytest.mark.parametrize("name", TEXT)
 def test_a_token(name, vectors, tmp_path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from benchmarks.pipelines.cases.case import Case
 from benchmarks.pipelines.cases.guess import guess
 from benchmarks.pipelines.parts import assemble
 
-__all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "shaping"]
+__all__ = ["CASES", "REASONS", "Case", "build", "case_for", "denoiser", "for_one_sample", "shaping"]
 
 CASES: dict[str, Case] = unets.CASES | transformers.CASES | video_and_audio.CASES
 REASONS = unets.REASONS | transformers.REASONS | video_and_audio.REASONS
@@ -53,7 +53,11 @@ def denoiser(pipe: Any) -> nn.Module:
 
 def shaping(name: str) -> dict[str, Any]:
     """The arguments that `model.noise` needs, for one sample."""
-    arguments = case_for(name).arguments
+    return for_one_sample(case_for(name).arguments)
+
+
+def for_one_sample(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call as `model.noise` takes them."""
     return {key: _first(key, value) for key, value in arguments.items() if key not in PER_SAMPLE}
 
 

@@ -197,6 +197,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "upsample_residual": (False,),
         "upsample_factor": (1,),
         "patch_size": 4,
+        "spatial_compression_ratio": 8,
+        "temporal_compression_ratio": 2,
     },
     "AutoencoderKLLTX2Audio": {
         "base_channels": 4,

@@ -6,8 +6,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from adjointdpm.cli import audit, demo, learn, pictures
-from adjointdpm.cli.terminal import console
+from adjointdpm.cli import audit, demo, inspection, learn, pictures
+from adjointdpm.cli.terminal import console, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
 
 
@@ -43,6 +43,7 @@ for command in (
     audit.audit,
     learn.guide,
     pictures.generate,
+    inspection.inspect,
     pictures.report,
 ):
     app.command()(command)
@@ -52,9 +53,11 @@ def main() -> None:
     """Run the command line.
 
     A mistake of the user's is one line on stderr and exit code 2; an interruption is exit code 130.
+    A warning of this library is one line too.
     """
     try:
-        app(standalone_mode=True)
+        with warnings_in_a_line():
+            app(standalone_mode=True)
     except AdjointDPMError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

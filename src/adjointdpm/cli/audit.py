@@ -35,7 +35,7 @@ def audit(flags: Flags) -> None:
     if replay is None:
         _audit(flags)
         return
-    used = ("context", "model", "victim", "device", "dtype", "replay")
+    used = ("context", "model", "victim", "device", "dtype", "variant", "replay")
     # In the order in which they were given.
     given = {n: value for n, value in flags.context.params.items() if flags.source(n) != "DEFAULT"}
     unused = [name for name in given if name not in used]
@@ -61,7 +61,7 @@ def _audit(flags: Flags) -> None:
 
     check_one_process()
     victim = load_victim(config.victim, config.prompts)
-    facts = {"task": "audit", "model": where.model, "dtype": where.dtype}
+    facts = {"task": "audit"} | where.loading()
     folder = RunFolder.open(
         where.out,
         facts | settings_of(config),
@@ -69,7 +69,7 @@ def _audit(flags: Flags) -> None:
         resume=where.resume,
         force=where.force,
     )
-    model = load_model(where.model, where.device, where.dtype)
+    model = load_model(where.model, where.device, where.dtype, where.variant)
     recognise = recogniser_for(config.prompts, where.model, optimised=config.victim == "judge")
     with progress_bar() as progress:
         bar = progress.add_task("audit", total=1, metric="")
@@ -113,7 +113,7 @@ def _replay(path: Path, given: dict[str, Any]) -> None:
 
     found = read_findings(path)
     names = [chosen(found, what, given.get(what)) for what in ("model", "victim")]
-    where = {name: given[name] for name in ("device", "dtype") if name in given}
+    where = {name: given[name] for name in ("device", "dtype", "variant") if name in given}
     rows = draw_again(load_model(names[0], **where), found, names[1])
     for row in rows:
         tell(

@@ -3,6 +3,7 @@
 Its keys are the flags' names. The `config.yaml` of a run folder is such a file.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,18 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             f"{', '.join(sorted(known))}"
         )
     defaults = {
-        key: [value]
-        if getattr(known[key], "multiple", False) and not isinstance(value, list)
-        else value
+        key: _listed(value) if getattr(known[key], "multiple", False) else value
         for key, value in values.items()
     }
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _listed(value: Any) -> list[Any]:
+    """The value of a flag that can be repeated; a mapping becomes NAME=VALUE."""
+    if isinstance(value, dict):
+        return [f"{name}={json.dumps(entry)}" for name, entry in value.items()]
+    return value if isinstance(value, list) else [value]
 
 
 def _read(path: Path) -> dict[str, Any]:

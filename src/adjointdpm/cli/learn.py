@@ -65,7 +65,12 @@ def _learn(
     from adjointdpm.support.distributed import Processes
 
     metric = config.resolve_metric()
-    facts = {"task": task.__name__, "model": where.model, "dtype": where.dtype}
+    facts = {
+        "task": task.__name__,
+        "model": where.model,
+        "dtype": where.dtype,
+        "variant": where.variant,
+    }
     folder = RunFolder.open(
         where.out,
         facts | settings_of(config),
@@ -73,7 +78,7 @@ def _learn(
         resume=where.resume,
         force=where.force,
     )
-    model = load_model(where.model, where.device, where.dtype)
+    model = load_model(where.model, where.device, where.dtype, where.variant)
     prompts = [example.prompt for example in config.sets().held_out]
     recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
     with progress_bar(visible=folder.writable) as progress:

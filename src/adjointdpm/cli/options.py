@@ -19,7 +19,7 @@ from adjointdpm.cli.config_file import read_config
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.settings import Settings
-from adjointdpm.tasks.config import PROMPT_FILE, Sampling
+from adjointdpm.tasks.config import NAME_VALUE, PROMPT_FILE, Sampling
 
 T = TypeVar("T")
 _NO_PROMPTS = PromptSource([])  # as a run's config.yaml has it where there are none
@@ -50,6 +50,7 @@ class Run(Folder):
         model: "tiny" (bundled), a folder of a diffusers pipeline, or a hub id.
         device: where the model runs: cpu, cuda, cuda:1 or mps; without it, a GPU if there is one.
         dtype: precision of the model: float32, bfloat16, float16 or float64.
+        variant: of the model's weight files, such as fp16 in model.fp16.safetensors.
         config: a YAML file with values for these flags, which flags override. The config.yaml of a
             run repeats it.
 
@@ -58,7 +59,12 @@ class Run(Folder):
     model: str = "tiny"
     device: str | None = None
     dtype: str = "float32"
+    variant: str | None = None
     config: Path | None = None
+
+    def loading(self) -> dict[str, str | None]:
+        """What says how the model is loaded, as far as it decides the result."""
+        return {"model": self.model, "dtype": self.dtype, "variant": self.variant}
 
 
 # Titles in --help: of all flags of a class, and of flags that stand elsewhere.
@@ -146,7 +152,7 @@ def option(cls: type, name: str, panel: str | None = None, **more: Any) -> Any:
     """The typer option of a field."""
     (kind,) = [item.type for item in fields(cls) if item.name == name]
     text = _describe(cls, name)
-    if get_origin(kind) is list:
+    if get_origin(kind) is list or NAME_VALUE in get_args(kind):
         text += " Repeatable."
     return typer.Option(*more.pop("names", ()), help=escape(text), rich_help_panel=panel, **more)
 
@@ -162,6 +168,8 @@ def _parameter(
         kind, more = PromptSource, {"parser": PromptSource, "metavar": "FILE"}
         if default is not MISSING:
             kind, default = PromptSource | None, None
+    elif NAME_VALUE in get_args(kind):
+        kind, more = list[str], {"metavar": NAME_VALUE}
     elif item.name == "config":
         more = {"callback": read_config, "is_eager": True}
     elif kind is bool and default is False:
@@ -197,8 +205,10 @@ def _describe(cls: type, name: str) -> str:
     raise LookupError(f"{cls.__name__}.{name} has no entry under Args")
 
 
-def load_model(name: str, device: str | None = None, dtype: str = "float32") -> Any:
-    """The model on the device, in the dtype.
+def load_model(
+    name: str, device: str | None = None, dtype: str = "float32", variant: str | None = None
+) -> Any:
+    """The model on the device, in the dtype, from the weight files of a variant.
 
     Raises:
         UnknownNameError: a dtype or device that torch does not have.
@@ -217,7 +227,8 @@ def load_model(name: str, device: str | None = None, dtype: str = "float32") -> 
         # The argument is called "dtype" in newer versions of diffusers, but not in the oldest that
         # is supported.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-        model = load(name, **({} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}))
+        given = {} if dtype == "float32" else {"torch_dtype": getattr(torch, dtype)}
+        model = load(name, **given | ({} if variant is None else {"variant": variant}))
     model.pipe.to(device)
     return model
 

@@ -7,31 +7,39 @@ import typer
 
 from adjointdpm.cli.options import Run, load_model, option
 from adjointdpm.cli.terminal import quiet
-from adjointdpm.errors import OutputError, PromptError
-from adjointdpm.tasks.config import Sampling
+from adjointdpm.errors import OutputError, PromptError, UnsupportedError
+from adjointdpm.tasks.config import NAME_VALUE, Sampling
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help='For example "a noto emoji of a red apple".')],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help='For example "a noto emoji of a red apple"; a class for a class-conditional '
+            "model, and nothing for an unconditional one."
+        ),
+    ] = None,
     model: Annotated[str, option(Run, "model")] = Run.model,
     batch: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the noise of every picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
-    guidance_scale: Annotated[
-        float, typer.Option(help="Strength of classifier-free guidance; 1 is none.")
-    ] = 5.0,
+    guidance_scale: Annotated[float | None, option(Sampling, "guidance_scale")] = None,
     sampler: Annotated[str | None, option(Sampling, "sampler")] = None,
+    pipeline_arg: Annotated[
+        list[str] | None, option(Sampling, "pipeline_arg", metavar=NAME_VALUE)
+    ] = None,
     device: Annotated[str | None, option(Run, "device")] = None,
     dtype: Annotated[str, option(Run, "dtype")] = Run.dtype,
+    variant: Annotated[str | None, option(Run, "variant")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("pictures"),
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite pictures of the same names.")
     ] = False,
 ) -> None:
-    """Write pictures of a prompt."""
-    if not prompt.strip():
+    """Write pictures of a prompt; of a video, frames side by side."""
+    if prompt is not None and not prompt.strip():
         raise PromptError("the prompt is empty; say what the picture should show")
-    files = [out / f"{_slug(prompt)}-{seed}-{i}.png" for i in range(batch)]
+    files = [out / f"{_slug(prompt or Path(model).name)}-{seed}-{i}.png" for i in range(batch)]
     existing = [str(file) for file in files if file.exists()]
     if existing and not force:
         raise OutputError(
@@ -40,6 +48,8 @@ def generate(
     quiet()
     import torch
 
+    from adjointdpm.pipelines.call_arguments import call_arguments, loaded
+    from adjointdpm.pipelines.prompting import NOTHING, reads
     from adjointdpm.runs.folder import png
     from adjointdpm.support.files import check_writable, write_bytes
 
@@ -47,14 +57,23 @@ def generate(
     if not there.is_dir():
         raise OutputError(f"--out {out}: {there} is a file; choose a folder")
     check_writable(there)
-    pipeline = load_model(model, device, dtype)
+    pipeline = load_model(model, device, dtype, variant)
+    if prompt is None and (kind := reads(pipeline.pipe)) != NOTHING:
+        raise PromptError(f"{type(pipeline.pipe).__name__} reads {kind}: say what to draw")
+    arguments = loaded(call_arguments(pipeline.pipe, pipeline_arg or []))
     with torch.no_grad():
         images = pipeline.generate(
             prompt,
-            pipeline.noise(batch, seed),
+            pipeline.noise(batch, seed, **arguments),
             steps=steps,
             guidance_scale=guidance_scale,
             sampler=sampler,
+            **arguments,
+        )
+    if images.ndim not in (4, 5) or images.shape[-3] != 3:
+        raise UnsupportedError(
+            f"{type(pipeline.pipe).__name__} makes samples of shape {tuple(images.shape[1:])}, "
+            "which are no pictures or videos to write; adjointdpm.load(…).generate returns them"
         )
     for file, image in zip(files, images, strict=True):
         typer.echo(str(write_bytes(file, png(image))))

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from adjointdpm.errors import AdjointDPMWarning
 from adjointdpm.runs.provenance import command_line as command_line
 
 console = Console(stderr=True)
@@ -50,6 +53,25 @@ def show_records(
 def tell(text: str) -> None:
     """Print the result."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Within the block this library's warnings are a line each, without the place in the code."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: Any, *args: Any, **kwargs: Any) -> None:
+        if not issubclass(category, AdjointDPMWarning):
+            before(message, category, *args, **kwargs)
+            return
+        text = f"warning: {message}"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def quiet() -> None:

@@ -203,8 +203,7 @@ class Denoiser(nn.Module):
         """The dtype of the weights, to which inputs are cast; None leaves them as they are."""
         if not isinstance(self.network, nn.Module) or torch.is_autocast_enabled(x.device.type):
             return None
-        weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
-        return None if weight is None else weight.dtype
+        return network_dtype(self.network)
 
     def _call(self, x: Tensor, t: Tensor, cond: Tree) -> Tensor:
         dtype = self._network_dtype(x)
@@ -237,6 +236,18 @@ class Denoiser(nn.Module):
         return (count_vjp(output) if running else output).to(
             x.dtype, copy=output.is_cuda and not self.guided
         )
+
+
+def network_dtype(network: nn.Module) -> torch.dtype | None:
+    """The dtype that a network computes in: of its weights, unless it says so itself.
+
+    One that stores its weights in another dtype (layerwise casting) says so by its `dtype`.
+    """
+    own = getattr(network, "dtype", None)
+    if isinstance(own, torch.dtype):
+        return own
+    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
+    return None if weight is None else weight.dtype
 
 
 def _as_factor(scale: float | Tensor, x: Tensor) -> float | Tensor:

@@ -81,11 +81,15 @@ NOISE, DATA = NoiseForm(), DataForm()
 
 
 def regular_form(schedule: NoiseSchedule, noisy_end: Scalar) -> Form:
-    """The noise form, but the data form for an interval that starts at α = 0.
+    """The noise form; where a schedule starts at α = 0, the data form for intervals above ρ = 1.
 
-    There only the data form is finite. Zero terminal SNR and flow matching at t = 1 start so.
+    There only the data form is finite. Zero terminal SNR and flow matching at t = 1 start so. On
+    grids that are uniform in time their ρ doubles from step to step near the start, however many
+    steps there are: an explicit rule in ρ would not converge.
     """
-    return DATA if bool(torch.isinf(schedule.rho(noisy_end.detach()))) else NOISE
+    rho = schedule.rho(noisy_end.detach())
+    signal_free = torch.isinf(schedule.rho(torch.tensor(schedule.t_max, dtype=torch.float64)))
+    return DATA if bool(torch.isinf(rho) | (signal_free & (rho > 1))) else NOISE
 
 
 @dataclass(frozen=True)

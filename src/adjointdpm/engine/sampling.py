@@ -92,7 +92,7 @@ def sample(
     noise, cond = tree_map(_recordable, (noise, cond))
     plan = sampler.plan(schedule, times)
     plan.check_differentiable()
-    _check_prediction(
+    check_prediction(
         denoiser,
         schedule,
         plan.network_calls[0].time.detach(),
@@ -177,9 +177,15 @@ def _check_cond(cond: Tree, noise: Tensor) -> None:
             )
 
 
-def _check_prediction(
+def check_prediction(
     denoiser: Denoiser, schedule: NoiseSchedule, first: Tensor, last: Tensor
 ) -> None:
+    """Check that what the network predicts says something at its first and last time.
+
+    Raises:
+        ScheduleError: it does not.
+
+    """
     if denoiser.prediction == "epsilon" and bool(schedule.alpha(first) == 0):
         raise ScheduleError(
             f"the signal is 0 at t = {first.item():g} (zero terminal SNR), where a prediction of "

@@ -119,12 +119,24 @@ def network_call(network: Callable[..., Any], given: Sequence[Tensor]) -> Iterat
         yield
 
 
-def count_vjp(output: Tensor) -> Tensor:
-    """`output` of a network, with a backward pass through it counted."""
+def count_network_call() -> None:
+    """Count one call of a network, without the memory of its graph."""
+    for count in running:
+        count.network_calls += 1
+
+
+def count_vjp(output: Tensor, in_place: bool = False) -> Tensor:
+    """`output` of a network, with a backward pass through it counted.
+
+    Args:
+        output: of the network.
+        in_place: count it on the tensor itself, which must be none of the network's inputs.
+
+    """
     if not output.requires_grad:
         return output
     # A view, since a network may return one of its inputs, which has gradients from elsewhere.
-    output = output.view_as(output)
+    output = output if in_place else output.view_as(output)
     output.register_hook(_count_vjp)
     return output
 

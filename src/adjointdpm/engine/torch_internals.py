@@ -72,3 +72,9 @@ def outside_function_mode() -> AbstractContextManager[Any]:
     if torch._C._len_torch_function_stack() == 0:
         return nullcontext()
     return _pop_mode_temporarily()
+
+
+def target_of_to(*args: Any, **kwargs: Any) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device and the dtype that the arguments of `Tensor.to` and `Module.to` ask for."""
+    device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    return device, dtype

@@ -22,7 +22,7 @@ def agreed(render: Renderer, processes: Processes) -> Choices:
     if not isinstance(method, Auto):
         return {}
     choices: Choices = {}
-    for decided in processes.gather([method.decisions(render.model.network)]):
+    for decided in processes.gather([method.decisions(_owner(render))]):
         for kind, facts in decided.items():
             choices[kind] = max(choices.get(kind, facts), facts, key=_need)
     adopt(render, choices)
@@ -33,7 +33,7 @@ def agreed(render: Renderer, processes: Processes) -> Choices:
 def unchanged(render: Renderer) -> Iterator[None]:
     """Undo within the block what `Auto` decides, if it had decided something before."""
     method = resolve(render.gradient)
-    decisions = method.decisions(render.model.network) if isinstance(method, Auto) else {}
+    decisions = method.decisions(_owner(render)) if isinstance(method, Auto) else {}
     try:
         yield
     finally:
@@ -45,7 +45,12 @@ def adopt(render: Renderer, choices: Choices) -> None:
     """Let the renderer's `Auto` use `choices` without measuring; do nothing for other methods."""
     method = resolve(render.gradient)
     if isinstance(method, Auto):
-        method.decide(render.model.network, choices)
+        method.decide(_owner(render), choices)
+
+
+def _owner(render: Renderer) -> Any:
+    """What `Auto` remembers its choices by: the network, or a pipeline without a known one."""
+    return getattr(render.model, "network", render.model)
 
 
 def _need(facts: dict[str, Any]) -> tuple[float, int]:

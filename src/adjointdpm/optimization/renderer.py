@@ -15,6 +15,11 @@ from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.metrics import Metric, check_samples
 from adjointdpm.metrics.base import Samples
+from adjointdpm.pipelines.any_pipeline import AnyPipeline
+from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.generation import is_encoded
+from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.prompting import NOTHING, reads
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
@@ -34,6 +39,7 @@ class Renderer:
         gradient: the gradient method or its name.
         chunk: pictures drawn or scored at once where no gradient is needed.
         noises: initial noise `[1, …]` of examples that do not start from their seed's.
+        arguments: further ones of the pipeline's call, such as height or negative_prompt.
 
     """
 
@@ -44,6 +50,7 @@ class Renderer:
     gradient: GradientMethod | str = "exact"
     chunk: int = 8
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Drawn:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
@@ -101,26 +108,64 @@ class Renderer:
             scores.append(metric(seen, prompts=list(prompts[part])).cpu())
         return torch.cat(scores)
 
+    def sample_shape(self, example: Example) -> tuple[int, ...]:
+        """`(3, H, W)` of a picture, `(F, 3, H, W)` of a video; what else there is in its own shape.
+
+        Unless the model knows, an example is drawn in no more than two steps: what the pipeline
+        does not take, or cannot do, is then an error before anything is learned.
+        """
+        if isinstance(self.model, DiffusionModel) and not self.arguments:
+            return self.model.sample_shape
+        return tuple(self._draw_shortly(example, None).shape[1:])
+
+    def is_stochastic(self, example: Example) -> bool:
+        """Whether the pipeline draws random numbers besides the initial noise; draws shortly."""
+        if "generator" not in call_parameters(self.model.pipe):
+            return False
+        generator = torch.Generator().manual_seed(0)
+        before = generator.get_state()
+        self._draw_shortly(example, generator)
+        return not torch.equal(generator.get_state(), before)
+
+    @torch.no_grad()
+    def _draw_shortly(self, example: Example, generator: torch.Generator | None) -> Drawn:
+        short = replace(self, steps=min(2, self.steps))
+        more = {} if generator is None else {"generator": [generator], "seeds": None}
+        return short._generate(short._inputs([example]), **more)
+
     def with_gradient(self, gradient: GradientMethod | str) -> Self:
         """The same with another gradient method."""
         return replace(self, gradient=gradient)
 
+    def noise_of(self, example: Example) -> Float[Tensor, "one *shape"]:
+        """The initial noise that an example starts from."""
+        if example in self.noises:
+            return self.noises[example]
+        return self.model.noise(1, example.seed, **self.arguments)
+
     def _inputs(self, examples: Sequence[Example]) -> Inputs:
         # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn
         # in.
-        noise = torch.cat(
-            [self.noises[e] if e in self.noises else self.model.noise(1, e.seed) for e in examples]
-        )
+        noise = torch.cat([self.noise_of(example) for example in examples])
         return Inputs(examples, [example.prompt for example in examples], noise)
 
-    def _generate(self, inputs: Inputs) -> Tensor:
-        return self.model.generate(
-            list(inputs.prompts) if inputs.encoded is None else None,
+    def _generate(self, inputs: Inputs, **more: Any) -> Tensor:
+        general = isinstance(self.model, AnyPipeline)
+        asked = inputs.encoded is None and not (general and reads(self.model.pipe) == NOTHING)
+        encoded = inputs.encoded or {}
+        # What was encoded with the prompt must not be said once more in words.
+        arguments = {n: v for n, v in self.arguments.items() if not is_encoded(n, encoded)}
+        settings = {"seeds": [example.seed for example in inputs.examples]} | more
+        drawn = self.model.generate(
+            list(inputs.prompts) if asked else None,
             inputs.noise,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
             gradient=self.gradient,
-            seeds=[example.seed for example in inputs.examples],
-            **(inputs.encoded or {}),
+            **settings,
+            **arguments,
+            **encoded,
         )
+        # A pipeline in half precision may make such pictures; metrics see float32 at least.
+        return drawn.to(torch.promote_types(drawn.dtype, torch.float32))

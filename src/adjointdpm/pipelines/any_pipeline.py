@@ -12,23 +12,30 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adjointdpm.engine.gradients import GradientMethod
+from adjointdpm.engine.samplers import Sampler
+from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
-from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
+from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.missing_weights import check_weights
+from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
-    call_pipeline,
     check_arguments,
     copies,
     draws_in_prepare,
 )
+from adjointdpm.pipelines.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.rejected_arguments import rejected_by
 from adjointdpm.pipelines.twin import twin_of
 
 ENCODER = "encode_prompt"
-NATIVE = (
-    "it steps by its own scheduler, in its own code; methods and samplers that solve the ODE "
-    "themselves need the network, schedule and conditioning of a Stable Diffusion pipeline"
+LINES = "usage() of the variable says lines of stock code that load it"
+DECIDED = (
+    "a check at run time decides; supports(**arguments), with those of a call, runs it without a "
+    "solve"
 )
 
 
@@ -47,6 +54,7 @@ class AnyPipeline:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._recorded: dict[str, RecordedNetwork] = {}
 
     def __call__(
         self,
@@ -54,13 +62,19 @@ class AnyPipeline:
         noise: Float[Tensor, "batch *shape"] | None = None,
         gradient: GradientMethod | str = "exact",
         output: str = "sample",
+        sampler: Sampler | str | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Run the pipeline's own `__call__`; the result has its graph and is not clamped.
 
+        With a native sampler, or a gradient method that solves an ODE itself (`Adjoint`,
+        `Interpolated`, `Reversible`, `Auto`), a native solve takes the place of the pipeline's
+        loop, at the same times. See `call_by_any_method`.
+
         Args:
             noise: the initial noise, as `noise()` makes it; None lets the pipeline draw.
-            gradient: `Checkpoint` ("exact"), `Backprop` or `Truncated`.
+            gradient: any gradient method or its name.
+            sampler: a native sampler or its name; None steps by the pipeline's scheduler.
             output: "sample", or "latent" for what the pipeline hands to its decoder.
             arguments: the pipeline's own, with its own defaults; all but `output_type` and
                 `return_dict`.
@@ -73,7 +87,9 @@ class AnyPipeline:
             AdjointDPMError: see `call_pipeline`.
 
         """
-        return call_pipeline(self.pipe, arguments, noise, gradient, output)
+        return call_by_any_method(
+            self.pipe, arguments, noise, gradient, output, sampler, self._recorded
+        )
 
     @property
     def device(self) -> torch.device:
@@ -191,20 +207,21 @@ class AnyPipeline:
         *,
         steps: int = 50,
         guidance_scale: float | None = None,
-        sampler: Any = None,
+        sampler: Sampler | str | None = None,
         gradient: GradientMethod | str = "exact",
         seeds: Sequence[int] | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """Samples of prompts, by the pipeline's own scheduler.
+        """Samples of prompts, by the pipeline's own scheduler or a native sampler.
 
         Args:
             prompt: a string for the whole batch, or a list of B; None where other arguments say
-                what to draw.
+                what to draw. A class-conditional pipeline takes names or numbers of classes, an
+                unconditional one nothing.
             noise: as `noise()` makes it; None: the samples of seed 0.
             steps: the pipeline's `num_inference_steps`.
             guidance_scale: None is the pipeline's default.
-            sampler: not supported here.
+            sampler: a native sampler or its name, in place of the scheduler; see `__call__`.
             gradient: see `__call__`.
             seeds: what a stochastic scheduler draws for each sample depends on its seed alone.
             arguments: further ones of the pipeline.
@@ -213,46 +230,50 @@ class AnyPipeline:
             AdjointDPMError: see `__call__`.
 
         """
-        if sampler is not None:
-            raise UnsupportedError(f"{type(self.pipe).__name__} takes no native sampler: {NATIVE}")
-        names, given = call_parameters(self.pipe), dict(arguments)
         batch = len(noise) if noise is not None else _batch(prompt, seeds, arguments)
-        if prompt is not None:
-            if "prompt" not in names:
-                raise PromptError(f"{type(self.pipe).__name__} takes no prompt")
-            texts = check_prompts(prompt)
-            given["prompt"] = [texts] * batch if isinstance(texts, str) else texts
-        for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance_scale)):
-            if value is not None and name in names:
-                given[name] = value
-        if "batch_size" in names and prompt is None:
-            given.setdefault("batch_size", batch)
-        if "generator" in names and "generator" not in given:
-            numbers = range(batch) if seeds is None else check_seeds(seeds, None)
-            given["generator"] = [torch.Generator().manual_seed(number) for number in numbers]
+        given = generation_arguments(
+            self.pipe, batch, prompt, steps, guidance_scale, seeds, arguments
+        )
         if noise is None and "latents" not in given:
             noise = self.noise(batch, 0, **arguments)
-        return self(noise=noise, gradient=gradient, **given)
+        if sampler is not None and seeds is not None:
+            sampler = resolve_sampler(sampler).for_samples(check_seeds(seeds, None))
+        return self(noise=noise, gradient=gradient, sampler=sampler, **given)
 
-    def supports(self) -> dict[str, dict[str, bool | str]]:
-        """What works with this pipeline: True, or the reason why not, by kind and name."""
+    def supports(
+        self, noise: Float[Tensor, "batch *shape"] | None = None, **arguments: Any
+    ) -> dict[str, dict[str, bool | str]]:
+        """What works with this pipeline: True, or the reason why not, by kind and name.
+
+        Args:
+            noise: as for a call.
+            arguments: of a call, for which native samplers and the gradient methods that need them
+                are tried: the pipeline runs up to the end of its loop, and its networks run in the
+                first step only. Without any, nothing is run, and they are said to be undecided.
+
+        """
         names = call_parameters(self.pipe)
-        exact = {name: True for name in ("Checkpoint", "Backprop", "Truncated")}
-        others = dict.fromkeys(("Adjoint", "Interpolated", "Reversible", "Auto"), NATIVE)
+        exact = {name: True for name in ("Checkpoint", "Backprop", "Truncated", "Auto")}
+        native = repeated = DECIDED
+        if arguments:
+            native, repeated = native_support(self.pipe, arguments, noise)
+        others = dict.fromkeys(("Adjoint", "Interpolated", "Reversible"), repeated)
         lora = any("Lora" in cls.__name__ for cls in type(self.pipe).__mro__)
         tokens = hasattr(self.pipe, "load_textual_inversion")
         embeds = "prompt_embeds" in names and hasattr(self.pipe, ENCODER)
         return {
             "gradient methods": {**exact, **others},
-            "native samplers": {"all": NATIVE},
+            "native samplers": {"all": native},
             "variables": {
                 "noise": True if self._draws_noise else "the pipeline draws no initial noise",
                 "prompt embedding": True if embeds else "the pipeline takes no prompt_embeds",
                 "weights": True,
             },
             "artefacts": {
-                "LoRA": True if lora else "the pipeline has no LoRA loader",
-                "token": True if tokens else "the pipeline has no loader for learned tokens",
+                "LoRA": True if lora else f"the pipeline has no LoRA loader; {LINES}",
+                "token": True
+                if tokens
+                else f"the pipeline has no loader for learned tokens; {LINES}",
             },
         }
 
@@ -272,6 +293,7 @@ class AnyPipeline:
         return self._shapes[key]
 
     def _drawn_shape(self, arguments: dict[str, Any]) -> tuple[int, ...]:
+        check_weights(self.pipe)
         names = call_parameters(self.pipe)
         check_arguments(self.pipe, arguments, names)
         given = copies(arguments)
@@ -283,13 +305,22 @@ class AnyPipeline:
             given["output_type"] = "pt"
         source = _FirstDraw(None, everywhere=not draws_in_prepare(self.pipe))
         try:
-            with torch.no_grad(), drawing_from(source):
+            with torch.no_grad(), drawing_from(source), rejected_by(self.pipe):
                 twin_of(self.pipe, lambda name, network: network)(**given)
         except _Drawn as drawn:
             return drawn.shape[1:]
         raise UnsupportedError(
             f"{type(self.pipe).__name__} draws no initial noise for these arguments"
         )
+
+
+def encoding_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a call's arguments that also decide how a prompt is encoded."""
+    method = getattr(type(pipe), ENCODER, None)
+    if method is None:
+        return {}
+    names = inspect.signature(inspect.unwrap(method)).parameters
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def check_family(model: object, use: str) -> None:

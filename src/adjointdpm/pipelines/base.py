@@ -1,5 +1,6 @@
 """What the user holds: a diffusers pipeline whose pictures can be differentiated."""
 
+import copy
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.denoiser import Denoiser, network_dtype
 from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
@@ -19,6 +20,7 @@ from adjointdpm.engine.sampling import sample
 from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import AdjointDPMWarning, UnsupportedError
+from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.checks import (
     Layout,
     batch_size,
@@ -31,8 +33,16 @@ from adjointdpm.pipelines.checks import (
     check_tensor,
 )
 from adjointdpm.pipelines.examples import Encoded, expand_batch
-from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
-from adjointdpm.pipelines.pipeline_call import call_pipeline
+from adjointdpm.pipelines.finite_stages import FiniteStages, is_finite
+from adjointdpm.pipelines.missing_weights import check_weights
+from adjointdpm.pipelines.native_call import call_by_any_method
+from adjointdpm.pipelines.native_samplers import (
+    native_equivalent,
+    native_support,
+    schedule_and_prediction,
+)
+from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.schedulers import (
     Generators,
     SchedulerLoop,
@@ -59,6 +69,7 @@ class DiffusionModel(ABC):
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._warned: set[str] = set()
+        self._recorded: dict[str, RecordedNetwork] = {}
         self._check_pipeline()
 
     # What a family provides.
@@ -138,16 +149,26 @@ class DiffusionModel(ABC):
 
     # What all families share.
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample at the pipeline's default size, for example (3, H, W)."""
+        latents = torch.zeros((1, *self.latent_shape), dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return tuple(self.decode(latents).shape[1:])
+
     def __call__(
         self,
         *,
         noise: Float[Tensor, "batch *shape"] | None = None,
         gradient: GradientMethod | str = "exact",
         output: str = "sample",
+        sampler: Sampler | str | None = None,
         **arguments: Any,
     ) -> Tensor:
         """Run the pipeline's own `__call__`; as `AnyPipeline.__call__`, for every pipeline."""
-        return call_pipeline(self.pipe, arguments, noise, gradient, output)
+        return call_by_any_method(
+            self.pipe, arguments, noise, gradient, output, sampler, self._recorded
+        )
 
     @property
     def device(self) -> torch.device:
@@ -157,10 +178,11 @@ class DiffusionModel(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of noise, state and samples: float64 for a float64 network, else float32."""
-        weights = (p.dtype for p in self.network.parameters() if p.is_floating_point())
-        return torch.promote_types(torch.float32, next(weights, torch.float32))
+        return torch.promote_types(torch.float32, network_dtype(self.network) or torch.float32)
 
-    def noise(self, batch: int, seed: int, offset: int = 0) -> Float[Tensor, "batch *shape"]:
+    def noise(
+        self, batch: int, seed: int, offset: int = 0, **arguments: Any
+    ) -> Float[Tensor, "batch *shape"]:
         """Initial noise of unit variance, for `generate` and for the pipeline's own `latents`.
 
         Sample i depends on (seed, offset + i) alone, whatever the batch, the device or the process;
@@ -170,15 +192,16 @@ class DiffusionModel(ABC):
             batch: B, at least 1.
             seed: any non-negative int.
             offset: the number of the first sample.
+            arguments: further ones of the pipeline's call; height and width decide the shape.
 
         Returns:
-            `[B, *latent_shape]` in float32 (float64 for a float64 pipeline) on the pipeline's
-            device. Cast it to pass it to a half-precision pipeline itself.
-
-        Raises:
-            InvalidTypeError, InvalidInputError: an argument is not an int, or out of range.
+            `[B, *latent_shape]`, or the shape that the pipeline draws for `arguments`, in float32
+            (float64 for a float64 pipeline) on the pipeline's device. Cast it to pass it to a
+            half-precision pipeline itself.
 
         """
+        if arguments:
+            return AnyPipeline(self.pipe).noise(batch, seed, offset, **arguments)
         check_count(batch, "batch", least=1)
         check_count(seed, "seed", least=0)
         check_count(offset, "offset", least=0)
@@ -197,7 +220,7 @@ class DiffusionModel(ABC):
         gradient: GradientMethod | str = "exact",
         generator: Generators | None = None,
         seeds: Sequence[int] | None = None,
-        **encoded: Tensor | None,
+        **encoded: Any,
     ) -> Float[Tensor, "batch *sample"]:
         """Draw pictures that can be differentiated.
 
@@ -237,7 +260,9 @@ class DiffusionModel(ABC):
                 noise was made from: the draws are different.
             **encoded: encoded prompts in place of `prompt`, by the names that `encode` gives them
                 (`prompt_embeds` for Stable Diffusion), and encoded negative prompts, by the same
-                names with `negative_` in front.
+                names with `negative_` in front. Any other argument of the pipeline's call
+                (`guidance_rescale`, `clip_skip`, …) makes the picture by that call itself, for
+                which there are no native samplers.
 
         Returns:
             What `decode` makes, for example `[B, 3, H', W']`: about [0, 1], not clamped, in the
@@ -252,6 +277,7 @@ class DiffusionModel(ABC):
             ScheduleError: zero terminal SNR with epsilon prediction.
             InvalidInputError, InvalidTypeError: another argument out of range, of the wrong type,
                 or unknown.
+            NonFiniteError: the pictures hold NaN or infinite values.
 
         Warns:
             AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
@@ -259,6 +285,12 @@ class DiffusionModel(ABC):
         """
         method = resolve_gradient(gradient)
         self._check_pipeline()
+        if further := self._further(encoded):
+            general = {"prompt": prompt, "guidance_scale": guidance_scale, "seeds": seeds}
+            general |= {"negative_prompt": negative_prompt, "generator": generator} | encoded
+            general = {name: value for name, value in general.items() if value is not None}
+            _check_general(further, sampler, method, guidance_scale)
+            return self._general().generate(noise=noise, steps=steps, gradient=method, **general)
         if seeds is not None:
             seeds = check_seeds(seeds, generator)
         loop = self.scheduler_loop(self.pipe.scheduler, steps, self.device)
@@ -286,20 +318,51 @@ class DiffusionModel(ABC):
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            call = method.wrap(denoiser, loop.calls)
+            stages = FiniteStages()
+            call = stages.watched("denoiser", method.wrap(denoiser, loop.calls))
             own = loop.generators(batch, seeds)
-            return self.decode(
-                loop.run(lambda x, t: call(x, t, cond, null_cond), x, generator or own)
+            latents = loop.run(
+                lambda x, t: call(x, t, cond, null_cond), x, generator or own, stages.step
             )
+            samples = self.decode(latents)
+            stages.check(samples, "the decoder")
+            return samples
 
         schedule, prediction = schedule_and_prediction(loop.scheduler)
         denoiser = Denoiser(self.network, prediction, scale, null_cond)
         if seeds is not None:
             sampler = resolve_sampler(sampler).for_samples(seeds)
         solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
-        return self.decode(
-            sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
-        )
+        latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
+        samples = self.decode(latents)
+        if not is_finite(samples.detach()):
+            stages = FiniteStages()
+            with torch.no_grad():
+                look = stages.solver(resolve_sampler(sampler))
+                sample(denoiser, x, cond=cond, sampler=sampler, callback=look, **solve)
+            stages.check(samples, "the decoder")
+        return samples
+
+    def supports(self, **arguments: Any) -> dict[str, dict[str, bool | str]]:
+        """What works with this pipeline: True, or the reason why not, by kind and name.
+
+        Args:
+            arguments: of a call; nothing depends on them here.
+
+        """
+        return AnyPipeline(self.pipe).supports() | native_support(self.pipe.scheduler)
+
+    def _further(self, arguments: dict[str, Any]) -> list[str]:
+        """The arguments that only the pipeline's own call takes."""
+        known = {f"{prefix}{name}" for name in self.encoded_layouts for prefix in ("", "negative_")}
+        return [n for n in arguments if n not in known and n in call_parameters(self.pipe)]
+
+    def _general(self) -> AnyPipeline:
+        """The same pipeline by its own call, without the safety checker, which has no gradient."""
+        pipe = copy.copy(self.pipe)
+        if getattr(pipe, "safety_checker", None) is not None:
+            vars(pipe)["safety_checker"] = None
+        return AnyPipeline(pipe)
 
     def _leave_room_to_decode(self, method: Checkpoint, x: Tensor) -> Checkpoint:
         """Make the decoder's graph the one that is always kept, at the cost of the budget.
@@ -355,6 +418,7 @@ class DiffusionModel(ABC):
         return batch_size(sizes | {"seeds": None if seeds is None else len(seeds)})
 
     def _check_pipeline(self) -> None:
+        check_weights(self.pipe)
         check_scheduler(self.pipe.scheduler, self.scheduler_loop.needs)
         concerns = blocked_gradients(self.pipe.scheduler)
         if getattr(self.pipe, "safety_checker", None) is not None:
@@ -367,6 +431,22 @@ class DiffusionModel(ABC):
             if concern not in self._warned:
                 self._warned.add(concern)
                 warnings.warn(concern, AdjointDPMWarning, stacklevel=4)
+
+
+def _check_general(
+    further: list[str], sampler: Any, method: GradientMethod, guidance_scale: Any
+) -> None:
+    """Raise UnsupportedError for what does not go together with the pipeline's own call."""
+    listed = ", ".join(further)
+    if sampler is not None or not isinstance(method, AutogradMethod):
+        raise UnsupportedError(
+            f"{listed}: arguments of the pipeline's own call, which steps its own scheduler; leave "
+            'them out, or use sampler=None and a gradient method such as "exact"'
+        )
+    if isinstance(guidance_scale, Tensor):
+        raise UnsupportedError(
+            f"{listed}: the pipeline's own call takes guidance_scale as a number"
+        )
 
 
 def _as_input(guidance_scale: Tensor, null_cond: Tree) -> Tensor:

@@ -16,7 +16,9 @@ from torch import nn
 from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.missing_weights import check_loaded, check_weights
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
+from adjointdpm.pipelines.weight_files import missing_weights
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
 from adjointdpm.support.quiet_loading import quiet_loading
 
@@ -109,7 +111,14 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
         ImportError,
         SafetensorError,
     ) as error:
-        raise ModelError(f"{source!r} could not be loaded: {error}") from error
+        networks = [name for name, value in index.items() if _is_network(value)]
+        hint = missing_weights(source, networks, kwargs.get("variant")) if local else ""
+        if not local and "safetensors" in str(error):
+            hint = 'its weights may be of a variant (variant="fp16", --variant fp16)'
+        raise ModelError(
+            f"{source!r} could not be loaded: {f'{hint}. ' if hint else ''}{error}"
+        ) from error
+    check_loaded(pipe, source)
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
@@ -136,7 +145,7 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
             an ODE; any other runs its own `__call__`.
 
     Raises:
-        ModelError: not a pipeline, or an incomplete one of a family.
+        ModelError: not a pipeline, an incomplete one of a family, or one without weights.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -148,6 +157,7 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
             f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
             f"name use adjointdpm.load"
         )
+    check_weights(pipe)
     for cls in type(pipe).__mro__:
         if (
             cls.__name__ in FAMILIES
@@ -271,6 +281,14 @@ def _check_parts(source: str, index: dict[str, Any], pipeline_class: Any) -> Non
                 f"{source!r}: {code} would be run in place of the library's own {name}; delete it "
                 f"if you do not need it"
             )
+
+
+def _is_network(value: Any) -> bool:
+    """Whether a part has weights."""
+    if not (isinstance(value, list) and len(value) == 2 and value[0] in COMPONENTS):
+        return False
+    found = getattr(importlib.import_module(value[0]), str(value[1]), None)
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _is_known(value: Any) -> bool:

@@ -3,6 +3,7 @@
 Gradient methods that solve an ODE themselves need them.
 """
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.engine.denoiser import Prediction
-from adjointdpm.engine.samplers import DPMSolverPP, Euler, Sampler
+from adjointdpm.engine.samplers import SAMPLERS, DPMSolverPP, Euler, Sampler
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule, option
-from adjointdpm.errors import UnsupportedError
+from adjointdpm.errors import ScheduleError, UnsupportedError
 from adjointdpm.pipelines.schedulers import blocked_gradients
 
 PREDICTIONS: dict[str, Prediction] = {
@@ -98,6 +99,35 @@ def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]
             'gradient="exact"'
         )
     return sampler, torch.tensor(grid, dtype=torch.float64)
+
+
+def native_support(scheduler: Any) -> dict[str, dict[str, bool | str]]:
+    """Which gradient methods and native samplers work with a scheduler's noise levels, or why not.
+
+    Args:
+        scheduler: of a pipeline whose network, schedule and conditioning are known.
+
+    """
+    try:
+        schedule_and_prediction(scheduler)
+        levels: bool | str = True
+    except (UnsupportedError, ScheduleError) as error:
+        levels = str(error)
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(10)
+    try:
+        native_equivalent(trial)
+        solving = levels
+    except UnsupportedError:
+        name = type(scheduler).__name__
+        solving = levels if levels is not True else f"only with a native sampler, not with {name}"
+    autograd: dict[str, bool | str] = dict.fromkeys(("Checkpoint", "Backprop", "Truncated"), True)
+    solvers = dict.fromkeys(("Adjoint", "Interpolated"), solving)
+    reversible = "only with the sampler reversible_euler" if levels is True else levels
+    return {
+        "gradient methods": autograd | solvers | {"Reversible": reversible, "Auto": True},
+        "native samplers": dict.fromkeys(SAMPLERS, levels),
+    }
 
 
 def _ddim_differs(scheduler: Any, times: list[float]) -> str | None:

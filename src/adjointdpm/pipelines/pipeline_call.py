@@ -3,26 +3,32 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_flatten
 
+from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.engine.torch_internals import outside_function_mode
-from adjointdpm.errors import (
-    InvalidInputError,
-    UnsupportedError,
-)
+from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.pipelines.finite_stages import FiniteStages
 from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
+from adjointdpm.pipelines.kept_values import kept_values
 from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.twin import AttentionProcessors, twin_of
+from adjointdpm.pipelines.missing_weights import check_weights
+from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
+from adjointdpm.pipelines.network_state import ChangingParts, alone_with, left_as_found, lock_of
+from adjointdpm.pipelines.rejected_arguments import rejected_by
+from adjointdpm.pipelines.twin import swaps_processors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
 # Pipelines that make no tensors; what they turn into numpy is caught before that.
@@ -35,6 +41,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
+    networks: "_Networks | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -47,6 +54,7 @@ def call_pipeline(
         noise: its initial noise, in the shape that it draws itself.
         gradient: `Checkpoint`, `Backprop` or `Truncated`, or its name.
         output: "sample", or "latent" for what the pipeline returns with `output_type="latent"`.
+        networks: what the networks do in this call, in place of what `gradient` says.
 
     Returns:
         Pictures `[B, 3, H, W]` about [0, 1], videos `[B, F, 3, H, W]`, sound `[B, C, T]`, or what
@@ -58,13 +66,44 @@ def call_pipeline(
         ShapeError: noise of another shape than the pipeline draws.
         UnsupportedError: the pipeline does not draw noise though some was given, makes no tensor,
             or blocks the gradient of one of its networks.
+        ModelError: a network has no weights.
+        NonFiniteError: the sample holds NaN or infinite values.
 
     """
-    method = resolve_gradient(gradient)
+    networks = networks or _Networks(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
         raise InvalidInputError(f"output={output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+    given = _prepared(pipe, arguments, names, output)
+    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
+    check_weights(pipe)
+    twin = twin_of(pipe, networks.wrap)
+    networks.follow(getattr(twin, "scheduler", None))
+    last = LastTensor()
+    around = networks.around(pipe)
+    with closing(networks):
+        with drawing_from(source), around, last, rejected_by(pipe, networks), kept_values(pipe):
+            found = twin(**given)
+        if noise is not None and not source.used:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has "
+                "no place; leave it out, or hand over what the pipeline takes (latents=)"
+            )
+        sample = last.of(found)
+        if sample is None:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
+            )
+        networks.check_reached([sample, *tree_flatten(found)[0]], noise)
+        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        return sample
+
+
+def _prepared(
+    pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any], output: str
+) -> dict[str, Any]:
+    """What the pipeline's `__call__` is given."""
     # Copies: some pipelines write into what they are given.
     given = copies(dict(arguments))
     if "output_type" in names:
@@ -77,23 +116,7 @@ def call_pipeline(
         given["return_dict"] = False
     if given.get("negative_prompt_embeds") is not None and "negative_prompt" in names:
         given.setdefault("negative_prompt", None)  # some defaults are "", which would be a second
-    source = NoiseSource(noise, everywhere=not draws_in_prepare(pipe))
-    networks = _Networks(method)
-    twin = twin_of(pipe, networks.wrap)
-    networks.follow(getattr(twin, "scheduler", None))
-    last = LastTensor()
-    with drawing_from(source), last, networks.restored():
-        found = twin(**given)
-    if noise is not None and not source.used:
-        raise UnsupportedError(
-            f"{type(pipe).__name__} draws no initial noise for these arguments, so noise= has no "
-            "place; leave it out, or hand over what the pipeline takes (latents=)"
-        )
-    sample = last.of(found)
-    if sample is None:
-        raise UnsupportedError(f"{type(pipe).__name__} returned no tensor, but {type(found[0])}")
-    networks.check_reached(sample)
-    return sample
+    return given
 
 
 class _Networks:
@@ -111,6 +134,8 @@ class _Networks:
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
         self.blocked: list[str] = []
+        self.finite = FiniteStages()
+        self.moving = False
         self.attached: set[str] = set()
         self.detached: list[str] = []  # in calls that may not use the weights that want a gradient
         self._seen: list[nn.Module] = []
@@ -130,47 +155,68 @@ class _Networks:
         @functools.wraps(step)  # pipelines look at its signature
         def counted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             self.steps += 1
-            return step(scheduler, *args, **kwargs)
+            found = step(scheduler, *args, **kwargs)
+            self.finite.step(self.steps, cls.__name__, found)
+            return found
 
         # A class and no attribute: some pipelines make copies of their scheduler, and each copy's
         # method must be its own.
         scheduler.__class__ = type(cls.__name__, (cls,), {"step": counted})
 
     @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Put attention processors back if the block fails: some pipelines swap them for a loop."""
-        before = [AttentionProcessors(network) for network in self._seen]
-        try:
+    def around(self, pipe: Any) -> Iterator[None]:
+        """Around a call of the pipeline's copy; the pipeline's networks come out as they went in.
+
+        A pipeline that swaps attention processors has its networks to itself in the block: other
+        threads wait.
+        """
+        parts = [part for part in _all_parts(pipe) if isinstance(part, nn.Module)]
+        self.moving = moves_weights(parts)
+        with ExitStack() as stack:
+            if swaps_processors(pipe):
+                stack.enter_context(alone_with(parts))
+            stack.enter_context(left_as_found(parts))
+            stack.enter_context(keeping_weights(self.moving))
             yield
-        except BaseException:
-            for processors in before:
-                processors.put_back()
-            raise
+
+    def close(self) -> None:
+        """Let go of the tensors that were needed while the pipeline ran."""
+        for calls in self.calls.values():
+            calls.close()
+
+    @property
+    def started(self) -> bool:
+        """Whether a network has run."""
+        return self.finite.started
 
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
         self._seen.append(network)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with outside_function_mode():
-                return self._call(name, network, args, kwargs)
+            with outside_function_mode(), lock_of(network):
+                found = self._call(name, network, args, kwargs)
+            self.finite.network(name, (args, kwargs), found)
+            return found
 
         return call
 
     def _call(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = counted(network)
         if not torch.is_grad_enabled():
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Backprop):
-            return network(*args, **kwargs)
+            return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
-                return network(*args, **kwargs)
+                return run(*args, **kwargs)
         if name not in self.calls:
-            self.calls[name] = TreeRecomputation(
-                name, network, lambda: AttentionProcessors(network).again
-            )
+            if self.moving:
+                check_frozen(name, network)
+            parts = ChangingParts(network)
+            self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
         held = self._held_graphs(network)
         found = self.calls[name](args, kwargs, held, self._size(name, network, args, kwargs, held))
         if _any_requires_grad(found):
@@ -181,8 +227,20 @@ class _Networks:
             self.detached.append(name)
         return found
 
+    def _repeating(self, network: nn.Module, parts: ChangingParts) -> Callable[[], Any]:
+        """What makes a context in which the network is as it is now."""
+        state, moving = parts.now(), self.moving
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with lock_of(network), state.again(), keeping_weights(moving):
+                yield
+
+        return again
+
     def _wanted(self, network: nn.Module, args: Any, kwargs: Any) -> bool:
-        return _any_requires_grad((args, kwargs, list(network.parameters())))
+        wanted = any(p.requires_grad for p in network.parameters())
+        return wanted or _any_requires_grad((args, kwargs))
 
     def _before_the_last(self, last: int) -> bool:
         """Whether the sampler is before its last `last` steps."""
@@ -211,11 +269,13 @@ class _Networks:
             self._sizes[key] = max(1, graph_bytes(lambda *_: network(*args, **kwargs), *flat))
         return self._sizes[key]
 
-    def check_reached(self, sample: Tensor) -> None:
-        """Check that a gradient of the sample reaches every call of a network that wants one.
+    def check_reached(self, results: Sequence[Any], noise: Tensor | None) -> None:
+        """Check that noise, and each call of a network that wants a gradient, gets one of a result.
+
+        Some pipelines return sound beside the video, and networks of its own make that.
 
         Raises:
-            UnsupportedError: it does not; the message names the network.
+            UnsupportedError: it does not; the message names it.
 
         """
         self.blocked += [name for name in self.detached if name not in self.attached]
@@ -226,21 +286,28 @@ class _Networks:
                 "does not depend on it, or run the pipeline under torch.no_grad"
             )
         wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
-        if not wanted:
+        wants_noise = self.grad and noise is not None and noise.requires_grad
+        if not (wanted or wants_noise):
             return
-        stack, seen = [sample.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
+        seen = _graph_of(results)
+        if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
+            raise UnsupportedError(
+                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+            )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:
             raise UnsupportedError(
                 f"{len(lost)} of {len(wanted)} calls of the networks get no gradient "
                 f"({', '.join(sorted(set(lost)))}): the pipeline detaches what they made"
             )
+
+
+def _all_parts(pipe: Any) -> Iterator[Any]:
+    """The components of a pipeline and of those inside it."""
+    for part in pipe.components.values():
+        if isinstance(part, DiffusionPipeline):
+            yield from _all_parts(part)
+        yield part
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -279,6 +346,18 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
                 f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
                 f"{', '.join(close)}"
             )
+
+
+def _graph_of(results: Sequence[Any]) -> set[Any]:
+    """All nodes that a backward pass from `results` runs."""
+    stack, seen = [x.grad_fn for x in results if isinstance(x, Tensor)], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return seen
 
 
 def _any_requires_grad(tree: Any) -> bool:

@@ -78,7 +78,7 @@ class SchedulerLoop:
             seeds: what each sample's draws depend on; None: its place in the batch.
 
         """
-        numbers = list(range(batch)) if seeds is None else [mix(_DRAWS, seed) for seed in seeds]
+        numbers = list(range(batch)) if seeds is None else [draw_seed(seed) for seed in seeds]
         if hasattr(self.scheduler, "noise_sampler_seed") and (
             seeds is not None or self.scheduler.noise_sampler_seed is None
         ):
@@ -90,6 +90,7 @@ class SchedulerLoop:
         network: Callable[[Tensor, Tensor], Tensor],
         noise: Float[Tensor, "batch *shape"],
         generator: Generators,
+        note: Callable[[int, str, Tensor], None] | None = None,
     ) -> Float[Tensor, "batch *shape"]:
         """Take `noise` to x_0, under autograd if that is on.
 
@@ -98,14 +99,17 @@ class SchedulerLoop:
                 timesteps; called once for each of them.
             noise: `[B, …]`, unit variance.
             generator: what a stochastic scheduler draws from.
+            note: called as `note(step, name of the scheduler, x)` after every step, counted from 1.
 
         """
         arguments = self.step_arguments(generator)
         x = noise * self.initial_scale()
-        for t in self.scheduler.timesteps:
+        for step, t in enumerate(self.scheduler.timesteps, start=1):
             times = t.to(noise.device, torch.float32).expand(len(x))
             output = network(self.network_input(x, t), times)
             x = self.scheduler.step(output, t, x, **arguments, return_dict=False)[0].to(noise.dtype)
+            if note is not None:
+                note(step, type(self.scheduler).__name__, x)
         return x
 
 
@@ -121,6 +125,11 @@ class ScaledSchedulerLoop(SchedulerLoop):
     def network_input(self, x: Tensor, t: Tensor) -> Tensor:
         """The scheduler's `scale_model_input`."""
         return self.scheduler.scale_model_input(x, t)
+
+
+def draw_seed(seed: int) -> int:
+    """The seed of the generator from which a scheduler draws for a sample."""
+    return mix(_DRAWS, seed)
 
 
 def start(scheduler: Any, steps: int, device: torch.device) -> Any:

@@ -11,7 +11,9 @@ from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.checks import Layout, check_layout, check_prompts
+from adjointdpm.pipelines.cut_prompts import with_watched_tokenizers
 from adjointdpm.pipelines.examples import Encoded
+from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
 from adjointdpm.pipelines.schedulers import ScaledSchedulerLoop
 
 
@@ -21,6 +23,12 @@ class UNet(nn.Module):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
+        self.weights_move = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return self.unet.dtype
 
     def forward(
         self,
@@ -40,7 +48,8 @@ class UNet(nn.Module):
                 f"but cond is {type(cond).__name__}; an "
                 'embedding alone is {"encoder_hidden_states": embedding}'
             )
-        return self.unet(x, t, **cond, return_dict=False)[0]
+        with keeping_weights(self.weights_move):
+            return self.unet(x, t, **cond, return_dict=False)[0]
 
 
 class StableDiffusion(DiffusionModel):
@@ -72,12 +81,24 @@ class StableDiffusion(DiffusionModel):
             self._network = UNet(self.pipe.unet)
         return self._network
 
+    def _check_pipeline(self) -> None:
+        super()._check_pipeline()
+        self.network.weights_move = moves_weights([self.pipe.unet])
+        if self.network.weights_move:
+            check_frozen("unet", self.pipe.unet)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W): the UNet's channels and its `sample_size`."""
         size = self.pipe.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.pipe.unet.config.in_channels, height, width
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(3, H, W): the VAE's factor times the latents' size."""
+        _, height, width = self.latent_shape
+        return 3, height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
 
     @property
     def noise_layout(self) -> Layout:
@@ -95,7 +116,9 @@ class StableDiffusion(DiffusionModel):
         """As `DiffusionModel.encode`: `prompt_embeds`, with the tokenizer's length as L."""
         texts = check_prompts(prompts)
         self._check_text_encoder()
-        return {"prompt_embeds": self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
+        pipe = with_watched_tokenizers(self.pipe)
+        with keeping_weights(moves_weights([self.pipe.text_encoder])):
+            return {"prompt_embeds": pipe.encode_prompt(texts, self.device, 1, False)[0]}
 
     def decode(
         self, latents: Float[Tensor, "batch channel height width"]
@@ -104,7 +127,9 @@ class StableDiffusion(DiffusionModel):
         vae = self.pipe.vae
         check_layout(latents, "latents", ("B", vae.config.latent_channels, "H", "W"))
         dtype = latents.dtype if torch.is_autocast_enabled(latents.device.type) else vae.dtype
-        pictures = vae.decode((latents / vae.config.scaling_factor).to(dtype), return_dict=False)[0]
+        scaled = (latents / vae.config.scaling_factor).to(dtype)
+        with keeping_weights(moves_weights([vae])):
+            pictures = vae.decode(scaled, return_dict=False)[0]
         return pictures.to(latents.dtype) / 2 + 0.5
 
     def conditioning(
@@ -143,9 +168,17 @@ class StableDiffusion(DiffusionModel):
         if isinstance(negative, dict):
             return negative["prompt_embeds"]
         self._check_text_encoder()
+        longest = getattr(self.pipe.text_encoder.config, "max_position_embeddings", None)
+        if longest is not None and embeds.shape[1] > longest:
+            raise PromptError(
+                f"prompt_embeds has {embeds.shape[1]} tokens and the text encoder takes {longest}, "
+                "so it cannot make a negative prompt of that length; pass negative_prompt_embeds "
+                "in the shape of prompt_embeds, or guidance_scale=1"
+            )
         texts = negative if isinstance(negative, list) else [negative or ""]
         # The pipeline pads them to the length of the embeddings that they stand beside.
-        return self.pipe.encode_prompt(
+        pipe = with_watched_tokenizers(self.pipe)
+        return pipe.encode_prompt(
             None, self.device, 1, True, negative_prompt=texts, prompt_embeds=embeds[: len(texts)]
         )[1]
 

@@ -10,8 +10,7 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,11 +19,15 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from adjointdpm.pipelines.autoencoder_twin import autoencoder_twin
+from adjointdpm.pipelines.cut_prompts import watched
 from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
+from adjointdpm.pipelines.network_state import alone_with
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
 from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
+LORA_SCALE = "scale_lora_layers"  # the function of diffusers that changes a network's LoRA scales
 Wrap = Callable[[str, nn.Module], Call]  # name and network -> what runs in place of its forward
 
 
@@ -49,7 +52,9 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
         elif isinstance(value, nn.Module) and is_recomputed(value):
             vars(made)[name] = seen[id(value)] = _network_twin(value, full, wrap)
         elif isinstance(value, PreTrainedTokenizerBase):
-            vars(made)[name] = seen[id(value)] = tokenizer_twin(value)
+            vars(made)[name] = seen[id(value)] = tokenizer_twin(watched(name, value))
+        elif isinstance(value, diffusers.ModelMixin):
+            vars(made)[name] = seen[id(value)] = autoencoder_twin(value)
         elif isinstance(value, SchedulerMixin):
             vars(made)[name] = seen[id(value)] = scheduler_twin(value)
         elif isinstance(value, diffusers.DiffusionPipeline):
@@ -58,6 +63,7 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
             vars(made)[name] = seen[id(value)] = _unclamped(value)
     if quiet:
         vars(made)["_progress_bar_config"] = {"disable": True}
+    vars(made)["maybe_free_model_hooks"] = lambda: _offload(pipe)
     made.__class__ = differentiable_class(type(pipe))
     return made
 
@@ -83,6 +89,18 @@ def is_recomputed(network: nn.Module) -> bool:
     return isinstance(inner, diffusers.ModelMixin) and not callable(getattr(inner, "decode", None))
 
 
+def _offload(pipe: Any) -> None:
+    """What a pipeline does at its end: move networks away that were brought for its call.
+
+    The pipeline's own method takes all hooks off and puts others on.
+    """
+    for part in pipe.components.values():
+        if hasattr(part, "_diffusers_hook") and hasattr(part, "_reset_stateful_cache"):
+            part._reset_stateful_cache()
+    for hook in getattr(pipe, "_all_hooks", ()):
+        hook.offload()
+
+
 @cache
 def differentiable_class(cls: type) -> type:
     """A subclass of a pipeline's class whose methods run as written, without `no_grad`."""
@@ -92,10 +110,34 @@ def differentiable_class(cls: type) -> type:
         static = isinstance(found, staticmethod)
         function = found.__func__ if isinstance(found, staticmethod) else found
         written: Any = inspect.unwrap(function) if _without_gradients(function) else function
-        if written is not function or draws_noise(written):
+        scales = _names(written) & {LORA_SCALE}
+        if written is not function or draws_noise(written) or scales:
             own = with_own_draws(written, name)
+            own = _one_thread_at_a_time(own) if scales else own
             body[name] = staticmethod(own) if static else own
     return types.new_class(cls.__name__, (cls,), exec_body=lambda space: space.update(body))
+
+
+def swaps_processors(pipe: Any) -> bool:
+    """Whether a pipeline swaps the attention processors of its networks while it runs."""
+    written = inspect.unwrap(type(pipe).__call__)
+    return any("set_" in name and "attn_processor" in name for name in _names(written))
+
+
+def _names(function: Any) -> set[str]:
+    return set(getattr(getattr(function, "__code__", None), "co_names", ()))
+
+
+def _one_thread_at_a_time(method: Any) -> Any:
+    """A method that changes text encoders around their call, for one thread at a time."""
+
+    @functools.wraps(method)
+    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        parts = [p for name, p in self.components.items() if name.startswith("text_encoder")]
+        with alone_with([part for part in parts if isinstance(part, nn.Module)]):
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 def _without_gradients(function: Any) -> bool:
@@ -129,34 +171,3 @@ def _unclamped(processor: Any) -> Any:
 
 def _denormalized(images: Any) -> Any:
     return images * 0.5 + 0.5
-
-
-class AttentionProcessors:
-    """The attention processors of a network as they are now, and what is switched off in it.
-
-    Some pipelines swap processors around their loop (PAG), or switch layers off in it (GLIGEN).
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        pairs = [(part, name) for part in network.modules() for name in ("processor", "enabled")]
-        self._then = [
-            (part, name, getattr(part, name)) for part, name in pairs if hasattr(part, name)
-        ]
-
-    def put_back(self) -> list[tuple[Any, str, Any]]:
-        """Set them again; returns those that were others, with the others."""
-        now = [(part, name, getattr(part, name)) for part, name, _ in self._then]
-        changed = [new for new, then in zip(now, self._then, strict=True) if new[2] is not then[2]]
-        for part, name, old in self._then:
-            setattr(part, name, old)
-        return changed
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """Within the block they are as they were."""
-        changed = self.put_back()
-        try:
-            yield
-        finally:
-            for part, name, now in changed:
-                setattr(part, name, now)

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+import torch
 import yaml
 from jaxtyping import Float
 from PIL import Image
@@ -24,6 +25,7 @@ _CONFIG = "config.yaml"
 # Marks the folder as that of a run, and lists the artefacts: what `force` may delete later.
 _MARK = "run.json"
 _PROGRAM = "adjointdpm"
+_FRAMES = 8  # of a video, in the picture that shows it
 # What every run may leave, whatever its task. The checkpoints are deleted first, so that nobody
 # resumes from what is left.
 _OF_EVERY_RUN = (
@@ -163,9 +165,9 @@ class RunFolder:
         )
 
     def write_images(
-        self, names: list[str], images: Float[Tensor, "batch 3 height width"]
+        self, names: list[str], images: Float[Tensor, "batch *frames 3 height width"]
     ) -> list[Path]:
-        """Write pictures in [0, 1] as `images/NAME.png`."""
+        """Write pictures in [0, 1] as `images/NAME.png`; of videos, some frames side by side."""
         return [
             self._write(self.path / "images" / f"{name}.png", png(image))
             for name, image in zip(names, images, strict=True)
@@ -178,8 +180,12 @@ class RunFolder:
         return path
 
 
-def png(image: Float[Tensor, "3 height width"]) -> bytes:
-    """A picture in [0, 1] as a PNG file."""
+def png(image: Float[Tensor, "*frames 3 height width"]) -> bytes:
+    """A picture in [0, 1] as a PNG file; of a video, up to eight frames side by side."""
+    if image.ndim == 4:
+        count = min(len(image), _FRAMES)
+        shown = [round(i * (len(image) - 1) / max(1, count - 1)) for i in range(count)]
+        image = torch.cat(list(image[shown]), -1)
     pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)

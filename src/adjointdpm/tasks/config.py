@@ -4,7 +4,7 @@ Every field is a flag of the task's command, a key of a `--config` file and an a
 all of one name. The first sentence of its entry under `Args` is the flag's help.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +14,7 @@ from adjointdpm.engine import gradients, samplers
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimization.settings import Settings
+from adjointdpm.pipelines.call_arguments import plain_arguments, written_arguments
 from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.variables import Example
 
@@ -24,6 +25,10 @@ SEED_RANGE = 1_000_000
 #: Marks lists of prompts, which the command line reads from a file.
 PROMPT_FILE = "a file of prompts, one a line"
 Prompts = Annotated[list[str], PROMPT_FILE]
+
+#: Marks arguments of the pipeline's call, which the command line takes as NAME=VALUE.
+NAME_VALUE = "NAME=VALUE"
+PipelineArguments = Annotated[list[str] | Mapping[str, Any], NAME_VALUE]
 
 
 class Sets(NamedTuple):
@@ -44,6 +49,8 @@ class Sampling:
         sampler: a native sampler such as euler; without it, the pipeline's own scheduler.
         gradient: the gradient method: exact, adjoint, auto, truncated:last=K, interpolated:vjps=M,
             …
+        pipeline_arg: an argument of the pipeline's own call, NAME=VALUE, such as height=512 or
+            negative_prompt=blurry. In Python also a mapping of names and values.
 
     """
 
@@ -51,13 +58,14 @@ class Sampling:
     guidance_scale: float | None = None
     sampler: str | None = None
     gradient: str = "exact"
+    pipeline_arg: PipelineArguments = field(default_factory=list)
 
     def check_sampling(self) -> None:
         """Check these settings before a model is loaded.
 
         Raises:
             InvalidInputError: the steps are not a positive int, or the guidance scale is not
-                finite.
+                finite, or an argument of the pipeline is not written NAME=VALUE.
             UnknownNameError: there is no such sampler or gradient method.
 
         """
@@ -67,6 +75,7 @@ class Sampling:
         if self.sampler is not None:
             samplers.resolve(self.sampler)
         gradients.resolve(self.gradient)
+        written_arguments(self.pipeline_arg)
 
 
 def default_trackers() -> list[str]:
@@ -190,7 +199,10 @@ class LearningConfig(TaskConfig):
 
 def settings_of(config: Any) -> dict[str, Any]:
     """The settings that can be given, by name: what `config.yaml` and `result.json` hold."""
-    return {item.name: getattr(config, item.name) for item in fields(config) if item.init}
+    found = {item.name: getattr(config, item.name) for item in fields(config) if item.init}
+    if "pipeline_arg" in found:
+        found["pipeline_arg"] = plain_arguments(found["pipeline_arg"])
+    return found
 
 
 def check_counts(config: Any, *names: str) -> None:
@@ -210,9 +222,3 @@ def check_prompts(prompts: Sequence[str], name: str) -> None:
 def number(prompts: Sequence[str], first: int) -> list[Example]:
     """One example for each prompt, with seeds counted from `first`."""
     return [Example(prompt, first + i) for i, prompt in enumerate(prompts)]
-
-
-def stock_arguments(config: Sampling) -> str:
-    """A stock pipeline's arguments that draw as the run did, each after a comma."""
-    scale = "" if config.guidance_scale is None else f", guidance_scale={config.guidance_scale}"
-    return f", num_inference_steps={config.steps}{scale}"

@@ -1,17 +1,20 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
-from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import LearningConfig, stock_arguments
+from adjointdpm.tasks.config import LearningConfig
 from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import TokenEmbedding
+from adjointdpm.variables.networks import text_encoders
 from adjointdpm.variables.token_embedding import neutral_word
 
 
@@ -75,10 +78,10 @@ def embed(
             `TokenEmbedding` and `metrics.resolve`.
 
     """
-    check_family(model, "embed")
+    check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     if (initial := config.initial) is None:
-        initial = neutral_word(model.pipe.tokenizer, config.prompts)
+        initial = _neutral_word(model.pipe, config.prompts)
         config = replace(config, initial=initial)
     template, vectors, bound = config.template, config.vectors, config.max_norm
     token = TokenEmbedding(
@@ -93,7 +96,7 @@ def embed(
         token,
         metric,
         sets,
-        _story(config, metric.name),
+        _story(config, metric.name, token),
         {"existing_word": controls},
         recognise,
         command=command,
@@ -101,11 +104,22 @@ def embed(
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _story(config: EmbedConfig, metric: str) -> Story:
-    vectors = (
-        "one embedding vector" if config.vectors == 1 else f"{config.vectors} embedding vectors"
-    )
-    sentence = config.template.format(prompt=config.held_out[0], token=config.token)
+def _neutral_word(pipe: Any, prompts: Sequence[str]) -> str:
+    """A word that is one token for one of the pipeline's tokenizers at least."""
+    failure = PromptError(f"{type(pipe).__name__} has no text encoder that could learn a token")
+    for part in text_encoders(pipe):
+        try:
+            return neutral_word(getattr(pipe, part.tokenizer), prompts)
+        except PromptError as error:
+            failure = error
+    raise failure
+
+
+def _story(config: EmbedConfig, metric: str, token: TokenEmbedding) -> Story:
+    count = config.vectors * len(token.parts)
+    vectors = "one embedding vector" if count == 1 else f"{count} embedding vectors"
+    if len(token.parts) > 1:
+        vectors += f", {config.vectors} in each of {len(token.parts)} text encoders"
     return Story(
         title=f"A word that no caption taught: `{config.token}`",
         lead=f"A new word was learned from one number about the pictures, `{metric}`, by sending "
@@ -122,10 +136,9 @@ def _story(config: EmbedConfig, metric: str) -> Story:
             f"the existing word “{config.initial}”, which is the control: it stands in the same "
             f"place of the same sentence.",
         ],
-        use="The learned vectors are in the format of textual inversion. Stock diffusers loads "
-        "them, without this library:",
+        use="Stock diffusers loads the learned vectors, without this library:",
         code=[
-            f'pipe.load_textual_inversion("learned_embeds.safetensors", token="{config.token}")',
-            f'pipe("{sentence}"{stock_arguments(config)})',
+            *token.usage(),
+            *drawing_lines(token.pipe, config, [token.written(config.held_out[0])]),
         ],
     )

@@ -28,7 +28,7 @@ def evaluate(
         metric: what was optimised, or another.
         examples: what was drawn.
         views: the same examples drawn several times, by name: "before" by the untouched model,
-            "after" with what was learned, and any controls; pictures `[B, 3, H, W]`.
+            "after" with what was learned, and any controls; pictures `[B, 3, H, W]`, or videos.
         recognise: a judge of content.
         score: a metric's scores of pictures and prompts; `Renderer.score` takes the pictures to
             where the metric was trained with.
@@ -67,7 +67,8 @@ def evaluate(
             for part in metric.metrics
         }
     if recognise is not None:
-        hits = {name: recognise(images, prompts) for name, images in views.items()}
+        stills = {name: _still(images) for name, images in views.items()}
+        hits = {name: recognise(images, prompts) for name, images in stills.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
         result["recognised_interval"] = {
             name: clustered_share_interval(found, prompts) for name, found in hits.items()
@@ -75,7 +76,12 @@ def evaluate(
     return result
 
 
+def _still(images: Tensor) -> Tensor:
+    """Pictures as they are; of videos, the frame in the middle."""
+    return images[:, images.shape[1] // 2] if images.ndim == 5 else images
+
+
 def _spread(images: Tensor) -> float:
     """Mean distance between pictures, each less its mean colour: of drawings, not of moods."""
-    flat = (images - images.mean((2, 3), keepdim=True)).flatten(1)
+    flat = (images - images.mean((-2, -1), keepdim=True)).flatten(1)
     return torch.pdist(flat).mean().item() if len(flat) > 1 else 0.0

@@ -1,22 +1,22 @@
 """guide: optimise the noise or the embedding of one prompt for a metric."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
-from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.any_pipeline import AnyPipeline, check_family, encoding_arguments
 from adjointdpm.pipelines.inversion import invert
+from adjointdpm.pipelines.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.config import (
@@ -27,9 +27,9 @@ from adjointdpm.tasks.config import (
     check_counts,
     check_prompts,
     number,
-    stock_arguments,
 )
-from adjointdpm.tasks.learning import Assignment, Story, learn, picture_size
+from adjointdpm.tasks.guide_code import LATENTS, GuideLines
+from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 LEARNED = ("noise", "embedding", "both")
@@ -56,7 +56,7 @@ class GuideConfig(TaskConfig):
         UnknownNameError: another `learn`.
         InvalidInputError: a batch that does not divide the pictures, a picture to start from for
             more than one, or bounds on noise that is not learned.
-        UnsupportedError: a picture and a sampler.
+        UnsupportedError: a picture, and a sampler or further arguments of the pipeline.
 
     """
 
@@ -99,6 +99,11 @@ class GuideConfig(TaskConfig):
             raise InvalidInputError(
                 f"a run that starts from a picture makes one, not {self.pictures}"
             )
+        if self.picture is not None and self.pipeline_arg:
+            raise UnsupportedError(
+                f"the picture {self.picture!r} is inverted without further arguments of the "
+                "pipeline (pipeline_arg), and would be drawn with them; leave one of the two out"
+            )
         if self.picture is not None and self.sampler is not None:
             raise UnsupportedError(
                 f"sampler={self.sampler!r} would not draw the picture {self.picture!r} again: it "
@@ -130,10 +135,10 @@ class GuideConfig(TaskConfig):
 
     @property
     def artefacts(self) -> tuple[str, ...]:
-        """The noise, also one that a picture was inverted to, and the embedding."""
+        """The noise, also one that a picture was inverted to, packed too; and the embedding."""
         noise = self.learn != "embedding" or self.picture is not None
         embeds = self.learn != "noise"
-        return Noise.artefacts * noise + PromptEmbedding.artefacts * embeds
+        return (*Noise.artefacts, LATENTS) * noise + PromptEmbedding.artefacts * embeds
 
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
@@ -165,17 +170,21 @@ def guide(
         ReversalError: the start picture cannot be inverted.
 
     """
-    check_family(model, "guide")
+    if config.learn != "noise":
+        check_reads_text(model.pipe, "guide with learn='embedding'")
+    if config.picture is not None:
+        check_family(model, "guide from a picture")
     metric, sets = metric or config.resolve_metric(), config.sets()
     starts: dict[Example, Tensor] = {}
     if (picture := config.picture) is not None:
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         config = replace(config, guidance_scale=scale)
         starts[sets.training[0]] = _inverted(model, config, scale, Path(picture))
-    gradient = resolve_gradient(config.gradient)
-    render = _Watched(
-        model, config.steps, config.guidance_scale, config.sampler, gradient, noises=starts
-    )
+    drawing = renderer(model, config)
+    render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
+    render = replace(render, noises=starts)
+
+    parts = _parts(render, config, sets.training)
 
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
@@ -185,7 +194,7 @@ def guide(
     assignment = Assignment(
         task,
         config,
-        _variable(model, config, sets.training, starts),
+        parts[0] if len(parts) == 1 else Joint(parts),
         metric,
         sets,
         _story(config, metric.name),
@@ -197,6 +206,9 @@ def guide(
         return result  # another process measures
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
         Noise(sets.training, starts[sets.training[0]]).save(folder.path)
+    embedding = next((part for part in parts if isinstance(part, PromptEmbedding)), None)
+    lines = GuideLines(render, config, folder, sets.held_out, embedding)
+    result["story"] |= lines.story()
     result["held_out"]["same_examples"] = sets.held_out == sets.training
     trajectory = sorted((folder.path / "images").glob("iteration_*.png"))
     result["trajectory"] = [str(path.relative_to(folder.path)) for path in trajectory]
@@ -208,7 +220,7 @@ def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tens
     """The noise that the pipeline draws the user's picture from."""
     picture = torch.nn.functional.interpolate(
         read_picture(path)[None],
-        picture_size(model),
+        model.sample_shape[1:],
         mode="bilinear",
         antialias=True,
         align_corners=False,
@@ -216,20 +228,28 @@ def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tens
     return invert(model, picture, config.prompt, steps=config.steps, guidance_scale=scale)
 
 
-def _variable(
-    model: Any,
-    config: GuideConfig,
-    examples: Sequence[Example],
-    starts: Mapping[Example, Tensor],
-) -> Variable:
+def _parts(render: Renderer, config: GuideConfig, examples: Sequence[Example]) -> list[Variable]:
     """What is learned, at its start."""
     parts: list[Variable] = []
     if config.learn in ("noise", "both"):
-        start = torch.cat([starts[e] if e in starts else model.noise(1, e.seed) for e in examples])
+        start = torch.cat([render.noise_of(example) for example in examples])
         parts.append(Noise(examples, start, within=config.within, budget=config.budget))
     if config.learn in ("embedding", "both"):
+        given = encoding_arguments(render.model.pipe, render.arguments)
+        model = _WithArguments(render.model.pipe, given) if given else render.model
         parts.append(PromptEmbedding(model, config.prompt))
-    return parts[0] if len(parts) == 1 else Joint(parts)
+    return parts
+
+
+class _WithArguments(AnyPipeline):
+    """Encodes prompts with further arguments of the pipeline's `encode_prompt`."""
+
+    def __init__(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        super().__init__(pipe)
+        self._arguments = arguments
+
+    def encode(self, prompts: str | Sequence[str], **arguments: Any) -> dict[str, Any]:
+        return super().encode(prompts, **self._arguments, **arguments)
 
 
 @dataclass(frozen=True)
@@ -265,57 +285,11 @@ def _story(config: GuideConfig, metric: str) -> Story:
         + ("." if config.budget is None else f", budget {config.budget:g}.")
     )
     start = "" if config.picture is None else " It started from a picture, inverted to noise."
+    title = f"`{config.prompt}`, guided"
     return Story(
-        title=f"`{config.prompt}`, guided",
+        title=title,
         lead=f"What changed is {what}, along the gradient of `{metric}` through {config.steps} "
         f"sampler steps. The model is untouched.{start}",
         views={"before": "before", "after": "after"},
         how=[f"Optimised: {what}.{within}"],
-        use="Stock diffusers draws it from the saved tensors, without this library:"
-        if config.sampler is None
-        else f"Stock diffusers does not have the sampler `{config.sampler}`; this library draws it "
-        f"from the saved tensors:",
-        code=_code(config, [example.seed for example in config.sets().held_out]),
     )
-
-
-def _code(config: GuideConfig, seeds: Sequence[int]) -> list[str]:
-    """Lines that draw the pictures with a stock pipeline `pipe`.
-
-    With a sampler that the pipeline lacks, they draw with this library.
-    """
-    count, noise, embeds = (
-        config.pictures,
-        config.learn != "embedding" or config.picture is not None,
-        config.learn != "noise",
-    )
-    lines, given = (
-        ["from safetensors.torch import load_file"],
-        [] if embeds else [f"[{config.prompt!r}] * {count}"],
-    )
-    if noise:
-        lines.append('noise = load_file("noise.safetensors")["noise"]')
-    if embeds:
-        lines.append('embeds = load_file("prompt_embeds.safetensors")')
-        if count > 1:
-            lines.append(
-                f"embeds = {{name: x.repeat_interleave({count}, 0) for name, x in embeds.items()}}"
-            )
-        given.append("**embeds")
-    if config.sampler is None:
-        given += ["latents=noise"] * noise
-        return [*lines, f"pipe({', '.join(given)}{stock_arguments(config)})"]
-    given += ["noise=noise"] * noise + [
-        f"steps={config.steps}",
-        f"sampler={config.sampler!r}",
-        f"seeds={list(seeds)}",
-    ]
-    given += [] if config.guidance_scale is None else [f"guidance_scale={config.guidance_scale}"]
-    draw = f"images = adj.from_pipeline(pipe).generate({', '.join(given)})"
-    return [
-        "import adjointdpm as adj",
-        "import torch",
-        *lines,
-        "with torch.no_grad():",
-        f"    {draw}",
-    ]

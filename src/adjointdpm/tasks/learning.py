@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from torch import Tensor
 from adjointdpm import metrics
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.stats import stats
+from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
@@ -77,20 +80,20 @@ class Assignment:
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
-    """The renderer that a configuration asks for."""
+    """The renderer that a configuration asks for.
+
+    Raises:
+        InvalidInputError: arguments that the pipeline does not take.
+
+    """
     return Renderer(
         model,
         config.steps,
         config.guidance_scale,
         config.sampler,
         resolve_gradient(config.gradient),
+        arguments=loaded(call_arguments(model.pipe, config.pipeline_arg)),
     )
-
-
-def picture_size(model: Any) -> tuple[int, int]:
-    """Height and width in pixels of the pictures that the model draws by default."""
-    _, height, width = model.latent_shape
-    return height * model.pipe.vae_scale_factor, width * model.pipe.vae_scale_factor
 
 
 def learn(
@@ -118,13 +121,17 @@ def learn(
     Raises:
         MetricError, PromptError, CheckpointError, OutputError, Interrupted: see `optimize`, the
             variable and the metric.
+        OutputError: what was saved reads back different.
 
     """
     started, processes = time.perf_counter(), Processes()
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
-    _check_metric(model, assignment)
-    with stats(memory=False) as counter, variable, frozen(model.pipe, variable.tensors().values()):
+    with ExitStack() as stack:
+        counter = stack.enter_context(stats(memory=False))
+        _check_metric(render, assignment)
+        stack.enter_context(variable)
+        stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
@@ -156,15 +163,30 @@ def learn(
     return result
 
 
-def _check_metric(model: Any, assignment: Assignment) -> None:
-    """Probe the metric with pictures and prompts such as those it will score."""
-    prompts = [example.prompt for example in assignment.sets.training]
+def _check_metric(render: Renderer, assignment: Assignment) -> None:
+    """Probe the metric with samples and prompts such as those it will score.
+
+    Raises:
+        MetricError: the metric does not take such samples, or fails on them.
+        AdjointDPMError: the pipeline cannot draw as it is told.
+
+    """
+    shape = render.sample_shape(assignment.sets.training[0])
+    *frames, channels, height, width = (1, *shape)[-4:]
+    if len(shape) not in (3, 4) or channels != 3:
+        raise MetricError(
+            f"{type(render.model.pipe).__name__} makes samples of shape {shape}, which are "
+            f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric "
+            f"{assignment.metric.name} cannot score them"
+        )
     metrics.probe(
         assignment.metric,
-        *picture_size(model),
-        device=model.device,
-        dtype=model.dtype,
-        prompts=prompts,
+        height,
+        width,
+        device=render.model.device,
+        dtype=render.model.dtype,
+        prompts=[example.prompt for example in assignment.sets.training],
+        frames=frames[0] if len(shape) == 4 else None,
     )
 
 

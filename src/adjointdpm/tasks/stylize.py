@@ -10,13 +10,14 @@ from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
-from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.tasks.config import LearningConfig, check_counts, stock_arguments
+from adjointdpm.tasks.config import LearningConfig, check_counts
 from adjointdpm.tasks.learning import Assignment, Story, learn
-from adjointdpm.variables import LoRA, Weights
+from adjointdpm.tasks.stock_code import drawing_lines
+from adjointdpm.variables import LoRA, Variable, Weights
 from adjointdpm.variables.lora import ATTENTION
 
+_NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
 _OF_LORA = ("rank", "alpha", "target_module")
 
 
@@ -68,7 +69,7 @@ class StylizeConfig(LearningConfig):
     @property
     def artefacts(self) -> tuple[str, ...]:
         """The LoRA, or the denoiser's folder."""
-        return ("unet", "transformer") if self.full else LoRA.artefacts
+        return _NETWORKS if self.full else LoRA.artefacts
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""
@@ -98,11 +99,11 @@ def stylize(
         InvalidInputError: the style picture cannot be used.
 
     """
-    check_family(model, "stylize")
+    targets = None if config.target_module == list(ATTENTION) else config.target_module
     variable = (
         Weights(model.pipe)
         if config.full
-        else LoRA(model.pipe, config.rank, config.alpha, config.target_module, config.seed)
+        else LoRA(model.pipe, config.rank, config.alpha, targets, config.seed)
     )
     assignment = Assignment(
         task,
@@ -110,22 +111,16 @@ def stylize(
         variable,
         metric or config.resolve_metric(),
         config.sets(),
-        _story(config),
+        _story(config, model.pipe, variable),
         recognise=recognise,
         command=command,
     )
     return learn(model, assignment, folder, resume=resume, on_record=on_record)
 
 
-def _story(config: StylizeConfig) -> Story:
+def _story(config: StylizeConfig, pipe: Any, variable: Variable) -> Story:
     name = Path(config.style).name
     learned = "all weights of the denoiser" if config.full else f"a LoRA of rank {config.rank}"
-    code = ['pipe.load_lora_weights("pytorch_lora_weights.safetensors")']
-    if config.full:
-        code = [
-            'unet = UNet2DConditionModel.from_pretrained("unet")',
-            "pipe = StableDiffusionPipeline.from_pretrained(model, unet=unet)",
-        ]
     return Story(
         title=f"In the style of one picture: `{name}`",
         lead=f"One reference picture, and {learned} that moved until pictures of other prompts "
@@ -138,5 +133,5 @@ def _story(config: StylizeConfig) -> Story:
         ],
         use="The learned weights are in diffusers' own format. Stock diffusers loads them, without "
         "this library:",
-        code=[*code, f'pipe("{config.held_out[0]}"{stock_arguments(config)})'],
+        code=[*variable.usage(), *drawing_lines(pipe, config, config.held_out[:1])],
     )

@@ -10,16 +10,18 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.support.files import write_bytes
+from adjointdpm.variables.attention_layers import attention_layers
 from adjointdpm.variables.base import Variable, check_tensors, compare_tensors
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze
 from adjointdpm.variables.networks import denoiser
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of a UNet's attentions
 FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -75,7 +77,7 @@ class LoRA(Variable):
         self.pipe, self.rank, self.alpha, self.name, self._seed = pipe, rank, alpha, name, seed
         self.part, self.network = denoiser(pipe)
         if target_modules is None:
-            target_modules = _attention(self.network)
+            target_modules = attention_layers(self.network)
         self.target_modules = (
             [target_modules] if isinstance(target_modules, str) else list(target_modules)
         )
@@ -126,17 +128,12 @@ class LoRA(Variable):
         `pipe.load_lora_weights(folder)` reads it together with alpha, where the pipeline has that
         method; `usage` says how it is loaded.
         """
-        # Older and newer versions of peft know these three, which are all that fixes the adapter.
-        config = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": self.target_modules}
-        facts = json.dumps(
-            {f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True
-        )
-        content = save(self._saved(), metadata={"format": "pt", "lora_adapter_metadata": facts})
-        return write_bytes(folder / FILE, content)
+        metadata = {"format": "pt", "lora_adapter_metadata": self._facts()}
+        return write_bytes(folder / FILE, save(self._saved(), metadata=metadata))
 
     def usage(self) -> list[str]:
         """Lines that load the adapter into a stock pipeline `pipe`."""
-        if _has_loader(self.pipe):
+        if _has_loader(self.pipe, self.network):
             return [f'pipe.load_lora_weights(".", weight_name="{FILE}")']
         config = f"r={self.rank}, lora_alpha={self.alpha}, target_modules={self.target_modules}"
         prefix = f"{self.part}."
@@ -157,10 +154,21 @@ class LoRA(Variable):
 
         """
         check_tensors(folder / FILE, self._saved())
-        if _has_loader(self.pipe):
+        with safe_open(folder / FILE, "pt") as file:
+            if (file.metadata() or {}).get("lora_adapter_metadata") != self._facts():
+                raise OutputError(f"{folder / FILE} was written, and read back it has no alpha")
+        if _has_loader(self.pipe, self.network):
             read = type(self.pipe).lora_state_dict(str(folder), weight_name=FILE)
             found = read[0] if isinstance(read, tuple) else read
             compare_tensors(folder / FILE, found, self._saved())
+
+    def _facts(self) -> str:
+        """What fixes the adapter besides its matrices."""
+        # Older and newer versions of peft know these three.
+        config = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": self.target_modules}
+        return json.dumps(
+            {f"{self.part}.{key}": value for key, value in config.items()}, sort_keys=True
+        )
 
     def _saved(self) -> dict[str, Tensor]:
         """The matrices as they are saved."""
@@ -250,8 +258,10 @@ class LoRA(Variable):
         self._on = on
 
 
-def _has_loader(pipe: Any) -> bool:
-    return hasattr(pipe, "load_lora_weights") and hasattr(type(pipe), "lora_state_dict")
+def _has_loader(pipe: Any, network: Any) -> bool:
+    """Whether the pipeline's own loader takes adapters; UNet3DConditionModel has none behind it."""
+    loads = hasattr(pipe, "load_lora_weights") and hasattr(type(pipe), "lora_state_dict")
+    return loads and hasattr(network, "load_lora_adapter")
 
 
 def _add(network: Any, config: Any, name: str) -> None:
@@ -272,12 +282,6 @@ def _delete(network: Any, name: str) -> None:
     getattr(network, "peft_config", {}).pop(name, None)
     if not getattr(network, "peft_config", None):
         vars(network).pop("peft_config", None)
-
-
-def _attention(network: nn.Module) -> list[str]:
-    """The usual targets, as far as the network has them."""
-    names = [name.removesuffix(".base_layer") for name, _ in network.named_modules()]
-    return [t for t in ATTENTION if any(name.endswith(f".{t}") for name in names)] or [*ATTENTION]
 
 
 def _adapted(network: nn.Module) -> dict[str, Any]:

@@ -41,11 +41,11 @@ def denoiser(pipe: Any) -> tuple[str, Any]:
     for name in ("unet", "transformer"):
         if name in parts:
             return name, parts[name]
-    sizes = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in parts.items()
-        if is_recomputed(part)
-    }
+    looped = {name: part for name, part in parts.items() if is_recomputed(part)}
+    for name in ("decoder", "prior"):
+        if name in looped:
+            return name, looped[name]
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in looped.items()}
     if not sizes:
         raise InvalidInputError(
             f"{type(pipe).__name__} has neither a UNet nor a transformer that could be changed"

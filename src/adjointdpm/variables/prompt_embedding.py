@@ -128,9 +128,12 @@ class PromptEmbedding(Variable):
     def usage(self) -> list[str]:
         """Lines after which `embeds` holds arguments of a stock pipeline."""
         lists = [name for name in self._lists if name in self._saved()]
+        half = [n for n in self.embeds if self.encoding[n][0].dtype in (torch.half, torch.bfloat16)]
         return [
+            *(["import torch"] if half else []),
             "from safetensors.torch import load_file",
-            f'embeds = load_file("{self.artefacts[0]}")',
+            f'embeds = load_file("{self.artefacts[0]}", device=str(pipe.device))',
+            *(f'embeds["{n}"] = embeds["{n}"].to({self.encoding[n][0].dtype})' for n in half),
             *(f'embeds["{name}"] = [*embeds["{name}"]]' for name in lists),
         ]
 

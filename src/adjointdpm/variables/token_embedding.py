@@ -180,7 +180,8 @@ class TokenEmbedding(Variable):
                 f"{tokenizer}.add_tokens({self.tokens})",
                 f"{encoder}.resize_token_embeddings(max(len({tokenizer}), {size}))",
                 f"ids = {tokenizer}.convert_tokens_to_ids({self.tokens})",
-                f'{encoder}.get_input_embeddings().weight.data[ids] = state["{key}"]',
+                f"table = {encoder}.get_input_embeddings().weight.data",
+                f'table[ids] = state["{key}"].to(table)',
             ]
         return lines
 
@@ -244,16 +245,24 @@ class TokenEmbedding(Variable):
             )
 
     def __enter__(self) -> Self:
-        for part in self.parts:
-            known, encoder = getattr(self.pipe, part.tokenizer), getattr(self.pipe, part.encoder)
-            table = encoder.get_input_embeddings()
-            self._restore.append((part, known, table))
-            tokenizer = copy.deepcopy(known)
-            tokenizer.add_tokens(self.tokens)
-            first = tokenizer.convert_tokens_to_ids(self.token)
-            setattr(self.pipe, part.tokenizer, tokenizer)
-            encoder.set_input_embeddings(_ExtendedTable(table, self.learned[part.encoder], first))
+        try:
+            for part in self.parts:
+                self._extend(part)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _extend(self, part: TextEncoder) -> None:
+        """Let one tokenizer know the token, and one text encoder look its vectors up."""
+        known, encoder = getattr(self.pipe, part.tokenizer), getattr(self.pipe, part.encoder)
+        table = encoder.get_input_embeddings()
+        tokenizer = copy.deepcopy(known)
+        tokenizer.add_tokens(self.tokens)
+        first = tokenizer.convert_tokens_to_ids(self.token)
+        self._restore.append((part, known, table))
+        setattr(self.pipe, part.tokenizer, tokenizer)
+        encoder.set_input_embeddings(_ExtendedTable(table, self.learned[part.encoder], first))
 
     def __exit__(self, *_: object) -> None:
         for part, tokenizer, table in self._restore:
@@ -301,8 +310,11 @@ def _check_new(tokens: Sequence[str], tokenizer: Any) -> None:
 
 
 def initial_ids(tokenizer: Any, word: str) -> list[int]:
-    """The ids of a word's tokens."""
-    return tokenizer(word, add_special_tokens=False).input_ids
+    """The ids of a word's tokens, as in the middle of a sentence."""
+    alone, within = (
+        tokenizer(text, add_special_tokens=False).input_ids for text in (word, f" {word}")
+    )
+    return within if len(within) <= len(alone) else alone
 
 
 def _check_template(template: str) -> None:

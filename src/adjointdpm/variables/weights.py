@@ -39,7 +39,8 @@ class Weights(Variable):
     Raises:
         InvalidInputError: no such part, a part with adapters, an expression that cannot be read or
             that no name matches.
-        InvalidTypeError: the weights are in float16, in which optimisers' steps are NaN.
+        InvalidTypeError: the weights are in float16, in which optimisers' steps are NaN, or
+            quantised.
 
     Warns:
         AdjointDPMWarning: the weights are in bfloat16, in which most small steps are rounded away.
@@ -66,6 +67,7 @@ class Weights(Variable):
         self.pipe, self.part, self.network = pipe, part, network
         self.artefacts = (part,)
         self._parameters = _matching(network, only)
+        _check_continuous(self._parameters)
         half = [p.dtype for p in self._parameters.values() if torch.finfo(p.dtype).bits < 32]
         if torch.float16 in half:
             raise InvalidTypeError(
@@ -134,7 +136,9 @@ class Weights(Variable):
         cls = type(self.network)
         return [
             f"from {cls.__module__.split('.')[0]} import {cls.__name__}",
-            f'pipe.{self.part} = {cls.__name__}.from_pretrained("{self.part}")',
+            f'network = {cls.__name__}.from_pretrained("{self.part}", '
+            f"torch_dtype=pipe.{self.part}.dtype)",
+            f"pipe.{self.part} = network.to(pipe.{self.part}.device)",
         ]
 
     def check_saved(self, folder: Path) -> None:
@@ -194,12 +198,19 @@ class Weights(Variable):
         held.update({name: parameter.detach() for name, parameter in self._parameters.items()})
 
 
+def _check_continuous(parameters: dict[str, nn.Parameter]) -> None:
+    """Check that weights are numbers that small steps can change."""
+    for name, weight in parameters.items():
+        if not weight.is_floating_point() or weight.itemsize < 2:
+            raise InvalidTypeError(
+                f"the weight {name} is quantised ({str(weight.dtype).removeprefix('torch.')}), and "
+                "small steps do not change it; learn a LoRA, load the pipeline without "
+                "quantisation, or choose other weights (only=…)"
+            )
+
+
 def _matching(network: nn.Module, only: str | None) -> dict[str, nn.Parameter]:
-    named = {
-        name: parameter
-        for name, parameter in network.named_parameters()
-        if parameter.is_floating_point()
-    }
+    named = dict(network.named_parameters())
     if only is None:
         return named
     try:

@@ -42,7 +42,7 @@ class Findings:
 
     """
 
-    noise: Float[Tensor, "n channel height width"]
+    noise: Float[Tensor, "n *shape"]
     pictures: Float[Tensor, "n 3 pixels_y pixels_x"]
     verdicts: Int[Tensor, " n"]
     fooled: Bool[Tensor, " n"]
@@ -281,8 +281,8 @@ def _succeeds(
 
 
 def _normalised(
-    x: Float[Tensor, "n channel height width"],
-) -> Float[Tensor, "n channel height width"]:
+    x: Float[Tensor, "n *shape"],
+) -> Float[Tensor, "n *shape"]:
     """Each with a root mean square of 1."""
     rms = x.flatten(1).square().mean(1).sqrt().clamp(min=1e-30)
-    return x / rms[:, None, None, None]
+    return x / rms.reshape(-1, *[1] * (x.ndim - 1))

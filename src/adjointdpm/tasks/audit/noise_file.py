@@ -14,6 +14,7 @@ from torch import Tensor
 from adjointdpm.errors import CheckpointError, ModelError
 from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
@@ -29,15 +30,15 @@ class Adversarial:
 
     Args:
         examples: the prompts, with the seeds of the noises that the attack started from.
-        noise, start: `[n, C, H, W]`.
-        facts: `model`, `victim`, `target`, `prompts`, `steps`, `guidance_scale`, `sampler`, and by
-            example `labels` and `verdicts`.
+        noise, start: `[n, …]`.
+        facts: `model`, `victim`, `target`, `prompts`, `steps`, `guidance_scale`, `sampler`,
+            `pipeline_arg`, and by example `labels` and `verdicts`.
 
     """
 
     examples: list[Example]
-    noise: Float[Tensor, "n channel height width"]
-    start: Float[Tensor, "n channel height width"]
+    noise: Float[Tensor, "n *shape"]
+    start: Float[Tensor, "n *shape"]
     facts: dict[str, Any]
 
 
@@ -78,15 +79,14 @@ def read_findings(path: Path) -> Adversarial:
     """
     try:
         tensors, facts = tensor_file.read(path, _FORMAT)
+        facts.setdefault("pipeline_arg", [])
         _check_facts(facts)
         examples = [Example(*example) for example in facts.pop("examples")]
         for name in ("noise", "start"):
             shape, count = tuple(tensors[name].shape), len(examples)
             finite = tensors[name].is_floating_point() and tensors[name].isfinite().all()
-            if len(shape) != 4 or shape[0] != count or not finite:
-                raise ValueError(
-                    f"its {name} must be finite numbers [{count}, C, H, W], not {shape}"
-                )
+            if len(shape) < 2 or shape[0] != count or not finite:
+                raise ValueError(f"its {name} must be finite numbers [{count}, …], not {shape}")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no file of adversarial noise that could be replayed: {error}"
@@ -136,7 +136,9 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
     """
     facts = found.facts
     judge = load_victim(chosen(found, "victim", victim), facts["prompts"])
-    render = Renderer(model, facts["steps"], facts["guidance_scale"], facts["sampler"])
+    arguments = loaded(call_arguments(model.pipe, facts["pipeline_arg"]))
+    settings = (facts["steps"], facts["guidance_scale"], facts["sampler"])
+    render = Renderer(model, *settings, arguments=arguments)
     noise = Noise(found.examples, found.noise, within="free")
     pictures = as_saved(render.look(found.examples, noise))
     now = [judge.groups[i] for i in judge.verdicts(pictures).tolist()]
@@ -168,6 +170,7 @@ def _check_facts(facts: dict[str, Any]) -> None:
     kinds = {
         "a text": ("model", "victim"),
         "a text or null": ("target", "sampler"),
+        "arguments": ("pipeline_arg",),
         "a list of texts": ("prompts", "labels", "verdicts"),
         "a positive whole number": ("steps",),
         "a number or null": ("guidance_scale",),
@@ -189,6 +192,10 @@ def _is(kind: str, value: Any) -> bool:
             return not isinstance(value, bool) and value > 0
         case "a number or null", int() | float():
             return not isinstance(value, bool) and math.isfinite(value)
+        case "arguments", list():
+            return all(isinstance(item, str) for item in value)
+        case "arguments", dict():
+            return all(isinstance(name, str) for name in value)
         case "a list of texts", list():
             return all(isinstance(item, str) for item in value)
         case "a list of prompts and seeds", list():

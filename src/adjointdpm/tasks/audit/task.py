@@ -24,7 +24,7 @@ from adjointdpm.errors import PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.call_arguments import plain_arguments
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.interruption import stop_requests
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
@@ -37,7 +37,7 @@ from adjointdpm.tasks.audit.noise_file import noise_file_name, replay_command, w
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.tasks.confidence_intervals import share_interval
 from adjointdpm.tasks.config import settings_of
-from adjointdpm.tasks.learning import Story, save_pictures
+from adjointdpm.tasks.learning import Story, renderer, save_pictures
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
@@ -75,18 +75,17 @@ def audit(
     Raises:
         PromptError: the victim gets no prompt right often enough.
         ModelError, UnknownNameError: a victim or target that is not there.
-        UnsupportedError: several processes, or a pipeline of a class without a family.
+        UnsupportedError: several processes, or a pipeline that makes no pictures.
         Interrupted: a signal arrived; the part in progress is saved, and the run can be resumed.
 
     """
     check_one_process()
-    check_family(model, "audit")
     started = time.perf_counter()
     victim = victim or load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
-    target, gradient = _target(victim, config.target), resolve_gradient(config.gradient)
-    render = Renderer(model, config.steps, config.guidance_scale, config.sampler, gradient)
+    target, render = _target(victim, config.target), renderer(model, config)
     with stats(memory=False) as counter, stop_requests() as stop, frozen(model.pipe):
+        _check_pictures(render, Example(config.prompts[0], config.seed), victim)
         steps = ResumableSteps(folder.path / "checkpoint", resume, stop)
         once = _CountedSteps(steps, folder, counter)
         clean = _clean(config, render, victim, recognise, report, once)
@@ -101,6 +100,16 @@ def audit(
     result |= {"seconds": seconds, "command": command, "story": asdict(story)}
     folder.write_result(result)
     return result
+
+
+def _check_pictures(render: Renderer, example: Example, victim: Victim) -> None:
+    """Raise UnsupportedError unless the pipeline makes pictures, at which the victim can look."""
+    shape = render.sample_shape(example)
+    if len(shape) != 3 or shape[0] != 3:
+        raise UnsupportedError(
+            f"{type(render.model.pipe).__name__} makes samples of shape {shape}, and victim "
+            f"{victim.name} looks at pictures (3, H, W)"
+        )
 
 
 def check_one_process() -> None:
@@ -230,7 +239,7 @@ class _Attacks:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.start = torch.cat([self.render.model.noise(1, e.seed) for e in self.examples])
+        self.start = torch.cat([self.render.noise_of(example) for example in self.examples])
         looks = 1 + (self.config.preservation > 0)  # at what it ends with, and what it preserves
         free = Noise(self.examples, self.start, within="free")
         cost = gradient_cost(self.render, free, self.examples[0])
@@ -260,7 +269,9 @@ class _Attacks:
             self.goal,
             found,
             noise,
-            {"model": model_name} | {key: getattr(self.config, key) for key in replayed},
+            {"model": model_name}
+            | {key: getattr(self.config, key) for key in replayed}
+            | {"pipeline_arg": plain_arguments(self.config.pipeline_arg)},
         )
 
     def _noise(self, budget: float) -> Noise:

@@ -6,8 +6,10 @@ node must know instead what the call depends on: its arguments, and the leaf ten
 graph ends, mainly weights.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from adjointdpm.engine.gradients.autograd.captured_tensors import (
 )
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
-from adjointdpm.engine.torch_internals import is_compiled, will_run
+from adjointdpm.engine.torch_internals import change_count, is_compiled, will_run
 from adjointdpm.engine.tree import leaves, replace_leaves, tree_map
 from adjointdpm.errors import CapturedTensorError, ChangedTensorError
 
@@ -206,14 +208,17 @@ class _Again(torch.autograd.Function):
         ctx.nodes = [
             get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs
         ]
+        ctx.passed_on: set[int] = set()
         # Not the views: those of a tensor that was changed since cannot even be accessed.
-        ctx.save_for_backward(*tensors)
+        ctx.makers = [_maker(tensor) for tensor in tensors]
+        kept = [t for t, maker in zip(tensors, ctx.makers, strict=True) if maker is None]
+        ctx.save_for_backward(*kept)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_unchanged(ctx.watched, ctx.versions, BETWEEN)
-        tensors = _saved(ctx)
+        tensors = _inputs(ctx)
         wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and will_run(node)]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
@@ -254,6 +259,68 @@ class _Again(torch.autograd.Function):
             None,
             *(by_input.get(i) for i in range(len(ctx.nodes))),
         )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """The call that made a tensor: kept in its place where no one else keeps the tensor.
+
+    What a ControlNet hands to its UNet is larger than a state by far, and there is one a step.
+    """
+
+    node: Any
+    output: int
+    tensor: weakref.ref[Tensor]
+    version: int
+
+    def unchanged(self) -> Tensor | None:
+        """The tensor, if it is still there and as it was."""
+        tensor = self.tensor()
+        return tensor if tensor is not None and change_count(tensor) == self.version else None
+
+
+def _maker(tensor: Tensor) -> _Maker | None:
+    """The recomputed call that made `tensor`, for the first call that takes it; None for others.
+
+    If several calls take it, it is kept once, and not made again for each.
+    """
+    node = tensor.grad_fn
+    if not hasattr(node, "passed_on") or tensor.output_nr in node.passed_on:
+        return None
+    node.passed_on.add(tensor.output_nr)
+    return _Maker(node, tensor.output_nr, weakref.ref(tensor), change_count(tensor))
+
+
+def _inputs(ctx: Any) -> list[Tensor]:
+    """What a call was given; what another call made of it is made again."""
+    kept = iter(_saved(ctx))
+    made: dict[Any, Outputs] = {}
+    found: list[Tensor] = []
+    for maker in ctx.makers:
+        tensor = next(kept) if maker is None else maker.unchanged()
+        if tensor is None:
+            if maker.node not in made:
+                made[maker.node] = _outputs_again(maker.node)
+            tensor = made[maker.node][maker.output]
+        assert tensor is not None
+        found.append(tensor)
+    return found
+
+
+def _outputs_again(ctx: Any) -> Outputs:
+    """Run a call again whose backward pass comes soon, and leave its graph for that."""
+    check_unchanged(ctx.watched, ctx.versions, BETWEEN)
+    if torch.is_grad_enabled():  # gradients of gradients
+        return ctx.owner.attach(ctx.again, ctx.again, _inputs(ctx))
+    if not ctx.graphs:
+        given = [_stand_in(tensor) for tensor in _inputs(ctx)]
+        with torch.enable_grad():
+            outputs = ctx.again(given)
+        if not will_run(ctx):
+            return outputs
+        ctx.graphs.append((given, outputs))
+    outputs = ctx.graphs[-1][1]
+    return tuple(None if o is None else o.detach().requires_grad_(o.requires_grad) for o in outputs)
 
 
 def _saved(ctx: Any) -> Sequence[Tensor]:

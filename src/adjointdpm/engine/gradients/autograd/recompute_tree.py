@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from adjointdpm.engine.gradients.autograd.captured_tensors import Outputs
+from adjointdpm.engine.gradients.autograd.containers import (
+    Form,
+    put_together,
+    take_apart,
+    write_back,
+)
 from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, Run, autocast_now
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.torch_internals import change_count
@@ -91,27 +96,26 @@ class TreeRecomputation:
             ChangedTensorError: in the backward pass, the second run gave another result.
 
         """
-        flat, spec = tree_flatten((tuple(args), kwargs))
+        flat, form = take_apart((tuple(args), kwargs))
         places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
         tensors = self._kept([flat[i] for i in places])
         rest = [None if isinstance(value, Tensor) else value for value in flat]
-        device = _device(self._network, tensors)
+        device = _device([*tensors, *self._recomputation.weights])
         if self._draws is None:
             self._draws = Draws(device, self._network)
         number, self._calls = self._calls, self._calls + 1
         draws, as_it_was, casts = self._draws, self._state(), autocast_now(device.type)
-        result: dict[str, Any] = {}
+        result = _Result(form)
 
         def run(given: Sequence[Tensor]) -> Outputs:
             values = list(rest)
             for place, tensor in zip(places, given, strict=True):
                 values[place] = tensor
-            # New containers for each run: some networks empty the lists that they are given.
-            positional, named = tree_unflatten(values, spec)
+            # New containers for each run: some networks change those that they are given.
+            containers = put_together(values, form)
             with casts():
-                found, form = tree_flatten(self._network(*positional, **named))
-            result["leaves"], result["form"] = found, form
-            return tuple(value for value in found if isinstance(value, Tensor))
+                found = self._network(*containers[0], **containers[1])
+            return result.take(found, containers, values)
 
         sums: list[Tensor] = []
 
@@ -126,13 +130,18 @@ class TreeRecomputation:
             outputs = self._attach(run, again, tensors, held, size)
         sums += _sums(outputs)
         self.nodes += [o.grad_fn for o in outputs if o is not None and o.grad_fn is not None][:1]
-        remaining = iter(outputs)
-        leaves = [
-            next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in result["leaves"]
-        ]
-        form = result["form"]
+        found, *containers = result.put_together(flat, outputs)
+        if containers:
+            write_back(containers[0], (tuple(args), kwargs))
         result.clear()
-        return tree_unflatten(leaves, form)
+        return found
+
+    def close(self) -> None:
+        """Let go of the run's tensors: no call will follow.
+
+        They lead back to this object by their graph, where Python's garbage collector cannot see.
+        """
+        self._former, self.nodes = [], []
 
     def _attach(
         self, run: Run, again: Run, tensors: Sequence[Tensor], held: HeldGraphs, size: int
@@ -173,10 +182,76 @@ class TreeRecomputation:
                 )
 
 
+class _Result:
+    """What a run returned, and what it made of the containers that it was given.
+
+    Args:
+        form: of those containers.
+
+    """
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._trees: list[tuple[list[Any], Form]] = []  # what was returned, and the containers
+
+    def take(self, found: Any, containers: Any, values: Sequence[Any]) -> Outputs:
+        """The new tensors among both; `values` are the leaves that the run was given."""
+        new: dict[int, Tensor] = {}
+        leaves, form = take_apart(found)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                leaves[i] = _Output(_number(leaf, new))
+        after, after_form = take_apart(containers)
+        if after_form == self._form and all(a is b for a, b in zip(after, values, strict=True)):
+            self._trees = [(leaves, form)]
+            return tuple(new.values())
+        given = {id(value): i for i, value in enumerate(values)}
+        for i, leaf in enumerate(after):
+            if isinstance(leaf, Tensor):
+                known = given.get(id(leaf))
+                after[i] = _Output(_number(leaf, new)) if known is None else _Input(known)
+        self._trees = [(leaves, form), (after, after_form)]
+        return tuple(new.values())
+
+    def put_together(self, inputs: Sequence[Any], outputs: Outputs) -> list[Any]:
+        """What was returned, and the containers if the run changed them, of the caller's tensors.
+
+        Args:
+            inputs: the caller's leaves.
+            outputs: of the node.
+
+        """
+
+        def own(leaf: Any) -> Any:
+            if isinstance(leaf, _Input):
+                return inputs[leaf]
+            return outputs[leaf] if isinstance(leaf, _Output) else leaf
+
+        return [put_together([own(leaf) for leaf in leaves], form) for leaves, form in self._trees]
+
+
+class _Input(int):
+    """The number of a leaf among those that a run was given."""
+
+
+class _Output(int):
+    """The number of a tensor among the outputs of a run."""
+
+
+def _number(tensor: Tensor, known: dict[int, Tensor]) -> int:
+    known.setdefault(id(tensor), tensor)
+    return list(known).index(id(tensor))
+
+
 def _sums(outputs: Outputs) -> list[Tensor]:
     """For each output, its sum and the sum of its absolute values, in float64."""
     dtype = torch.float64
     found = [output.detach() for output in outputs if output is not None]
+    found = [output.byte() if output.dtype == torch.bool else output for output in found]
     if any(output.device.type == "mps" for output in found):
         dtype = torch.float32
     return [torch.stack([o.sum(dtype=dtype), o.abs().sum(dtype=dtype)]) for o in found]
@@ -206,7 +281,6 @@ class _Copy:
         )
 
 
-def _device(network: nn.Module, tensors: Sequence[Tensor]) -> torch.device:
-    """Where the network computes: that of a GPU among its tensors, or else the CPU."""
-    devices = [tensor.device for tensor in [*tensors, *network.parameters()]]
-    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+def _device(tensors: Sequence[Tensor]) -> torch.device:
+    """Where a network computes: that of a GPU among its tensors, or else the CPU."""
+    return next((t.device for t in tensors if not (t.is_cpu or t.is_meta)), torch.device("cpu"))
