@@ -49,7 +49,7 @@ class Case:
     arguments: dict[str, Any]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = PICTURE
-    parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    parts: dict[str, Callable[..., Any]] = field(default_factory=dict)
     samples: int | None = None
     output: str = "sample"
     prepare: Callable[[Any], None] | None = None

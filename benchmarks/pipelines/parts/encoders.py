@@ -21,7 +21,7 @@ SPECIAL = [
     *("<|image_pad|>", "<|video_pad|>"),
 ]
 VOCABULARY = len(WORDS) + len(SPECIAL)
-VISION_TOKENS = {  # their ids, by their names in configurations
+VISION_TOKENS: dict[str, Any] = {  # their ids, by their names in configurations
     f"{name}_token_id": len(WORDS) + 2 + i
     for i, name in enumerate(("vision_start", "vision_end", "image", "video"))
 }
@@ -243,7 +243,7 @@ def _gemma3(cls: Any) -> nn.Module:
     text = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     text |= {"vocab_size": VOCABULARY}
     vision = sizes | {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    tokens = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
+    tokens: dict[str, Any] = {"boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
     config = transformers.Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens
     )
@@ -251,10 +251,11 @@ def _gemma3(cls: Any) -> nn.Module:
 
 
 def _qwen_text(cls: Any) -> nn.Module:
-    return _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration).model.language_model
+    whole: Any = _qwen_vl(transformers.Qwen2_5_VLForConditionalGeneration)
+    return whole.model.language_model
 
 
-def _clap_text(cls: Any) -> nn.Module:
+def _clap_text(cls: Any) -> Any:
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1}
     config = transformers.ClapTextConfig(
         vocab_size=VOCABULARY,

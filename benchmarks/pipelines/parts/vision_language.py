@@ -45,18 +45,23 @@ def _qwen3_vl(cls: Any, **changes: Any) -> nn.Module:
 
 
 def _mistral3(cls: Any, **changes: Any) -> nn.Module:
-    vision = VISION | {"num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    vision: dict[str, Any] = VISION | {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
     vision |= {"image_size": 28, "patch_size": 14}
+    text: dict[str, Any] = TEXT | changes
     return cls(
         transformers.Mistral3Config(
-            text_config=transformers.MistralConfig(**(TEXT | changes)),
+            text_config=transformers.MistralConfig(**text),
             vision_config=transformers.PixtralVisionConfig(**vision),
         )
     )
 
 
 def _t5_gemma(cls: Any) -> nn.Module:
-    sizes = TEXT | {"vocab_size": VOCABULARY, "pad_token_id": 0}
+    sizes: dict[str, Any] = TEXT | {"vocab_size": VOCABULARY, "pad_token_id": 0}
     config = T5GemmaModuleConfig(**sizes)
     config.dropout_rate = 0.0
     return cls(config)
