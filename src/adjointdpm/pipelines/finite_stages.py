@@ -113,7 +113,7 @@ def is_finite(values: Tensor) -> bool:
 
 def _path(path: Any) -> str:
     """The name of an argument, given as ((positional, …), {name: …})."""
-    keys = [getattr(key, "key", getattr(key, "idx", None)) for key in path]
+    keys: list[Any] = [getattr(key, "key", getattr(key, "idx", None)) for key in path]
     kind, first, *rest = keys
     shown = repr(first) if kind == 1 else f"number {first + 1}"
     return shown + "".join(f"[{key!r}]" for key in rest)

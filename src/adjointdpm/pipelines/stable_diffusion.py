@@ -28,7 +28,7 @@ class UNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the UNet computes in."""
-        return self.unet.dtype
+        return self.unet.dtype  # pyright: ignore[reportReturnType]
 
     def forward(
         self,

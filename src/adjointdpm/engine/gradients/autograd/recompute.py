@@ -208,7 +208,7 @@ class _Again(torch.autograd.Function):
         ctx.nodes = [
             get_gradient_edge(tensor).node if tensor.requires_grad else None for tensor in inputs
         ]
-        ctx.passed_on: set[int] = set()
+        ctx.passed_on = set()  # of ints
         # Not the views: those of a tensor that was changed since cannot even be accessed.
         ctx.makers = [_maker(tensor) for tensor in tensors]
         kept = [t for t, maker in zip(tensors, ctx.makers, strict=True) if maker is None]
@@ -302,7 +302,10 @@ def _inputs(ctx: Any) -> list[Tensor]:
     made: dict[Any, Outputs] = {}
     found: list[Tensor] = []
     for maker in ctx.makers:
-        tensor = next(kept) if maker is None else maker.unchanged()
+        if maker is None:
+            found.append(next(kept))
+            continue
+        tensor = maker.unchanged()
         if tensor is None:
             if maker.node not in made:
                 made[maker.node] = _outputs_again(maker.node)
