@@ -123,7 +123,8 @@ def _compare(finding: Finding, pipe: Any) -> None:
         inputs["noise"] = [noise]
     given = arguments_of(name, pipe)
     for argument, value in given.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
+        constant = argument in case_for(name).constant
+        if isinstance(value, Tensor) and value.is_floating_point() and not constant:
             given[argument] = value.clone().requires_grad_()
             inputs[argument] = [given[argument]]
     _compare_call(finding, model, given, noise, inputs)

@@ -190,7 +190,8 @@ def test_adjoint_equals_closed_form_flow_of_a_gaussian(states, seed):
 @pytest.mark.parametrize("sampler", [adj.Euler(), adj.Heun()])
 def test_the_solved_adjoint_of_flow_matching_converges(sampler: adj.Euler | adj.Heun) -> None:
     schedule = adj.NoiseSchedule.flow_matching()
-    network = Mixture(schedule)
+    network = Mixture(schedule, prediction="flow")
+    denoiser = adj.Denoiser(network, "flow")
     torch.manual_seed(3)
     noise = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     errors = []
@@ -198,7 +199,7 @@ def test_the_solved_adjoint_of_flow_matching_converges(sampler: adj.Euler | adj.
         given = {"schedule": schedule, "grid": adj.grids.linspace(schedule, steps)}
         found = [
             torch.autograd.grad(
-                adj.sample(network, noise, **given, sampler=sampler, gradient=method)
+                adj.sample(denoiser, noise, **given, sampler=sampler, gradient=method)
                 .square()
                 .sum(),
                 noise,

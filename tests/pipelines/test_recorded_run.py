@@ -211,6 +211,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("Lumina2Pipeline", {}, "no weighted sum"),
     ("StableDiffusionInpaintPipeline", {}, "changes the state between"),
     ("StableAudioPipeline", {}, "neither a table nor"),
+    (  # switches its grounding layers off after two steps of five
+        "StableDiffusionGLIGENPipeline",
+        {"num_inference_steps": 5, "gligen_scheduled_sampling_beta": 0.4},
+        "changes its network",
+    ),
     ("FluxPipeline", {"num_inference_steps": 1}, "one step says too little"),
     ("FluxPipeline", {"callback_on_step_end": lambda *_: {}}, "callback_on_step_end"),
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import adjointdpm as adj
+from adjointdpm.engine.stats import stats
 from adjointdpm.metrics.base import FunctionMetric
 from adjointdpm.pipelines.pipeline_call import call_parameters
 from adjointdpm.pipelines.stock_latents import stock_latents
@@ -119,7 +120,7 @@ def test_guide_saves_what_the_lines_of_its_report_draw_again(
         pictures=count,
         learn=learn,
         pipeline_arg=arguments(name),
-        **SHORT,
+        **SHORT | ({"lr": 2e-3, "preservation": 0} if learn == "embedding" else {}),
     )
     folder = opened(tmp_path, "guide")
     result = guide(model, config, folder, metric=METRIC)
@@ -323,3 +324,15 @@ def test_an_audit_of_videos_is_refused(tmp_path) -> None:
     model = adj.from_pipeline(build(name))
     with pytest.raises(adj.errors.UnsupportedError, match="looks at pictures"):
         audit(model, config, opened(tmp_path, "audit"), victim=victim)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "backprop"])
+def test_calls_and_backward_passes_of_a_pipelines_networks_are_counted(gradient: str) -> None:
+    pipe, called = build("FluxPipeline"), []
+    pipe.transformer.register_forward_hook(lambda *_: called.append(1))
+    model, given = adj.from_pipeline(pipe), arguments("FluxPipeline")
+    noise = model.noise(1, 0, **given).requires_grad_()
+    with stats() as counts:
+        model.generate("fox", noise, steps=3, gradient=gradient, **given).sum().backward()
+    assert counts.network_calls == len(called) == (6 if gradient == "exact" else 3)
+    assert counts.vjps == 3

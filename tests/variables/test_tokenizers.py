@@ -174,3 +174,12 @@ def test_an_encoder_that_cannot_be_changed_leaves_the_first_as_it_was(monkeypatc
         pass
     assert pipe.tokenizer is before[0]
     assert pipe.text_encoder.get_input_embeddings() is before[1]
+
+
+def test_prompts_that_a_pipeline_writes_into_stay_as_they_are() -> None:
+    prompts = ["red fox", "an owl"]
+    pipe = made("ZImagePipeline", torch.float32)
+    first = AnyPipeline(pipe).encode(prompts)["prompt_embeds"]
+    assert prompts == ["red fox", "an owl"]
+    again = AnyPipeline(pipe).encode(prompts)["prompt_embeds"]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))

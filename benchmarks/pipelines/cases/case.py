@@ -42,6 +42,7 @@ class Case:
         parts: makers of the parts and settings that the constructor's annotations do not tell.
         samples: for how many of them noise is drawn, where it is not that of what comes out.
         output: of the model's call.
+        constant: tensors among the arguments that the stock code refuses if they require grad.
         prepare: done to the pipeline once, before its call (an inversion, an adapter loaded).
 
     """
@@ -52,6 +53,7 @@ class Case:
     parts: dict[str, Callable[..., Any]] = field(default_factory=dict)
     samples: int | None = None
     output: str = "sample"
+    constant: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
 
     @property

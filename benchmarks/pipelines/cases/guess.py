@@ -58,7 +58,9 @@ def guess(cls: type) -> Case:
     """A case whose arguments are told by their names, and networks by the parts beside them."""
     call = inspect.signature(inspect.unwrap(vars(cls).get("__call__", cls.__call__))).parameters
     arguments = {name: value for name, value in ARGUMENTS.items() if name in call}
-    return Case(arguments, _networks(cls), shape=None)
+    copied = "Kandinsky" in cls.__name__ and "mask_image" in call  # by deepcopy, a view of it
+    constant = ("mask_image",) if copied else ()
+    return Case(arguments, _networks(cls), shape=None, constant=constant)
 
 
 def _networks(cls: type) -> dict[str, dict[str, Any]]:

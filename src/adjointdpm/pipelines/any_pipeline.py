@@ -17,12 +17,14 @@ from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.pipelines.decoding import Decoding
 from adjointdpm.pipelines.generation import generation_arguments
 from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
 from adjointdpm.pipelines.missing_weights import check_weights
 from adjointdpm.pipelines.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.pipeline_call import (
     call_parameters,
+    call_pipeline,
     check_arguments,
     copies,
     draws_in_prepare,
@@ -153,7 +155,8 @@ class AnyPipeline:
         parameters = inspect.signature(inspect.unwrap(method)).parameters
         names = call_parameters(self.pipe)
         known = {
-            "prompt": texts,
+            # A copy: Z-Image writes its chat template into the list that it is given.
+            "prompt": texts if isinstance(texts, str) else [*texts],
             "device": self.device,
             "num_images_per_prompt": 1,
             "num_videos_per_prompt": 1,
@@ -199,6 +202,30 @@ class AnyPipeline:
                 f"{type(self.pipe).__name__} encodes prompt_embeds further, so what its {ENCODER} "
                 "returns cannot stand for a prompt; pass the prompt itself"
             )
+
+    def decode(self, latents: Float[Tensor, "batch *shape"], **arguments: Any) -> Tensor:
+        """Samples of what the loop ends with: `decode(model(…, output="latent"), …)` is `model(…)`.
+
+        The pipeline's own code decodes, after a loop of one step without gradients, which makes
+        nothing but the sizes.
+
+        Args:
+            latents: in the layout of `output="latent"`; differentiable.
+            arguments: those of the call that decide the sample's size (height, num_frames, …).
+
+        Raises:
+            ShapeError: latents of another shape than these arguments give.
+            UnsupportedError: the pipeline has no scheduler.
+            AdjointDPMError: see `call_pipeline`.
+
+        """
+        batch, names = len(latents), call_parameters(self.pipe)
+        text = "" if "prompt" in names and "prompt_embeds" not in arguments else None
+        given = generation_arguments(self.pipe, batch, text, 1, None, None, arguments)
+        if "class_labels" in names:
+            given.setdefault("class_labels", [0] * batch)
+        run = Decoding(type(self.pipe).__name__, latents)
+        return call_pipeline(self.pipe, given, networks=run)
 
     def generate(
         self,

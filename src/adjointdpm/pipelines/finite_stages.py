@@ -33,15 +33,21 @@ class FiniteStages:
         return bool(self._calls)
 
     def network(self, name: str, arguments: Any, outputs: Any) -> None:
-        """Note a network's call, and before its first one also what it is given."""
+        """Note a network's call, and what it is given."""
         number = self._calls[name] = self._calls.get(name, 0) + 1
+        given = [
+            (f"its argument {_path(path)}", value.detach())
+            for path, value in tree_flatten_with_path(arguments)[0]
+            if isinstance(value, Tensor) and value.is_floating_point()
+        ]
         if number == 1:
-            for path, value in tree_flatten_with_path(arguments)[0]:
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    given = _path(path)
-                    # Masks may hold infinite values.
-                    stage = f"before the first call of the network {name!r}: its argument {given}"
-                    self._note(f"{stage} holds NaN", ~value.detach().isnan().any(), value)
+            before = f"before the first call of the network {name!r}"
+            for shown, value in given:  # masks may hold infinite values
+                self._note(f"{before}: {shown} holds NaN", ~value.isnan().any(), value)
+        else:
+            before = f"between calls {number - 1} and {number} of the network {name!r}"
+            for shown, value in given[:1]:  # the state; the others are the same at every call
+                self._note(f"{before}: {shown}", value.isfinite().all(), value)
         self.note(f"in call {number} of the network {name!r}", outputs)
 
     def watched(self, name: str, network: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -55,14 +55,16 @@ def _networks(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _on_meta(network: nn.Module) -> Iterator[str]:
-    for name, part in network.named_modules():
-        tensors = [
-            *part.named_parameters(name, recurse=False),
-            *part.named_buffers(name, recurse=False),
+    for path, part in network.named_modules():
+        own = (vars(part)["_parameters"], vars(part)["_buffers"])
+        absent = [
+            k
+            for named in own
+            for k, tensor in named.items()
+            if tensor is not None and tensor.is_meta
         ]
-        absent = [full for full, tensor in tensors if tensor.is_meta]
         if absent and not getattr(getattr(part, "_hf_hook", None), "offload", False):
-            yield from absent
+            yield from (f"{path}.{name}".removeprefix(".") for name in absent)
 
 
 def _random(network: nn.Module) -> list[str]:

@@ -96,7 +96,8 @@ def call_pipeline(
                 f"{type(pipe).__name__} returned no tensor, but {type(found[0])}"
             )
         networks.check_reached([sample, *tree_flatten(found)[0]], noise)
-        networks.finite.check(sample, "the decoder" if output == "sample" else "the sampler")
+        last_stage = "the scheduler's last step" + (" or the decoder" if output == "sample" else "")
+        networks.finite.check(sample, last_stage)
         return sample
 
 
@@ -207,14 +208,14 @@ class _Networks:
             if self.grad and self._wanted(network, args, kwargs):
                 self.blocked.append(name)
             return run(*args, **kwargs)
+        if self.moving:
+            check_frozen(name, network)
         if isinstance(self.method, Backprop):
             return run(*args, **kwargs)
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
                 return run(*args, **kwargs)
         if name not in self.calls:
-            if self.moving:
-                check_frozen(name, network)
             parts = ChangingParts(network)
             self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
         held = self._held_graphs(network)
@@ -292,7 +293,8 @@ class _Networks:
         seen = _graph_of(results)
         if noise is not None and wants_noise and get_gradient_edge(noise).node not in seen:
             raise UnsupportedError(
-                "the noise gets no gradient: the pipeline prepares its latents without gradients"
+                "the noise gets no gradient: the pipeline prepares its latents without gradients, "
+                "or detaches them"
             )
         lost = [name for node, name in wanted.items() if node not in seen]
         if lost:

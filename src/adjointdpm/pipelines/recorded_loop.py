@@ -108,6 +108,8 @@ class RecordedLoop:
         for call, first, known in zip(step.calls, self.first.calls, form.calls, strict=True):
             if call.network is not first.network or call.spec != first.spec:
                 raise NotReplayable(f"the calls of {first.name!r} differ from step to step")
+            if call.settings != first.settings:
+                raise NotReplayable(f"it changes its network {call.name!r} from step to step")
             if call.autocast != torch.is_autocast_enabled(step.state.device.type):
                 raise NotReplayable("it calls its network within an autocast of its own")
             for place, role in enumerate(known.roles):

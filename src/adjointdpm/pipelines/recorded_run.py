@@ -26,7 +26,7 @@ from adjointdpm.pipelines.noise_levels import NotReplayable
 from adjointdpm.pipelines.pipeline_call import _Networks
 from adjointdpm.pipelines.recorded_loop import RecordedLoop
 from adjointdpm.pipelines.recorded_network import RecordedNetwork
-from adjointdpm.pipelines.recorded_step import Call, Step, recorded_call
+from adjointdpm.pipelines.recorded_step import Call, Step, recorded_call, settings_of
 
 KEPT = 8  # networks of former runs
 
@@ -63,12 +63,10 @@ class RecordedRun(_Networks):
         self._calls: list[Call] = []  # of the running step
         self._expected: Tensor | None = None
         self._random: torch.Generator | None = None
-        self._before: dict[int, NetworkState] = {}
 
     def wrap(self, name: str, network: nn.Module) -> Callable[..., Any]:
         """What the copy of the pipeline calls in place of `network`."""
         usual = super().wrap(name, network)
-        self._before[id(network)] = ChangingParts(network).now()
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.result is not None:  # after the loop
@@ -149,11 +147,6 @@ class RecordedRun(_Networks):
             raise Checked(self.loop)
         solved = solve(self.loop, self._network(self.loop), self.sampler, self.native, moved.dtype)
         self.result = solved
-        # What the pipeline has of the random run is no number any more: should any of it get into
-        # the sample, that is seen there.
-        for tensor in (last.output, last.state, *(o for c in last.calls for o in c.outputs)):
-            if tensor.is_floating_point():
-                tensor.detach().fill_(torch.nan)
 
         def ours(value: Any) -> Any:
             if not isinstance(value, Tensor):
@@ -162,8 +155,15 @@ class RecordedRun(_Networks):
             return solved if same else torch.full_like(value, torch.nan)
 
         if isinstance(found, tuple):
-            return (solved, *(ours(value) for value in found[1:]))
-        return type(found)(**{key: ours(value) for key, value in found.items()})
+            answer: Any = (solved, *(ours(value) for value in found[1:]))
+        else:
+            answer = type(found)(**{key: ours(value) for key, value in found.items()})
+        # What the pipeline has of the random run is no number any more: should any of it get into
+        # the sample, that is seen there.
+        for tensor in (last.output, last.state, *(o for c in last.calls for o in c.outputs)):
+            if tensor.is_floating_point() and 0 not in tensor.stride():
+                tensor.detach().fill_(torch.nan)
+        return answer
 
     def _random_outputs(self, call: Call) -> Any:
         assert self.loop is not None
@@ -190,14 +190,17 @@ class RecordedRun(_Networks):
     def _network(self, loop: RecordedLoop) -> RecordedNetwork:
         """The network of this run, or of a former one of the same form."""
         form = loop.form
-        now = [(id(network), ChangingParts(network).now()) for network in form.networks]
-        swapped = [p for key, p in now if p.identities() != self._before[key].identities()]
-        key = repr((form.calls, [key for key, _ in now], [p.identities() for p in swapped]))
+        settings = {id(network): settings_of(network) for network in form.networks}
+        if any(call.settings != settings[id(call.network)] for call in loop.first.calls):
+            raise NotReplayable("it changes its networks around their calls")
+        # In the backward pass the networks are put back to what they are now.
+        states = [ChangingParts(network).now() for network in form.networks]
+        key = repr((form.calls, list(settings), hash(tuple(settings.values()))))
         if key not in self.known:
             if len(self.known) == KEPT:
                 self.known.pop(next(iter(self.known)))
             self.known[key] = RecordedNetwork(
-                form.networks, form.calls, form.times, lambda: _all_again(swapped)
+                form.networks, form.calls, form.times, lambda: _all_again(states)
             )
         return self.known[key]
 
@@ -209,8 +212,8 @@ class RecordedRun(_Networks):
 
 
 @contextmanager
-def _all_again(swapped: Sequence[NetworkState]) -> Iterator[None]:
+def _all_again(states: Sequence[NetworkState]) -> Iterator[None]:
     with ExitStack() as stack:
-        for processors in swapped:
-            stack.enter_context(processors.again())
+        for state in states:
+            stack.enter_context(state.again())
         yield

@@ -16,6 +16,7 @@ class Call:
         names: where the arguments' leaves stand, for messages.
         spec, form: of the containers of arguments and results.
         autocast: whether it was on.
+        settings: of the network, after the call.
 
     """
 
@@ -27,10 +28,12 @@ class Call:
     autocast: bool
     found: list[Any] = field(default_factory=list)
     form: Any = None
+    settings: Any = None
 
     def returns(self, tree: Any) -> None:
         """Note what the network returned."""
         self.found, self.form = tree_flatten(tree)
+        self.settings = settings_of(self.network)
 
     @property
     def shapes(self) -> list[Any]:
@@ -41,6 +44,28 @@ class Call:
     def outputs(self) -> list[Tensor]:
         """The tensors among what the network returned."""
         return [x for x in self.found if isinstance(x, Tensor)]
+
+
+def settings_of(network: nn.Module) -> tuple[Any, ...]:
+    """All numbers, switches and names in a network, its attention processors and LoRA scales.
+
+    Pipelines change some of them in their loop, such as GLIGEN, which switches layers off.
+    """
+    found: list[Any] = []
+    for part in network.modules():
+        own = vars(part)
+        found.append(_plain(own))
+        scales, processor = own.get("scaling"), getattr(part, "processor", None)
+        if isinstance(scales, dict):
+            found.append(_plain(scales))
+        if processor is not None:
+            found.append((id(processor), _plain(vars(processor))))
+    return tuple(found)
+
+
+def _plain(values: dict[str, Any]) -> tuple[Any, ...]:
+    kinds = (bool, int, float, str, type(None))
+    return tuple((key, value) for key, value in values.items() if type(value) in kinds)
 
 
 def recorded_call(name: str, network: nn.Module, args: Any, kwargs: Any) -> Call:

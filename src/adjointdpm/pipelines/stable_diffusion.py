@@ -48,6 +48,8 @@ class UNet(nn.Module):
                 f"but cond is {type(cond).__name__}; an "
                 'embedding alone is {"encoder_hidden_states": embedding}'
             )
+        if self.weights_move and torch.is_grad_enabled():
+            check_frozen("unet", self.unet)
         with keeping_weights(self.weights_move):
             return self.unet(x, t, **cond, return_dict=False)[0]
 
@@ -84,8 +86,6 @@ class StableDiffusion(DiffusionModel):
     def _check_pipeline(self) -> None:
         super()._check_pipeline()
         self.network.weights_move = moves_weights([self.pipe.unet])
-        if self.network.weights_move:
-            check_frozen("unet", self.pipe.unet)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

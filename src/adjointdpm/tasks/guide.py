@@ -205,7 +205,9 @@ def guide(
     if "held_out" not in result:
         return result  # another process measures
     if starts and config.learn == "embedding":  # otherwise it is saved as what is learned
-        Noise(sets.training, starts[sets.training[0]]).save(folder.path)
+        noise = Noise(sets.training, starts[sets.training[0]])
+        noise.save(folder.path)
+        noise.check_saved(folder.path)
     embedding = next((part for part in parts if isinstance(part, PromptEmbedding)), None)
     lines = GuideLines(render, config, folder, sets.held_out, embedding)
     result["story"] |= lines.story()

@@ -20,6 +20,7 @@ from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
+from adjointdpm.variables.base import check_tensors
 
 _FORMAT = "adjointdpm-adversarial-noise"
 
@@ -66,7 +67,9 @@ def write_findings(
         "budget": noise.budget,
     }
     tensors = {"noise": found.noise.float(), "start": noise.start.float()}
-    return tensor_file.write(path, tensors, facts)
+    tensor_file.write(path, tensors, facts)
+    check_tensors(path, tensors)
+    return path
 
 
 def read_findings(path: Path) -> Adversarial:

@@ -279,13 +279,18 @@ class _Maker:
         return tensor if tensor is not None and change_count(tensor) == self.version else None
 
 
+def is_recomputed(tensor: Tensor) -> bool:
+    """Whether a recomputed call made `tensor`, and can make it again."""
+    return hasattr(tensor.grad_fn, "passed_on")
+
+
 def _maker(tensor: Tensor) -> _Maker | None:
     """The recomputed call that made `tensor`, for the first call that takes it; None for others.
 
     If several calls take it, it is kept once, and not made again for each.
     """
-    node = tensor.grad_fn
-    if not hasattr(node, "passed_on") or tensor.output_nr in node.passed_on:
+    node: Any = tensor.grad_fn
+    if not is_recomputed(tensor) or tensor.output_nr in node.passed_on:
         return None
     node.passed_on.add(tensor.output_nr)
     return _Maker(node, tensor.output_nr, weakref.ref(tensor), change_count(tensor))

@@ -16,7 +16,13 @@ from adjointdpm.engine.gradients.autograd.containers import (
     take_apart,
     write_back,
 )
-from adjointdpm.engine.gradients.autograd.recompute import Graphs, Recomputation, Run, autocast_now
+from adjointdpm.engine.gradients.autograd.recompute import (
+    Graphs,
+    Recomputation,
+    Run,
+    autocast_now,
+    is_recomputed,
+)
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.torch_internals import change_count
 from adjointdpm.errors import ChangedTensorError
@@ -258,15 +264,18 @@ def _sums(outputs: Outputs) -> list[Tensor]:
 
 
 class _Copy:
-    """A tensor as it was when a network was given it; leaves that want a gradient are not copied.
+    """A tensor as it was when a network was given it.
 
-    Those cannot be written into within a graph, and others may after it, which is an error.
+    Leaves that want a gradient are not copied: they cannot be written into within a graph, and who
+    does so after it gets an error. What another recomputed call made is not copied either: that
+    call makes it again.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self._original = weakref.ref(tensor)
         self._count = change_count(tensor)
-        self.kept = tensor if tensor.is_leaf and tensor.requires_grad else tensor.clone()
+        leaf = tensor.is_leaf and tensor.requires_grad
+        self.kept = tensor if leaf or is_recomputed(tensor) else tensor.clone()
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the copy stands for `tensor` too."""
