@@ -58,7 +58,11 @@ def shaping(name: str) -> dict[str, Any]:
 
 def for_one_sample(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a call as `model.noise` takes them."""
-    return {key: _first(key, value) for key, value in arguments.items() if key not in PER_SAMPLE}
+    return {
+        key: _first(key, value)
+        for key, value in arguments.items()
+        if key not in PER_SAMPLE or isinstance(value, str)
+    }
 
 
 def _first(key: str, value: Any) -> Any:

@@ -85,6 +85,7 @@ CASES: dict[str, Case] = {
         PROMPTED | {"control_image": IMAGE, "image": IMAGE, "mask_image": MASK, "strength": 0.8},
         CONTROL,
     ),
+    "FluxControlNetPipeline": Case(PROMPTED | {"control_image": IMAGE}),
     "FluxFillPipeline": Case(
         PROMPTED | {"image": IMAGE, "mask_image": MASK},
         FILL,
@@ -268,13 +269,25 @@ CASES: dict[str, Case] = {
         samples=1,
     ),
     "PRXPipeline": Case(PRX | {"use_resolution_binning": False}, {"vae": {}}, shape=(1, 3, 16, 16)),
-    "PRXPixelPipeline": Case(PRX, {"transformer": {"in_channels": 3}}, shape=(1, 3, 16, 16)),
+    "PRXPixelPipeline": Case(
+        PRX | {"use_resolution_binning": False},
+        {"transformer": {"in_channels": 3}},
+        shape=(1, 3, 16, 16),
+    ),
     "HunyuanImagePipeline": Case(
         {"prompt": ['red "fox"', 'an "owl"'], "num_inference_steps": 3} | SIZE
     ),
     "HunyuanImageRefinerPipeline": Case(
         {"prompt": TEXT["prompt"], "num_inference_steps": 3, "image": IMAGE} | SIZE,
-        {"transformer": {"in_channels": 16, "out_channels": 8, "text_embed_2_dim": None}},
+        {
+            "transformer": {
+                "in_channels": 16,
+                "out_channels": 8,
+                "text_embed_2_dim": None,
+                "patch_size": (1, 1, 1),
+                "rope_axes_dim": (2, 2, 4),
+            }
+        },
     ),
     "VisualClozeGenerationPipeline": Case(
         CLOZE, FILL, shape=None, parts={"resolution": lambda: 16}
