@@ -223,7 +223,9 @@ def _compare_encoded(
     if encoder is None or not (given.get("prompt") and "prompt_embeds" in names):
         return
     takes = inspect.signature(inspect.unwrap(encoder)).parameters
-    further = {k: v for k, v in given.items() if k in takes and "prompt" not in k}
+    further = {
+        k: v for k, v in given.items() if k in takes and (k == "chi_prompt" or "prompt" not in k)
+    }
     left = {k: v for k, v in given.items() if k not in ("prompt", "negative_prompt")}
     left |= {} if names["prompt"].default is None else {"prompt": None}
     try:
