@@ -30,7 +30,7 @@ STATES: dict[str, float] = {
     "FluxPipeline": 1,
     "Flux2KleinPipeline": 1,
     "ChromaPipeline": 1,
-    "QwenImagePipeline": 3.25,  # guidance that keeps norms
+    "QwenImagePipeline": 4.25,  # guidance that keeps norms
     "ZImagePipeline": 2,
     "AuraFlowPipeline": 2,
     "Lumina2Pipeline": 4,  # guidance that keeps norms
