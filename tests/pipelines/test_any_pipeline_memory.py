@@ -20,7 +20,7 @@ STATES: dict[str, float] = {
     "StableDiffusionXLPipeline": 2,
     "StableDiffusionImg2ImgPipeline": 2,
     "StableDiffusionInpaintPipeline": 2.25,  # and the mask, of one channel of four
-    "StableDiffusionControlNetPipeline": 2,
+    "StableDiffusionControlNetPipeline": 4,  # a copy for either network, and no residuals
     "StableDiffusionAdapterPipeline": 2,
     "StableDiffusionPAGPipeline": 3,
     "LatentConsistencyModelPipeline": 1,
@@ -30,7 +30,7 @@ STATES: dict[str, float] = {
     "FluxPipeline": 1,
     "Flux2KleinPipeline": 1,
     "ChromaPipeline": 1,
-    "QwenImagePipeline": 3.25,  # guidance that keeps norms
+    "QwenImagePipeline": 4.25,  # guidance that keeps norms
     "ZImagePipeline": 2,
     "AuraFlowPipeline": 2,
     "Lumina2Pipeline": 4,  # guidance that keeps norms

@@ -30,6 +30,7 @@ from adjointdpm.errors import ChangedTensorError
 # Share of the sum of absolute values by which a second run may differ: far above rounding, far
 # below what another state of the network makes.
 TOLERANCE = 1e-3
+LOOK_BACK = 3  # calls whose copies are searched for equal ones
 
 
 class HeldGraphs:
@@ -83,7 +84,7 @@ class TreeRecomputation:
         self._recomputation = Recomputation(network)
         self._draws: Draws | None = None
         self._calls = 0
-        self._former: list[_Copy] = []
+        self._former: list[list[_Copy]] = []
         self.nodes: list[Any] = []
 
     def __call__(
@@ -168,12 +169,14 @@ class TreeRecomputation:
         pipelines make constants such as rotary tables and time ids anew for every call, and they
         would pile up.
         """
-        former = self._former if len(self._former) == len(tensors) else [None] * len(tensors)
-        self._former = [
-            then if then is not None and then.holds(tensor) else _Copy(tensor)
-            for then, tensor in zip(former, tensors, strict=True)
+        former = [copies for copies in self._former if len(copies) == len(tensors)]
+        now = [
+            next((then[i] for then in former if then[i].holds(tensor)), None) or _Copy(tensor)
+            for i, tensor in enumerate(tensors)
         ]
-        return [copy.kept for copy in self._former]
+        # Guidance in calls of their own has one prompt in every second call, or third.
+        self._former = [now, *self._former][:LOOK_BACK]
+        return [copy.kept for copy in now]
 
     def _check(self, before: Sequence[Tensor], outputs: Outputs) -> None:
         for (total, size), (now, _) in zip(before, _sums(outputs), strict=True):
