@@ -207,6 +207,7 @@ def test_embed_leaves_a_token_that_a_fresh_stock_pipeline_draws_the_same_picture
     monkeypatch.setattr(keep, "artefacts", cls.artefacts, raising=False)
     model = adj.from_pipeline(build(name))
     config = EmbedConfig(
+        metric=["color:mood=dusk"],
         token="<t>",
         prompts=["red fox", "fox"],
         held_out=["red"],
