@@ -15,7 +15,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from adjointdpm.errors import AdjointDPMError, UnsupportedError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
-from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from benchmarks.pipelines.cases import REASONS, build, case_for, shaping
 from benchmarks.pipelines.stock import SEED, recomputed_networks, stock_samples
 

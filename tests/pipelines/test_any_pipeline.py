@@ -10,7 +10,7 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
-from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from benchmarks.pipelines.cases import CASES, build, denoiser, shaping
 from helpers.mixtures import relative_error
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import adjointdpm as adj
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
-from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from benchmarks.live_bytes import LiveBytes
 from benchmarks.pipelines.cases import CASES, build, denoiser, shaping
 from benchmarks.pipelines.held_bytes import growth_per_step, held_bytes

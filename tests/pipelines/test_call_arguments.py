@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from adjointdpm import errors
-from adjointdpm.pipelines.call_arguments import (
+from adjointdpm.pipelines.arguments.call_arguments import (
     PictureFile,
     call_arguments,
     loaded,

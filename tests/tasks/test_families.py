@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import adjointdpm as adj
 from adjointdpm.engine.stats import stats
 from adjointdpm.metrics.base import FunctionMetric
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.stock_latents import stock_latents
+from adjointdpm.pipelines.arguments.stock_latents import stock_latents
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.support.picture_files import read_picture

@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Show what a pipeline is, what its call takes, and what works with it."""
     quiet()
-    from adjointdpm.pipelines.call_arguments import call_arguments, loaded
+    from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
     from adjointdpm.pipelines.description import describe
 
     found = load_model(model, device, dtype, variant)

@@ -48,8 +48,8 @@ def generate(
     quiet()
     import torch
 
-    from adjointdpm.pipelines.call_arguments import call_arguments, loaded
-    from adjointdpm.pipelines.prompting import NOTHING, reads
+    from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
+    from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
     from adjointdpm.runs.folder import png
     from adjointdpm.support.files import check_writable, write_bytes
 

@@ -16,10 +16,10 @@ from adjointdpm.engine.samplers import Sampler
 from adjointdpm.metrics import Metric, check_samples
 from adjointdpm.metrics.base import Samples
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
+from adjointdpm.pipelines.arguments.generation import is_encoded
+from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.generation import is_encoded
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.prompting import NOTHING, reads
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound

@@ -16,22 +16,22 @@ from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, UnsupportedError
+from adjointdpm.pipelines.arguments.generation import generation_arguments
 from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
-from adjointdpm.pipelines.decoding import Decoding
-from adjointdpm.pipelines.generation import generation_arguments
-from adjointdpm.pipelines.initial_noise import NoiseSource, drawing_from
-from adjointdpm.pipelines.missing_weights import check_weights
-from adjointdpm.pipelines.native_call import call_by_any_method, native_support
-from adjointdpm.pipelines.pipeline_call import (
+from adjointdpm.pipelines.native_loop.native_call import call_by_any_method, native_support
+from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.own_call.decoding import Decoding
+from adjointdpm.pipelines.own_call.initial_noise import NoiseSource, drawing_from
+from adjointdpm.pipelines.own_call.missing_weights import check_weights
+from adjointdpm.pipelines.own_call.pipeline_call import (
     call_parameters,
     call_pipeline,
     check_arguments,
     copies,
     draws_in_prepare,
 )
-from adjointdpm.pipelines.recorded_network import RecordedNetwork
-from adjointdpm.pipelines.rejected_arguments import rejected_by
-from adjointdpm.pipelines.twin import twin_of
+from adjointdpm.pipelines.own_call.rejected_arguments import rejected_by
+from adjointdpm.pipelines.own_call.twin import twin_of
 
 ENCODER = "encode_prompt"
 LINES = "usage() of the variable says lines of stock code that load it"

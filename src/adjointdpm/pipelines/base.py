@@ -33,16 +33,16 @@ from adjointdpm.pipelines.checks import (
     check_tensor,
 )
 from adjointdpm.pipelines.examples import Encoded, expand_batch
-from adjointdpm.pipelines.finite_stages import FiniteStages, is_finite
-from adjointdpm.pipelines.missing_weights import check_weights
-from adjointdpm.pipelines.native_call import call_by_any_method
+from adjointdpm.pipelines.native_loop.native_call import call_by_any_method
+from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.native_samplers import (
     native_equivalent,
     native_support,
     schedule_and_prediction,
 )
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.own_call.finite_stages import FiniteStages, is_finite
+from adjointdpm.pipelines.own_call.missing_weights import check_weights
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.pipelines.schedulers import (
     Generators,
     SchedulerLoop,

@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from adjointdpm.errors import AdjointDPMError
-from adjointdpm.pipelines.generation import generation_arguments
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.prompting import CLASSES, TEXT, reads
+from adjointdpm.pipelines.arguments.generation import generation_arguments
+from adjointdpm.pipelines.arguments.prompting import CLASSES, TEXT, reads
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 
 SET_BY_MODEL = ("output_type", "return_dict")
 

@@ -16,7 +16,7 @@ from torch import nn
 from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.missing_weights import check_loaded, check_weights
+from adjointdpm.pipelines.own_call.missing_weights import check_loaded, check_weights
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.pipelines.weight_files import missing_weights
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from adjointdpm.engine.tree import Tree
 from adjointdpm.errors import InvalidTypeError, ModelError, PromptError, UnsupportedError
+from adjointdpm.pipelines.arguments.cut_prompts import with_watched_tokenizers
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.checks import Layout, check_layout, check_prompts
-from adjointdpm.pipelines.cut_prompts import with_watched_tokenizers
 from adjointdpm.pipelines.examples import Encoded
-from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
+from adjointdpm.pipelines.own_call.moving_weights import (
+    check_frozen,
+    keeping_weights,
+    moves_weights,
+)
 from adjointdpm.pipelines.schedulers import ScaledSchedulerLoop
 
 

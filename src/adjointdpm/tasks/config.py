@@ -14,7 +14,7 @@ from adjointdpm.engine import gradients, samplers
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimization.settings import Settings
-from adjointdpm.pipelines.call_arguments import plain_arguments, written_arguments
+from adjointdpm.pipelines.arguments.call_arguments import plain_arguments, written_arguments
 from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.variables import Example
 

@@ -8,7 +8,7 @@ from adjointdpm.errors import PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
-from adjointdpm.pipelines.prompting import check_reads_text
+from adjointdpm.pipelines.arguments.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.config import LearningConfig
 from adjointdpm.tasks.learning import Assignment, Story, learn

@@ -15,8 +15,8 @@ from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines.any_pipeline import AnyPipeline, check_family, encoding_arguments
+from adjointdpm.pipelines.arguments.prompting import check_reads_text
 from adjointdpm.pipelines.inversion import invert
-from adjointdpm.pipelines.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.config import (

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.arguments.generation import generation_arguments, is_encoded
+from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
+from adjointdpm.pipelines.arguments.stock_latents import stock_latents
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.generation import generation_arguments, is_encoded
-from adjointdpm.pipelines.prompting import NOTHING, reads
 from adjointdpm.pipelines.schedulers import draw_seed
-from adjointdpm.pipelines.stock_latents import stock_latents
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.files import write_bytes
 from adjointdpm.tasks.config import Sampling

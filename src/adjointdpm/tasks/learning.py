@@ -20,7 +20,7 @@ from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.pipelines.call_arguments import call_arguments, loaded
+from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes

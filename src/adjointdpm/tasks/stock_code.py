@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adjointdpm.pipelines.call_arguments import PictureFile, call_arguments
-from adjointdpm.pipelines.generation import generation_arguments, is_encoded, is_prompt
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.prompting import NOTHING, reads
+from adjointdpm.pipelines.arguments.call_arguments import PictureFile, call_arguments
+from adjointdpm.pipelines.arguments.generation import generation_arguments, is_encoded, is_prompt
+from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.tasks.config import Sampling
 
 

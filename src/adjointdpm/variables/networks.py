@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.pipelines.twin import is_recomputed
+from adjointdpm.pipelines.own_call.twin import is_recomputed
 
 
 class TextEncoder(NamedTuple):

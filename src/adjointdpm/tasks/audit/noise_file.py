@@ -14,7 +14,7 @@ from torch import Tensor
 from adjointdpm.errors import CheckpointError, ModelError
 from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.pipelines.call_arguments import call_arguments, loaded
+from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved

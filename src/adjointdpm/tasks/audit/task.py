@@ -24,7 +24,7 @@ from adjointdpm.errors import PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.pipelines.call_arguments import plain_arguments
+from adjointdpm.pipelines.arguments.call_arguments import plain_arguments
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.interruption import stop_requests
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adjointdpm.errors import PromptError, UnsupportedError
-from adjointdpm.pipelines.pipeline_call import call_parameters
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 
 TEXT, CLASSES, NOTHING = "text", "class labels", "nothing"
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdpm.pipelines.argument_roles import (
+from adjointdpm.pipelines.native_loop.argument_roles import (
     PLAIN,
     Constant,
     Output,
@@ -19,10 +19,10 @@ from adjointdpm.pipelines.argument_roles import (
     rounding,
     state_in,
 )
-from adjointdpm.pipelines.guidance_weights import cut, fitted_weights, output_rows
-from adjointdpm.pipelines.noise_levels import NotReplayable
-from adjointdpm.pipelines.recorded_network import CallForm
-from adjointdpm.pipelines.recorded_step import Call, Step
+from adjointdpm.pipelines.native_loop.guidance_weights import cut, fitted_weights, output_rows
+from adjointdpm.pipelines.native_loop.noise_levels import NotReplayable
+from adjointdpm.pipelines.native_loop.recorded_network import CallForm
+from adjointdpm.pipelines.native_loop.recorded_step import Call, Step
 
 
 @dataclass

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image, UnidentifiedImageError
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.pipelines.pipeline_call import call_parameters, check_arguments
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters, check_arguments
 
 # What a task says itself, and how.
 SAID_ELSEWHERE = {

@@ -20,15 +20,29 @@ from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, Tree
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import InvalidInputError, UnsupportedError
-from adjointdpm.pipelines.finite_stages import FiniteStages
-from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from, draws_noise
-from adjointdpm.pipelines.kept_values import kept_values
-from adjointdpm.pipelines.last_tensor import LastTensor
-from adjointdpm.pipelines.missing_weights import check_weights
-from adjointdpm.pipelines.moving_weights import check_frozen, keeping_weights, moves_weights
-from adjointdpm.pipelines.network_state import ChangingParts, alone_with, left_as_found, lock_of
-from adjointdpm.pipelines.rejected_arguments import rejected_by
-from adjointdpm.pipelines.twin import swaps_processors, twin_of
+from adjointdpm.pipelines.own_call.finite_stages import FiniteStages
+from adjointdpm.pipelines.own_call.initial_noise import (
+    PREPARE,
+    NoiseSource,
+    drawing_from,
+    draws_noise,
+)
+from adjointdpm.pipelines.own_call.kept_values import kept_values
+from adjointdpm.pipelines.own_call.last_tensor import LastTensor
+from adjointdpm.pipelines.own_call.missing_weights import check_weights
+from adjointdpm.pipelines.own_call.moving_weights import (
+    check_frozen,
+    keeping_weights,
+    moves_weights,
+)
+from adjointdpm.pipelines.own_call.network_state import (
+    ChangingParts,
+    alone_with,
+    left_as_found,
+    lock_of,
+)
+from adjointdpm.pipelines.own_call.rejected_arguments import rejected_by
+from adjointdpm.pipelines.own_call.twin import swaps_processors, twin_of
 
 OUTPUTS = {"sample": "pt", "latent": "latent"}
 # Pipelines that make no tensors; what they turn into numpy is caught before that.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.pipelines.guidance_weights import wide
+from adjointdpm.pipelines.native_loop.guidance_weights import wide
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
 # Units in the last place of a dtype, and of float32, that count as equal.

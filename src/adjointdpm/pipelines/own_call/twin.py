@@ -19,12 +19,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from adjointdpm.pipelines.autoencoder_twin import autoencoder_twin
-from adjointdpm.pipelines.cut_prompts import watched
-from adjointdpm.pipelines.initial_noise import draws_noise, with_own_draws
-from adjointdpm.pipelines.network_state import alone_with
+from adjointdpm.pipelines.arguments.cut_prompts import watched
+from adjointdpm.pipelines.own_call.autoencoder_twin import autoencoder_twin
+from adjointdpm.pipelines.own_call.initial_noise import draws_noise, with_own_draws
+from adjointdpm.pipelines.own_call.network_state import alone_with
+from adjointdpm.pipelines.own_call.tokenizer_twin import tokenizer_twin
 from adjointdpm.pipelines.schedulers import _twin as scheduler_twin
-from adjointdpm.pipelines.tokenizer_twin import tokenizer_twin
 
 Call = Callable[..., Any]
 LORA_SCALE = "scale_lora_layers"  # the function of diffusers that changes a network's LoRA scales

@@ -11,12 +11,12 @@ from adjointdpm.engine.gradients import Auto, AutogradMethod, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
-from adjointdpm.pipelines.native_solve import conditioning, repeating_sampler
-from adjointdpm.pipelines.noise_levels import NotReplayable
-from adjointdpm.pipelines.pipeline_call import call_pipeline
-from adjointdpm.pipelines.recorded_loop import RecordedLoop
-from adjointdpm.pipelines.recorded_network import RecordedNetwork
-from adjointdpm.pipelines.recorded_run import Checked, RecordedRun
+from adjointdpm.pipelines.native_loop.native_solve import conditioning, repeating_sampler
+from adjointdpm.pipelines.native_loop.noise_levels import NotReplayable
+from adjointdpm.pipelines.native_loop.recorded_loop import RecordedLoop
+from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.native_loop.recorded_run import Checked, RecordedRun
+from adjointdpm.pipelines.own_call.pipeline_call import call_pipeline
 
 WATCHING = ("callback_on_step_end", "callback")
 Known = MutableMapping[str, RecordedNetwork]

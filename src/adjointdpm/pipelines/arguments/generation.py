@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from adjointdpm.errors import InvalidInputError
+from adjointdpm.pipelines.arguments.prompting import prompt_arguments
 from adjointdpm.pipelines.checks import check_prompts, check_seeds
-from adjointdpm.pipelines.pipeline_call import call_parameters
-from adjointdpm.pipelines.prompting import prompt_arguments
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 
 _TEXTS = re.compile(r"(negative_)?prompt(_\d+)?")
 

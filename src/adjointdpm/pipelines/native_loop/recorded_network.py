@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from adjointdpm.engine.denoiser import Denoiser
-from adjointdpm.pipelines.argument_roles import Inputs, Role
-from adjointdpm.pipelines.guidance_weights import combined, output_rows
+from adjointdpm.pipelines.native_loop.argument_roles import Inputs, Role
+from adjointdpm.pipelines.native_loop.guidance_weights import combined, output_rows
 
 
 @dataclass(frozen=True)

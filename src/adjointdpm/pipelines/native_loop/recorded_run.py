@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_unflatten
 from adjointdpm.engine.gradients import Checkpoint, GradientMethod
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.torch_internals import outside_function_mode
-from adjointdpm.pipelines.native_solve import solve
-from adjointdpm.pipelines.network_state import ChangingParts, NetworkState
-from adjointdpm.pipelines.noise_levels import NotReplayable
-from adjointdpm.pipelines.pipeline_call import _Networks
-from adjointdpm.pipelines.recorded_loop import RecordedLoop
-from adjointdpm.pipelines.recorded_network import RecordedNetwork
-from adjointdpm.pipelines.recorded_step import Call, Step, recorded_call, settings_of
+from adjointdpm.pipelines.native_loop.native_solve import solve
+from adjointdpm.pipelines.native_loop.noise_levels import NotReplayable
+from adjointdpm.pipelines.native_loop.recorded_loop import RecordedLoop
+from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
+from adjointdpm.pipelines.native_loop.recorded_step import Call, Step, recorded_call, settings_of
+from adjointdpm.pipelines.own_call.network_state import ChangingParts, NetworkState
+from adjointdpm.pipelines.own_call.pipeline_call import _Networks
 
 KEPT = 8  # networks of former runs
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.pipelines.initial_noise import PREPARE, NoiseSource, drawing_from
-from adjointdpm.pipelines.pipeline_call import call_parameters, draws_in_prepare
-from adjointdpm.pipelines.twin import twin_of
+from adjointdpm.pipelines.own_call.initial_noise import PREPARE, NoiseSource, drawing_from
+from adjointdpm.pipelines.own_call.pipeline_call import call_parameters, draws_in_prepare
+from adjointdpm.pipelines.own_call.twin import twin_of
 
 
 class _Prepared(Exception):

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.pipelines.argument_roles import (
+from adjointdpm.pipelines.native_loop.argument_roles import (
     Constant,
     Output,
     Role,
@@ -14,10 +14,10 @@ from adjointdpm.pipelines.argument_roles import (
     filled_with,
     rounding,
 )
-from adjointdpm.pipelines.guidance_weights import fitted_weights, misfit, wide
-from adjointdpm.pipelines.loop_form import LoopForm, halves_equal, read_form
-from adjointdpm.pipelines.noise_levels import NoiseLevels, NotReplayable, noise_levels
-from adjointdpm.pipelines.recorded_step import Step
+from adjointdpm.pipelines.native_loop.guidance_weights import fitted_weights, misfit, wide
+from adjointdpm.pipelines.native_loop.loop_form import LoopForm, halves_equal, read_form
+from adjointdpm.pipelines.native_loop.noise_levels import NoiseLevels, NotReplayable, noise_levels
+from adjointdpm.pipelines.native_loop.recorded_step import Step
 
 LOOKED_AT = 4096  # numbers of each state by which the rules of schedulers are compared
 

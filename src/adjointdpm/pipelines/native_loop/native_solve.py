@@ -13,9 +13,9 @@ from adjointdpm.engine.plan import NetworkCall
 from adjointdpm.engine.problem import Problem
 from adjointdpm.engine.samplers import DPMSolverPP, Euler, Sampler
 from adjointdpm.engine.sampling import check_prediction
-from adjointdpm.pipelines.noise_levels import NotReplayable
-from adjointdpm.pipelines.recorded_loop import RecordedLoop
-from adjointdpm.pipelines.recorded_network import RecordedDenoiser, RecordedNetwork
+from adjointdpm.pipelines.native_loop.noise_levels import NotReplayable
+from adjointdpm.pipelines.native_loop.recorded_loop import RecordedLoop
+from adjointdpm.pipelines.native_loop.recorded_network import RecordedDenoiser, RecordedNetwork
 
 REPEATING = (Euler(), DPMSolverPP(2))  # the native samplers that may repeat a scheduler
 # Schedulers compute their coefficients in float32; another rule differs by more than a hundredth.

@@ -1,0 +1,1 @@
+"""What a pipeline's call takes, as users write it."""

@@ -1,0 +1,1 @@
+"""One differentiable call of a pipeline's own `__call__`."""
