@@ -20,7 +20,7 @@ from helpers.mixtures import relative_error
     ],
 )
 def test_latents_are_decoded_as_in_the_pipelines_own_call(name: str) -> None:
-    pipe = build(name)
+    pipe = build(name).to(torch.float64)
     model = AnyPipeline(pipe)
     noise = model.noise(2, 1, **shaping(name))
     with torch.no_grad():
@@ -38,12 +38,12 @@ def test_latents_are_decoded_as_in_the_pipelines_own_call(name: str) -> None:
     assert len(calls) <= 3  # one step
     weights = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
     (gradient,) = torch.autograd.grad((weights * found).sum(), latents)
-    step = 1e-2 * gradient / gradient.square().mean().sqrt()
+    step = 1e-4 * gradient / gradient.square().mean().sqrt()
     with torch.no_grad():
         higher = (weights * model.decode(latents + step, **given)).sum()
         lower = (weights * model.decode(latents - step, **given)).sum()
     change = (gradient.double() * step).sum()
-    assert relative_error((higher - lower) / 2, change) < 2e-2
+    assert relative_error((higher - lower) / 2, change) < 5e-3  # parts of Sana compute in float32
 
 
 def test_latents_of_another_shape_are_refused() -> None:

@@ -20,6 +20,7 @@ from benchmarks.pipelines.check import check
         "LEditsPPPipelineStableDiffusion",  # inverted before
         "StableDiffusionPipelineSafe",  # guessed
         "StableDiffusionPanoramaPipeline",  # it writes over what its backward pass needs
+        "AnimateDiffSparseControlNetPipeline",  # some residuals depend on nothing learned
     ],
 )
 def test_gradients_equal_full_backpropagation(name: str) -> None:

@@ -220,6 +220,13 @@ class _Again(torch.autograd.Function):
         check_unchanged(ctx.watched, ctx.versions, BETWEEN)
         tensors = _inputs(ctx)
         wanted = [i for i, node in enumerate(ctx.nodes) if node is not None and will_run(node)]
+        # Of a call's results, which all count as attached, some may depend on nothing learned.
+        constant = {
+            i
+            for i, (tensor, maker) in enumerate(zip(tensors, ctx.makers, strict=True))
+            if maker is not None and not tensor.requires_grad
+        }
+        wanted = [i for i in wanted if i not in constant]
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
         def pull(given: Sequence[Tensor], create_graph: bool = True) -> Outputs:
