@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from adjointdpm.errors import AdjointDPMError, UnsupportedError
+from adjointdpm.errors import (
+    AdjointDPMError,
+    InvalidInputError,
+    InvalidTypeError,
+    UnsupportedError,
+)
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from benchmarks.pipelines.cases import REASONS, build, case_for, shaping
@@ -70,7 +75,7 @@ def check(name: str, family: str) -> dict[str, Any]:
         _compare(finding, pipe)
     except UnsupportedError as error:
         finding.status, finding.why = "refused", _line(error)
-    except LookupError as error:
+    except (LookupError, InvalidInputError, InvalidTypeError) as error:
         finding.why = _line(error)
     except Exception as error:  # whatever a pipeline of any kind raises
         finding.status = "wrong" if isinstance(error, AdjointDPMError) else "not run"

@@ -290,12 +290,13 @@ CASES: dict[str, Case] = {
         },
     ),
     "VisualClozeGenerationPipeline": Case(
-        CLOZE, FILL, shape=None, parts={"resolution": lambda: 16}
+        CLOZE, FILL, shape=None, samples=1, parts={"resolution": lambda: 16}
     ),
     "VisualClozePipeline": Case(
         CLOZE | {"upsampling_strength": 0},
         FILL,
         shape=None,
+        samples=1,
         parts={"resolution": lambda: 16},
     ),
     "DiTPipeline": Case({"class_labels": [1, 3], "num_inference_steps": 3, "guidance_scale": 3.0}),

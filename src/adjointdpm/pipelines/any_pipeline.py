@@ -328,6 +328,8 @@ class AnyPipeline:
             given.setdefault("prompt", None if "prompt_embeds" in given else "")
         if "class_labels" in names:
             given.setdefault("class_labels", [0])
+        if "generator" in names:  # so that the user's random numbers are left alone
+            given.setdefault("generator", torch.Generator().manual_seed(0))
         if "output_type" in names:
             given["output_type"] = "pt"
         source = _FirstDraw(None, everywhere=not draws_in_prepare(self.pipe))
