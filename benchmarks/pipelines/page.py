@@ -13,7 +13,10 @@ SAID = {
     "wrong": "**wrong**",
     "not run": "not run",
 }
-HEAD = ("class", "gradient", "worst error", "sample differs by", "calls", "gradients of", "why not")
+HEAD = (
+    *("class", "sample", "gradient", "worst error", "sample differs by", "calls", "gradients of"),
+    *("loaders of", "native", "why not"),
+)
 
 
 def page_of(kept: Mapping[str, Any]) -> str:
@@ -23,8 +26,8 @@ def page_of(kept: Mapping[str, Any]) -> str:
     said = ", ".join(f"{counts[status]} {SAID[status]}" for status in SAID if counts[status])
     families = sorted({f["family"] for f in found})
     parts = [
-        f"Of {len(found)} classes in {len(families)} families: {said}. Measured on "
-        f"{kept['machine']}."
+        f"Of {len(found)} classes in {len(families)} families: {said}. Native samplers solve "
+        f"{sum(_is_native(f) for f in found)} of them. Measured on {kept['machine']}."
     ]
     for family in families:
         rows = [_row(f) for f in found if f["family"] == family]
@@ -37,13 +40,20 @@ def _row(found: Mapping[str, Any]) -> list[str]:
     worst = f"{max(errors.values()):.0e}" if errors else ""
     return [
         found["name"].removesuffix("Pipeline"),
+        "×".join(map(str, found["sample"] or ())),
         SAID[found["status"]],
         worst,
         "" if sample is None else f"{sample:.0e}",
         f"{calls[0]} + {calls[1] - calls[0]}" if calls else "",
         ", ".join(_short(errors)),
+        ", ".join(name for name, known in found["artefacts"].items() if known is True),
+        "yes" if _is_native(found) else "",
         found["why"].replace("|", "\\|"),
     ]
+
+
+def _is_native(found: Mapping[str, Any]) -> bool:
+    return found["native"].get("all") is True
 
 
 def _short(errors: Mapping[str, float]) -> list[str]:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import diffusers
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 NUMPY_ONLY = ("StableDiffusionLDM3DPipeline",)
@@ -47,6 +48,8 @@ def stock_samples(pipe: Any, arguments: Mapping[str, Any], noise: Tensor | None)
         stack.enter_context(patch.object(torch.Tensor, "numpy", seen))
         found = pipe(**given)
     found = found if isinstance(found, Tensor) else found[0]
+    if isinstance(found, BaseOutput):  # of a pipeline inside
+        found = found[0]
     while isinstance(found, list) and found and isinstance(found[0], list):
         found = found[0]
     if isinstance(found, list) and found and isinstance(found[0], Tensor):

@@ -21,6 +21,7 @@ from benchmarks import (
     stylize,
     vocabulary,
 )
+from benchmarks.pipelines import __main__ as all_pipelines
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,6 +33,7 @@ WRITERS = {
     "overhead": overhead.main,
     "pipeline-cost": pipeline_cost.main,
     "pipeline-memory": pipeline_memory.main,
+    "pipelines": all_pipelines.main,
     "stylize": stylize.main,
     "vocabulary": vocabulary.main,
 }
