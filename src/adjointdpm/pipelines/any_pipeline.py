@@ -23,6 +23,7 @@ from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.own_call.decoding import Decoding
 from adjointdpm.pipelines.own_call.initial_noise import NoiseSource, drawing_from
 from adjointdpm.pipelines.own_call.missing_weights import check_weights
+from adjointdpm.pipelines.own_call.modular import as_pipeline, is_modular
 from adjointdpm.pipelines.own_call.pipeline_call import (
     call_parameters,
     call_pipeline,
@@ -49,12 +50,12 @@ class AnyPipeline:
     pipeline's weights or settings meanwhile.
 
     Attributes:
-        pipe: the diffusers pipeline.
+        pipe: the diffusers pipeline; of a modular one, a copy that takes its blocks' inputs.
 
     """
 
     def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
+        self.pipe = as_pipeline(pipe) if is_modular(pipe) else pipe
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._recorded: dict[str, RecordedNetwork] = {}
 
@@ -362,7 +363,7 @@ def check_family(model: object, use: str) -> None:
         )
 
 
-class _Drawn(Exception):
+class _Drawn(BaseException):  # blocks log every Exception on its way
     """The pipeline has asked for its initial noise."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:

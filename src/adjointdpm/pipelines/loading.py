@@ -17,6 +17,7 @@ from adjointdpm.errors import ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.own_call.missing_weights import check_loaded, check_weights
+from adjointdpm.pipelines.own_call.modular import is_modular
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.pipelines.weight_files import missing_weights
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
@@ -140,9 +141,9 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
     that.
 
     Args:
-        pipe: a loaded diffusers pipeline. One of a family with a file of its own (or of a subclass
-            that keeps its `__call__`) also has native samplers and the gradient methods that solve
-            an ODE; any other runs its own `__call__`.
+        pipe: a loaded diffusers pipeline, modular ones too. One of a family with a file of its own
+            (or of a subclass that keeps its `__call__`) has more; any other runs its own
+            `__call__`.
 
     Raises:
         ModelError: not a pipeline, an incomplete one of a family, or one without weights.
@@ -152,6 +153,8 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
         AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
 
     """
+    if is_modular(pipe):
+        return AnyPipeline(pipe)
     if not isinstance(pipe, diffusers.DiffusionPipeline):
         raise ModelError(
             f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
