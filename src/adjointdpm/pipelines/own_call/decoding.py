@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from adjointdpm.engine.gradients import Checkpoint
 from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import ShapeError, UnsupportedError
-from adjointdpm.pipelines.own_call.pipeline_call import _Networks
+from adjointdpm.pipelines.own_call.pipeline_call import NetworksOfACall
 
 
-class Decoding(_Networks):
+class Decoding(NetworksOfACall):
     """One call of a pipeline whose scheduler's last step returns the caller's latents.
 
     Args:

@@ -55,7 +55,7 @@ def call_pipeline(
     noise: Tensor | None = None,
     gradient: GradientMethod | str = "exact",
     output: str = "sample",
-    networks: "_Networks | None" = None,
+    networks: "NetworksOfACall | None" = None,
 ) -> Tensor:
     """What `pipe(**arguments)` makes, before its last clamp and conversion, with its graph.
 
@@ -84,7 +84,7 @@ def call_pipeline(
         NonFiniteError: the sample holds NaN or infinite values.
 
     """
-    networks = networks or _Networks(resolve_gradient(gradient))
+    networks = networks or NetworksOfACall(resolve_gradient(gradient))
     names = call_parameters(pipe)
     check_arguments(pipe, arguments, names)
     if output not in OUTPUTS:
@@ -134,7 +134,7 @@ def _prepared(
     return given
 
 
-class _Networks:
+class NetworksOfACall:
     """One call of a pipeline: what its networks do in it."""
 
     def __init__(self, method: GradientMethod) -> None:
