@@ -26,7 +26,7 @@ from adjointdpm.pipelines.native_loop.recorded_loop import RecordedLoop
 from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.native_loop.recorded_step import Call, Step, recorded_call, settings_of
 from adjointdpm.pipelines.own_call.network_state import ChangingParts, NetworkState
-from adjointdpm.pipelines.own_call.pipeline_call import NetworksOfACall
+from adjointdpm.pipelines.own_call.networks_of_a_call import NetworksOfACall
 
 KEPT = 8  # networks of former runs
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adjointdpm.engine.gradients import Checkpoint
 from adjointdpm.engine.torch_internals import outside_function_mode
 from adjointdpm.errors import ShapeError, UnsupportedError
-from adjointdpm.pipelines.own_call.pipeline_call import NetworksOfACall
+from adjointdpm.pipelines.own_call.networks_of_a_call import NetworksOfACall
 
 
 class Decoding(NetworksOfACall):
