@@ -30,6 +30,11 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+# Every pipeline class of diffusers against full backpropagation: once in a while, not in CI.
+.PHONY: pipelines
+pipelines: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.pipelines --again --page docs/pipelines.md
+
 training: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges]'
 
