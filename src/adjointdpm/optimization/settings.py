@@ -42,8 +42,8 @@ class Settings:
         norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
             Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
-        backtrack: go back to the best state, and halve the learning rate, when a look at the
-            validation examples finds that more than a quarter of the gain is lost again.
+        backtrack: after so many looks without a better objective, go back to the best state and
+            halve the learning rate; 0: never.
         validate_every: iterations between looks at the validation examples.
         patience: stop after this many looks without a better objective; the best state is returned
             in any case.
@@ -72,7 +72,7 @@ class Settings:
     norm: float = 0.0
     lr_schedule: str = "constant"
     optimizer: str = "adam"
-    backtrack: bool = False
+    backtrack: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,6 +84,7 @@ class Settings:
             "checkpoint_every",
         ):
             check_int(name, getattr(self, name), 1)
+        check_int("backtrack", self.backtrack, 0)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
         for name in ("preservation", "distance", "likelihood", "norm"):

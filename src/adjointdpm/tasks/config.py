@@ -108,7 +108,7 @@ class TaskConfig(Settings, Sampling):
     weight: list[float] = field(default_factory=list)
     lr_schedule: str = "linear"
     optimizer: str = "normalized"
-    backtrack: bool = True
+    backtrack: int = 2
     tracker: list[str] = field(default_factory=default_trackers)
 
     def __post_init__(self) -> None:
