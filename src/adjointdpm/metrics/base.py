@@ -35,6 +35,9 @@ class Metric(ABC):
     #: Whether samples may be videos.
     takes_videos: bool = False
 
+    #: −1 for a reward, whose score is negated here; reports show `sign` times the scores.
+    sign: int = 1
+
     @property
     def name(self) -> str:
         """How reports call this metric."""
