@@ -17,6 +17,7 @@ from adjointdpm.metrics.effect_pair import EffectPair
 from adjointdpm.metrics.gram_style import GramStyle
 from adjointdpm.metrics.hps import HPS
 from adjointdpm.metrics.imagereward import ImageReward
+from adjointdpm.metrics.on_device import OnDevice, check_place, placed_elsewhere
 from adjointdpm.metrics.pickscore import PickScore
 from adjointdpm.metrics.picture_distance import Reference
 from adjointdpm.metrics.reward import Reward
@@ -76,6 +77,8 @@ def resolve_weighted(
 ) -> Metric:
     """Σ weight · metric, each as `resolve` takes it; a single metric of weight 1 stays itself.
 
+    Tasks divide each metric of a sum by its spread over untouched pictures, see `WeightedSum`.
+
     Args:
         specs: the metrics.
         weights: as many numbers; None weighs each metric by 1.
@@ -121,6 +124,7 @@ __all__ = [
     "GramStyle",
     "ImageReward",
     "Metric",
+    "OnDevice",
     "PickScore",
     "Reference",
     "Reward",
@@ -128,8 +132,10 @@ __all__ = [
     "Structure",
     "TextSimilarity",
     "WeightedSum",
+    "check_place",
     "check_samples",
     "check_scores",
+    "placed_elsewhere",
     "probe",
     "resolve",
     "resolve_weighted",
