@@ -86,7 +86,7 @@ def test_each_metric_of_a_sum_goes_by_itself() -> None:
 
 
 def test_places_that_torch_does_not_have_are_refused() -> None:
-    with pytest.raises(errors.UnknownNameError, match="reward_dtype='float16'.*bfloat16"):
+    with pytest.raises(errors.UnknownNameError, match=r"reward_dtype='float16'.*bfloat16"):
         metrics.check_place(None, "float16")
     with pytest.raises(errors.UnknownNameError, match="reward_device='gpu'"):
         metrics.check_place("gpu", None)

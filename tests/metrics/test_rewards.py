@@ -108,7 +108,7 @@ def test_pickscore_and_clip_are_transformers_logits(tmp_path, seed, height, widt
     model, images = clip_folder(tmp_path, seed), picture(seed, height, width, 3)
     pixels = torch.stack([unrounded(image) for image in images])
     pick = PickScore(str(tmp_path))
-    tokens = pick._clip.tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    tokens = pick._clip.reader.tokenizer(PROMPTS, padding=True, return_tensors="pt")
     logits = model(**tokens, pixel_values=pixels).logits_per_image.diagonal()
     assert logits.std() > 0.1
     for metric in (pick, ClipScore(str(tmp_path))):
@@ -123,7 +123,7 @@ def test_pickscore_and_clip_are_transformers_logits(tmp_path, seed, height, widt
 def test_hps_reads_the_names_of_openclip(tmp_path, seed) -> None:
     clip_folder(tmp_path, seed)
     torch.manual_seed(seed)
-    tokenizer = metrics.resolve(f"hps:model={tmp_path}")._clip.tokenizer  # pyright: ignore
+    tokenizer = metrics.resolve(f"hps:model={tmp_path}")._clip.reader.tokenizer  # pyright: ignore
     official = OpenClip(len(tokenizer)).eval().requires_grad_(False)
     config = json.loads((tmp_path / "config.json").read_text())
     for part in ("text_config", "vision_config"):

@@ -15,7 +15,14 @@ from adjointdpm.tasks.metric_spreads import PICTURES, _examples
 from adjointdpm.variables import Example
 
 SHORT = {"iterations": 1, "steps": 2, "guidance_scale": 1.0, "tracker": [], "preservation": 0.0}
-METRICS = "def bright(images):\n    return 1000 * images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"
+METRICS = """
+def bright(images):
+    return 1000 * images.mean((1, 2, 3))
+
+
+def red(images):
+    return images[:, 0].mean((1, 2))
+"""
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ class Aesthetic(Reward):
     reads_prompts = False
 
     def __post_init__(self) -> None:
+        _ = self._clip.preprocessing
         if self._head.width != (width := self._clip.model.config.projection_dim):
             raise ModelError(
                 f"the head {self.head!r} reads vectors of {self._head.width} numbers, and the CLIP "

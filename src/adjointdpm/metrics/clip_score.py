@@ -29,7 +29,7 @@ class ClipScore(Reward):
     model: str
 
     def __post_init__(self) -> None:
-        _ = self._clip
+        _ = self._clip.preprocessing
 
     @property
     def name(self) -> str:

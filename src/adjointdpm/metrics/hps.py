@@ -43,7 +43,7 @@ class HPS(Reward):
         """100 · cosine of each picture and its prompt."""
         clip = placed(self._clip, images)
         assert isinstance(clip, Clip)
-        bars = Preprocessing(clip.preprocessing.size, fit="pad")
+        bars = Preprocessing(clip.size, "pad")
         return 100 * clip.cosines(images, prompts, self.name, bars)
 
     @cached_property

@@ -27,7 +27,7 @@ class PickScore(Reward):
     model: str
 
     def __post_init__(self) -> None:
-        _ = self._clip
+        _ = self._clip.preprocessing
 
     @property
     def name(self) -> str:

@@ -69,7 +69,7 @@ def with_spreads(render: Renderer, assignment: "Assignment") -> "Assignment":
 
 
 def _examples(training: Sequence[Example]) -> list[Example]:
-    """The first training examples, and if they are few, their prompts with the seeds that follow."""
+    """The first training examples; if they are few, also their prompts with the seeds after."""
     found = list(dict.fromkeys(training))[:PICTURES]
     prompts, seed = [example.prompt for example in found], max(e.seed for e in training)
     for i in range(PICTURES - len(found)):

@@ -4,6 +4,7 @@ Radford et al. (2021, arXiv 2103.00020); from a user's own folder or hub id.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from adjointdpm.errors import ModelError
 from adjointdpm.metrics.networks.model_files import WEIGHTS, check_folder, located, read_weights
 from adjointdpm.metrics.networks.open_clip_names import has_open_clip_names, renamed_open_clip
 from adjointdpm.metrics.networks.preprocessing import Preprocessing
-from adjointdpm.metrics.networks.prompt_tokens import prompt_tokens
+from adjointdpm.metrics.networks.prompt_reader import PromptReader
+from adjointdpm.support.quiet_loading import quiet_loading
 
 _WHAT = "a CLIP model"
 _TOKENIZER = ("tokenizer.json", "vocab.json+merges.txt")
@@ -36,8 +38,8 @@ class Clip(nn.Module):
         source: a folder, which causes no network access, or a hub id "owner/model".
 
     Attributes:
-        preprocessing: what the model's own processor does, from `preprocessor_config.json`; without
-            that file, what OpenAI's does.
+        size: pixels a side that the network takes.
+        reader: of texts.
 
     Raises:
         ModelError: there is no CLIP model, it lacks a file or a tensor, or is pickled; or neither a
@@ -54,7 +56,7 @@ class Clip(nn.Module):
             check_folder(where, _WHAT, ["config.json"], WEIGHTS, _TOKENIZER, conversion=_CONVERSION)
         try:
             self.model: Any = _model(where, local)
-            self.tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=local)
+            tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=local)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -62,14 +64,25 @@ class Clip(nn.Module):
                 f"{str(source)!r} is no folder or hub id of a CLIP model in transformers' layout "
                 f"with safetensors: {error}"
             ) from error
-        size = self.model.config.vision_config.image_size
-        self.preprocessing = Preprocessing.read(_processor_settings(where, local), size)
-        self._squash = Preprocessing(size, "squash")
+        config = self.model.config
+        self.reader = PromptReader(tokenizer, config.text_config.max_position_embeddings)
+        self.size: int = config.vision_config.image_size
+        self._settings = _processor_settings(where, local)
         self.eval().requires_grad_(False)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What the model's own processor does, from `preprocessor_config.json`; else as OpenAI's.
+
+        Raises:
+            ModelError: it does something that cannot be followed.
+
+        """
+        return Preprocessing.read(self._settings, self.size)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Unit vectors of images in [0, 1] of at least 8×8 pixels, squashed to a square."""
-        return self.image_vectors(images, self._squash)
+        return self.image_vectors(images, Preprocessing(self.size, "squash"))
 
     def image_vectors(
         self, images: Float[Tensor, "B 3 H W"], preprocessing: Preprocessing | None = None
@@ -84,9 +97,8 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str], metric: str) -> Float[Tensor, "B D"]:
-        """Unit vectors of texts; see `prompt_tokens` for those that are too long."""
-        limit = self.model.config.text_config.max_position_embeddings
-        tokens = prompt_tokens(self.tokenizer, texts, limit, metric)
+        """Unit vectors of texts; see `PromptReader` for those that are too long."""
+        tokens = self.reader(texts, metric)
         features = self.model.get_text_features(**tokens.to(self.model.device)).pooler_output
         return F.normalize(features, dim=1)
 
@@ -120,9 +132,10 @@ def _model(where: str, local: bool) -> Any:
             state = renamed_open_clip(read_weights(path, _WHAT))
             config = CLIPConfig.from_pretrained(where)
             given = {"state_dict": state, "config": config, "dtype": torch.float32}
-    model, info = CLIPModel.from_pretrained(
-        None if "state_dict" in given else where, output_loading_info=True, **given
-    )
+    with quiet_loading(progress=False):
+        model, info = CLIPModel.from_pretrained(
+            None if "state_dict" in given else where, output_loading_info=True, **given
+        )
     if missing := sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}):
         raise ModelError(
             f"{where!r}: the weights of the CLIP model lack {', '.join(missing[:3])}"

@@ -22,7 +22,7 @@ from adjointdpm.metrics.networks.model_files import (
 )
 from adjointdpm.metrics.networks.preference_head import PreferenceHead
 from adjointdpm.metrics.networks.preprocessing import Preprocessing
-from adjointdpm.metrics.networks.prompt_tokens import prompt_tokens
+from adjointdpm.metrics.networks.prompt_reader import PromptReader
 
 _WHAT = "an ImageReward model"
 _WEIGHTS = "model.safetensors"
@@ -73,9 +73,10 @@ class ImageRewardNetwork(nn.Module):
             self.vision: Any = _vision(_within(state, "blip.visual_encoder."))
             self.text: Any = _text(_within(state, "blip.text_encoder."))
             self.head = PreferenceHead(_within(state, "mlp."))
-            self.tokenizer = BertTokenizer.from_pretrained(where, local_files_only=local)
+            tokenizer = BertTokenizer.from_pretrained(where, local_files_only=local)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ModelError(f"{str(source)!r} is not {_WHAT}: {error}") from error
+        self.reader = PromptReader(tokenizer, _TOKENS)
         self.preprocessing = Preprocessing(self.vision.config.image_size, rounds=True)
         self.eval().requires_grad_(False)
 
@@ -84,7 +85,7 @@ class ImageRewardNetwork(nn.Module):
     ) -> Float[Tensor, " B"]:
         """Standardised reward of images in [0, 1] of at least 8×8 pixels; higher is better."""
         seen = self.vision(self.preprocessing(images)).last_hidden_state
-        tokens = prompt_tokens(self.tokenizer, prompts, _TOKENS, "imagereward").to(images.device)
+        tokens = self.reader(prompts, "imagereward").to(images.device)
         read = self.text(
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
