@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adjointdpm.cli.learn import _summary
 from adjointdpm.metrics import OnDevice, WeightedSum, resolve
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
@@ -22,6 +23,15 @@ def bright(images):
 
 def red(images):
     return images[:, 0].mean((1, 2))
+"""
+OWN_REWARD = """
+from adjointdpm.metrics import Reward
+
+
+class Redness(Reward):
+    def reward(self, images, prompts):
+        assert len(prompts) == len(images)
+        return images[:, 0].mean((1, 2))
 """
 
 
@@ -82,3 +92,18 @@ def test_metrics_in_bfloat16_learn_in_a_task(tiny, config, tmp_path) -> None:
     assert set(result["held_out"]["parts"]) == {"mine.py:bright", "mine.py:red"}
     both = WeightedSum([OnDevice(resolve(name)) for name in config.metric], [1, 1])
     assert both.name == WeightedSum([resolve(name) for name in config.metric], [1, 1]).name
+
+
+def test_a_user_s_own_reward_rises_in_the_report_and_the_summary(tiny, config, tmp_path) -> None:
+    (tmp_path / "own.py").write_text(OWN_REWARD)
+    mine = GuideConfig(metric=[f"{tmp_path}/own.py:Redness"], prompt=config.prompt, **SHORT)  # pyright: ignore
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"})
+    result = guide(tiny, mine, folder)
+    before, after = (result["held_out"][view] for view in ("before", "after"))
+    assert result["metric"]["sign"] == -1
+    assert after < before < 0  # what is minimised
+    for text in (_summary(result), write_report(folder).read_text()):
+        assert f"{-before:.3f}" in text
+        assert f"{-after:.3f}" in text
+        assert f"{before:.3f}" not in text
+        assert "higher is better" in text

@@ -126,8 +126,8 @@ def _summary(result: dict[str, Any]) -> str:
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
         lines.append(
             f"That is no gain: the 95 % interval of the change goes from "
-            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}. A larger --lr or more --iterations may help, and for a token "
-            "another --template or a larger --max-norm."
+            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}. A larger --lr or more "
+            "--iterations may help, and for a token another --template or a larger --max-norm."
         )
     if "recognised" in held_out:
         shares = held_out["recognised"]
