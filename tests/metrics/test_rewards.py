@@ -167,7 +167,8 @@ def head_file(path: Path, width: int = 8, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     sizes, state = [width, 32, 16, 8, 4, 1], {}
     for i, inputs, outputs in zip((0, 2, 4, 6, 7), sizes, sizes[1:], strict=False):
-        state[f"layers.{i}.weight"] = torch.randn(outputs, inputs, generator=generator)
+        weight = torch.randn(outputs, inputs, generator=generator)
+        state[f"layers.{i}.weight"] = weight / inputs**0.5
         state[f"layers.{i}.bias"] = torch.randn(outputs, generator=generator)
     save_file(state, path)
     return state
