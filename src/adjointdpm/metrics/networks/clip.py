@@ -25,7 +25,7 @@ _WHAT = "a CLIP model"
 _TOKENIZER = ("tokenizer.json", "vocab.json+merges.txt")
 _CONVERSION = (
     "convert it once, if you trust it: transformers.CLIPModel.from_pretrained({folder!r}, "
-    "use_safetensors=False).save_pretrained({folder!r})"
+    "use_safetensors=False).save_pretrained({target!r})"
 )
 
 
@@ -60,9 +60,13 @@ class Clip(nn.Module):
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             if isinstance(error, ModelError):
                 raise
+            advice = _CONVERSION.format(folder=where, target="converted")
+            hint = (
+                "" if local else f"; pickled weights are never read; {advice}, tokenizer beside it"
+            )
             raise ModelError(
                 f"{str(source)!r} is no folder or hub id of a CLIP model in transformers' layout "
-                f"with safetensors: {error}"
+                f"with safetensors: {error}{hint}"
             ) from error
         config = self.model.config
         self.reader = PromptReader(tokenizer, config.text_config.max_position_embeddings)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
 from adjointdpm.metrics.networks.model_files import (
-    CONVERSION,
     check_folder,
     hub_file,
     located,
@@ -64,9 +63,7 @@ class ImageRewardNetwork(nn.Module):
 
         where, local = located(source, _WHAT)
         if local:
-            check_folder(
-                where, _WHAT, [_WEIGHTS], ["tokenizer.json", "vocab.txt"], conversion=CONVERSION
-            )
+            check_folder(where, _WHAT, [_WEIGHTS], ["tokenizer.json", "vocab.txt"])
         path = Path(where, _WEIGHTS) if local else hub_file(where, _WEIGHTS, _WHAT)
         state = read_weights(path, _WHAT)
         try:

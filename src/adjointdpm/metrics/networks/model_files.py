@@ -43,12 +43,19 @@ def located(source: str | Path, what: str) -> tuple[str, bool]:
 
 
 def check_folder(
-    folder: str | Path, what: str, *needed: Sequence[str], conversion: str = CONVERSION
+    folder: str | Path, what: str, *needed: Sequence[str], conversion: str = ""
 ) -> None:
     """Raise ModelError unless a folder holds what is needed, of each of `needed` one alternative.
 
     An alternative may be several files, with a "+" between them. If weights are missing and there
     are pickled ones, the message says how to convert them.
+
+    Args:
+        folder: where the files must be.
+        what: the model, for the message.
+        needed: names of files.
+        conversion: how to convert pickled weights; by default by hand.
+
     """
     names = {file.name for file in Path(folder).iterdir()}
     for alternatives in needed:
@@ -59,7 +66,7 @@ def check_folder(
             source, target = (str(Path(folder) / name) for name in (pickled[0], alternatives[0]))
             raise ModelError(
                 f"{str(folder)!r} holds {what} as a pickle only ({pickled[0]}), which is never "
-                f"read; {conversion.format(source=source, target=target, folder=str(folder))}"
+                f"read; {conversion or CONVERSION.format(source=source, target=target)}"
             )
         wanted = ", or ".join(name.replace("+", " and ") for name in alternatives)
         raise ModelError(f"{str(folder)!r} is no folder of {what}: it lacks {wanted}")
@@ -96,5 +103,6 @@ def hub_file(source: str, name: str, what: str) -> Path:
     except Exception as error:  # the client raises errors of a dozen kinds
         raise ModelError(
             f"{source!r} on the hub gives no {name} of {what}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0]}; if it is a pickle there, download it, and "
+            + CONVERSION.format(source="the pickle", target=name)
         ) from error
