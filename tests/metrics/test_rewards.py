@@ -263,7 +263,9 @@ def test_models_that_lack_something_are_refused(tmp_path, name) -> None:
     with pytest.raises(errors.ModelError, match=r"lacks model\.safetensors"):
         build(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(errors.ModelError, match=r"pickle only \(pytorch_model.bin\).*convert"):
+    with pytest.raises(
+        errors.ModelError, match=rf"pickle only \(pytorch_model\.bin\).*convert.*{tmp_path}"
+    ):
         build(tmp_path)
     save_file(state, weights)
     for file in ("vocab.txt", "vocab.json", "tokenizer.json"):

@@ -53,7 +53,8 @@ class Clip(nn.Module):
 
         where, local = located(source, _WHAT)
         if local:
-            check_folder(where, _WHAT, ["config.json"], WEIGHTS, _TOKENIZER, conversion=_CONVERSION)
+            advice = _CONVERSION.format(folder=where, target=where)
+            check_folder(where, _WHAT, ["config.json"], WEIGHTS, _TOKENIZER, conversion=advice)
         try:
             self.model: Any = _model(where, local)
             tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=local)
