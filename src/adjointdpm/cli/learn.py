@@ -93,7 +93,7 @@ def _learn(
             command=command_line(),
             recognise=recognise,
             resume=where.resume,
-            on_record=show_records(progress, bar, config.iterations),
+            on_record=show_records(progress, bar, config.iterations, metric.sign),
         )
         progress.update(bar, completed=config.iterations)
     if Processes().is_main:
@@ -103,6 +103,8 @@ def _learn(
 
 def _summary(result: dict[str, Any]) -> str:
     """What was measured, in lines."""
+    from adjointdpm.runs.own_sign import direction, in_own_sign
+
     held_out = result["held_out"]
     count = held_out["examples"]
     examples = "a prompt and seed" if count == 1 else f"{count} prompts and seeds"
@@ -111,9 +113,10 @@ def _summary(result: dict[str, Any]) -> str:
         if held_out.get("same_examples")
         else f"On {examples} never used for learning"
     )
+    own = in_own_sign(result, ["before", "after"])["held_out"]
     lines = [
-        f"{where}, {result['metric']['name']} goes from {held_out['before']:.3f} to "
-        f"{held_out['after']:.3f} (lower is better)."
+        f"{where}, {result['metric']['name']} goes from {own['before']:.3f} to "
+        f"{own['after']:.3f} ({direction(result)})."
     ]
     if result["optimisation"]["best_iteration"] == 0:
         lines.append(
@@ -122,9 +125,9 @@ def _summary(result: dict[str, Any]) -> str:
         )
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
         lines.append(
-            f"That is no gain: the 95 % interval of the change goes from {interval[0]:.3f} to "
-            f"{interval[1]:.3f}. A larger --lr or more --iterations may help, and for a token "
-            "another --template or a larger --max-norm."
+            f"That is no gain: the 95 % interval of the change goes from "
+            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}. A larger --lr or more "
+            "--iterations may help, and for a token another --template or a larger --max-norm."
         )
     if "recognised" in held_out:
         shares = held_out["recognised"]

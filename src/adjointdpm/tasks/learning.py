@@ -26,6 +26,7 @@ from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.evaluation import evaluate
+from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -127,11 +128,13 @@ def learn(
     started, processes = time.perf_counter(), Processes()
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
+    assignment = on_reward_device(assignment)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         _check_metric(render, assignment)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
+        assignment = with_spreads(render, assignment)
         outcome = _optimise(render, assignment, folder, resume, on_record)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
@@ -243,6 +246,7 @@ def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> di
     return {
         "metric": {
             "name": metric.name,
+            "sign": metric.sign,
             "before": render.score(metric, seen_before, prompts).mean().item(),
             "after": render.score(metric, seen_after, prompts).mean().item(),
         },
