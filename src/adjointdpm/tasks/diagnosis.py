@@ -279,7 +279,7 @@ class WatchedMetric(Metric):
 
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each sample."""
-        if samples.requires_grad:
+        if samples.requires_grad and torch.is_grad_enabled():
             samples = samples.view_as(samples)  # a hook on the picture would see other terms too
             samples.register_hook(self._count)
             return self.metric(samples, prompts=prompts)

@@ -1,11 +1,11 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adjointdpm.errors import AdjointDPMWarning, PromptError
+from adjointdpm.errors import AdjointDPMWarning
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
@@ -20,8 +20,6 @@ from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.template_probe import Choice, TemplateProbe, chosen_template
 from adjointdpm.variables import TokenEmbedding
-from adjointdpm.variables.networks import text_encoders
-from adjointdpm.variables.token_embedding import neutral_word
 
 README = "README.md"
 
@@ -32,8 +30,9 @@ class EmbedConfig(LearningConfig):
 
     Args:
         token: the new token, such as "<dusk>".
-        initial: an existing word of one token, where the new vectors start; by default a general
-            one. It is also the control: the report shows pictures with it in the token's place.
+        initial: an existing word of one token, where the new vectors start. Without it, the best of
+            some common ones. It is also the control: the report shows pictures with it in the
+            token's place.
         template: how prompts use the token, with the fields {prompt} and {token}. Without it, the
             sentence of several in which existing words act best.
         vectors: number of vectors that the token stands for.
@@ -91,15 +90,12 @@ def embed(
     """
     check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
-    if (initial := config.initial) is None:
-        initial = _neutral_word(model.pipe, config.prompts)
-        config = replace(config, initial=initial)
     render = renderer(model, config)
     choice = _chosen(render, config, metric, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
-    template = choice.template
-    config = replace(config, template=template)
+    template, initial = choice.template, choice.initial
+    config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
         model.pipe,
         config.token,
@@ -137,7 +133,6 @@ def _chosen(
 ) -> Choice:
     """The sentence that the user named, with a warning if words do nothing in it, or the best."""
     sets = config.sets()
-    assert config.initial is not None
     probe = TemplateProbe(
         render,
         metric,
@@ -177,23 +172,13 @@ def _told(choice: Choice) -> str:
         f"another prompt does"
     )
     if choice.own:
-        return f"sentence: {choice.template!r}; {change}"
+        return f"sentence: {choice.template!r}, starting at {choice.initial!r}; {change}"
     worst = min(sentence.change for sentence in choice.sentences if not sentence.refused)
     return (
-        f"sentence: {choice.template!r}, the best of {len(choice.sentences)}; {change}, in the "
-        f"worst of them by {worst:.0%} ({choice.seconds:.0f} s)"
+        f"sentence: {choice.template!r}, the best of {len(choice.sentences)}, starting at "
+        f"{choice.initial!r}; {change}, in the worst of them by {worst:.0%} "
+        f"({choice.seconds:.0f} s)"
     )
-
-
-def _neutral_word(pipe: Any, prompts: Sequence[str]) -> str:
-    """A word that is one token for one of the pipeline's tokenizers at least."""
-    failure = PromptError(f"{type(pipe).__name__} has no text encoder that could learn a token")
-    for part in text_encoders(pipe):
-        try:
-            return neutral_word(getattr(pipe, part.tokenizer), prompts)
-        except PromptError as error:
-            failure = error
-    raise failure
 
 
 def _readme(

@@ -8,6 +8,7 @@ it is largest where pictures hardly change.)
 
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -42,7 +43,8 @@ TEMPLATES = (
 )
 _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 _EXAMPLES = 2
-_WORDS = 5  # existing words beside the initial one
+_WORDS = 4  # existing words in each sentence
+_STARTS = 16  # existing words in the best sentence, to find where the token starts
 _COMMON = 2000  # they are among so many whole words that come first in the vocabulary
 _LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
 _NOTHING = 0.1  # and below which there is no point in trying
@@ -74,8 +76,17 @@ class Sentence:
     @property
     def spread(self) -> float:
         """Standard deviation of the objective over the words."""
-        values = torch.tensor(list(self.objectives.values()), dtype=torch.float64)
-        return values.std(correction=0).item() if len(values) else 0.0
+        return statistics.pstdev(self.objectives.values()) if self.objectives else 0.0
+
+    @property
+    def promise(self) -> float:
+        """The objective that can be hoped for: the best word's, less what words differ by."""
+        return min(self.objectives.values()) - self.spread
+
+    @property
+    def best_word(self) -> str:
+        """The word with the lowest objective."""
+        return min(self.objectives, key=lambda word: self.objectives[word])
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Choice:
 
     Args:
         template: the one that is used.
+        initial: the word that the token starts at.
         own: whether the user named it.
         sentences: what was seen of each, the best first.
         seconds, network_calls: what the probe took.
@@ -91,6 +103,7 @@ class Choice:
     """
 
     template: str
+    initial: str
     own: bool
     sentences: Sequence[Sentence]
     seconds: float = 0.0
@@ -121,7 +134,7 @@ class TemplateProbe:
         metric: what the run minimises.
         preservation: weight of the content, as in the run.
         token: the new token.
-        initial: the word that it starts at.
+        initial: the word that it starts at; None lets the probe choose one.
         training: examples to draw.
         others: further examples that the run will draw; the token must fit into their prompts.
 
@@ -131,7 +144,7 @@ class TemplateProbe:
     metric: Metric
     preservation: float
     token: str
-    initial: str
+    initial: str | None
     training: Sequence[Example]
     others: Sequence[Example] = ()
 
@@ -149,13 +162,23 @@ class TemplateProbe:
         """
         started = time.perf_counter()
         with stats(memory=False) as cost:
-            plain = self._draw([example.prompt for example in self._drawn])
-            tried = [] if own is None else [self._try(own, plain)]
-            if tried and tried[0].refused:
-                raise PromptError(tried[0].refused)
-            if not tried or not tried[0].acts:
-                others = [template for template in TEMPLATES if template != own]
-                tried += [self._try(template, plain) for template in others]
+            choice = self._choose(own)
+        seconds = time.perf_counter() - started
+        return replace(choice, seconds=seconds, network_calls=cost.network_calls)
+
+    def _choose(self, own: str | None) -> Choice:
+        if len(self._words(_WORDS)) < 2:
+            raise PromptError(
+                f"the tokenizer of {type(self.render.model.pipe).__name__} has no two words of one "
+                f"token each, so there is nothing that a new token could be like"
+            )
+        plain = self._draw([example.prompt for example in self._drawn])
+        tried = [] if own is None else [self._try(own, plain)]
+        if tried and tried[0].refused:
+            raise PromptError(tried[0].refused)
+        if not tried or not tried[0].acts:
+            others = [template for template in TEMPLATES if template != own]
+            tried += [self._try(template, plain) for template in others]
         usable = [sentence for sentence in tried if not sentence.refused]
         if not usable:
             raise PromptError(tried[0].refused)
@@ -166,19 +189,36 @@ class TemplateProbe:
                 f"in its place change pictures by more than {most:.1%} of what another prompt "
                 f"does; raise guidance_scale (--guidance-scale), or shorten the prompts"
             )
-        ranked = sorted(usable, key=lambda sentence: sentence.spread, reverse=True)
-        ranked += [sentence for sentence in tried if sentence.refused]
-        seconds = time.perf_counter() - started
-        template = own or ranked[0].template
-        return Choice(template, own is not None, ranked, seconds, cost.network_calls)
+        ranked = sorted(usable, key=lambda sentence: (not sentence.acts, sentence.promise))
+        best = ranked[0] if own is None else tried[0]
+        refused = [sentence for sentence in tried if sentence.refused]
+        return Choice(best.template, self._start(best, plain), own is not None, ranked + refused)
+
+    def _start(self, sentence: Sentence, plain: Tensor) -> str:
+        """The word that the token starts at."""
+        if self.initial is not None:
+            return self.initial
+        more = [word for word in self._words(_STARTS) if word not in sentence.objectives]
+        found = self._seen(sentence.template, more, plain) if more else sentence
+        return min(sentence, found, key=lambda s: min(s.objectives.values())).best_word
 
     def _try(self, template: str, plain: Tensor) -> Sentence:
         try:
             self._check(template)
         except PromptError as error:  # another sentence may leave the token in
             return Sentence(template, refused=str(error))
-        pipe, known = self.render.model.pipe, [example.prompt for example in self._drawn]
-        words = [self.initial, *common_words(pipe, _WORDS, [self.initial, *known])]
+        return self._seen(template, self._words(_WORDS), plain)
+
+    def _words(self, count: int) -> list[str]:
+        """The initial word, if there is one, and so many others that are not in the prompts."""
+        first = [] if self.initial is None else [self.initial]
+        known = [example.prompt for example in self._drawn]
+        found = common_words(self.render.model.pipe, count, [*first, *known])
+        return list(dict.fromkeys(first + found))
+
+    def _seen(self, template: str, words: Sequence[str], plain: Tensor) -> Sentence:
+        """Draw a sentence with each of these words."""
+        known = [example.prompt for example in self._drawn]
         prompts = [template.format(prompt=p, token=word) for word in words for p in known]
         pictures = self._draw(prompts).unflatten(0, (len(words), len(known)))
         objectives = {
@@ -190,7 +230,9 @@ class TemplateProbe:
 
     def _check(self, template: str) -> None:
         """Raise PromptError if the token would not be read in an example's prompt."""
-        token = TokenEmbedding(self.render.model.pipe, self.token, self.initial, template=template)
+        pipe = self.render.model.pipe
+        word = self.initial or self._words(1)[0]
+        token = TokenEmbedding(pipe, self.token, word, template=template)
         with token:
             token.check([*self.training, *self.others])
 
@@ -249,32 +291,33 @@ def _apart(pictures: Tensor) -> float:
 
 
 def common_words(pipe: Any, count: int, avoided: Sequence[str] = ()) -> list[str]:
-    """Existing words of one token each, the same in every run.
+    """Existing words of one token each, the same in every run; more begin with the fewer.
 
     Args:
         pipe: the first of its tokenizers is asked.
         count: how many, if there are as many.
-        avoided: texts whose words are left out.
+        avoided: texts whose words come last.
 
     """
     tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
     known = {word.lower() for text in avoided for word in text.split()}
-    found: dict[str, None] = {}
+    found: list[str] = []
     for index in sorted(tokenizer.get_vocab().values()):  # the most common come first
         word = tokenizer.decode([index]).strip()
         plain = len(word) > 2 and word.isalpha() and word.islower()
-        if plain and word not in known and initial_ids(tokenizer, word) == [index]:
-            found[word] = None
+        if plain and word not in found and initial_ids(tokenizer, word) == [index]:
+            found.append(word)
         if len(found) == _COMMON:
             break
-    return random.Random(0).sample(list(found), min(count, len(found)))
+    random.Random(0).shuffle(found)
+    return sorted(found, key=lambda word: word in known)[:count]
 
 
 def _read(text: str, where: str) -> Choice:
     try:
         facts = json.loads(text)
         for row in facts["sentences"]:
-            del row["spread"]
+            row.pop("spread")
         return Choice(**facts | {"sentences": [Sentence(**row) for row in facts["sentences"]]})
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
