@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
-from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_records, tell
+from adjointdpm.cli.terminal import command_line, note, progress_bar, quiet, show_records, tell
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
 from adjointdpm.tasks import stylize as stylize_task
@@ -22,7 +22,8 @@ def embed(flags: Flags) -> None:
     Stock diffusers loads the token.
     """
     config = flags.build(EmbedConfig)
-    _learn(embed_task.embed, config, f"learning {config.token}", flags.build(Run))
+    title = f"learning {config.token}"
+    _learn(embed_task.embed, config, title, flags.build(Run), on_choice=note)
 
 
 @command(StylizeConfig, Run)
@@ -56,6 +57,7 @@ def _learn(
     config: LearningConfig | GuideConfig,
     title: str,
     where: Run,
+    **hooks: Callable[[str], None],
 ) -> None:
     """Check everything that is cheap to check, open the folder, learn, and say what came out."""
     quiet()
@@ -94,6 +96,7 @@ def _learn(
             recognise=recognise,
             resume=where.resume,
             on_record=show_records(progress, bar, config.iterations, metric.sign),
+            **hooks,
         )
         progress.update(bar, completed=config.iterations)
     if Processes().is_main:
@@ -126,9 +129,10 @@ def _summary(result: dict[str, Any]) -> str:
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
         lines.append(
             f"That is no gain: the 95 % interval of the change goes from "
-            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}. A larger --lr or more "
-            "--iterations may help, and for a token another --template or a larger --max-norm."
+            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}."
         )
+    if (found := result["diagnosis"]) is not None:
+        lines.append(f"{found['what']} {found['change']}")
     if "recognised" in held_out:
         shares = held_out["recognised"]
         lines.append(

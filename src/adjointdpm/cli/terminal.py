@@ -50,6 +50,11 @@ def show_records(
     return show
 
 
+def note(text: str) -> None:
+    """Print what a task has found out, above the bar."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def tell(text: str) -> None:
     """Print the result."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)

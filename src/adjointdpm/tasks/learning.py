@@ -25,6 +25,7 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
+from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
 from adjointdpm.variables import Example, Variable
@@ -66,6 +67,10 @@ class Assignment:
         controls: held-out examples as the untouched model draws them in another way, by view.
         recognise: a judge of content, never the optimised metric.
         command: the command line that repeats the run.
+        advice: what to do if pictures turn out not to depend on the variable.
+        acts: whether pictures can change, where that was tried.
+        found: what was found out before the run, for `result.json`.
+        calls: network calls that this took, by purpose.
 
     """
 
@@ -78,6 +83,10 @@ class Assignment:
     controls: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     recognise: Recogniser | None = None
     command: str = ""
+    advice: str = ADVICE
+    acts: bool | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -135,11 +144,15 @@ def learn(
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         assignment = with_spreads(render, assignment)
-        outcome = _optimise(render, assignment, folder, resume, on_record)
+        settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
+        watch = Watch(assignment.metric, variable, settings, advice, acts)
+        outcome = _optimise(render, assignment, folder, resume, on_record, watch)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
-        calls = {"optimising": outcome.former_calls + sum(processes.gather([own]))}
+        calls = {**assignment.calls}
+        calls["optimising"] = outcome.former_calls + sum(processes.gather([own]))
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
+        result |= assignment.found
         if not processes.is_main:
             return result
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
@@ -149,6 +162,7 @@ def learn(
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
+        result["diagnosis"] = watch.verdict(outcome.history, result["held_out"])
     result |= {
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
@@ -199,17 +213,19 @@ def _optimise(
     folder: RunFolder,
     resume: bool,
     on_record: Callable[[Record], None],
+    watch: Watch,
 ) -> Outcome:
     """Run the loop; the variable then holds its best state."""
     config, variable, sets = assignment.config, assignment.variable, assignment.sets
     variable.check([*sets.training, *sets.validation, *sets.held_out])
 
     def keep(history: list[Record]) -> None:
+        watch.note(history)
         folder.write_history(history)
         on_record(history[-1])
 
     return optimize(
-        MetricObjective(render, assignment.metric),
+        MetricObjective(render, watch.watched),
         variable,
         sets.training,
         sets.validation,
