@@ -38,6 +38,8 @@ class Settings:
         preservation: weight of the structure distance to the plain picture of the same prompt and
             seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
             the plain pictures are not drawn, and no record has a "drift".
+        kl: weight of how far the changed network's predictions are from the untouched one's, on the
+            sampler's own way: up to the steps' weights, the KL divergence. See `PredictionDrift`.
         distance: weight of the variable's own distance from where it started.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
         backtrack: go back to the best state, and halve the learning rate, when a look at the
@@ -65,6 +67,7 @@ class Settings:
     seed: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    kl: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
     lr_schedule: str = "constant"
@@ -83,7 +86,7 @@ class Settings:
             check_int(name, getattr(self, name), 1)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("preservation", "distance", "likelihood"):
+        for name in ("preservation", "kl", "distance", "likelihood"):
             check_number(name, getattr(self, name), least=0)
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"

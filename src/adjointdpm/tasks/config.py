@@ -99,6 +99,8 @@ class TaskConfig(Settings, Sampling):
     metric: list[str]
     weight: list[float] = field(default_factory=list)
     tracker: list[str] = field(default_factory=default_trackers)
+    # Predictions drift where a network changes; `align` has it back.
+    kl: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.check_sampling()

@@ -17,6 +17,7 @@ from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -26,6 +27,7 @@ from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.evaluation import evaluate
+from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -65,6 +67,10 @@ class Assignment:
         controls: held-out examples as the untouched model draws them in another way, by view.
         recognise: a judge of content, never the optimised metric.
         command: the command line that repeats the run.
+        enough: where the metric is good enough; see `MetricObjective`.
+        guard: what must not get worse.
+        strength_examples: with any, how much of what was learned is kept is settled on them.
+        strength: how much; None lets the guard choose.
 
     """
 
@@ -77,6 +83,10 @@ class Assignment:
     controls: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     recognise: Recogniser | None = None
     command: str = ""
+    enough: float | None = None
+    guard: Guard | None = None
+    strength_examples: Sequence[Example] = ()
+    strength: float | None = None
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -139,6 +149,15 @@ def learn(
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
         if not processes.is_main:
             return result
+        if assignment.strength_examples and outcome.best_iteration:
+            result["strength"] = settle_strength(
+                render,
+                variable,
+                assignment.metric,
+                assignment.strength_examples,
+                assignment.guard,
+                assignment.strength,
+            )
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
         variable.check_saved(folder.path)
         result |= _measured(render, assignment, folder)
@@ -206,7 +225,7 @@ def _optimise(
         on_record(history[-1])
 
     return optimize(
-        MetricObjective(render, assignment.metric),
+        MetricObjective(render, assignment.metric, assignment.enough, assignment.guard),
         variable,
         sets.training,
         sets.validation,
@@ -216,6 +235,7 @@ def _optimise(
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
+        guard=assignment.guard,
     )
 
 
