@@ -1,4 +1,4 @@
-"""`embed`, `stylize` and `guide`: commands that run the optimisation loop."""
+"""`embed`, `stylize`, `align` and `guide`: commands that run the optimisation loop."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
 from adjointdpm.cli.terminal import command_line, note, progress_bar, quiet, show_records, tell
+from adjointdpm.tasks import align as align_task
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
 from adjointdpm.tasks import stylize as stylize_task
+from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.config import LearningConfig, settings_of
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
@@ -35,6 +37,17 @@ def stylize(flags: Flags) -> None:
     config = flags.build(StylizeConfig)
     title = f"learning the style of {Path(config.style).name}"
     _learn(stylize_task.stylize, config, title, flags.build(Run))
+
+
+@command(AlignConfig, Run)
+def align(flags: Flags) -> None:
+    """Fine-tune for any metrics over many prompts, guarded against pleasing them alone.
+
+    Stock diffusers loads the LoRA, or the weights.
+    """
+    config = flags.build(AlignConfig)
+    title = f"aligning to {', '.join(config.metric)}"
+    _learn(align_task.align, config, title, flags.build(Run))
 
 
 @command(GuideConfig, Run, panel="What to draw")
@@ -104,6 +117,15 @@ def _learn(
         tell(f"{_summary(result)}Report: {write_report(folder)}\nLearned: {learned}")
 
 
+_STRENGTH = {
+    "you": "Strength {:g} of what was learned was kept, as you asked.",
+    "guard": "Strength {:g} of what was learned was kept: it gains most within the guard's bound "
+    "({}).",
+    "default": "All of what was learned was kept (strength {:g}): no guard says what it costs. See "
+    "the curve in the report, and --strength or --guard.",
+}
+
+
 def _summary(result: dict[str, Any]) -> str:
     """What was measured, in lines."""
     from adjointdpm.runs.own_sign import direction, in_own_sign
@@ -133,6 +155,8 @@ def _summary(result: dict[str, Any]) -> str:
         )
     if (found := result["diagnosis"]) is not None:
         lines.append(f"{found['what']} {found['change']}")
+    if kept := result.get("strength"):
+        lines.append(_STRENGTH[kept["by"]].format(kept["chosen"], kept.get("guard_name", "")))
     if "recognised" in held_out:
         shares = held_out["recognised"]
         lines.append(

@@ -38,6 +38,9 @@ class Metric(ABC):
     #: Whether samples may be videos.
     takes_videos: bool = False
 
+    #: Whether a learned network scores, which pictures can please without getting better.
+    hackable: bool = False
+
     @property
     def name(self) -> str:
         """How reports call this metric."""

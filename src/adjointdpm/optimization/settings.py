@@ -38,6 +38,8 @@ class Settings:
         preservation: weight of the structure distance to the plain picture of the same prompt and
             seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
             the plain pictures are not drawn, and no record has a "drift".
+        kl: weight of how far the changed network's predictions are from the untouched one's, on the
+            sampler's own way: up to the steps' weights, the KL divergence. See `PredictionDrift`.
         distance: weight of the variable's own distance from where it started.
         norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
             Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
@@ -67,6 +69,7 @@ class Settings:
     seed: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    kl: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
     norm: float = 0.0
@@ -87,7 +90,7 @@ class Settings:
         check_int("backtrack", self.backtrack, 0)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("preservation", "distance", "likelihood", "norm"):
+        for name in ("preservation", "kl", "distance", "likelihood", "norm"):
             check_number(name, getattr(self, name), least=0)
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"

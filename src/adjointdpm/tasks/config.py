@@ -118,6 +118,8 @@ class TaskConfig(Settings, Sampling):
     optimizer: str = "normalized"
     backtrack: int = 2
     tracker: list[str] = field(default_factory=default_trackers)
+    # Predictions drift where a network changes; `align` has it back.
+    kl: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.check_sampling()
