@@ -367,7 +367,7 @@ MORE_BAD = [
     {"ema": 1.0},
     {"distance": -1},
     {"likelihood": float("nan")},
-    {"lr_schedule": "linear"},
+    {"lr_schedule": "step"},
 ]
 
 

@@ -132,7 +132,8 @@ class _Run:
         self.processes, self.outcome, self.begun = Processes(), Outcome(), time.perf_counter()
         tensors = list(variable.tensors().values())
         self.processes.copy_from_main_(tensors)
-        self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr)
+        units = list(variable.units().values())
+        self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr, units)
         self.state = LoopState(variable, objective, self.optimizer, Average(variable, settings.ema))
 
     def prepare(self, history: Sequence[Record], resume: bool) -> None:
@@ -185,7 +186,7 @@ class _Run:
             self.training, settings.step_examples, progress.iteration, settings.seed
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_at(progress.iteration)
+            group["lr"] = settings.lr_at(progress.iteration) * progress.step_scale
         evaluated: list[Record] = []  # a line search evaluates more than once
 
         def evaluate() -> float:
@@ -210,7 +211,9 @@ class _Run:
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            record["validation"] = self.validate()
+            record["validation"] = values = self.validate()
+            if settings.backtrack and self.state.go_back_if_worse(values["objective"]):
+                record["step_scale"] = progress.step_scale
         return record | {"seconds": time.perf_counter() - started}
 
     def clip(self) -> float:

@@ -8,7 +8,7 @@ from adjointdpm.optimization.optimizers import check_optimizer
 from adjointdpm.support.checks import check_int, check_number
 
 #: What the learning rate does over a run.
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "linear", "cosine")
 
 #: Former names of settings, and what they are called now: a config file that uses one is told so.
 RENAMED: dict[str, str] = {
@@ -27,10 +27,10 @@ class Settings:
         batch: examples drawn in one graph; memory grows with it.
         accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
             number of processes they are shared out over.
-        optimizer: the optimiser: adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
+        optimizer: the optimiser: normalized, adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
         lr: the learning rate, which each optimiser takes in its own way. See `OPTIMIZERS`.
-        lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
-            (Loshchilov & Hutter 2017).
+        lr_schedule: "constant"; or "linear" or "cosine" (Loshchilov & Hutter 2017): from lr down to
+            0 after the last iteration.
         clip: the gradient is scaled down to this norm; that of "lbfgs" never is.
         ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
@@ -40,6 +40,8 @@ class Settings:
             the plain pictures are not drawn, and no record has a "drift".
         distance: weight of the variable's own distance from where it started.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
+        backtrack: go back to the best state, and halve the learning rate, when a look at the
+            validation examples finds that more than a quarter of the gain is lost again.
         validate_every: iterations between looks at the validation examples.
         patience: stop after this many looks without a better objective; the best state is returned
             in any case.
@@ -67,6 +69,7 @@ class Settings:
     likelihood: float = 0.0
     lr_schedule: str = "constant"
     optimizer: str = "adam"
+    backtrack: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -112,4 +115,6 @@ class Settings:
         """
         if self.lr_schedule == "constant":
             return self.lr
+        if self.lr_schedule == "linear":
+            return self.lr * (1 - iteration / self.iterations)
         return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

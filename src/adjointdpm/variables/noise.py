@@ -122,6 +122,11 @@ class Noise(Variable):
             allowed = self.budget * math.sqrt(start[0].numel())
             noise.copy_(start + change * (allowed / _norms(change)).clamp(max=1))
 
+    def units(self) -> dict[str, Tensor]:
+        """The standard deviation of noise, 1, for each example on its own."""
+        count, *rest = self.noise.shape
+        return {"noise": torch.ones(count, *[1] * len(rest), device=self.noise.device)}
+
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
         """As `Variable.regularisers`, with one that says how natural the noise is.
 
