@@ -4,7 +4,8 @@
 
 The commands of one document run in their order in one scratch folder, which holds a copy of
 `examples/` and the files that the document itself writes out (code blocks with a title). A document
-whose commands and files are the same as before is not run again.
+whose commands and files are the same as before is not run again. Where a document shows a command's
+output, it is replaced by what the command prints now.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from adjointdpm.support.files import write_text
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -90,21 +92,64 @@ def read_document(name: str, text: str) -> Document:
     files = {}
     for language, options, body in _BLOCK.findall(text):
         if language == "console":
-            commands += [line for line in typed(body) if is_ours(line)]
+            commands += [one.command for one in typed(body) if is_ours(one.command)]
         elif title := _TITLE.search(options):
             files[title[1]] = body
     return Document(name, commands, files)
 
 
-def typed(block: str) -> Iterator[str]:
+@dataclass
+class Typed:
+    """One command of a console block.
+
+    Args:
+        lines: as they stand in the block.
+        output: the lines that the block shows below them.
+
+    """
+
+    lines: list[str]
+    output: list[str]
+
+    @property
+    def command(self) -> str:
+        """The command in one line, without its comment."""
+        joined = " ".join(line.removesuffix("\\").strip() for line in self.lines)
+        return shlex.join(shlex.split(joined.removeprefix("$ "), comments=True))
+
+
+def typed(block: str) -> list[Typed]:
     """What is typed in a console block: lines after `$`, continued ones joined."""
-    lines = iter(block.splitlines())
-    for line in lines:
+    found: list[Typed] = []
+    for line in block.splitlines():
         if line.startswith("$ "):
-            command = line[2:]
-            while command.endswith("\\"):
-                command = f"{command[:-1].rstrip()} {next(lines).strip()}"
-            yield shlex.join(shlex.split(command, comments=True))
+            found.append(Typed([line], []))
+        elif found and not found[-1].output and found[-1].lines[-1].endswith("\\"):
+            found[-1].lines.append(line)
+        elif found:
+            found[-1].output.append(line)
+    return found
+
+
+def with_outputs(text: str, runs: Sequence[dict[str, Any]]) -> str:
+    """A page whose blocks show what its commands print now, where they showed an output before."""
+    outputs = {run["command"]: shown(run) for run in runs if run.get("code") == 0}
+
+    def block(match: re.Match[str]) -> str:
+        if match[1] != "console":
+            return match[0]
+        lines = []
+        for entry in typed(match[3]):
+            known = outputs.get(entry.command)
+            lines += entry.lines + (known if known and entry.output else entry.output)
+        return f"```console{match[2]}\n" + "".join(f"{line}\n" for line in lines) + "```"
+
+    return _BLOCK.sub(block, text)
+
+
+def shown(run: dict[str, Any]) -> list[str]:
+    """The last lines that a command printed."""
+    return ["…"] * (run["lines"] > len(run["output"])) + run["output"]
 
 
 def is_ours(command: str) -> bool:
@@ -179,9 +224,7 @@ def page_of(content: dict[str, Any]) -> str:
 def _section(run: dict[str, Any]) -> str:
     if "not_run" in run:
         return f"```console\n$ {run['command']}\n```\n\nNot run: {run['not_run']}."
-    lines = list(run["output"])
-    if run["lines"] > len(lines):
-        lines.insert(0, "…")
+    lines = shown(run)
     if run["code"] != 0:
         lines.append(run["error"])
     block = "\n".join(["```console", f"$ {run['command']}", *lines, "```"])
@@ -222,6 +265,7 @@ def main(
             kept["documents"][document.name] = {"key": document.key, "runs": found}
             kept |= {"machine": machine(), "threads": used}
             _write(kept, every)
+            _show(document, found)
     publish(page_of(read_results(RESULTS)), page)
 
 
@@ -232,6 +276,13 @@ def _in_scratch(document: Document, limit: float, threads: int) -> list[dict[str
         except BaseException:
             stop_all()
             raise
+
+
+def _show(document: Document, runs: Sequence[dict[str, Any]]) -> None:
+    """Put what a document's commands print into its console blocks."""
+    path = ROOT / document.name
+    if path.is_file():
+        write_text(path, with_outputs(path.read_text("utf-8"), runs))
 
 
 def _write(kept: dict[str, Any], every: Sequence[Document]) -> None:

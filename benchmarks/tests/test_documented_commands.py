@@ -5,7 +5,14 @@ import sys
 import pytest
 
 from benchmarks import common, documented_commands
-from benchmarks.documented_commands import Document, documents, page_of, read_document, why_not
+from benchmarks.documented_commands import (
+    Document,
+    documents,
+    page_of,
+    read_document,
+    why_not,
+    with_outputs,
+)
 
 PAGE = """
 ```console
@@ -41,6 +48,18 @@ def test_commands_and_files_are_read_from_a_page():
         "python examples/own_metric.py",
     ]
     assert document.files == {"victim.py": "x = 1\n"}
+
+
+def test_a_page_shows_what_its_commands_print_where_it_showed_something():
+    embed, inspect, example = read_document("a.md", PAGE).commands
+    runs = [
+        {"command": embed, "code": 0, "lines": 3, "output": ["On 3", "Report"]},
+        {"command": inspect, "not_run": "no model"},
+        {"command": example, "code": 0, "lines": 1, "output": ["not asked for"]},
+    ]
+    assert with_outputs(PAGE, runs) == PAGE.replace("On 2 prompts", "…\nOn 3\nReport")
+    runs[0]["code"] = 2
+    assert with_outputs(PAGE, runs) == PAGE
 
 
 @pytest.mark.parametrize(
