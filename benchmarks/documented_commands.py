@@ -206,6 +206,8 @@ def _facts(finished: Finished, limit: float) -> dict[str, Any]:
 
 def page_of(content: dict[str, Any]) -> str:
     """The page: each document's commands with what they print."""
+    if not content["documents"]:
+        return "Nothing has been run yet."
     runs = [run for document in content["documents"].values() for run in document["runs"]]
     done = [run for run in runs if "code" in run]
     good = sum(run["code"] == 0 for run in done)
@@ -252,7 +254,7 @@ def main(
     check_known("--only", only or [], [document.name for document in every])
     if not page_only:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left
-        kept = read_results(RESULTS) if has_results(RESULTS) else {"documents": {}}
+        kept = _kept()
         used = threads or os.cpu_count() or 1
         for document in every:
             former = kept["documents"].get(document.name)
@@ -266,7 +268,11 @@ def main(
             kept |= {"machine": machine(), "threads": used}
             _write(kept, every)
             _show(document, found)
-    publish(page_of(read_results(RESULTS)), page)
+    publish(page_of(_kept()), page)
+
+
+def _kept() -> dict[str, Any]:
+    return read_results(RESULTS) if has_results(RESULTS) else {"documents": {}}
 
 
 def _in_scratch(document: Document, limit: float, threads: int) -> list[dict[str, Any]] | None:
