@@ -98,7 +98,9 @@ def test_the_metrics_work_on_pictures(tmp_path, monkeypatch):
     assert len(set(written)) == 40
     assert (tmp_path / "prompts.txt").read_text().splitlines() == written
     for name, text in METRICS.items():
-        metrics.probe(metrics.resolve(text), 64, 64, prompts=written[:2]), name
+        metric = metrics.resolve(text)
+        assert metric.name, name
+        metrics.probe(metric, 64, 64, prompts=written[:2])
 
 
 def test_own_metrics_fall_where_they_should():
