@@ -39,6 +39,8 @@ class Settings:
             seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
             the plain pictures are not drawn, and no record has a "drift".
         distance: weight of the variable's own distance from where it started.
+        norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
+            Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
         backtrack: go back to the best state, and halve the learning rate, when a look at the
             validation examples finds that more than a quarter of the gain is lost again.
@@ -67,6 +69,7 @@ class Settings:
     ema: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
+    norm: float = 0.0
     lr_schedule: str = "constant"
     optimizer: str = "adam"
     backtrack: bool = False
@@ -83,7 +86,7 @@ class Settings:
             check_int(name, getattr(self, name), 1)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("preservation", "distance", "likelihood"):
+        for name in ("preservation", "distance", "likelihood", "norm"):
             check_number(name, getattr(self, name), least=0)
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"
@@ -102,11 +105,8 @@ class Settings:
     @property
     def regularisers(self) -> dict[str, float]:
         """The weights of those that are asked for."""
-        return {
-            name: weight
-            for name, weight in {"distance": self.distance, "likelihood": self.likelihood}.items()
-            if weight
-        }
+        names = ("distance", "likelihood", "norm")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     def lr_at(self, iteration: int) -> float:
         """The learning rate of the step after `iteration` steps.

@@ -36,8 +36,11 @@ class EmbedConfig(LearningConfig):
     initial: str | None = None
     template: str = "{prompt} {token}"
     vectors: int = 1
-    max_norm: float = 1.0
-    preservation: float = 0.2
+    max_norm: float = 2.0
+    lr: float = 0.5
+    batch: int = 4
+    patience: int = 3
+    preservation: float = 0.3
 
     @property
     def artefacts(self) -> tuple[str, ...]:
