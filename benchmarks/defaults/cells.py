@@ -83,8 +83,8 @@ TEMPLATES = (
     "{prompt} in {token} style",
 )
 FACTOR = 10
-#: Looks without a gain after which a run of the grid ends.
-PATIENCE = "20"
+#: Looks without a gain after which a run of the grid ends; guide looks at every iteration.
+PATIENCE = {"embed": "20", "guide": "100", "stylize": "20", "align": "20"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Cell:
 
     def grid(self) -> list[list[str]]:
         """The flags of each run of the cell's grid, beside its iterations."""
-        patience = [] if self.command == "guide" else ["--patience", PATIENCE]
+        patience = ["--patience", PATIENCE[self.command]]
         rates = [[*_ADAM, rate, *patience] for rate in RATES[self.task]]
         if self.command != "embed":
             return rates
