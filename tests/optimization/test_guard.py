@@ -74,7 +74,9 @@ def test_it_ends_a_run_that_hacks_and_the_best_state_is_within_its_limit(bound) 
 def test_without_a_bound_its_own_noise_is_the_bound() -> None:
     _, outcome = learn(Guard(FunctionMetric(wants_gray, "gray")))
     start, model = looks(outcome)[0], ToyModel()
-    scores = wants_gray(torch.cat([model.generate(["a"], model.noise(1, e.seed)) for e in VALIDATION]))
+    scores = wants_gray(
+        torch.cat([model.generate(["a"], model.noise(1, e.seed)) for e in VALIDATION])
+    )
     assert start["guard"] == pytest.approx(scores.mean().item(), rel=1e-5)
     assert start["guard_error"] == pytest.approx(scores.std().item() / 2, rel=1e-4)
     guard = Guard(FunctionMetric(wants_gray, "gray"))
