@@ -219,8 +219,10 @@ class _Run:
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            record["validation"] = values = self.validate()
-            if settings.backtrack and self.state.go_back_if_worse(values["objective"]):
+            record["validation"] = self.validate()
+            looks = progress.looks_without_progress
+            if settings.backtrack and looks and looks % settings.backtrack == 0:
+                self.state.go_back()
                 record["step_scale"] = progress.step_scale
         return record | {"seconds": time.perf_counter() - started}
 

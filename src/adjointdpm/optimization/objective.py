@@ -69,9 +69,10 @@ class Objective(Protocol):
 class MetricObjective(Objective):
     """mean(metric) + preservation · mean(structure distance) + kl · drift + Σ weight · regulariser.
 
-    The drift is that of `PredictionDrift`. The structure distance is that to the plain picture: what the model draws without the variable.
-    All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and
-    what is learned from and what is validated are the same quantity.
+    The drift is that of `PredictionDrift`. The structure distance is that to the plain picture:
+    what the model draws without the variable. All pictures are unclamped, the plain ones too, so
+    that an untouched drawing has distance 0, and what is learned from and what is validated are the
+    same quantity.
 
     Args:
         render: draws the examples, and fixes the gradient method.

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.own_sign import direction, in_own_sign, sign_of
 from adjointdpm.runs.report_curves import optimisation_svg, strength_svg, success_svg
 from adjointdpm.support.files import write_text
 
@@ -28,6 +29,7 @@ def write_report(folder: RunFolder) -> Path:
     result = read_result(folder)
     try:
         labels = result["story"]["views"]
+        result = in_own_sign(result, list(labels))
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
             for row in result["pictures"]
@@ -117,7 +119,7 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
         add(
             f"{_score(held_out['before'])} → {_score(held_out['after'])}",
-            f"metric on {count} (lower is better)",
+            f"metric on {count} ({direction(result)})",
         )
         if "recognised" in held_out:
             shares = held_out["recognised"]
@@ -154,7 +156,9 @@ def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
     if "success" in result:
         return success_svg(result["success"])
     if "optimisation" in result:
-        return optimisation_svg(folder.read_history(), result["optimisation"]["best_iteration"])
+        return optimisation_svg(
+            folder.read_history(), result["optimisation"]["best_iteration"], sign_of(result)
+        )
     return None
 
 

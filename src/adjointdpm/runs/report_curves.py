@@ -18,26 +18,28 @@ _STYLES = {
 }
 
 
-def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
+def optimisation_svg(history: Sequence[dict[str, Any]], best: int, sign: int = 1) -> str:
     """Metric and structure distance by iteration, on training and on validation examples.
 
     Args:
         history: the records of the loop.
         best: the iteration whose state was kept.
+        sign: −1 for a reward, which is shown as such.
 
     Raises:
         InvalidInputError: matplotlib is not installed.
 
     """
     titles = {
-        "metric": "metric (lower: more of the effect)",
+        "metric": f"metric ({'higher' if sign < 0 else 'lower'}: more of the effect)",
         "drift": "structure distance (lower: more of the drawing)",
     }
+    signs = {"metric": sign, "drift": 1}
     with _figure(columns=2) as (figure, panels):
         for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
             for name, style in _STYLES.items():
                 points = [
-                    (record["iteration"], record[name][quantity])
+                    (record["iteration"], signs[quantity] * record[name][quantity])
                     for record in history
                     if quantity in record.get(name, {})
                 ]

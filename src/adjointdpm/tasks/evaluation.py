@@ -43,7 +43,8 @@ def evaluate(
         - `distinctness`: mean distance between pictures after, relative to before.
         - `diversity`: mean distance between the pictures of one prompt after, relative to before;
           where a prompt has several seeds.
-        - `parts`: each metric of a weighted sum by name, its mean by view, unweighted.
+        - `parts`: each metric of a weighted sum by name: its mean by view, unweighted, its
+          `weight`, its `spread`, and its `sign`, −1 for a reward, whose means are negated.
         - `recognised`: with a judge, the share of each view's pictures in which it sees the
           prompt's subject; `recognised_interval`, 95 %, is over prompts too.
 
@@ -69,7 +70,13 @@ def evaluate(
             part.name: {
                 name: score(part, images, prompts).mean().item() for name, images in views.items()
             }
-            for part in metric.metrics
+            | {"weight": weight, "spread": spread, "sign": part.sign}
+            for part, weight, spread in zip(
+                metric.metrics,
+                metric.weights,
+                metric.spreads or [1.0] * len(metric.weights),
+                strict=True,
+            )
         }
     if recognise is not None:
         stills = {name: _still(images) for name, images in views.items()}

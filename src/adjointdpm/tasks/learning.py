@@ -26,7 +26,9 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
+from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
+from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -67,6 +69,10 @@ class Assignment:
         controls: held-out examples as the untouched model draws them in another way, by view.
         recognise: a judge of content, never the optimised metric.
         command: the command line that repeats the run.
+        advice: what to do if pictures turn out not to depend on the variable.
+        acts: whether pictures can change, where that was tried.
+        found: what was found out before the run, for `result.json`.
+        calls: network calls that this took, by purpose.
         enough: where the metric is good enough; see `MetricObjective`.
         guard: what must not get worse.
         strength_examples: with any, how much of what was learned is kept is settled on them.
@@ -83,6 +89,10 @@ class Assignment:
     controls: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     recognise: Recogniser | None = None
     command: str = ""
+    advice: str = ADVICE
+    acts: bool | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
     enough: float | None = None
     guard: Guard | None = None
     strength_examples: Sequence[Example] = ()
@@ -137,16 +147,22 @@ def learn(
     started, processes = time.perf_counter(), Processes()
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
+    assignment = on_reward_device(assignment)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         _check_metric(render, assignment)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
-        outcome = _optimise(render, assignment, folder, resume, on_record)
+        assignment = with_spreads(render, assignment)
+        settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
+        watch = Watch(assignment.metric, variable, settings, advice, acts)
+        outcome = _optimise(render, assignment, folder, resume, on_record, watch)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
-        calls = {"optimising": outcome.former_calls + sum(processes.gather([own]))}
+        calls = {**assignment.calls}
+        calls["optimising"] = outcome.former_calls + sum(processes.gather([own]))
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
+        result |= assignment.found
         if not processes.is_main:
             return result
         if assignment.strength_examples and outcome.best_iteration:
@@ -165,6 +181,7 @@ def learn(
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
+        result["diagnosis"] = watch.verdict(outcome.history, result["held_out"])
     result |= {
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
@@ -215,17 +232,19 @@ def _optimise(
     folder: RunFolder,
     resume: bool,
     on_record: Callable[[Record], None],
+    watch: Watch,
 ) -> Outcome:
     """Run the loop; the variable then holds its best state."""
     config, variable, sets = assignment.config, assignment.variable, assignment.sets
     variable.check([*sets.training, *sets.validation, *sets.held_out])
 
     def keep(history: list[Record]) -> None:
+        watch.note(history)
         folder.write_history(history)
         on_record(history[-1])
 
     return optimize(
-        MetricObjective(render, assignment.metric, assignment.enough, assignment.guard),
+        MetricObjective(render, watch.watched, assignment.enough, assignment.guard),
         variable,
         sets.training,
         sets.validation,
@@ -263,6 +282,7 @@ def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> di
     return {
         "metric": {
             "name": metric.name,
+            "sign": metric.sign,
             "before": render.score(metric, seen_before, prompts).mean().item(),
             "after": render.score(metric, seen_after, prompts).mean().item(),
         },
