@@ -9,6 +9,7 @@ import typer
 from adjointdpm import errors
 from adjointdpm.cli import app
 from adjointdpm.cli.options import Run, option
+from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
@@ -18,6 +19,7 @@ COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttribu
 CONFIGS = {
     "embed": EmbedConfig,
     "stylize": StylizeConfig,
+    "align": AlignConfig,
     "guide": GuideConfig,
     "audit": AuditConfig,
 }
@@ -64,6 +66,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "target_module": ["to_q", "to_k", "to_v", "to_out.0"],
         "lr": 1e-3,
         "preservation": 0.5,
+    },
+    "align": SAMPLER
+    | LOOP
+    | {
+        "full": False,
+        "rank": 8,
+        "guard": None,
+        "guard_bound": None,
+        "clip_reward": None,
+        "strength": "auto",
+        "held_out_seeds": 2,
+        "held_out": [],
     },
     "guide": SAMPLER
     | LOOP

@@ -45,7 +45,7 @@ def write_report(folder: RunFolder) -> Path:
         ) from error
     try:
         curve, no_curve = _curve(folder, result), ""
-        strength = strength_svg(result["strength"]) if "strength" in result else None
+        strength = _strength_curve(result)
     except InvalidInputError as error:  # without matplotlib
         curve, strength, no_curve = None, None, str(error)
     environment = jinja2.Environment(
@@ -160,6 +160,10 @@ def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
             folder.read_history(), result["optimisation"]["best_iteration"], sign_of(result)
         )
     return None
+
+
+def _strength_curve(result: dict[str, Any]) -> str | None:
+    return strength_svg(result["strength"], direction(result)) if "strength" in result else None
 
 
 def _data_uri(path: Path) -> str:
