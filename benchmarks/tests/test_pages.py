@@ -10,6 +10,7 @@ import pytest
 from adjointdpm.errors import OutputError
 from benchmarks import (
     common,
+    documented_commands,
     effect,
     few_vjps,
     inversion,
@@ -21,11 +22,14 @@ from benchmarks import (
     stylize,
     vocabulary,
 )
+from benchmarks.defaults import __main__ as defaults
 from benchmarks.pipelines import __main__ as all_pipelines
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {
+    "commands": documented_commands.main,
+    "defaults": defaults.main,
     "effect": effect.main,
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
@@ -45,8 +49,9 @@ def nothing_is_measured(monkeypatch):
         raise AssertionError(f"{name} was measured again")
 
     pipelines = (pipeline_cost, pipeline_memory)
+    commands = (defaults, documented_commands)
     tiny = (effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
-    for module in (common, *tiny, *pipelines):
+    for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 
 

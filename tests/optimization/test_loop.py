@@ -69,7 +69,7 @@ def test_the_metric_falls_and_the_best_state_is_kept() -> None:
 EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "lr_schedule": "cosine"}
 
 
-HALVING = {"optimizer": "normalized", "backtrack": True, "lr": 3.0, "validate_every": 1}
+HALVING = {"optimizer": "normalized", "backtrack": 1, "lr": 3.0, "validate_every": 1}
 
 
 @pytest.mark.parametrize("extra", [{}, EVERYTHING, HALVING])
@@ -307,7 +307,7 @@ def test_steps_that_are_too_long_are_taken_back_and_halved() -> None:
     settings = replace(SETTINGS, **HALVING, patience=12)
     backtracked, plain = Tint(), Tint()
     outcome = run(backtracked, settings)
-    without = run(plain, replace(settings, backtrack=False))
+    without = run(plain, replace(settings, backtrack=0))
     scales = [record["step_scale"] for record in outcome.history if "step_scale" in record]
     assert scales == [0.5**k for k in range(1, len(scales) + 1)]
     assert len(scales) >= 2

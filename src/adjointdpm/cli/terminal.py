@@ -36,15 +36,15 @@ def progress_bar(visible: bool = True) -> Progress:
 
 
 def show_records(
-    progress: Progress, bar: TaskID, iterations: int
+    progress: Progress, bar: TaskID, iterations: int, sign: int = 1
 ) -> Callable[[dict[str, Any]], None]:
-    """A callback of the optimisation loop that keeps the bar up to date."""
+    """A callback of the optimisation loop that keeps the bar up to date; rewards have sign −1."""
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
         drift = f"  structure {values['drift']:.3f}" if "drift" in values else ""
         done = record["iteration"] == iterations
-        text = f"metric {values['metric']:.3f}{drift}" + ("  measuring" if done else "")
+        text = f"metric {sign * values['metric']:.3f}{drift}" + ("  measuring" if done else "")
         progress.update(bar, completed=record["iteration"], metric=text)
 
     return show

@@ -38,12 +38,14 @@ class Settings:
         preservation: weight of the structure distance to the plain picture of the same prompt and
             seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
             the plain pictures are not drawn, and no record has a "drift".
+        kl: weight of how far the changed network's predictions are from the untouched one's, on the
+            sampler's own way: up to the steps' weights, the KL divergence. See `PredictionDrift`.
         distance: weight of the variable's own distance from where it started.
         norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
             Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
-        backtrack: go back to the best state, and halve the learning rate, when a look at the
-            validation examples finds that more than a quarter of the gain is lost again.
+        backtrack: after so many looks without a better objective, go back to the best state and
+            halve the learning rate; 0: never.
         validate_every: iterations between looks at the validation examples.
         patience: stop after this many looks without a better objective; the best state is returned
             in any case.
@@ -67,12 +69,13 @@ class Settings:
     seed: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    kl: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
     norm: float = 0.0
     lr_schedule: str = "constant"
     optimizer: str = "adam"
-    backtrack: bool = False
+    backtrack: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,9 +87,10 @@ class Settings:
             "checkpoint_every",
         ):
             check_int(name, getattr(self, name), 1)
+        check_int("backtrack", self.backtrack, 0)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("preservation", "distance", "likelihood", "norm"):
+        for name in ("preservation", "kl", "distance", "likelihood", "norm"):
             check_number(name, getattr(self, name), least=0)
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"

@@ -16,7 +16,6 @@ from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.variables import Variable
 
 _LEAST_GAIN = 0.002  # of all that was gained: less is no progress
-_MOST_LOSS = 0.25  # of all that was gained: a look that lost more goes back
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]  # what `Checkpoints.read` returns
 
@@ -90,23 +89,11 @@ class LoopState:
         else:
             progress.looks_without_progress += 1
 
-    def go_back_if_worse(self, objective: float) -> bool:
-        """Go back to the best state, for smaller steps, if much of the gain is lost again.
-
-        What the optimiser remembers is dropped.
-
-        Returns:
-            Whether it did.
-
-        """
-        progress = self.progress
-        gained = progress.start_objective - progress.best_objective
-        if objective <= progress.best_objective + _MOST_LOSS * gained:
-            return False
+    def go_back(self) -> None:
+        """Go back to the best state, for steps of half the size; the optimiser starts anew."""
         self.variable.load_tensors(self.best)
         self.optimizer.state.clear()
-        progress.step_scale *= 0.5
-        return True
+        self.progress.step_scale *= 0.5
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint.

@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.runs.report_curves import optimisation_svg, success_svg
+from adjointdpm.runs.own_sign import direction, in_own_sign, sign_of
+from adjointdpm.runs.report_curves import optimisation_svg, strength_svg, success_svg
 from adjointdpm.support.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -28,6 +29,7 @@ def write_report(folder: RunFolder) -> Path:
     result = read_result(folder)
     try:
         labels = result["story"]["views"]
+        result = in_own_sign(result, list(labels))
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
             for row in result["pictures"]
@@ -43,8 +45,9 @@ def write_report(folder: RunFolder) -> Path:
         ) from error
     try:
         curve, no_curve = _curve(folder, result), ""
+        strength = strength_svg(result["strength"]) if "strength" in result else None
     except InvalidInputError as error:  # without matplotlib
-        curve, no_curve = None, str(error)
+        curve, strength, no_curve = None, None, str(error)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -65,6 +68,7 @@ def write_report(folder: RunFolder) -> Path:
         storyboard=storyboard,
         curve=curve,
         no_curve=no_curve,
+        strength_curve=strength,
     )
     return write_text(folder.path / "report.html", html)
 
@@ -115,7 +119,7 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
         add(
             f"{_score(held_out['before'])} → {_score(held_out['after'])}",
-            f"metric on {count} (lower is better)",
+            f"metric on {count} ({direction(result)})",
         )
         if "recognised" in held_out:
             shares = held_out["recognised"]
@@ -128,6 +132,13 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
                 _percent(held_out["distinctness"]),
                 "of the distance between prompts' pictures remains (mean colour taken out)",
             )
+        if "diversity" in held_out:
+            add(
+                _percent(held_out["diversity"]),
+                "of the distance between a prompt's pictures remains",
+            )
+        if "strength" in result:
+            add(f"{result['strength']['chosen']:g}", "of what was learned was kept (the strength)")
     minutes, seconds = divmod(round(result["seconds"]), 60)
     add(
         f"{minutes} min {seconds:02d} s",
@@ -145,7 +156,9 @@ def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
     if "success" in result:
         return success_svg(result["success"])
     if "optimisation" in result:
-        return optimisation_svg(folder.read_history(), result["optimisation"]["best_iteration"])
+        return optimisation_svg(
+            folder.read_history(), result["optimisation"]["best_iteration"], sign_of(result)
+        )
     return None
 
 

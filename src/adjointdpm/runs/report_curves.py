@@ -18,26 +18,28 @@ _STYLES = {
 }
 
 
-def optimisation_svg(history: Sequence[dict[str, Any]], best: int) -> str:
+def optimisation_svg(history: Sequence[dict[str, Any]], best: int, sign: int = 1) -> str:
     """Metric and structure distance by iteration, on training and on validation examples.
 
     Args:
         history: the records of the loop.
         best: the iteration whose state was kept.
+        sign: −1 for a reward, which is shown as such.
 
     Raises:
         InvalidInputError: matplotlib is not installed.
 
     """
     titles = {
-        "metric": "metric (lower: more of the effect)",
+        "metric": f"metric ({'higher' if sign < 0 else 'lower'}: more of the effect)",
         "drift": "structure distance (lower: more of the drawing)",
     }
+    signs = {"metric": sign, "drift": 1}
     with _figure(columns=2) as (figure, panels):
         for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
             for name, style in _STYLES.items():
                 points = [
-                    (record["iteration"], record[name][quantity])
+                    (record["iteration"], signs[quantity] * record[name][quantity])
                     for record in history
                     if quantity in record.get(name, {})
                 ]
@@ -94,6 +96,38 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
         axes.set(xlabel="budget", ylabel="success, %", ylim=(-3, 103))
         axes.set_xlim(left=0)
         axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def strength_svg(found: dict[str, Any]) -> str:
+    """What the effect costs: the metric by strength, and what is kept of the rest by the metric.
+
+    Args:
+        found: "strength" of a result.
+
+    Raises:
+        InvalidInputError: matplotlib is not installed.
+
+    """
+    rows = found["curve"]
+    with _figure(columns=2) as (figure, (gain, cost)):
+        strengths, scores = ([row[name] for row in rows] for name in ("strength", "metric"))
+        gain.plot(strengths, scores, color=_ACCENT, marker="o", lw=2)
+        gain.axvline(found["chosen"], color=_INK, lw=0.8, ls=":", label="kept")
+        gain.set(xlabel="strength")
+        gain.set_title("metric (lower: more of the effect)", fontsize=10, loc="left")
+        gain.legend(frameon=False, fontsize=8)
+        titles = {"guard": "guard", "diversity": "diversity", "kl": "drift"}
+        for name, color in zip(titles, (_WARM, _ACCENT, _SOFT), strict=True):
+            values = [row.get(name) for row in rows]
+            if None not in values:
+                cost.plot(strengths, values, color=color, marker="o", lw=2, label=titles[name])
+        if "guard_limit" in found:
+            cost.axhline(found["guard_limit"], color=_WARM, lw=0.8, ls="--", label="guard's limit")
+        cost.axvline(found["chosen"], color=_INK, lw=0.8, ls=":")
+        cost.set(xlabel="strength")
+        cost.set_title("what it costs", fontsize=10, loc="left")
+        cost.legend(frameon=False, fontsize=8)
         return _svg(figure)
 
 

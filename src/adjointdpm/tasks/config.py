@@ -97,7 +97,13 @@ class TaskConfig(Settings, Sampling):
 
     Args:
         metric: what to make small: NAME, NAME:key=value,… or file.py:function.
-        weight: the weight of each metric, in their order; without any, all weigh 1.
+        weight: the weight of each metric, in their order; without any, all weigh 1. Of several
+            metrics each is first divided by its spread over untouched pictures, so that equal
+            weights count alike.
+        reward_device: where the metrics are computed, such as cuda:1; without it, where the model
+            is. Gradients come back to the model's device.
+        reward_dtype: in which precision the metrics are computed, float32 or bfloat16; without it,
+            in that of the pictures.
         seed: fixes everything random.
         tracker: where the numbers of every iteration are logged: tensorboard, another tracker of
             Accelerate, or none. Without it: tensorboard, if that is installed.
@@ -106,14 +112,19 @@ class TaskConfig(Settings, Sampling):
 
     metric: list[str]
     weight: list[float] = field(default_factory=list)
+    reward_device: str | None = None
+    reward_dtype: str | None = None
     lr_schedule: str = "linear"
     optimizer: str = "normalized"
-    backtrack: bool = True
+    backtrack: int = 2
     tracker: list[str] = field(default_factory=default_trackers)
+    # Predictions drift where a network changes; `align` has it back.
+    kl: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.check_sampling()
         self.loop_settings()
+        metrics.check_place(self.reward_device, self.reward_dtype)
 
     @property
     def usual_gradient(self) -> str:

@@ -140,6 +140,9 @@ class DemoConfig:
             lr=1e-2,
             lr_schedule="cosine",
             validate_every=max(1, self.iterations // 3),
+            validation=4,
+            held_out_seeds=1,
+            strength="1",  # a demo takes minutes
             **learning,
         )
         audit = AuditConfig(

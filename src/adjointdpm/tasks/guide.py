@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "preservation": 0.0,
         "iterations": 50,
         "patience": 50,
-        "backtrack": False,
+        "backtrack": 0,
     }
 }
 
@@ -61,7 +61,8 @@ class GuideConfig(TaskConfig):
     Args:
         prompt: what to draw.
         prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
-        pictures: number of pictures, each with a seed of its own.
+        pictures: number of pictures, each with a seed of its own; without it, one, or four if only
+            the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
         within: where the noise stays: shell, l2, linf or free. See `Noise`.
         budget: how far the noise may go, for l2 and linf.
@@ -83,7 +84,7 @@ class GuideConfig(TaskConfig):
 
     prompt: str = ""
     prompts: Prompts = field(default_factory=list)
-    pictures: int = 1
+    pictures: int | None = None
     learn: str = "noise"
     within: str = "shell"
     budget: float | None = None
@@ -93,7 +94,8 @@ class GuideConfig(TaskConfig):
     lr: float = 0.1
     preservation: float = 0.2
     batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    patience: int = 6
+    patience: int = 15
+    backtrack: int = 0
     validate_every: int = 1
     # Every iteration moves all pictures.
     accumulate: int = field(default=1, init=False)
@@ -101,10 +103,13 @@ class GuideConfig(TaskConfig):
     def __post_init__(self) -> None:
         self._settle_prompt()
         self._settle_preset()
+        if self.pictures is None:
+            alone = self.learn == "embedding" and self.picture is None
+            object.__setattr__(self, "pictures", 4 if alone else 1)
         check_counts(self, "pictures")
         if self.batch is not None:
             check_counts(self, "batch")
-            if self.pictures % self.batch:
+            if self.count % self.batch:
                 raise InvalidInputError(
                     f"batch={self.batch} does not divide pictures={self.pictures}: every iteration "
                     f"moves all of them"
@@ -119,7 +124,7 @@ class GuideConfig(TaskConfig):
                 f"within={self.within!r} and budget={self.budget} say where the noise may go, and "
                 f"learn='embedding' leaves it where it is; drop them, or learn 'noise' or 'both'"
             )
-        if self.picture is not None and self.pictures > 1:
+        if self.picture is not None and self.count > 1:
             raise InvalidInputError(
                 f"a run that starts from a picture makes one, not {self.pictures}"
             )
@@ -165,12 +170,18 @@ class GuideConfig(TaskConfig):
                 )
             object.__setattr__(self, name, value)
 
+    @property
+    def count(self) -> int:
+        """The number of pictures."""
+        assert self.pictures is not None  # it was settled
+        return self.pictures
+
     def loop_settings(self, **changes: Any) -> Settings:
         """The settings of the loop: an iteration moves all pictures, in graphs of `batch`."""
-        batch = self.batch or self.pictures
+        batch = self.batch or self.count
         derived = {
             "batch": batch,
-            "accumulate": self.pictures // batch,
+            "accumulate": self.count // batch,
         }
         return super().loop_settings(**derived | changes)
 
@@ -183,7 +194,7 @@ class GuideConfig(TaskConfig):
 
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
-        first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.pictures
+        first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.count
         examples = number(prompts, first)
         if self.learn == "embedding" and self.picture is None:
             return Sets(examples, examples, number(prompts, first + 2 * SEED_RANGE))

@@ -17,6 +17,7 @@ from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -27,6 +28,8 @@ from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
+from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -70,6 +73,10 @@ class Assignment:
         acts: whether pictures can change, where that was tried.
         found: what was found out before the run, for `result.json`.
         calls: network calls that this took, by purpose.
+        enough: where the metric is good enough; see `MetricObjective`.
+        guard: what must not get worse.
+        strength_examples: with any, how much of what was learned is kept is settled on them.
+        strength: how much; None lets the guard choose.
 
     """
 
@@ -86,6 +93,10 @@ class Assignment:
     acts: bool | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
+    enough: float | None = None
+    guard: Guard | None = None
+    strength_examples: Sequence[Example] = ()
+    strength: float | None = None
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -136,11 +147,13 @@ def learn(
     started, processes = time.perf_counter(), Processes()
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
+    assignment = on_reward_device(assignment)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         _check_metric(render, assignment)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
+        assignment = with_spreads(render, assignment)
         settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
         watch = Watch(assignment.metric, variable, settings, advice, acts)
         outcome = _optimise(render, assignment, folder, resume, on_record, watch)
@@ -152,6 +165,15 @@ def learn(
         result |= assignment.found
         if not processes.is_main:
             return result
+        if assignment.strength_examples and outcome.best_iteration:
+            result["strength"] = settle_strength(
+                render,
+                variable,
+                assignment.metric,
+                assignment.strength_examples,
+                assignment.guard,
+                assignment.strength,
+            )
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
         variable.check_saved(folder.path)
         result |= _measured(render, assignment, folder)
@@ -222,7 +244,7 @@ def _optimise(
         on_record(history[-1])
 
     return optimize(
-        MetricObjective(render, watch.watched),
+        MetricObjective(render, watch.watched, assignment.enough, assignment.guard),
         variable,
         sets.training,
         sets.validation,
@@ -232,6 +254,7 @@ def _optimise(
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
+        guard=assignment.guard,
     )
 
 
@@ -259,6 +282,7 @@ def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> di
     return {
         "metric": {
             "name": metric.name,
+            "sign": metric.sign,
             "before": render.score(metric, seen_before, prompts).mean().item(),
             "after": render.score(metric, seen_after, prompts).mean().item(),
         },

@@ -121,6 +121,18 @@ class Variable(ABC):
         scale = sum(start[name].square().sum().item() for name in tensors)
         return {"distance": change / (scale or sum(tensor.numel() for tensor in tensors.values()))}
 
+    def at_strength(self, strength: float) -> dict[str, Tensor]:
+        """Values of the tensors that change the model `strength` times as much as those now do.
+
+        They are start + strength · (now − start) here: exactly the start at 0 and what is there now
+        at 1. `load_tensors` puts them in place.
+        """
+        start = self.first_values()
+        return {
+            name: torch.lerp(start[name].to(tensor), tensor.detach(), strength)
+            for name, tensor in self.tensors().items()
+        }
+
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Copy values in from a checkpoint.
 

@@ -134,6 +134,13 @@ class LoRA(Variable):
         square = torch.stack([_product_square(a, b) for a, b in pairs]).sum()
         return {"distance": square * ((self.alpha / self.rank) ** 2 / (self._base_square or 1.0))}
 
+    def at_strength(self, strength: float) -> dict[str, Tensor]:
+        """As `Variable.at_strength`, for the weights: B is scaled, and A stays."""
+        return {
+            name: tensor.detach() * strength if ".lora_B." in name else tensor.detach().clone()
+            for name, tensor in self._tensors.items()
+        }
+
     def save(self, folder: Path) -> Path:
         """Write `pytorch_lora_weights.safetensors`, in float32.
 
