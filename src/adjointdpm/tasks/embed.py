@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adjointdpm.errors import AdjointDPMWarning
+from adjointdpm.errors import NoGainWarning
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
@@ -156,7 +156,7 @@ def _chosen(
             f"in {choice.template!r} other words in the token's place change pictures by only "
             f"{choice.used.change:.0%} of what another prompt does, so the token may learn nothing"
             f"; {_advice(choice)}",
-            AdjointDPMWarning,
+            NoGainWarning,
             stacklevel=2,
         )
     return choice
