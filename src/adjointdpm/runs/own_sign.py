@@ -15,7 +15,7 @@ def sign_of(result: dict[str, Any]) -> int:
 
 
 def in_own_sign(result: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
-    """The result with the means, the change and the parts of rewards times −1.
+    """The result with the means, the change, the parts and the curve of rewards times −1.
 
     Args:
         result: what `result.json` holds.
@@ -35,7 +35,17 @@ def in_own_sign(result: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
     turned: dict[str, Any] = {"held_out": held_out} if "held_out" in result else {}
     if "metric" in result:
         turned["metric"] = _turned(result["metric"], ["before", "after"], sign)
+    if "strength" in result:
+        turned["strength"] = _turned_strength(result["strength"], sign)
     return result | turned
+
+
+def _turned_strength(strength: dict[str, Any], sign: int) -> dict[str, Any]:
+    guard_sign = strength.get("guard_sign", 1)
+    curve = [
+        _turned(_turned(row, ["metric"], sign), ["guard"], guard_sign) for row in strength["curve"]
+    ]
+    return _turned(strength, ["guard_limit"], guard_sign) | {"curve": curve}
 
 
 def _turned(values: dict[str, Any], names: Sequence[str], sign: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def write_report(folder: RunFolder) -> Path:
         ) from error
     try:
         curve, no_curve = _curve(folder, result), ""
-        strength = strength_svg(result["strength"]) if "strength" in result else None
+        strength = _strength_curve(result) if "strength" in result else None
     except InvalidInputError as error:  # without matplotlib
         curve, strength, no_curve = None, None, str(error)
     environment = jinja2.Environment(
@@ -150,6 +150,10 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def _several_prompts(result: dict[str, Any]) -> bool:
     return len({row["prompt"] for row in result["pictures"]}) > 1
+
+
+def _strength_curve(result: dict[str, Any]) -> str:
+    return strength_svg(result["strength"], sign_of(result))
 
 
 def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:

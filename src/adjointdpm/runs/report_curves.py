@@ -99,11 +99,12 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
         return _svg(figure)
 
 
-def strength_svg(found: dict[str, Any]) -> str:
+def strength_svg(found: dict[str, Any], sign: int = 1) -> str:
     """What the effect costs: the metric by strength, and what is kept of the rest by the metric.
 
     Args:
-        found: "strength" of a result.
+        found: "strength" of a result, in its own sign.
+        sign: −1 for a reward.
 
     Raises:
         InvalidInputError: matplotlib is not installed.
@@ -115,7 +116,8 @@ def strength_svg(found: dict[str, Any]) -> str:
         gain.plot(strengths, scores, color=_ACCENT, marker="o", lw=2)
         gain.axvline(found["chosen"], color=_INK, lw=0.8, ls=":", label="kept")
         gain.set(xlabel="strength")
-        gain.set_title("metric (lower: more of the effect)", fontsize=10, loc="left")
+        better = "higher" if sign < 0 else "lower"
+        gain.set_title(f"metric ({better}: more of the effect)", fontsize=10, loc="left")
         gain.legend(frameon=False, fontsize=8)
         titles = {"guard": "guard", "diversity": "diversity", "kl": "drift"}
         for name, color in zip(titles, (_WARM, _ACCENT, _SOFT), strict=True):
