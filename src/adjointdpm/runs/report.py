@@ -152,6 +152,10 @@ def _several_prompts(result: dict[str, Any]) -> bool:
     return len({row["prompt"] for row in result["pictures"]}) > 1
 
 
+def _strength_curve(result: dict[str, Any]) -> str:
+    return strength_svg(result["strength"], sign_of(result))
+
+
 def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
     if "success" in result:
         return success_svg(result["success"])
