@@ -9,11 +9,13 @@ import jinja2
 from markupsafe import Markup, escape
 
 from adjointdpm.errors import InvalidInputError, OutputError
+from adjointdpm.runs.findings_table import findings_table
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report_curves import optimisation_svg, success_svg
 from adjointdpm.support.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_GALLERY = 24  # examples that are shown large where a table has them all
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -30,8 +32,9 @@ def write_report(folder: RunFolder) -> Path:
         labels = result["story"]["views"]
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
-            for row in result["pictures"]
+            for row in (result["pictures"][:_GALLERY] if "findings" in result else result["pictures"])
         ]
+        findings = findings_table(folder, result)
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
         storyboard = (
             _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
@@ -61,6 +64,7 @@ def write_report(folder: RunFolder) -> Path:
         labels=labels,
         facts=facts,
         pictures=pictures,
+        findings=findings,
         trajectory=trajectory,
         storyboard=storyboard,
         curve=curve,
@@ -101,11 +105,12 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         facts.append({"value": value, "label": label})
 
     if "success" in result:
-        last = result["success"][-1]
+        first = result["success"][0].get("target")
+        last = [row for row in result["success"] if row.get("target") == first][-1]
         low, high = map(_percent, last["interval"])
         add(
             _percent(last["rate"]),
-            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % "
+            f"success at a budget of {last['budget']:g}, on {last.get('examples', held_out['examples'])} prompts (95 % "
             f"interval {low} – {high})",
         )
         if last["random_search"] is not None:
