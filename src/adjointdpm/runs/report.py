@@ -32,7 +32,9 @@ def write_report(folder: RunFolder) -> Path:
         labels = result["story"]["views"]
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
-            for row in (result["pictures"][:_GALLERY] if "findings" in result else result["pictures"])
+            for row in (
+                result["pictures"][:_GALLERY] if "findings" in result else result["pictures"]
+            )
         ]
         findings = findings_table(folder, result)
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
@@ -108,10 +110,11 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         first = result["success"][0].get("target")
         last = [row for row in result["success"] if row.get("target") == first][-1]
         low, high = map(_percent, last["interval"])
+        count = last.get("examples", held_out["examples"])
         add(
             _percent(last["rate"]),
-            f"success at a budget of {last['budget']:g}, on {last.get('examples', held_out['examples'])} prompts (95 % "
-            f"interval {low} – {high})",
+            f"success at a budget of {last['budget']:g}, on {count} prompts (95 % interval "
+            f"{low} – {high})",
         )
         if last["random_search"] is not None:
             add(_percent(last["random_search"]), "random search with as many forward passes")

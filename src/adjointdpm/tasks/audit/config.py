@@ -79,8 +79,8 @@ class AuditConfig(Sampling):
     def _check_targets(self) -> None:
         given = [self.target] if isinstance(self.target, str) else list(self.target or ())
         object.__setattr__(self, "target", given)
-        names = Counter(noise_file_name(1.0, target) for target in self.targets)
-        twice = [t for t in self.targets if names[noise_file_name(1.0, t)] > 1]
+        names = Counter(noise_file_name(1.0, target or ANY) for target in self.targets)
+        twice = [t for t in given if names[noise_file_name(1.0, t)] > 1]
         if twice:
             raise InvalidInputError(f"target={given!r}: {twice[0]!r} is there twice; leave one out")
 
@@ -106,12 +106,17 @@ class AuditConfig(Sampling):
         return [None if name == ANY else name for name in self.target] or [None]
 
     @property
+    def file_words(self) -> list[str | None]:
+        """What names the files of each target; those of the first need no word."""
+        return [None, *(target or ANY for target in self.targets[1:])]
+
+    @property
     def artefacts(self) -> tuple[str, ...]:
         """Adversarial noise of each target and budget, findings, and pictures to train on."""
         return (
             *(
-                name(budget, target)
-                for target in self.targets
+                name(budget, word)
+                for word in self.file_words
                 for budget in self.budget
                 for name in (noise_file_name, noise_folder_name)
             ),

@@ -36,10 +36,11 @@ def write_noises(
     """
     facts = _facts(setting, model_name)
     paths = []
+    words = dict(zip(setting.targets, setting.config.file_words, strict=True))
     for target, budget, view in setting.views:
         count = sum(e.label != target.group for e in examples)
-        single = folder.path / noise_file_name(budget, target.name)
-        several = folder.path / noise_folder_name(budget, target.name)
+        single = folder.path / noise_file_name(budget, words[target])
+        several = folder.path / noise_folder_name(budget, words[target])
         shutil.rmtree(several, ignore_errors=True)
         within = {"target": target.name, "within": setting.config.within, "budget": budget}
         found = _found(shared, names, target, view)
