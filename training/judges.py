@@ -202,6 +202,7 @@ def main(
     placements: int = 0,
     stylised: float = 0.0,
     rate: float = RATE,
+    bf16: bool = False,
 ) -> None:
     """Train by the clock, and print accuracies on unseen augmentations as JSON.
 
@@ -211,7 +212,7 @@ def main(
     are four channel counts, divisible by 8. `--placements` draws so many more of each picture to
     train on; the pool's, the same for every judge, are what it is tested on. `--resume` goes on
     from `--source`, by default from `--folder`, which is saved into. `--stylised` is the share of
-    a batch that painters have redrawn.
+    a batch that painters have redrawn. `--bf16` takes half of the time on a processor that has it.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -231,7 +232,8 @@ def main(
         if painted is not None:
             picks = rng.integers(len(painted[0]), size=round(stylised * batch))
             redrawn = painted[0][picks], painted[1][picks]
-        return loss_of(judge, plain, redrawn)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return loss_of(judge, plain, redrawn)
 
     def keep() -> None:
         if not left_out:

