@@ -60,7 +60,7 @@ class Warm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of "day" and "night"."""
-        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2)) - 0.2
+        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2)) - 0.15
         return torch.stack([-blue, blue], 1) * 20
 
 

@@ -18,7 +18,7 @@ class Warm(nn.Module):
     """Says "night" where a picture has more blue than red by a threshold, and "day" elsewhere."""
 
     def forward(self, images: Tensor) -> Tensor:
-        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2)) - 0.2
+        blue = images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2)) - 0.15
         return torch.stack([-blue, blue], 1) * 20
 
 
