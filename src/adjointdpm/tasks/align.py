@@ -140,7 +140,7 @@ class AlignConfig(LearningConfig):
             InvalidInputError: it is what is optimised, or there is a bound and no guard.
 
         """
-        if self.guard not in (None, "none"):
+        if self.guard is not None and self.guard != "none":
             found = metrics.resolve(self.guard)
             if found.name in [part.name for part in _parts(metric)]:
                 raise InvalidInputError(f"guard {found.name} is optimised itself; choose another")
@@ -204,14 +204,18 @@ def align(
     if guard is None:
         _warn_if_hackable(metric)
     variable = config.make_variable(model.pipe)
-    told = _story(config, metric, model.pipe, variable) if story is None else None
+    told = (
+        _story(config, metric, model.pipe, variable)
+        if story is None
+        else story(model.pipe, variable)
+    )
     assignment = Assignment(
         task,
         config,
         variable,
         metric,
         config.sets(),
-        told or story(model.pipe, variable),
+        told,
         recognise=recognise,
         command=command,
         guard=guard,
