@@ -98,7 +98,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "audit": SAMPLER
     | {
         "victim": "efficientnet-lite0",
-        "target": None,
+        "target": [],
         "budget": [0.1, 0.2, 0.3],
         "within": "l2",
         "transfer": None,

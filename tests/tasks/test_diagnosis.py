@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adjointdpm import metrics
-from adjointdpm.errors import AdjointDPMWarning
+from adjointdpm.errors import NoGainWarning
 from adjointdpm.optimization.loop import optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -78,6 +78,12 @@ def test_every_cause_is_told_from_the_others(history, seen: Seen, expected: str)
     assert at_end.cause == expected
 
 
+def test_a_loop_that_went_back_took_no_steps_that_are_too_small() -> None:
+    history = records(0.5, 0.5, 0.5, moved=1e-5)
+    history[-1]["step_scale"] = 0.5
+    assert cause(history) is None
+
+
 def test_a_change_smaller_than_its_noise_is_said_to_be() -> None:
     found = diagnose_end(records(0.5, 0.4, 0.3), SEEN, SETTINGS, BAD)
     assert found is not None
@@ -144,7 +150,7 @@ def model():
     [
         (darker_than_most, "{prompt} on a {token} background", {}, True, "flat metric"),
         (black_is_enough, "{prompt} on a {token} background", {}, True, "flat metric"),
-        (warm, "{prompt} in {token} style", {"lr": 0.01}, False, "no influence"),
+        (warm, "{prompt} in {token} style", {"lr": 0.02}, False, "no influence"),
         (warm, "{prompt} on a {token} background", {"lr": 1e-6}, True, "step too small"),
     ],
 )
@@ -161,7 +167,8 @@ def test_noise_that_is_thrown_far_away_in_a_step_is_said_to_be(model) -> None:
     def gray(images):
         return (images - 0.5).square().mean((1, 2, 3))
 
-    noise = Noise([*TRAINING], torch.cat([model.noise(1, e.seed) for e in TRAINING]))
+    start = torch.cat([model.noise(1, example.seed) for example in TRAINING])
+    noise = Noise(TRAINING, start, within="free")
     settings = Settings(iterations=5, preservation=0.0, validate_every=2, lr=1e3)
     check_told_early(model, gray, noise, settings, None, "step too large", looked_at=TRAINING)
 
@@ -182,5 +189,5 @@ def check_told_early(
     assert found is not None
     assert found.cause == expected
     assert len(told) == 1  # once
-    assert issubclass(told[0].category, AdjointDPMWarning)
+    assert issubclass(told[0].category, NoGainWarning)
     assert found.change.split(",")[0][:20] in str(told[0].message)

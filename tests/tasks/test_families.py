@@ -210,6 +210,7 @@ def test_embed_leaves_a_token_that_a_fresh_stock_pipeline_draws_the_same_picture
     config = EmbedConfig(
         metric=["color:mood=dusk"],
         token="<new>",
+        template="{prompt} {token}",
         prompts=["red fox", "fox"],
         held_out=["red"],
         pipeline_arg=arguments(name),

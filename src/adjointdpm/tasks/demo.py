@@ -259,7 +259,7 @@ def _audit(
         model_name="tiny",
         command=command,
         recognise=judge,
-        report=lambda what, step, total: report("auditing", step, total, what),
+        report=lambda what, step, total: report("auditing", int(step), total, what),
     )
     (row,) = done["success"]
     summary = (

@@ -9,19 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdpm.errors import AdjointDPMWarning
+from adjointdpm.errors import NoGainWarning
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.base import Samples, Scores
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.variables import Variable
 
-EARLY = 3  # iterations after which a run is judged for the first time
+EARLY = 4  # iterations after which a run is judged for the first time
 _MOST_FLAT = 0.5  # share of pictures without a gradient that leaves too few to learn from
-_TOO_SMALL = 0.003  # share of its own size that something learned should change by in a whole run
-_ENOUGH = 0.3  # share of its own size after whose change pictures should look different
+_TOO_SMALL = (
+    0.003  # share of its natural size that something learned should change by in a whole run
+)
+_ENOUGH = 0.3  # share of its natural size after whose change pictures should look different
 _FAR = 3.0  # the same, beyond which larger steps would not help
-_TOO_LARGE = 1.0  # change in one step, in shares of its own size, after which nothing is left of it
+_TOO_LARGE = (
+    1.0  # change in one step, in shares of its natural size, after which nothing is left of it
+)
 _SAME_PICTURE = 0.01  # mean change of a pixel in [0, 1] that nobody sees
 _NOTHING = 0.05  # change of the metric, in units of its spread over pictures
 _WORSE = 0.5  # rise of the objective in the same units that is no accident
@@ -78,7 +82,7 @@ def diagnose(
 
     Args:
         history: the loop's records; each but the first with "moved", the root mean square change of
-            what is learned since the start, as a share of its root mean square there.
+            what is learned since the start, in its natural units.
         seen: what was seen of pictures.
         settings: the loop's.
         advice: what to do if pictures do not depend on what is learned.
@@ -97,7 +101,7 @@ def diagnose(
             "depend on it.",
             _sentence(advice),
         )
-    moved = steps[-1].get("moved")
+    moved = max((record["moved"] for record in steps if "moved" in record), default=None)
     return (
         (_too_small(steps, moved, settings) if moved is not None else None)
         or (_same_pictures(moved, looks, seen, settings, advice) if moved is not None else None)
@@ -168,12 +172,13 @@ def _too_small(steps: Sequence[Record], moved: float, settings: Settings) -> Dia
     """Steps that would not arrive anywhere by the end of the run."""
     iterations = max(settings.iterations, steps[-1]["iteration"])
     arrives = moved / steps[-1]["iteration"] * iterations
-    if arrives >= _TOO_SMALL:
+    went_back = any("step_scale" in record for record in steps)
+    if arrives >= _TOO_SMALL or went_back:
         return None
     factor = 10 ** math.ceil(math.log10(_ENOUGH / max(arrives, 1e-12)))
     return Diagnosis(
         "step too small",
-        f"Steps are too small: what is learned has changed by {moved:.1g} of its own size in "
+        f"Steps are too small: what is learned has changed by {moved:.1g} of its natural size in "
         f"{steps[-1]['iteration']} iterations.",
         f"Raise --lr from {settings.lr:g} to about {settings.lr * factor:.0e}.",
     )
@@ -191,7 +196,7 @@ def _too_large(
     if len(looks) < 2 or (first <= _TOO_LARGE and not grows):
         return None
     what = (
-        f"the first one changed what is learned by {first:.3g} times its own size"
+        f"the first one changed what is learned by {first:.3g} times its natural size"
         if first > _TOO_LARGE
         else f"the objective rose from {looks[0]['objective']:.3f} to {looks[-1]['objective']:.3f}"
     )
@@ -213,7 +218,7 @@ def _same_pictures(
         return Diagnosis(
             "step too small",
             f"Steps are too small: pictures stay the same so far, and other words in the token's "
-            f"place change them. What is learned has changed by {moved:.1g} of its own size.",
+            f"place change them. What is learned has changed by {moved:.1g} of its natural size.",
             f"Raise --lr from {settings.lr:g} to about {settings.lr * 10:.0e}.",
         )
     if moved < _ENOUGH:
@@ -347,7 +352,7 @@ class Watch:
         """Add "moved" to the newest record, and warn if there is reason to.
 
         Warns:
-            AdjointDPMWarning: the run gains nothing, and why.
+            NoGainWarning: the run gains nothing, and why.
 
         """
         record = history[-1]
@@ -355,13 +360,14 @@ class Watch:
         if record["iteration"] == 0:
             return
         record["moved"] = self._moved()
-        if self._warned or record["iteration"] < EARLY:
+        # After the last iteration the verdict on held-out pictures says more.
+        if self._warned or not EARLY <= record["iteration"] < self.settings.iterations:
             return
         if (found := self.diagnosis(history)) is not None:
             self._warned = True
             warnings.warn(
                 f"after {record['iteration']} iterations nothing is gained. {found}",
-                AdjointDPMWarning,
+                NoGainWarning,
                 stacklevel=2,
             )
 
@@ -382,4 +388,10 @@ class Watch:
 
     @torch.no_grad()
     def _moved(self) -> float:
-        return math.sqrt(self.variable.regularisers()["distance"].item())
+        first, units = self.variable.first_values(), self.variable.units()
+        tensors = self.variable.tensors()
+        squares = [
+            ((tensor - first[name].to(tensor)) / units[name].to(tensor)).square().sum().item()
+            for name, tensor in tensors.items()
+        ]
+        return math.sqrt(sum(squares) / sum(tensor.numel() for tensor in tensors.values()))

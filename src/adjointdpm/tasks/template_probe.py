@@ -27,7 +27,7 @@ from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
 from adjointdpm.variables import Example, TokenEmbedding
 from adjointdpm.variables.networks import text_encoders
-from adjointdpm.variables.token_embedding import initial_ids
+from adjointdpm.variables.token_embedding import initial_ids, neutral_word
 
 FILE = "template.json"
 #: Sentences that are tried where the user names none.
@@ -167,11 +167,6 @@ class TemplateProbe:
         return replace(choice, seconds=seconds, network_calls=cost.network_calls)
 
     def _choose(self, own: str | None) -> Choice:
-        if len(self._words(_WORDS)) < 2:
-            raise PromptError(
-                f"the tokenizer of {type(self.render.model.pipe).__name__} has no two words of one "
-                f"token each, so there is nothing that a new token could be like"
-            )
         plain = self._draw([example.prompt for example in self._drawn])
         tried = [] if own is None else [self._try(own, plain)]
         if tried and tried[0].refused:
@@ -213,7 +208,11 @@ class TemplateProbe:
         """The initial word, if there is one, and so many others that are not in the prompts."""
         first = [] if self.initial is None else [self.initial]
         known = [example.prompt for example in self._drawn]
-        found = common_words(self.render.model.pipe, count, [*first, *known])
+        pipe = self.render.model.pipe
+        found = common_words(pipe, count, [*first, *known])
+        if not first and not found:
+            tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
+            found = [neutral_word(tokenizer, [example.prompt for example in self.training])]
         return list(dict.fromkeys(first + found))
 
     def _seen(self, template: str, words: Sequence[str], plain: Tensor) -> Sentence:
@@ -225,6 +224,10 @@ class TemplateProbe:
             word: self._objective(images, plain)
             for word, images in zip(words, pictures, strict=True)
         }
+        if (
+            len(words) == 1
+        ):  # a tokenizer that knows no other: without a word is another picture too
+            pictures = torch.stack([pictures[0], plain])
         change = _apart(pictures) / max(_apart(plain), 1e-6)
         return Sentence(template, change, objectives)
 
