@@ -16,7 +16,7 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.variables import Example, LoRA, Noise, Variable, Weights
-from benchmarks.pipelines.cases import build
+from benchmarks.pipelines.cases import CASES, build
 from helpers.tiny_pipelines import tiny_pipeline
 
 EXAMPLES = [Example("red fox", 1), Example("owl", 2)]
@@ -142,8 +142,9 @@ def test_it_works_for_other_families(name: str) -> None:
     model = from_pipeline(build(name))
     variable = Weights(model.pipe)
     example = Example("red fox", 0)
+    size = {k: v for k, v in CASES[name].arguments.items() if k in ("height", "width")}
     with variable:
-        objective = MetricObjective(Renderer(model, 2), resolve("color:mood=dusk"))
+        objective = MetricObjective(Renderer(model, 2, arguments=size), resolve("color:mood=dusk"))
         objective.prepare(variable, [example], Settings(kl=1.0, preservation=0))
         assert objective.look([example])["kl"] == 0
         changed_(variable)

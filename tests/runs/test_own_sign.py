@@ -50,3 +50,26 @@ def test_other_metrics_are_as_they_were(folder: RunFolder) -> None:
     result = read_result(folder)
     assert in_own_sign(result, VIEWS) == result
     assert "lower is better" in write_report(folder).read_text()
+
+
+def test_the_curve_of_strengths_has_the_signs_of_metric_and_guard(folder: RunFolder) -> None:
+    result = reward(folder)
+    rows = [
+        {"strength": s, "metric": -20.0 - s, "guard": -4.0 - s, "diversity": 1.0, "kl": 0.1 * s}
+        for s in (0.0, 1.0)
+    ]
+    result["strength"] = {
+        "chosen": 1.0,
+        "by": "guard",
+        "curve": rows,
+        "examples": 4,
+        "guard_name": "hps",
+        "guard_limit": -3.75,
+        "guard_sign": -1,
+    }
+    (folder.path / "result.json").write_text(json.dumps(result))
+    text = write_report(folder).read_text()
+    assert "<td>1 (kept)</td><td>21.000</td><td>5.000</td>" in text
+    assert "guard is at least 3.750" in text
+    assert "hps (higher is better)" in text
+    assert "metric (lower" not in text

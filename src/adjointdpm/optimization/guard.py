@@ -14,17 +14,20 @@ class Guard:
     """Tells a better picture from one that only pleases the metric.
 
     It is measured on the validation pictures whenever the loop looks at them. A state in which it
-    is worse than its limit is never the best one, and two such looks running end the run.
+    is worse than its limit is never the best one, and several such looks running end the run.
 
     Args:
         metric: lower is better; something else than what is optimised, and never differentiated.
         bound: how much its mean may rise; None: two standard errors of the untouched pictures'
             mean, which is how far it moves from draw to draw by itself.
+        looks: how many looks running end the run; None: none do. What passes through worse states
+            on its way, as noise does, is then only not kept there.
 
     """
 
     metric: Metric
     bound: float | None = None
+    looks: int | None = LOOKS
 
     def limit(self, start: Mapping[str, float]) -> float:
         """The worst mean that is still taken.
@@ -43,9 +46,9 @@ class Guard:
     def reason_to_stop(self, history: Sequence[Mapping[str, Any]]) -> str | None:
         """Why the loop should end after these records; None to go on."""
         looks = [record["validation"] for record in history if "validation" in record]
-        if len(looks) <= LOOKS:
+        if self.looks is None or len(looks) <= self.looks:
             return None
-        start, latest = looks[0], looks[-LOOKS:]
+        start, latest = looks[0], looks[-self.looks :]
         if any(self.accepts(look, start) for look in latest):
             return None
         if any(look["metric"] >= start["metric"] for look in latest):

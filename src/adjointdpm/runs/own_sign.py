@@ -15,7 +15,7 @@ def sign_of(result: dict[str, Any]) -> int:
 
 
 def in_own_sign(result: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
-    """The result with the means, the change and the parts of rewards times −1.
+    """The result with the means, the change, the parts and the curve of rewards times −1.
 
     Args:
         result: what `result.json` holds.
@@ -35,7 +35,16 @@ def in_own_sign(result: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
     turned: dict[str, Any] = {"held_out": held_out} if "held_out" in result else {}
     if "metric" in result:
         turned["metric"] = _turned(result["metric"], ["before", "after"], sign)
+    if "strength" in result:
+        turned["strength"] = _turned_curve(result["strength"], sign)
     return result | turned
+
+
+def _turned_curve(found: dict[str, Any], sign: int) -> dict[str, Any]:
+    """The curve of strengths; its guard may be a reward too."""
+    of_guard = found.get("guard_sign", 1)
+    rows = [_turned(_turned(row, ["metric"], sign), ["guard"], of_guard) for row in found["curve"]]
+    return _turned(found, ["guard_limit"], of_guard) | {"curve": rows}
 
 
 def _turned(values: dict[str, Any], names: Sequence[str], sign: int) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import jinja2
 from markupsafe import Markup, escape
 
 from adjointdpm.errors import InvalidInputError, OutputError
+from adjointdpm.runs.findings_table import findings_table
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.own_sign import direction, in_own_sign, sign_of
 from adjointdpm.runs.report_curves import optimisation_svg, strength_svg, success_svg
 from adjointdpm.support.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_GALLERY = 24  # examples that are shown large where a table has them all
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -32,8 +34,11 @@ def write_report(folder: RunFolder) -> Path:
         result = in_own_sign(result, list(labels))
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
-            for row in result["pictures"]
+            for row in (
+                result["pictures"][:_GALLERY] if "findings" in result else result["pictures"]
+            )
         ]
+        findings = findings_table(folder, result)
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
         storyboard = (
             _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
@@ -45,7 +50,7 @@ def write_report(folder: RunFolder) -> Path:
         ) from error
     try:
         curve, no_curve = _curve(folder, result), ""
-        strength = strength_svg(result["strength"]) if "strength" in result else None
+        strength = _strength_curve(result)
     except InvalidInputError as error:  # without matplotlib
         curve, strength, no_curve = None, None, str(error)
     environment = jinja2.Environment(
@@ -64,6 +69,7 @@ def write_report(folder: RunFolder) -> Path:
         labels=labels,
         facts=facts,
         pictures=pictures,
+        findings=findings,
         trajectory=trajectory,
         storyboard=storyboard,
         curve=curve,
@@ -105,12 +111,14 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         facts.append({"value": value, "label": label})
 
     if "success" in result:
-        last = result["success"][-1]
+        first = result["success"][0].get("target")
+        last = [row for row in result["success"] if row.get("target") == first][-1]
         low, high = map(_percent, last["interval"])
+        count = last.get("examples", held_out["examples"])
         add(
             _percent(last["rate"]),
-            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % "
-            f"interval {low} – {high})",
+            f"success at a budget of {last['budget']:g}, on {count} prompts (95 % interval "
+            f"{low} – {high})",
         )
         if last["random_search"] is not None:
             add(_percent(last["random_search"]), "random search with as many forward passes")
@@ -160,6 +168,10 @@ def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
             folder.read_history(), result["optimisation"]["best_iteration"], sign_of(result)
         )
     return None
+
+
+def _strength_curve(result: dict[str, Any]) -> str | None:
+    return strength_svg(result["strength"], direction(result)) if "strength" in result else None
 
 
 def _data_uri(path: Path) -> str:

@@ -63,47 +63,24 @@ def success_svg(rows: Sequence[dict[str, Any]]) -> str:
         InvalidInputError: matplotlib is not installed.
 
     """
-    budgets = [row["budget"] for row in rows]
+    targets = list(dict.fromkeys(row.get("target") for row in rows))
     with _figure(columns=1) as (figure, (axes,)):
-        rates = [100 * row["rate"] for row in rows]
-        reach = [
-            [rate - 100 * row["interval"][0] for rate, row in zip(rates, rows, strict=True)],
-            [100 * row["interval"][1] - rate for rate, row in zip(rates, rows, strict=True)],
-        ]
-        axes.errorbar(
-            budgets,
-            rates,
-            yerr=reach,
-            color=_ACCENT,
-            marker="o",
-            lw=2,
-            capsize=3,
-            label="along the gradient",
-        )
-        searched = [
-            (row["budget"], 100 * row["random_search"])
-            for row in rows
-            if row["random_search"] is not None
-        ]
-        if searched:
-            axes.plot(
-                *zip(*searched, strict=True),
-                color=_WARM,
-                marker="s",
-                ls="--",
-                label="random search, as many forward passes",
-            )
+        for number, target in enumerate(targets):
+            part = [row for row in rows if row.get("target") == target]
+            aim = f" to “{target}”" if target is not None else ""
+            _success_lines(axes, part, aim, ("-", "-.", ":")[min(number, 2)])
         axes.set(xlabel="budget", ylabel="success, %", ylim=(-3, 103))
         axes.set_xlim(left=0)
         axes.legend(frameon=False, fontsize=8)
         return _svg(figure)
 
 
-def strength_svg(found: dict[str, Any]) -> str:
-    """What the effect costs: the metric by strength, and what is kept of the rest by the metric.
+def strength_svg(found: dict[str, Any], direction: str) -> str:
+    """What the effect costs: metric, guard, diversity and drift by strength.
 
     Args:
         found: "strength" of a result.
+        direction: which way the metric is better, in words.
 
     Raises:
         InvalidInputError: matplotlib is not installed.
@@ -115,7 +92,7 @@ def strength_svg(found: dict[str, Any]) -> str:
         gain.plot(strengths, scores, color=_ACCENT, marker="o", lw=2)
         gain.axvline(found["chosen"], color=_INK, lw=0.8, ls=":", label="kept")
         gain.set(xlabel="strength")
-        gain.set_title("metric (lower: more of the effect)", fontsize=10, loc="left")
+        gain.set_title(f"metric ({direction})", fontsize=10, loc="left")
         gain.legend(frameon=False, fontsize=8)
         titles = {"guard": "guard", "diversity": "diversity", "kl": "drift"}
         for name, color in zip(titles, (_WARM, _ACCENT, _SOFT), strict=True):
@@ -129,6 +106,27 @@ def strength_svg(found: dict[str, Any]) -> str:
         cost.set_title("what it costs", fontsize=10, loc="left")
         cost.legend(frameon=False, fontsize=8)
         return _svg(figure)
+
+
+def _success_lines(
+    axes: "Axes", rows: Sequence[dict[str, Any]], aim: str, gradient_style: str
+) -> None:
+    """What the attack and the random search of one target reach."""
+    budgets, rates = [row["budget"] for row in rows], [100 * row["rate"] for row in rows]
+    reach = [
+        [rate - 100 * row["interval"][0] for rate, row in zip(rates, rows, strict=True)],
+        [100 * row["interval"][1] - rate for rate, row in zip(rates, rows, strict=True)],
+    ]
+    style = {"color": _ACCENT, "marker": "o", "lw": 2, "capsize": 3, "ls": gradient_style}
+    axes.errorbar(budgets, rates, yerr=reach, label=f"along the gradient{aim}", **style)
+    searched = [
+        (row["budget"], 100 * row["random_search"])
+        for row in rows
+        if row["random_search"] is not None
+    ]
+    if searched:
+        label = f"random search{aim}, as many forward passes"
+        axes.plot(*zip(*searched, strict=True), color=_WARM, marker="s", ls="--", label=label)
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Any
 from adjointdpm import metrics
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
 from adjointdpm.metrics import Metric, WeightedSum
-from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Record
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.checks import check_number
 from adjointdpm.tasks.config import SEED_RANGE, LearningConfig, check_counts, number
+from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.strength import LARGEST
@@ -24,7 +24,6 @@ from adjointdpm.variables.lora import ATTENTION
 
 _NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
 _OF_LORA = ("rank", "alpha", "target_module")
-_SUBJECTS_LOST = 0.10  # the share that the judge may lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,8 @@ class AlignConfig(LearningConfig):
     strength_pictures: int = 12
     held_out_seeds: int = 2
     validation: int = 8
-    lr: float = 1e-3
+    iterations: int = 30
+    lr: float = 0.03
     preservation: float = 0.0
     kl: float = 5.0
 
@@ -153,9 +153,8 @@ class AlignConfig(LearningConfig):
                     f"what is optimised for it; name one (--guard)"
                 )
             return None
-        one = 1 / min(self.validation, self.strength_pictures)
-        bound = max(_SUBJECTS_LOST, one) if self.guard_bound is None else self.guard_bound
-        return Guard(LostSubject(recognise), bound)
+        pictures = min(self.validation, self.strength_pictures)
+        return judge_guard(recognise, pictures, bound=self.guard_bound)
 
     def _check_unused(self) -> None:
         unused = [
@@ -204,14 +203,14 @@ def align(
     if guard is None:
         _warn_if_hackable(metric)
     variable = config.make_variable(model.pipe)
-    told = _story(config, metric, model.pipe, variable) if story is None else None
+    told = story or (lambda pipe, variable: _story(config, metric, pipe, variable))
     assignment = Assignment(
         task,
         config,
         variable,
         metric,
         config.sets(),
-        told or story(model.pipe, variable),
+        told(model.pipe, variable),
         recognise=recognise,
         command=command,
         guard=guard,

@@ -15,6 +15,7 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
 from adjointdpm.tasks.config import LearningConfig
+from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import FILE as TEMPLATE_FILE
@@ -47,7 +48,10 @@ class EmbedConfig(LearningConfig):
     max_norm: float = 2.0
     lr: float = 0.5
     batch: int = 4
+    validation: int = 8
+    validate_every: int = 4
     patience: int = 3
+    backtrack: int = 1
     preservation: float = 0.3
 
     @property
@@ -124,6 +128,7 @@ def embed(
         acts=choice.acts,
         found={"template": choice.as_facts()},
         calls={"probing sentences": choice.network_calls},
+        guard=None if recognise is None else judge_guard(recognise, config.validation, looks=None),
     )
     result = learn(model, assignment, folder, resume=resume, on_record=on_record, render=render)
     if folder.writable:

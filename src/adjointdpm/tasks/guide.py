@@ -29,6 +29,7 @@ from adjointdpm.tasks.config import (
     number,
 )
 from adjointdpm.tasks.guide_code import LATENTS, GuideLines
+from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
@@ -61,6 +62,9 @@ class GuideConfig(TaskConfig):
     Args:
         prompt: what to draw.
         prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
+        lr: the learning rate; without it, 0.1 for noise and 0.05 for an embedding alone.
+        backtrack: after so many looks without a better objective, go back to the best state and
+            halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
@@ -91,11 +95,11 @@ class GuideConfig(TaskConfig):
     picture: str | None = None
     preset: str = ""
     iterations: int = 30
-    lr: float = 0.1
+    lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    backtrack: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     preservation: float = 0.2
     batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     patience: int = 15
-    backtrack: int = 0
     validate_every: int = 1
     # Every iteration moves all pictures.
     accumulate: int = field(default=1, init=False)
@@ -103,9 +107,7 @@ class GuideConfig(TaskConfig):
     def __post_init__(self) -> None:
         self._settle_prompt()
         self._settle_preset()
-        if self.pictures is None:
-            alone = self.learn == "embedding" and self.picture is None
-            object.__setattr__(self, "pictures", 4 if alone else 1)
+        self._settle_defaults()
         check_counts(self, "pictures")
         if self.batch is not None:
             check_counts(self, "batch")
@@ -151,6 +153,23 @@ class GuideConfig(TaskConfig):
             raise PromptError(f"guide takes one prompt, not {len(prompts)}")
         object.__setattr__(self, "prompt", prompts[0])
         object.__setattr__(self, "prompts", [])
+
+    def _settle_defaults(self) -> None:
+        """What is best for noise is not best for an embedding.
+
+        From noise to picture the way is rough: its better states lie behind worse ones, so it never
+        goes back. An embedding moves pictures of all seeds, smoothly, and soon too far.
+        """
+        alone = self.learn == "embedding"
+        several = alone and self.picture is None
+        usual = {
+            "lr": 0.05 if alone else 0.1,
+            "backtrack": 2 if alone else 0,
+            "pictures": 4 if several else 1,
+        }
+        for name, value in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def _settle_preset(self) -> None:
         """Take the preset's values, unless a setting of the user's contradicts one."""
@@ -252,6 +271,7 @@ def guide(
         _story(config, metric.name),
         recognise=recognise,
         command=command,
+        guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:

@@ -17,15 +17,17 @@ _DIGITS = 3  # so that a resumed run, perhaps on another machine, has the same s
 
 
 def on_reward_device(assignment: "Assignment") -> "Assignment":
-    """The assignment with its metrics where the configuration wants them.
+    """The assignment with its metrics, the guard's too, where the configuration wants them.
 
     Raises:
         UnknownNameError: see `placed_elsewhere`.
 
     """
-    config = assignment.config
-    metric = placed_elsewhere(assignment.metric, config.reward_device, config.reward_dtype)
-    return replace(assignment, metric=metric)
+    there, guard = (assignment.config.reward_device, assignment.config.reward_dtype), None
+    if assignment.guard is not None:
+        guard = replace(assignment.guard, metric=placed_elsewhere(assignment.guard.metric, *there))
+    metric = placed_elsewhere(assignment.metric, *there)
+    return replace(assignment, metric=metric, guard=guard)
 
 
 def with_spreads(render: Renderer, assignment: "Assignment") -> "Assignment":

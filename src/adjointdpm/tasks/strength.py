@@ -44,7 +44,8 @@ def settle_strength(
     Returns:
         "chosen"; "by": "you", "guard" or "default"; "curve": for each strength its mean "metric",
         "guard", "diversity" relative to strength 0, and "kl", the drift of predictions;
-        "guard_name" and "guard_limit", where there is a guard.
+        "guard_name", "guard_sign" (−1 for a reward, whose values are negated) and
+        "guard_limit", where there is a guard.
 
     """
     learned = {name: tensor.detach().clone() for name, tensor in variable.tensors().items()}
@@ -64,7 +65,11 @@ def settle_strength(
     else:
         chosen, by = _best(curve, guard), "guard"
     if guard is not None:
-        found |= {"guard_name": guard.metric.name, "guard_limit": guard.limit(curve[0])}
+        found |= {
+            "guard_name": guard.metric.name,
+            "guard_sign": guard.metric.sign,
+            "guard_limit": guard.limit(curve[0]),
+        }
     for row in curve:
         row.pop("guard_error", None)
     variable.load_tensors(learned)
