@@ -110,6 +110,22 @@ def test_sentences_that_act_come_before_those_that_promise_more(tiny, monkeypatc
     assert (choice.template, choice.initial) == (BACKGROUND, "gray")
 
 
+def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_with(
+    tiny, monkeypatch
+) -> None:
+    words = common_words(tiny.pipe, 16, [e.prompt for e in TRAINING])
+    values = {word: 1.0 for word in words} | {words[11]: 0.1, words[2]: 0.5}
+    asked: list[int] = []
+
+    def drawn(self, template, given, plain):
+        asked.append(len(given))
+        return Sentence(template, 1.0, {word: values[word] for word in given})
+
+    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    assert probe(tiny).choose(BACKGROUND).initial == words[11]
+    assert asked == [4, 12]
+
+
 def test_words_are_single_tokens_and_those_of_the_prompts_come_last(tiny) -> None:
     tokenizer = tiny.pipe.tokenizer
     words = common_words(tiny.pipe, 20, ["a noto emoji of a cat"])

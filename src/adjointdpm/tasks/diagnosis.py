@@ -266,6 +266,7 @@ class WatchedMetric(Metric):
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.smallest, self.takes_videos = metric.smallest, metric.takes_videos
+        self.sign, self.hackable = metric.sign, metric.hackable
         self.pictures = self.flat = 0
         self._looked: list[Tensor] = []
         self._scores: list[float] = []

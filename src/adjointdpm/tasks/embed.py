@@ -7,6 +7,7 @@ from typing import Any
 
 from adjointdpm.errors import NoGainWarning
 from adjointdpm.metrics import Metric
+from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
@@ -141,6 +142,7 @@ def _chosen(
 ) -> Choice:
     """The sentence that the user named, with a warning if words do nothing in it, or the best."""
     sets = config.sets()
+    metric = placed_elsewhere(metric, config.reward_device, config.reward_dtype)
     probe = TemplateProbe(
         render,
         metric,

@@ -150,7 +150,7 @@ def learn(
     assignment = on_reward_device(assignment)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
-        _check_metric(render, assignment)
+        check_metric(render, assignment.metric, assignment.sets.training)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         assignment = with_spreads(render, assignment)
@@ -199,7 +199,7 @@ def learn(
     return result
 
 
-def _check_metric(render: Renderer, assignment: Assignment) -> None:
+def check_metric(render: Renderer, metric: Metric, training: Sequence[Example]) -> None:
     """Probe the metric with samples and prompts such as those it will score.
 
     Raises:
@@ -207,21 +207,21 @@ def _check_metric(render: Renderer, assignment: Assignment) -> None:
         AdjointDPMError: the pipeline cannot draw as it is told.
 
     """
-    shape = render.sample_shape(assignment.sets.training[0])
+    shape = render.sample_shape(training[0])
     *frames, channels, height, width = (1, *shape)[-4:]
     if len(shape) not in (3, 4) or channels != 3:
         raise MetricError(
             f"{type(render.model.pipe).__name__} makes samples of shape {shape}, which are "
-            f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric "
-            f"{assignment.metric.name} cannot score them"
+            f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric {metric.name} cannot "
+            f"score them"
         )
     metrics.probe(
-        assignment.metric,
+        metric,
         height,
         width,
         device=render.model.device,
         dtype=render.model.dtype,
-        prompts=[example.prompt for example in assignment.sets.training],
+        prompts=[example.prompt for example in training],
         frames=frames[0] if len(shape) == 4 else None,
     )
 

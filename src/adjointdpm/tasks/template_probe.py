@@ -25,6 +25,7 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
+from adjointdpm.tasks.learning import check_metric
 from adjointdpm.variables import Example, TokenEmbedding
 from adjointdpm.variables.networks import text_encoders
 from adjointdpm.variables.token_embedding import initial_ids, neutral_word
@@ -158,10 +159,12 @@ class TemplateProbe:
 
         Raises:
             PromptError: it cannot be used, or none can; or, without it, words do nothing in any.
+            MetricError: see `check_metric`.
 
         """
         started = time.perf_counter()
         with stats(memory=False) as cost:
+            check_metric(self.render, self.metric, self.training)
             choice = self._choose(own)
         seconds = time.perf_counter() - started
         return replace(choice, seconds=seconds, network_calls=cost.network_calls)
