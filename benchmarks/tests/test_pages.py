@@ -9,6 +9,7 @@ import pytest
 
 from adjointdpm.errors import OutputError
 from benchmarks import (
+    aligned,
     common,
     effect,
     few_vjps,
@@ -26,6 +27,7 @@ from benchmarks.pipelines import __main__ as all_pipelines
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {
+    "aligned": aligned.main,
     "effect": effect.main,
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
@@ -45,7 +47,7 @@ def nothing_is_measured(monkeypatch):
         raise AssertionError(f"{name} was measured again")
 
     pipelines = (pipeline_cost, pipeline_memory)
-    tiny = (effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
+    tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
     for module in (common, *tiny, *pipelines):
         monkeypatch.setattr(module, "write_results", refuse)
 
