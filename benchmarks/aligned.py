@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adjointdpm.errors import CheckpointError
 from adjointdpm.metrics import FunctionMetric
+from adjointdpm.metrics.networks.judge import BUNDLED as JUDGE
 from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.optimization.loop import optimize
@@ -53,6 +54,7 @@ from training.concepts import BACKGROUNDS, STYLES, load_concepts, with_article
 
 WORK = Path(__file__).parent / "work"
 STEPS, GUIDANCE = 20, 5.0
+VALIDATION = 12  # one of so many captions validates, whatever the critic says of it
 FIRST_SEED = {False: 90_000, True: 50_000}  # of the measurement; by whether settings are tuned
 
 
@@ -89,7 +91,7 @@ class Learning:
             lr_schedule="cosine",
             ema=self.ema,
             preservation=0.0,
-            validate_every=max(1, self.iterations // 4),
+            validate_every=max(1, self.iterations // 2),
             patience=self.iterations,
             checkpoint_every=5,
         )
@@ -186,8 +188,10 @@ class Run:
         examples = held_out(
             [*training, *others], self.learning.seeds, FIRST_SEED[self.learning.tuning]
         )
-        chosen, screened = self.screen(captions(training, self.learning.captions))
-        learned = self.learn(chosen)
+        drawn = captions(training, self.learning.captions)
+        validation = drawn[: len(drawn) // VALIDATION]
+        chosen, screened = self.screen(drawn, len(validation))
+        learned = self.learn(chosen, validation)
         prompts = [example.prompt for example in examples]
         views = {"before": self.draw("before", examples)}
         with self.variable:
@@ -202,8 +206,13 @@ class Run:
             "views": views,
         }
 
-    def screen(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
-        """The examples that have something to teach: what the critic sees is above the margin."""
+    def screen(
+        self, examples: Sequence[Example], apart: int
+    ) -> tuple[list[Example], dict[str, int]]:
+        """The examples that teach something: the critic's cross-entropy is above the margin.
+
+        The first `apart` are not among them.
+        """
 
         def look() -> Saved:
             tell(f"drawing {len(examples)} captions")
@@ -216,9 +225,10 @@ class Run:
         (tensors, _), _ = self.steps.once("screening", look)
         above = (tensors["loss"] > self.learning.margin).tolist()
         chosen = [example for example, teaches in zip(examples, above, strict=True) if teaches]
-        return chosen, {"drawn": len(examples), "chosen": len(chosen)}
+        chosen = [example for example in chosen if example not in examples[:apart]]
+        return chosen, {"drawn": len(examples), "apart": apart, "chosen": len(chosen)}
 
-    def learn(self, chosen: Sequence[Example]) -> dict[str, Any]:
+    def learn(self, chosen: Sequence[Example], validation: Sequence[Example]) -> dict[str, Any]:
         """Optimise; afterwards the variable holds what was learned."""
         margin, folder = self.learning.margin, self.folder
 
@@ -230,16 +240,15 @@ class Run:
             tell(str(records[-1]))
 
         def optimise() -> Saved:
-            history, count = folder.read_history(), max(1, len(chosen) // 6)  # for validation
             with self.variable:
                 outcome = optimize(
                     MetricObjective(self.render, FunctionMetric(reward, "critic")),
                     self.variable,
-                    chosen[count:],
-                    chosen[:count],
+                    chosen,
+                    validation,
                     self.learning.settings(),
                     checkpoints=folder.checkpoints,
-                    history=history,
+                    history=folder.read_history(),
                     resume=any(folder.checkpoints.folder.glob("state-*")),
                     on_history=note,
                 )
@@ -329,10 +338,11 @@ def report(content: Mapping[str, Any]) -> str:
         f"Learned: all weights of the UNet, {learning['iterations']} iterations of "
         f"{learning['batch']} pictures, Adam with learning rate {learning['rate']:g} (cosine), "
         f"gradient `{learning['gradient']}`, {STEPS} DDIM steps, guidance {GUIDANCE:g}; "
-        f"iteration {content['best_iteration']} was kept. Learned from {screened['chosen']} of "
-        f"{screened['drawn']} captions: those whose picture has a cross-entropy above "
-        f"{learning['margin']:g}. The optimisation took {seconds / 60:.0f} minutes; critic "
-        f"{content['critic']}; {content['machine']}."
+        f"iteration {content['best_iteration']} was kept. Of {screened['drawn']} captions, "
+        f"{screened['apart']} validated; learned from were the {screened['chosen']} others whose "
+        f"picture has a cross-entropy above {learning['margin']:g}. The optimisation took "
+        f"{seconds / 60:.0f} minutes; critic {content['critic']}, judge {content['judge']}; "
+        f"{content['machine']}."
     )
 
 
@@ -358,7 +368,7 @@ def grid(content: Mapping[str, Any], views: Mapping[str, Tensor], path: Path) ->
 def main(
     drawn: Annotated[int, typer.Option(help="Captions that are drawn first.")] = 432,
     margin: Annotated[float, typer.Option(help="Cross-entropy that is good enough.")] = 0.2,
-    iterations: int = 40,
+    iterations: int = 48,
     batch: int = 4,
     rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-5,
     ema: float = 0.0,
@@ -383,7 +393,12 @@ def measure(learning: Learning, name: str, picture: Path | None) -> None:
     """Run what the run's folder does not hold."""
     content = Run(learning, open_folder(learning, name)).measure()
     views = content.pop("views")
-    facts = {"learning": asdict(learning), "critic": critic.fingerprint(), "machine": machine()}
+    facts = {
+        "learning": asdict(learning),
+        "critic": critic.fingerprint(),
+        "judge": critic.fingerprint(JUDGE),
+        "machine": machine(),
+    }
     write_results(name, facts | content)
     if picture is not None:
         grid(content, views, picture)

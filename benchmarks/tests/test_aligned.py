@@ -94,7 +94,7 @@ def test_a_run_that_is_started_again_draws_nothing_twice(tmp_path, monkeypatch) 
     monkeypatch.setattr(aligned, "STEPS", 2)
     monkeypatch.setattr(aligned, "concepts", lambda tuning: (["fox", "owl"], ["dog"]))
     learning = aligned.Learning(
-        captions=6,
+        captions=12,
         margin=0.1,
         iterations=2,
         batch=2,
@@ -106,7 +106,7 @@ def test_a_run_that_is_started_again_draws_nothing_twice(tmp_path, monkeypatch) 
     )
     aligned.measure(learning, "first", tmp_path / "grid.png")
     first = common.read_results("first")
-    assert first["screened"] == {"drawn": 6, "chosen": 6}
+    assert first["screened"] == {"drawn": 12, "apart": 1, "chosen": 11}
     assert len(first["prompts"]) == 3 * 3 * 2
     assert first["verdicts"]["before"]["critic"] != first["verdicts"]["after"]["critic"]
     assert "| all | 18 |" in aligned.report(first)
