@@ -67,7 +67,6 @@ class Learning:
         margin: a picture with a lower cross-entropy than this teaches nothing.
         iterations, batch, rate, ema: of the optimisation.
         gradient: the gradient method.
-        seeds: held-out pictures of each prompt.
         tuning: whether to leave the held-out concepts and seeds alone.
 
     """
@@ -79,7 +78,6 @@ class Learning:
     rate: float
     ema: float
     gradient: str
-    seeds: int
     tuning: bool
 
     def settings(self) -> Settings:
@@ -126,15 +124,10 @@ def captions(names: Sequence[str], count: int) -> list[Example]:
     return examples
 
 
-def held_out(names: Sequence[str], seeds: int, first_seed: int) -> list[Example]:
-    """The prompts of the model's card, which `captions` never says, with several seeds each."""
+def held_out(names: Sequence[str], first_seed: int) -> list[Example]:
+    """The prompts of the model's card, which `captions` never says; no two share a noise."""
     prompts = [f"a {style} emoji of {with_article(name)}" for name in names for style in STYLES]
-    # No two prompts share a noise.
-    return [
-        Example(prompt, first_seed + i * seeds + k)
-        for i, prompt in enumerate(prompts)
-        for k in range(seeds)
-    ]
+    return [Example(prompt, first_seed + i) for i, prompt in enumerate(prompts)]
 
 
 @torch.no_grad()
@@ -153,10 +146,12 @@ def verdicts(images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[s
 
 
 def spreads(images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
-    """Each prompt's mean root-mean-square distance between two of its pictures."""
+    """Each prompt's mean root-mean-square distance between two of its pictures, if it has two."""
     found = {}
     for prompt in dict.fromkeys(prompts):
         own = images[[i for i, other in enumerate(prompts) if other == prompt]].flatten(1)
+        if len(own) == 1:
+            continue
         found[prompt] = torch.pdist(own).mean().item() / own.shape[1] ** 0.5
     return found
 
@@ -182,23 +177,21 @@ class Run:
         )
         self.variable = Weights(self.model.pipe)
 
-    def measure(self) -> dict[str, Any]:
-        """Learn, and draw the held-out pictures before and after."""
+    def measure(self, seeds: int) -> dict[str, Any]:
+        """Learn, and draw as many pictures of each held-out prompt before and after."""
         training, others = concepts(self.learning.tuning)
-        examples = held_out(
-            [*training, *others], self.learning.seeds, FIRST_SEED[self.learning.tuning]
-        )
         drawn = captions(training, self.learning.captions)
         validation = drawn[: len(drawn) // VALIDATION]
         chosen, screened = self.screen(drawn, len(validation))
         learned = self.learn(chosen, validation)
-        prompts = [example.prompt for example in examples]
-        views = {"before": self.draw("before", examples)}
-        with self.variable:
-            views["after"] = self.draw("after", examples)
+        first, names = FIRST_SEED[self.learning.tuning], [*training, *others]
+        rounds = [held_out(names, first + 1000 * k) for k in range(seeds)]
+        pairs = [self.draw(f"held-out-{k}", examples) for k, examples in enumerate(rounds)]
+        views = {view: torch.cat([pair[view] for pair in pairs]) for view in ("before", "after")}
+        prompts = [example.prompt for examples in rounds for example in examples]
         return {
             "prompts": prompts,
-            "unseen": [named_concept(prompt, [*training, *others]) in others for prompt in prompts],
+            "unseen": [named_concept(prompt, names) in others for prompt in prompts],
             "screened": screened,
             **learned,
             "verdicts": {view: verdicts(images, prompts) for view, images in views.items()},
@@ -261,15 +254,19 @@ class Run:
         self.variable.load_tensors(tensors)
         return facts
 
-    def draw(self, name: str, examples: Sequence[Example]) -> Float[Tensor, "B 3 H W"]:
-        """Held-out pictures, in the 256 tones of a file."""
+    def draw(self, name: str, examples: Sequence[Example]) -> dict[str, Float[Tensor, "B 3 H W"]]:
+        """Pictures before and after, in the 256 tones of a file."""
 
         def look() -> Saved:
-            tell(f"drawing {len(examples)} held-out pictures: {name}")
-            return {"images": (255 * self.render.look(examples)).round().byte()}, {}
+            tell(f"drawing {name}: {len(examples)} pictures before and after")
+            before = self.render.look(examples)
+            with self.variable:
+                after = self.render.look(examples, self.variable)
+            views = {"before": before, "after": after}
+            return {view: (255 * images).round().byte() for view, images in views.items()}, {}
 
         (tensors, _), _ = self.steps.once(name, look)
-        return tensors["images"].float() / 255
+        return {view: images.float() / 255 for view, images in tensors.items()}
 
 
 def open_folder(learning: Learning, name: str) -> RunFolder:
@@ -302,6 +299,8 @@ def row(label: str, content: Mapping[str, Any], rows: Sequence[int]) -> list[str
         low, high = (100 * end for end in bootstrap_interval(change, of=prompts))
         cells.append(f"{before:.1%} → {after:.1%} [{low:+.1f}, {high:+.1f}]")
     spread = content["spread"]
+    if not spread["before"]:
+        return [*cells, "–"]
     ratios = [spread["after"][p] / spread["before"][p] for p in dict.fromkeys(prompts)]
     low, high = bootstrap_interval(ratios)
     return [*cells, f"{sum(ratios) / len(ratios):.3f} [{low:.3f}, {high:.3f}]"]
@@ -373,7 +372,7 @@ def main(
     rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-5,
     ema: float = 0.0,
     gradient: str = "exact",
-    seeds: Annotated[int, typer.Option(help="Pictures of each held-out prompt.")] = 4,
+    seeds: Annotated[int, typer.Option(help="Pictures of each held-out prompt.", min=1)] = 4,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="On the concepts that are learned from alone.")
     ] = False,
@@ -384,14 +383,14 @@ def main(
 ) -> None:
     """Align the bundled model, measure, and write `results/NAME.json`."""
     if not page_only:
-        learning = Learning(drawn, margin, iterations, batch, rate, ema, gradient, seeds, tuning)
-        measure(learning, name, picture)
+        learning = Learning(drawn, margin, iterations, batch, rate, ema, gradient, tuning)
+        measure(learning, seeds, name, picture)
     publish(report(read_results(name)), page)
 
 
-def measure(learning: Learning, name: str, picture: Path | None) -> None:
+def measure(learning: Learning, seeds: int, name: str, picture: Path | None) -> None:
     """Run what the run's folder does not hold."""
-    content = Run(learning, open_folder(learning, name)).measure()
+    content = Run(learning, open_folder(learning, name)).measure(seeds)
     views = content.pop("views")
     facts = {
         "learning": asdict(learning),

@@ -47,10 +47,11 @@ def test_nothing_that_is_measured_was_learned_from(tuning) -> None:
     training, others = aligned.concepts(tuning)
     assert not set(training) & set(others)
     learned = aligned.captions(training, 500)
-    measured = aligned.held_out([*training, *others], 4, aligned.FIRST_SEED[tuning])
+    first, names = aligned.FIRST_SEED[tuning], [*training, *others]
+    measured = [e for k in range(4) for e in aligned.held_out(names, first + 1000 * k)]
     assert not {e.prompt for e in learned} & {e.prompt for e in measured}
-    assert len({e.seed for e in [*learned, *measured]}) == 500 + 3 * 4 * len([*training, *others])
-    assert not any(name in e.prompt for e in learned for name in ("white", "elephant seal"))
+    assert len({e.seed for e in [*learned, *measured]}) == 500 + 3 * 4 * len(names)
+    assert not any("white" in e.prompt for e in learned)
 
 
 def test_settings_are_chosen_without_the_pictures_of_the_measurement() -> None:
@@ -72,6 +73,7 @@ def test_the_spread_of_a_prompt_is_the_distance_of_its_own_pictures() -> None:
     images = torch.stack([torch.full((3, 2, 2), v) for v in (0.0, 0.5, 1.0, 0.25)])
     found = aligned.spreads(images, ["a", "b", "a", "b"])
     assert found == pytest.approx({"a": 1.0, "b": 0.25})
+    assert aligned.spreads(images[:2], ["a", "b"]) == {}  # one picture has no other
 
 
 def test_a_row_says_how_many_points_were_gained() -> None:
@@ -85,6 +87,8 @@ def test_a_row_says_how_many_points_were_gained() -> None:
     assert cells[:2] == ["all", "4"]
     assert cells[2] == "50.0% → 100.0% [+50.0, +50.0]"  # both prompts gain one of two pictures
     assert cells[5] == "0.900 [0.800, 1.000]"
+    without = content | {"spread": {"before": {}, "after": {}}}
+    assert aligned.row("all", without, range(4))[5] == "–"
 
 
 @pytest.mark.usefixtures("folder")
@@ -101,10 +105,9 @@ def test_a_run_that_is_started_again_draws_nothing_twice(tmp_path, monkeypatch) 
         rate=1e-3,
         ema=0.0,
         gradient="exact",
-        seeds=2,
         tuning=False,
     )
-    aligned.measure(learning, "first", tmp_path / "grid.png")
+    aligned.measure(learning, 2, "first", tmp_path / "grid.png")
     first = common.read_results("first")
     assert first["screened"] == {"drawn": 12, "apart": 1, "chosen": 11}
     assert len(first["prompts"]) == 3 * 3 * 2
@@ -116,5 +119,5 @@ def test_a_run_that_is_started_again_draws_nothing_twice(tmp_path, monkeypatch) 
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(aligned.Renderer, "_generate", refuse)
-    aligned.measure(learning, "first", None)
+    aligned.measure(learning, 2, "first", None)
     assert common.read_results("first") == first
