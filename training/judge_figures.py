@@ -2,12 +2,13 @@
 
 - real drawings that it was not trained on: plain, and in painters' styles that no judge was trained
   on (`--validation`: in those that settings are compared on);
-- pictures that the bundled model drew, plain and in those styles;
-- the same pictures with their patches shuffled, or with other prompts, which it should not.
+- pictures that the bundled model drew, and real ones through its autoencoder;
+- pictures with their patches shuffled, or with other prompts, which it should not.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor
 from adjointdpm.metrics.networks.judge import BUNDLED, Judge
 from training.concepts import STYLES, load_concepts, with_article
 from training.data import WORK
-from training.evaluate import generate, noise
+from training.evaluate import generate, noise, through_the_autoencoder
 from training.export import TINY
 from training.judges import accuracies, pictures
 from training.stylised import FOLDER, write
 
 PATCH = 8  # pixels a side, of what is shuffled
+BATCH = 12  # pictures that are drawn together
 
 
 def generated(seed: int, steps: int, guidance: float) -> dict[str, np.ndarray]:
@@ -37,7 +39,12 @@ def generated(seed: int, steps: int, guidance: float) -> dict[str, np.ndarray]:
         pipe.set_progress_bar_config(disable=True)
         names, styles = [c.name for c in load_concepts()], list(STYLES)
         captions = [f"a {styles[s]} emoji of {with_article(names[i])}" for i, s in pairs]
-        images = generate(pipe, captions, noise(len(captions), seed), steps, guidance)
+        parts = zip(
+            np.array_split(captions, len(captions) // BATCH),
+            noise(len(captions), seed).tensor_split(len(captions) // BATCH),
+            strict=True,
+        )
+        images = torch.cat([generate(pipe, list(c), z, steps, guidance) for c, z in parts])
         drawn = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
         write(path, {"images": drawn, "labels": np.array(pairs, dtype=np.int16)})
     return dict(np.load(path))
@@ -93,11 +100,11 @@ def confidence(judge: Judge, images: np.ndarray, labels: np.ndarray) -> float:
     return sure.gather(1, truth).mean().item()
 
 
-def on_real(judge: Judge, path: Path) -> dict[str, object]:
+def on_real(judge: Judge, path: Path) -> dict[str, dict[str, Any]]:
     """Its accuracies on plain drawings and on stylised ones, together and by painter."""
     arrays = np.load(path)
     labels = in_its_classes(judge, arrays["labels"])
-    found: dict[str, object] = {"plain": accuracies(judge, arrays["plain"], labels)}
+    found: dict[str, dict[str, Any]] = {"plain": accuracies(judge, arrays["plain"], labels)}
     for strength in ("weak", "full"):
         each = [accuracies(judge, images, labels) for images in arrays[strength]]
         found[strength] = {key: sum(e[key] for e in each) / len(each) for key in each[0]} | {
@@ -146,6 +153,8 @@ def main(
     if seeds:
         chosen = [int(seed) for seed in seeds.split(",")]
         found["the model's pictures"] = on_generated(network, chosen, steps, guidance)
+        pipe = StableDiffusionPipeline.from_pretrained(TINY)
+        found["through the autoencoder"] = through_the_autoencoder(pipe, network, 432, 0)
     print(json.dumps(found, indent=1))
 
 

@@ -95,9 +95,11 @@ class PredictionDrift:
         float16: bool,
     ) -> tuple[float, list[Tensor | None]]:
         """The mean over the calls, and its gradient at their states; one graph at a time."""
-        total, gradients = 0.0, [None] * len(tensors)
+        total = 0.0
+        gradients: list[Tensor | None] = [None] * len(tensors)
         for call in calls:
-            base, distances = self._untouched(call), []
+            base = self._untouched(call)
+            distances: list[Tensor] = []
 
             def predict(
                 call: NetworkCall = call,

@@ -140,7 +140,7 @@ class AlignConfig(LearningConfig):
             InvalidInputError: it is what is optimised, or there is a bound and no guard.
 
         """
-        if self.guard not in (None, "none"):
+        if self.guard is not None and self.guard != "none":
             found = metrics.resolve(self.guard)
             if found.name in [part.name for part in _parts(metric)]:
                 raise InvalidInputError(f"guard {found.name} is optimised itself; choose another")

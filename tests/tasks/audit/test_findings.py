@@ -19,7 +19,7 @@ from adjointdpm.tasks.audit.noise_file import noise_files, read_findings
 from adjointdpm.tasks.audit.picture_store import PictureStore
 from adjointdpm.tasks.audit.shared_blocks import block_size
 from adjointdpm.tasks.audit.story import verdict
-from helpers.toy_audit import toy_audit
+from helpers.toy_audit import Warm, toy_audit
 
 
 def lines(path: Path) -> list[dict]:
@@ -56,10 +56,9 @@ def test_a_prompt_without_a_class_is_set_aside_and_named(tmp_path) -> None:
 
 
 def test_pictures_to_train_on_are_in_folders_of_their_true_class(tmp_path) -> None:
-    refused = []
-
     def judge(pictures: torch.Tensor, prompts: list[str]) -> list[bool]:
-        return [prompt != "day 1" for prompt in prompts]
+        fooled = Warm()(pictures).argmax(1).tolist()
+        return [not (f and int(p[-1]) % 2) for f, p in zip(fooled, prompts, strict=True)]
 
     toy_audit(tmp_path / "run", count=6, recognise=judge)
     folder = tmp_path / "run" / "training_pictures"
@@ -69,8 +68,9 @@ def test_pictures_to_train_on_are_in_folders_of_their_true_class(tmp_path) -> No
         for row in finding["attacks"]:
             kept = (folder / "day" / Path(row["picture"]).name).is_file()
             assert kept == row["success"]
-        refused.append(finding["prompt"] == "day 1")
-    assert not any(refused)  # its clean picture is refused as well
+    successes = {f["prompt"]: f["attacks"][1]["success"] for f in lines(tmp_path / "run")}
+    assert any(successes.values())
+    assert not any(success for prompt, success in successes.items() if int(prompt[-1]) % 2)
     assert all(Image.open(path).size == (16, 16) for path in folder.glob("*/*.png"))
 
 

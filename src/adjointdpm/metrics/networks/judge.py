@@ -20,9 +20,9 @@ SIZE = 64  # pixels a side
 class Judge(nn.Module):
     """A small convolutional classifier of concepts and drawing styles.
 
-    It learned from real pictures only and never saw a generated one. So it can measure whether an
-    optimised picture still shows what its prompt asked for, but only if nobody optimised against
-    it.
+    It learned from real drawings only, plain and repainted in other styles, and never saw a picture
+    of the bundled model. So it can measure whether an optimised picture still shows what its prompt
+    asked for, whatever its style, but only if nobody optimised against it.
 
     Four levels, each halving the resolution, and two linear heads on pooled features. Group
     normalisation and SiLU keep the verdict on a picture smooth and independent of its batch.

@@ -49,7 +49,7 @@ class AuditConfig(Sampling):
     victim: str = "efficientnet-lite0"
     prompts: Prompts
     target: list[str] = field(default_factory=list)
-    budget: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3])
+    budget: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3])
     within: str = "l2"
     transfer: str | None = None
     clean_seeds: int = 20
@@ -58,7 +58,7 @@ class AuditConfig(Sampling):
     iterations: int = 10
     batch: int = 4
     preservation: float = 0.0
-    steps: int = 20
+    steps: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:

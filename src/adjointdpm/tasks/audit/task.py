@@ -56,8 +56,7 @@ def audit(
 ) -> dict[str, Any]:
     """Find adversarial noise for every prompt and budget; fill the run folder but for the report.
 
-    Of several processes each does its part of the prompts, and all get the result. They must share
-    the run folder.
+    Of several processes, which must share the run folder, each does a part, and all get the result.
 
     Args:
         model: what `adjointdpm.load` returns.
@@ -97,9 +96,8 @@ def audit(
         earlier = sum(processes.gather([run.kept.restored_seconds])) + shared.restored_seconds
 
     def finish() -> dict[str, Any]:
-        result = run.result(model_name) | {"processes": processes.count}
-        result["network_calls"] += own_calls
-        result |= {"seconds": time.perf_counter() - started + earlier, "command": command}
+        seconds = time.perf_counter() - started + earlier
+        result = run.result(model_name, own_calls) | {"seconds": seconds, "command": command}
         folder.write_result(result)
         return result
 
@@ -154,7 +152,7 @@ class _Run:
         work = partial(attack_block, self.setting, self.cost, block, self.pictures, tell)
         self.kept(name, partial(work, self.kept.within(name)))
 
-    def result(self, model_name: str) -> dict[str, Any]:
+    def result(self, model_name: str, own_calls: int) -> dict[str, Any]:
         """Write the noises; what `result.json` holds, except seconds and the command line."""
         config, victim = self.setting.config, self.setting.victim
         files = write_noises(
@@ -201,7 +199,8 @@ class _Run:
                 "error": [],
             },
             "peak_memory_bytes": peak_memory_bytes(),
-            "network_calls": self.clean.network_calls + self.log.network_calls,
+            "network_calls": own_calls + self.clean.network_calls + self.log.network_calls,
+            "processes": self.shared.processes.count,
             "seed": config.seed,
             "versions": package_versions(),
             "config": settings_of(config),
