@@ -170,6 +170,9 @@ def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
         "held_out": held_out,
         "optimisation": {"best_iteration": best},
     }
+    if said:
+        result["diagnosis"] = {"cause": "noise", "what": "It is small.", "change": "Take more."}
     text = _summary(result)
+    assert ("It is small. Take more.\n" in text) == bool(said)
     assert text.startswith("On 4 prompts and seeds never used for learning, warm goes from 0.300")
     assert (said in text) if said else ("gain" not in text and "No iteration" not in text)

@@ -49,7 +49,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | MINIBATCHES
     | {
         "initial": None,
-        "template": "{prompt} {token}",
+        "template": None,
         "vectors": 1,
         "max_norm": 1.0,
         "lr": 0.05,

@@ -18,6 +18,8 @@ EMBED = (
     "<t>",
     "--initial",
     "fox",
+    "--template",  # weights at random heed no word: a choice of the program's would be an error
+    "{prompt} {token}",
 )
 SMALL = (
     "--steps",

@@ -153,7 +153,7 @@ def _summary(result: dict[str, Any]) -> str:
             f"That is no gain: the 95 % interval of the change goes from "
             f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}."
         )
-    if (found := result["diagnosis"]) is not None:
+    if (found := result.get("diagnosis")) is not None:
         lines.append(f"{found['what']} {found['change']}")
     if kept := result.get("strength"):
         lines.append(_STRENGTH[kept["by"]].format(kept["chosen"], kept.get("guard_name", "")))
