@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::adjointdpm.errors.AdjointDPMWarning")
     # Tiny tokenizers read so little that most templates of chat models are cut.
     config.addinivalue_line("filterwarnings", "ignore::adjointdpm.errors.CutPromptWarning")
+    # Nor do tiny models draw what the prompt says, or learn in two iterations.
+    config.addinivalue_line("filterwarnings", "ignore::adjointdpm.errors.NoGainWarning")
 
 
 @pytest.fixture(autouse=True)

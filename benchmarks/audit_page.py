@@ -43,7 +43,11 @@ def section(result: dict[str, Any]) -> str:
     A line above says what it is of, a line below what it cost.
     """
     config, victim = result["config"], result["victim"]
-    goal = "untargeted" if config["target"] is None else f"targeted at “{config['target']}”"
+    targets = {row.get("target") for row in result["success"]}
+    names = " and ".join(f"targeted at “{name}”" for name in sorted(filter(None, targets)))
+    goal = " and ".join(filter(None, ["untargeted" if None in targets else "", names]))
+    if len(targets) == 1 and None in targets and isinstance(config["target"], str):
+        goal = f"targeted at “{config['target']}”"  # results made before rows named their target
     above = (
         f"**{victim['name']}, {goal}**, {config['iterations']} steps, gradient "
         f"`{config['gradient']}`:"

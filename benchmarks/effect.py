@@ -80,6 +80,7 @@ def screen(model: Any, config: EmbedConfig, words: Sequence[str]) -> dict[str, T
 
 def in_place(config: EmbedConfig, examples: Sequence[Example], word: str) -> list[Example]:
     """Examples with an existing word in the token's place."""
+    assert config.template is not None
     return [Example(config.template.format(prompt=e.prompt, token=word), e.seed) for e in examples]
 
 

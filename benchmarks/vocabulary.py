@@ -261,7 +261,7 @@ def measure(
             model.pipe,
             config.token,
             result["config"]["initial"],
-            template=config.template,
+            template=result["config"]["template"],
             vectors=config.vectors,
             max_norm=config.max_norm,
         )

@@ -3,11 +3,12 @@
 `--left-out STYLE` tests it on a style that it never saw.
 
 `--folder`, `--widths` and `--seed` make another classifier of the same classes, to optimise against
-while the bundled one judges.
+while the bundled one judges. `--stylised 0.6` mixes in what `training.stylised` has painted.
 """
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ from training.steps import set_rate, take_step
 FOLDER = Path(__file__).parents[1] / "src" / "adjointdpm" / "pipelines" / "tiny" / "judge"
 WIDTHS = (24, 48, 96, 128)
 HELD_OUT = 3  # of the variants of each picture are never trained on
+SAVE_EVERY = 500  # steps
+RATE = 3e-3
+
+# uint8 pictures [n, 64, 64, 3], and for each the indices of its concept, style and background.
+Drawings = tuple[np.ndarray, np.ndarray]
 
 
 def augment(images: Tensor) -> Tensor:
@@ -45,6 +51,22 @@ def augment(images: Tensor) -> Tensor:
     return torch.roll(
         images + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(images), shift, (2, 3)
     ).clamp(0, 1)
+
+
+def filter_randomly(images: Tensor) -> Tensor:
+    """Mix half of the pictures with what a random filter makes of them: other colours and textures.
+
+    What stays is shapes. The filters' sizes are those of a batch (RandConv, Xu et al. 2021).
+    """
+    n, size = len(images), 2 * int(torch.randint(3, ())) + 1
+    kernels = torch.randn(3 * n, 3, size, size)
+    mean = images.mean((2, 3), keepdim=True)
+    filtered = F.conv2d(
+        (images - mean).reshape(1, 3 * n, *images.shape[2:]), kernels, padding=size // 2, groups=n
+    ).view_as(images)
+    scale = images.std((1, 2, 3), keepdim=True) / (filtered.std((1, 2, 3), keepdim=True) + 1e-6)
+    share = torch.rand(n, 1, 1, 1) * (torch.rand(n, 1, 1, 1) < 0.5)
+    return torch.lerp(images, (filtered * scale + mean).clamp(0, 1), share)
 
 
 def pictures(images: np.ndarray) -> Tensor:
@@ -116,15 +138,71 @@ def split(
     return images, labels, test_images, test_labels
 
 
+def stylised_drawings(kept: list[int], left_out: str) -> Drawings:
+    """Everything that `training.stylised` has painted to train on."""
+    parts = [np.load(path) for path in sorted((WORK / "stylised").glob("train-*.npz"))]
+    if not parts:
+        raise SystemExit("there are no stylised drawings; run `python -m training.stylised` first")
+    images = np.concatenate([part["images"] for part in parts])
+    labels = np.concatenate([part["labels"] for part in parts])
+    known = np.isin(labels[:, 0], kept)
+    if left_out:
+        known &= labels[:, 1] != list(STYLES).index(left_out)
+    images, labels = images[known], labels[known]
+    labels[:, 0] = np.searchsorted(kept, labels[:, 0])
+    return images, labels
+
+
+def loss_of(judge: Judge, plain: Drawings, stylised: Drawings | None) -> Tensor:
+    """Cross-entropy of the concepts, and of the plain drawings' styles."""
+    images = augment(pictures(plain[0]))
+    labels = torch.from_numpy(plain[1].astype(np.int64))
+    features = judge.pooled(images)
+    loss = F.cross_entropy(judge.style(features), labels[:, 1])
+    if stylised is not None:
+        painted = judge.pooled(augment(filter_randomly(pictures(stylised[0]))))
+        features = torch.cat([features, painted])
+        labels = torch.cat([labels, torch.from_numpy(stylised[1].astype(np.int64))])
+    return loss + F.cross_entropy(judge.concept(features), labels[:, 0])
+
+
+def train(
+    judge: Judge,
+    draw_loss: Callable[[], Tensor],
+    minutes: float,
+    keep: Callable[[], None],
+    rate: float = RATE,
+) -> int:
+    """Train by the clock, `keep` now and then, and return the number of steps."""
+    judge.requires_grad_(True)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=2e-2)
+    start, step = time.time(), 0
+    while (progress := (time.time() - start) / (60 * minutes)) < 1:
+        set_rate(optimizer, rate * (1 - progress) * min(1.0, (step + 1) / 100))
+        loss = draw_loss()
+        take_step(optimizer, loss)
+        step += 1
+        if step % 100 == 0:
+            typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
+        if step % SAVE_EVERY == 0:
+            keep()
+    judge.requires_grad_(False)
+    return step
+
+
 def main(
     minutes: float = 5.0,
     left_out: str = "",
     batch: int = 64,
     seed: int = 0,
     resume: bool = False,
+    source: Path | None = None,
     folder: Path = FOLDER,
     widths: str = ",".join(map(str, WIDTHS)),
     placements: int = 0,
+    stylised: float = 0.0,
+    rate: float = RATE,
+    bf16: bool = False,
 ) -> None:
     """Train by the clock, and print accuracies on unseen augmentations as JSON.
 
@@ -132,7 +210,9 @@ def main(
 
     With `--left-out`, pictures of that style are only tested on, and nothing is saved. `--widths`
     are four channel counts, divisible by 8. `--placements` draws so many more of each picture to
-    train on; the pool's, the same for every judge, are what it is tested on.
+    train on; the pool's, the same for every judge, are what it is tested on. `--resume` goes on
+    from `--source`, by default from `--folder`, which is saved into. `--stylised` is the share of
+    a batch that painters have redrawn. `--bf16` takes half of the time on a processor that has it.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -140,41 +220,40 @@ def main(
     kept = [i for i, c in enumerate(load_concepts()) if c.familiar or c.withheld]
     concepts, styles = [load_concepts()[i].name for i in kept], list(STYLES)
     images, labels, test_images, test_labels = split(kept, left_out, placements, seed)
+    painted = stylised_drawings(kept, left_out) if stylised else None
     judge = Judge(concepts, styles, tuple(map(int, widths.split(","))))
     if resume:  # from what was saved, with a new optimizer and other batches
-        judge = Judge.load(folder)
+        judge = Judge.load(source or folder)
         rng = np.random.default_rng(seed + 1)
-    judge.requires_grad_(True)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=2e-2)
-    start, step = time.time(), 0
-    while (progress := (time.time() - start) / (60 * minutes)) < 1:
-        set_rate(optimizer, 3e-3 * (1 - progress) * min(1.0, (step + 1) / 100))
-        picks = rng.integers(len(images), size=batch)
-        features = judge.pooled(augment(pictures(images[picks])))
-        truth = torch.from_numpy(labels[picks].astype(np.int64))
-        loss = F.cross_entropy(judge.concept(features), truth[:, 0]) + F.cross_entropy(
-            judge.style(features), truth[:, 1]
-        )
-        take_step(optimizer, loss)
-        step += 1
-        if step % 100 == 0:
-            typer.echo(f"{progress:6.1%} step {step} loss {loss.item():.4f}", err=True)
-    judge.requires_grad_(False)
-    facts = {
+
+    def draw_loss() -> Tensor:
+        picks = rng.integers(len(images), size=batch - round(stylised * batch))
+        plain, redrawn = (images[picks], labels[picks]), None
+        if painted is not None:
+            picks = rng.integers(len(painted[0]), size=round(stylised * batch))
+            redrawn = painted[0][picks], painted[1][picks]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return loss_of(judge, plain, redrawn)
+
+    def keep() -> None:
+        if not left_out:
+            save(judge, folder)
+
+    steps = train(judge, draw_loss, minutes, keep, rate)
+    result = {
         "left_out": left_out or None,
         "minutes": minutes,
-        "steps": step,
-        "trained_on": len(images),
+        "steps": steps,
+        "trained_on": len(images) + (0 if painted is None else len(painted[0])),
+        **accuracies(judge, test_images, test_labels),
     }
-    result = {**facts, **accuracies(judge, test_images, test_labels)}
     print(json.dumps(result))
-    if not left_out:
-        save(judge, folder)
-        (WORK / "judge.json" if folder == FOLDER else folder / "accuracies.json").write_text(
-            json.dumps(result) + "\n"
-        )
+    keep()
+    if left_out:
+        record = WORK / f"judge-{left_out}.json"
     else:
-        (WORK / f"judge-{left_out}.json").write_text(json.dumps(result) + "\n")
+        record = WORK / "judge.json" if folder == FOLDER else folder / "accuracies.json"
+    record.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

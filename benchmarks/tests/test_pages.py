@@ -11,6 +11,7 @@ from adjointdpm.errors import OutputError
 from benchmarks import (
     aligned,
     common,
+    documented_commands,
     effect,
     few_vjps,
     inversion,
@@ -22,11 +23,14 @@ from benchmarks import (
     stylize,
     vocabulary,
 )
+from benchmarks.defaults import __main__ as defaults
 from benchmarks.pipelines import __main__ as all_pipelines
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {
+    "commands": documented_commands.main,
+    "defaults": defaults.main,
     "aligned": aligned.main,
     "effect": effect.main,
     "few-vjps": few_vjps.main,
@@ -47,8 +51,9 @@ def nothing_is_measured(monkeypatch):
         raise AssertionError(f"{name} was measured again")
 
     pipelines = (pipeline_cost, pipeline_memory)
+    commands = (defaults, documented_commands)
     tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
-    for module in (common, *tiny, *pipelines):
+    for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 
 

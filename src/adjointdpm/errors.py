@@ -84,5 +84,9 @@ class AdjointDPMWarning(UserWarning):
     """Something works, but probably not as intended, such as a pipeline that clips samples."""
 
 
+class NoGainWarning(AdjointDPMWarning):
+    """A run gains nothing, or will not; the message says why and what to change."""
+
+
 class CutPromptWarning(AdjointDPMWarning):
     """A prompt is longer than a tokenizer reads; the message says what was cut off."""

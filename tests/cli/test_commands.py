@@ -15,7 +15,7 @@ def test_help_names_the_commands(monkeypatch, capsys) -> None:
     assert code == 0
     assert all(
         command in out
-        for command in ("demo", "embed", "stylize", "audit", "guide", "generate", "report")
+        for command in ("demo", "embed", "stylize", "align", "audit", "guide", "generate", "report")
     )
 
 

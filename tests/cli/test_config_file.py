@@ -46,6 +46,11 @@ RUNS = {
         f"{SETS} --style style.png --rank 2 --alpha 3 --target-module conv1 --target-module to_q "
         f"--metric metric.py:score --weight 1 --weight 0.5",
     ),
+    "align": (
+        "pytorch_lora_weights.safetensors",
+        f"{SETS} --metric metric.py:score --guard guard.py:blue --guard-bound 9 --clip-reward 0.1 "
+        f"--strength 0.5 --strength-pictures 2 --kl 0.5 --rank 2 --alpha 3 --validation 2",
+    ),
     "guide": (
         "noise.safetensors",
         f"{LOOP} --metric metric.py:score --weight 2 --prompt 'red fox' --likelihood 0.1 --learn "
@@ -65,6 +70,7 @@ def folder(files) -> Path:
     """A folder with all that the runs need; the working directory."""
     Path("style.png").write_bytes(png(reference_pattern()))
     Path("victim.py").write_text(VICTIM)
+    Path("guard.py").write_text("def blue(images):\n    return images[:, 2].mean((1, 2))\n")
     Path("foxes.txt").write_text("fox\nfo fox\n")
     return files
 

@@ -9,6 +9,7 @@ import typer
 from adjointdpm import errors
 from adjointdpm.cli import app
 from adjointdpm.cli.options import Run, option
+from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
@@ -18,6 +19,7 @@ COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttribu
 CONFIGS = {
     "embed": EmbedConfig,
     "stylize": StylizeConfig,
+    "align": AlignConfig,
     "guide": GuideConfig,
     "audit": AuditConfig,
 }
@@ -65,6 +67,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "lr": 1e-3,
         "preservation": 0.5,
     },
+    "align": SAMPLER
+    | LOOP
+    | {
+        "full": False,
+        "rank": 8,
+        "guard": None,
+        "guard_bound": None,
+        "clip_reward": None,
+        "strength": "auto",
+        "held_out_seeds": 2,
+        "held_out": [],
+    },
     "guide": SAMPLER
     | LOOP
     | {
@@ -84,14 +98,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "audit": SAMPLER
     | {
         "victim": "efficientnet-lite0",
-        "target": None,
-        "budget": [0.1, 0.2, 0.3],
+        "target": [],
+        "budget": [0.05, 0.1, 0.2, 0.3],
         "within": "l2",
         "transfer": None,
         "clean_seeds": 20,
         "least_right": 0.8,
         "random_search": True,
-        "steps": 20,
+        "steps": 10,
         "iterations": 10,
         "batch": 4,
         "preservation": 0.0,

@@ -21,7 +21,8 @@ from adjointdpm.optimization.loop import Interrupted, Outcome, Settings, optimiz
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.checkpoints import Checkpoints
-from adjointdpm.tasks.audit.attack import Goal, attack
+from adjointdpm.tasks.audit.attack import attack
+from adjointdpm.tasks.audit.goal import Goal
 from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.variables import Example, Noise, TokenEmbedding
 from helpers.toys import REDDISH, Tint, ToyModel

@@ -13,9 +13,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adjointdpm import errors, metrics
+from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.loop import Interrupted, Settings, _minibatch, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.state import LoopState
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.trackers import Trackers, flatten
@@ -67,7 +69,10 @@ def test_the_metric_falls_and_the_best_state_is_kept() -> None:
 EVERYTHING = {"accumulate": 2, "ema": 0.9, "distance": 0.1, "lr_schedule": "cosine"}
 
 
-@pytest.mark.parametrize("extra", [{}, EVERYTHING])
+HALVING = {"optimizer": "normalized", "backtrack": 1, "lr": 3.0, "validate_every": 1}
+
+
+@pytest.mark.parametrize("extra", [{}, EVERYTHING, HALVING])
 def test_an_interrupted_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
     tmp_path, extra: dict
 ) -> None:
@@ -298,6 +303,36 @@ def test_a_regulariser_that_the_variable_does_not_have_is_refused_before_anythin
         )
 
 
+def test_steps_that_are_too_long_are_taken_back_and_halved() -> None:
+    settings = replace(SETTINGS, **HALVING, patience=12)
+    backtracked, plain = Tint(), Tint()
+    outcome = run(backtracked, settings)
+    without = run(plain, replace(settings, backtrack=0))
+    scales = [record["step_scale"] for record in outcome.history if "step_scale" in record]
+    assert scales == [0.5**k for k in range(1, len(scales) + 1)]
+    assert len(scales) >= 2
+    best = [
+        min(r["validation"]["objective"] for r in history)
+        for history in (outcome.history, without.history)
+    ]
+    assert best[0] < best[1] - 0.05
+
+
+def test_a_gain_of_next_to_nothing_counts_as_none() -> None:
+    state = LoopState(Tint(), None, None, Average(Tint(), 0.0))  # pyright: ignore[reportArgumentType]
+    counts = []
+    for objective in (1.0, 0.5, 0.4995, 0.499, 0.3):
+        state.consider(objective)
+        counts.append(state.progress.looks_without_progress)
+    assert counts == [0, 0, 1, 2, 0]
+    assert state.progress.best_objective == 0.3
+
+
+def test_the_linear_schedule_falls_to_zero() -> None:
+    settings = replace(SETTINGS, lr_schedule="linear", iterations=4)
+    assert [settings.lr_at(i) for i in range(4)] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
 def test_the_cosine_schedule_falls_to_zero() -> None:
     settings = replace(SETTINGS, lr_schedule="cosine")
     rates = [settings.lr_at(i) for i in (0, 6, 12)]
@@ -367,7 +402,7 @@ MORE_BAD = [
     {"ema": 1.0},
     {"distance": -1},
     {"likelihood": float("nan")},
-    {"lr_schedule": "linear"},
+    {"lr_schedule": "step"},
 ]
 
 

@@ -105,7 +105,9 @@ def test_methods_that_solve_themselves_take_the_schedulers_steps(name: str, meth
     exact = torch.autograd.grad(loss(model(noise=noise, **call_of(name))), [noise, weight])
     samples = model(noise=noise, gradient=method, **call_of(name))
     for ours, full in zip(torch.autograd.grad(loss(samples), [noise, weight]), exact, strict=True):
-        assert relative_error(ours, full) < TOLERANCES.get(name, 1e-5)  # for Euler both are the discrete gradient
+        assert relative_error(ours, full) < TOLERANCES.get(
+            name, 1e-5
+        )  # for Euler both are the discrete gradient
 
 
 def test_few_vjps_and_solved_states_come_close() -> None:

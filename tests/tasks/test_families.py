@@ -17,8 +17,8 @@ from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.support.picture_files import read_picture
+from adjointdpm.tasks import align as align_module
 from adjointdpm.tasks import embed as embed_module
-from adjointdpm.tasks import stylize as stylize_module
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.noise_file import read_findings, replay
 from adjointdpm.tasks.audit.task import audit
@@ -162,8 +162,8 @@ def test_stylize_leaves_what_a_fresh_stock_pipeline_draws_the_same_picture_with(
 ) -> None:
     kind = "Weights" if full else "LoRA"
     made = []
-    cls = getattr(stylize_module, kind)
-    monkeypatch.setattr(stylize_module, kind, lambda *a, **k: made.append(cls(*a, **k)) or made[0])
+    cls = getattr(align_module, kind)
+    monkeypatch.setattr(align_module, kind, lambda *a, **k: made.append(cls(*a, **k)) or made[0])
     model = adj.from_pipeline(build(name))
     texts = prompts(name)
     config = StylizeConfig(
@@ -210,6 +210,7 @@ def test_embed_leaves_a_token_that_a_fresh_stock_pipeline_draws_the_same_picture
     config = EmbedConfig(
         metric=["color:mood=dusk"],
         token="<new>",
+        template="{prompt} {token}",
         prompts=["red fox", "fox"],
         held_out=["red"],
         pipeline_arg=arguments(name),

@@ -245,3 +245,18 @@ def test_files_that_are_damaged_or_something_else_are_named(tmp_path) -> None:
     for name in ("missing", "short", "text", "names", "other", "bare", "counts", "half"):
         with pytest.raises(errors.CheckpointError, match=f"{name}.safetensors"):
             Noise.read(tmp_path / f"{name}.safetensors")
+
+
+def test_the_norm_term_is_that_of_the_density_of_natural_norms() -> None:
+    start = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    noise = Noise([Example("a", i) for i in range(3)], start, within="free")
+    term = noise.regularisers()["norm"]
+    norms = start.flatten(1).norm(dim=1).double()
+    chi = torch.distributions.Chi2(torch.tensor(100.0, dtype=torch.float64))
+    # The norm's density, from that of its square: p(n) = 2 n p(n²).
+    densities = -(chi.log_prob(norms**2) + (2 * norms).log())
+    shift = (densities - (norms**2 / 2 - 99 * norms.log()))[0]
+    assert term.item() == pytest.approx((densities.mean() - shift).item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(term, noise.noise)
+    expected = (start * (1 - 99 / norms.float().view(3, 1, 1, 1) ** 2)) / 3
+    assert torch.allclose(gradient, expected, atol=1e-5)

@@ -36,7 +36,7 @@ class Case:
     """How a class is run.
 
     Args:
-        arguments: of the call.
+        given: the arguments of the call.
         networks: what differs from the registry of tiny parts, by the part's name.
         shape: of what comes out; None where nobody has written it down.
         parts: makers of the parts and settings that the constructor's annotations do not tell.
@@ -47,7 +47,7 @@ class Case:
 
     """
 
-    arguments: dict[str, Any]
+    given: dict[str, Any]
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     shape: tuple[int, ...] | None = PICTURE
     parts: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -55,6 +55,11 @@ class Case:
     output: str = "sample"
     constant: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the call, with lists of their own: some pipelines write into theirs."""
+        return {n: list(v) if isinstance(v, list) else v for n, v in self.given.items()}
 
     @property
     def count(self) -> int:

@@ -40,6 +40,7 @@ for command in (
     demo.demo,
     learn.embed,
     learn.stylize,
+    learn.align,
     audit.audit,
     learn.guide,
     pictures.generate,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
-from adjointdpm.cli.terminal import command_line, progress_bar, quiet, tell
+from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_progress, tell
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.config import settings_of
@@ -16,8 +16,9 @@ class Replay:
     """A former audit's findings.
 
     Args:
-        replay: draw the pictures of a file of adversarial noise again, and ask the victim again;
-            name a model and a victim that are not bundled again, with --model and --victim.
+        replay: draw the pictures of a file of adversarial noise, or of a folder of such files,
+            again, and ask the victim again; name a model and a victim that are not bundled again,
+            with --model and --victim.
 
     """
 
@@ -54,12 +55,12 @@ def _audit(flags: Flags) -> None:
     from adjointdpm.metrics.subject_recognition import recogniser_for
     from adjointdpm.runs.folder import RunFolder
     from adjointdpm.runs.report import write_report
+    from adjointdpm.support.distributed import Processes
     from adjointdpm.tasks.audit.noise_file import replay_command
+    from adjointdpm.tasks.audit.setting import label_of
     from adjointdpm.tasks.audit.task import audit as run
-    from adjointdpm.tasks.audit.task import check_one_process
     from adjointdpm.tasks.audit.victims import load_victim
 
-    check_one_process()
     victim = load_victim(config.victim, config.prompts)
     facts = {"task": "audit"} | where.loading()
     folder = RunFolder.open(
@@ -70,13 +71,9 @@ def _audit(flags: Flags) -> None:
         force=where.force,
     )
     model = load_model(where.model, where.device, where.dtype, where.variant)
-    recognise = recogniser_for(config.prompts, where.model, optimised=config.victim == "judge")
-    with progress_bar() as progress:
-        bar = progress.add_task("audit", total=1, metric="")
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total, metric=what)
-
+    known = [prompt for prompt in config.prompts if label_of(victim, prompt) is not None]
+    recognise = recogniser_for(known, where.model, optimised=config.victim == "judge")
+    with progress_bar(visible=folder.writable) as progress:
         result = run(
             model,
             config,
@@ -86,39 +83,51 @@ def _audit(flags: Flags) -> None:
             command=command_line(),
             recognise=recognise,
             resume=where.resume,
-            report=show,
+            report=show_progress(progress),
         )
-    again = replay_command(folder.path / result["artefact"], where.model, config.victim)
-    tell(f"{_summary(result)}Report: {write_report(folder)}\nReplay: {again}")
+    if Processes().is_main:
+        again = replay_command(folder.path / result["artefact"], where.model, config.victim)
+        tell(f"{_summary(result)}Report: {write_report(folder)}\nReplay: {again}")
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """A line for each budget."""
-    lines = ""
+    """A line for each target and budget, and what they say together."""
+    lines = [f"note: {words}" for words in _notes(result)]
     for row in result["success"]:
         searched = (
             "" if row["random_search"] is None else f", random search {row['random_search']:.0%}"
         )
-        lines += (
-            f"budget {row['budget']:g}: {row['rate']:.0%} of {result['held_out']['examples']} "
-            f"fooled{searched}\n"
+        fooled = "fooled" if row["target"] is None else f"taken for {row['target']}"
+        lines.append(
+            f"budget {row['budget']:g}: {row['rate']:.0%} of {row['examples']} {fooled}{searched}"
         )
-    return lines
+    lines += [found["text"] for found in result["verdicts"]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    aside = result["set_aside"]
+    if aside["count"] == 0:
+        return []
+    some = "; ".join(aside["prompts"][:3]) + ("; …" if aside["count"] > 3 else "")
+    return [f"{aside['count']} prompts are set aside, as {aside['why']}: {some}"]
 
 
 def _replay(path: Path, given: dict[str, Any]) -> None:
     quiet()
-    from adjointdpm.tasks.audit.noise_file import chosen, read_findings
+    from adjointdpm.tasks.audit.noise_file import chosen, noise_files, read_findings
     from adjointdpm.tasks.audit.noise_file import replay as draw_again
 
-    found = read_findings(path)
-    names = [chosen(found, what, given.get(what)) for what in ("model", "victim")]
-    where = {name: given[name] for name in ("device", "dtype", "variant") if name in given}
-    rows = draw_again(load_model(names[0], **where), found, names[1])
-    for row in rows:
-        tell(
-            f"{row['prompt']} (seed {row['seed']}): {row['label']} taken for {row['now']}; when "
-            f"found: {row['was']}"
-        )
-    same = sum(row["now"] == row["was"] for row in rows)
-    tell(f"{same} of {len(rows)} verdicts are as they were")
+    model, count, same = None, 0, 0
+    for file in noise_files(path):
+        found = read_findings(file)
+        names = [chosen(found, what, given.get(what)) for what in ("model", "victim")]
+        where = {name: given[name] for name in ("device", "dtype", "variant") if name in given}
+        model = model or load_model(names[0], **where)
+        for row in draw_again(model, found, names[1]):
+            tell(
+                f"{row['prompt']} (seed {row['seed']}): {row['label']} taken for {row['now']}; "
+                f"when found: {row['was']}"
+            )
+            count, same = count + 1, same + (row["now"] == row["was"])
+    tell(f"{same} of {count} verdicts are as they were")

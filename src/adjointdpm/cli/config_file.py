@@ -65,6 +65,8 @@ def _listed(value: Any) -> list[Any]:
     """The value of a flag that can be repeated; a mapping becomes NAME=VALUE."""
     if isinstance(value, dict):
         return [f"{name}={json.dumps(entry)}" for name, entry in value.items()]
+    if value is None:
+        return []
     return value if isinstance(value, list) else [value]
 
 

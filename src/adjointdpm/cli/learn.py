@@ -1,14 +1,16 @@
-"""`embed`, `stylize` and `guide`: commands that run the optimisation loop."""
+"""`embed`, `stylize`, `align` and `guide`: commands that run the optimisation loop."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
-from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_records, tell
+from adjointdpm.cli.terminal import command_line, note, progress_bar, quiet, show_records, tell
+from adjointdpm.tasks import align as align_task
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
 from adjointdpm.tasks import stylize as stylize_task
+from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.config import LearningConfig, settings_of
 from adjointdpm.tasks.embed import EmbedConfig
 from adjointdpm.tasks.guide import GuideConfig
@@ -22,7 +24,8 @@ def embed(flags: Flags) -> None:
     Stock diffusers loads the token.
     """
     config = flags.build(EmbedConfig)
-    _learn(embed_task.embed, config, f"learning {config.token}", flags.build(Run))
+    title = f"learning {config.token}"
+    _learn(embed_task.embed, config, title, flags.build(Run), on_choice=note)
 
 
 @command(StylizeConfig, Run)
@@ -34,6 +37,17 @@ def stylize(flags: Flags) -> None:
     config = flags.build(StylizeConfig)
     title = f"learning the style of {Path(config.style).name}"
     _learn(stylize_task.stylize, config, title, flags.build(Run))
+
+
+@command(AlignConfig, Run)
+def align(flags: Flags) -> None:
+    """Fine-tune for any metrics over many prompts, guarded against pleasing them alone.
+
+    Stock diffusers loads the LoRA, or the weights.
+    """
+    config = flags.build(AlignConfig)
+    title = f"aligning to {', '.join(config.metric)}"
+    _learn(align_task.align, config, title, flags.build(Run))
 
 
 @command(GuideConfig, Run, panel="What to draw")
@@ -56,6 +70,7 @@ def _learn(
     config: LearningConfig | GuideConfig,
     title: str,
     where: Run,
+    **hooks: Callable[[str], None],
 ) -> None:
     """Check everything that is cheap to check, open the folder, learn, and say what came out."""
     quiet()
@@ -93,7 +108,8 @@ def _learn(
             command=command_line(),
             recognise=recognise,
             resume=where.resume,
-            on_record=show_records(progress, bar, config.iterations),
+            on_record=show_records(progress, bar, config.iterations, metric.sign),
+            **hooks,
         )
         progress.update(bar, completed=config.iterations)
     if Processes().is_main:
@@ -101,8 +117,19 @@ def _learn(
         tell(f"{_summary(result)}Report: {write_report(folder)}\nLearned: {learned}")
 
 
+_STRENGTH = {
+    "you": "Strength {:g} of what was learned was kept, as you asked.",
+    "guard": "Strength {:g} of what was learned was kept: it gains most within the guard's bound "
+    "({}).",
+    "default": "All of what was learned was kept (strength {:g}): no guard says what it costs. See "
+    "the curve in the report, and --strength or --guard.",
+}
+
+
 def _summary(result: dict[str, Any]) -> str:
     """What was measured, in lines."""
+    from adjointdpm.runs.own_sign import direction, in_own_sign
+
     held_out = result["held_out"]
     count = held_out["examples"]
     examples = "a prompt and seed" if count == 1 else f"{count} prompts and seeds"
@@ -111,9 +138,10 @@ def _summary(result: dict[str, Any]) -> str:
         if held_out.get("same_examples")
         else f"On {examples} never used for learning"
     )
+    own = in_own_sign(result, ["before", "after"])["held_out"]
     lines = [
-        f"{where}, {result['metric']['name']} goes from {held_out['before']:.3f} to "
-        f"{held_out['after']:.3f} (lower is better)."
+        f"{where}, {result['metric']['name']} goes from {own['before']:.3f} to "
+        f"{own['after']:.3f} ({direction(result)})."
     ]
     if result["optimisation"]["best_iteration"] == 0:
         lines.append(
@@ -122,10 +150,13 @@ def _summary(result: dict[str, Any]) -> str:
         )
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
         lines.append(
-            f"That is no gain: the 95 % interval of the change goes from {interval[0]:.3f} to "
-            f"{interval[1]:.3f}. A larger --lr or more --iterations may help, and for a token "
-            "another --template or a larger --max-norm."
+            f"That is no gain: the 95 % interval of the change goes from "
+            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}."
         )
+    if (found := result["diagnosis"]) is not None:
+        lines.append(f"{found['what']} {found['change']}")
+    if kept := result.get("strength"):
+        lines.append(_STRENGTH[kept["by"]].format(kept["chosen"], kept.get("guard_name", "")))
     if "recognised" in held_out:
         shares = held_out["recognised"]
         lines.append(

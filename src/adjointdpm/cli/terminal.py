@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,22 +37,69 @@ def progress_bar(visible: bool = True) -> Progress:
 
 
 def show_records(
-    progress: Progress, bar: TaskID, iterations: int
+    progress: Progress, bar: TaskID, iterations: int, sign: int = 1
 ) -> Callable[[dict[str, Any]], None]:
-    """A callback of the optimisation loop that keeps the bar up to date."""
+    """A callback of the optimisation loop that keeps the bar up to date; rewards have sign −1."""
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
         drift = f"  structure {values['drift']:.3f}" if "drift" in values else ""
         done = record["iteration"] == iterations
-        text = f"metric {values['metric']:.3f}{drift}" + ("  measuring" if done else "")
+        text = f"metric {sign * values['metric']:.3f}{drift}" + ("  measuring" if done else "")
         progress.update(bar, completed=record["iteration"], metric=text)
 
     return show
 
 
+def note(text: str) -> None:
+    """Print what a task has found out, above the bar."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_progress(progress: Progress) -> Callable[[str, float, int], None]:
+    """A callback of a long task: what is going on, how much is done, and about how long it takes.
+
+    Each part of the task gets a bar of its own. The time left is reckoned from the speed since
+    the first call, so that what an earlier run had done does not count.
+    """
+    bar: TaskID | None = None
+    began, first, last, size = 0.0, 0.0, 0.0, 0
+
+    def show(what: str, done: float, total: int) -> None:
+        nonlocal bar, began, first, last, size
+        if bar is None or total != size or done < last:
+            if bar is not None:
+                progress.update(bar, completed=size, metric="")
+                progress.stop_task(bar)
+            bar = progress.add_task("audit", total=total, metric="")
+            began, first, size = time.time(), done, total
+        last = done
+        left = time_left(time.time() - began, done - first, total - done)
+        progress.update(bar, completed=done, metric=f"{what}{left}")
+
+    return show
+
+
+def time_left(seconds: float, done: float, to_do: float) -> str:
+    """About how long the rest takes, in words; nothing before the speed is known."""
+    if done <= 0 or seconds < 1:
+        return ""
+    rest = seconds / done * to_do
+    if rest >= 5400:
+        return f"  about {rest / 3600:.0f} h left"
+    return f"  about {rest / 60:.0f} min left" if rest >= 90 else f"  about {rest:.0f} s left"
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey: control characters are written out."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def tell(text: str) -> None:
     """Print the result."""
+    text = printable(text)  # prompts and labels may come from other people's files
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 

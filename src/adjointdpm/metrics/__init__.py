@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.errors import InvalidTypeError, MetricError
+from adjointdpm.metrics.aesthetic import Aesthetic
 from adjointdpm.metrics.base import FunctionMetric, Metric, check_samples, check_scores, probe
 from adjointdpm.metrics.classifier import Classifier
+from adjointdpm.metrics.clip_score import ClipScore
 from adjointdpm.metrics.color import MOODS, ColorStatistics
 from adjointdpm.metrics.effect_pair import EffectPair
 from adjointdpm.metrics.gram_style import GramStyle
+from adjointdpm.metrics.hps import HPS
+from adjointdpm.metrics.imagereward import ImageReward
+from adjointdpm.metrics.on_device import OnDevice, check_place, placed_elsewhere
+from adjointdpm.metrics.pickscore import PickScore
 from adjointdpm.metrics.picture_distance import Reference
+from adjointdpm.metrics.reward import Reward
 from adjointdpm.metrics.safety_filter import SafetyFilter
 from adjointdpm.metrics.structure import Structure, structure_distance
 from adjointdpm.metrics.text_similarity import TextSimilarity
@@ -29,6 +36,11 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "reference": Reference,
     "pair": EffectPair,
     "similarity": TextSimilarity,
+    "pickscore": PickScore,
+    "hps": HPS,
+    "imagereward": ImageReward,
+    "aesthetic": Aesthetic,
+    "clip": ClipScore,
 }
 
 
@@ -65,6 +77,8 @@ def resolve_weighted(
 ) -> Metric:
     """Σ weight · metric, each as `resolve` takes it; a single metric of weight 1 stays itself.
 
+    Tasks divide each metric of a sum by its spread over untouched pictures, see `WeightedSum`.
+
     Args:
         specs: the metrics.
         weights: as many numbers; None weighs each metric by 1.
@@ -98,21 +112,30 @@ def _from_function(function: Callable[..., Any], label: str) -> Metric:
 
 
 __all__ = [
+    "HPS",
     "METRICS",
     "MOODS",
+    "Aesthetic",
     "Classifier",
+    "ClipScore",
     "ColorStatistics",
     "EffectPair",
     "FunctionMetric",
     "GramStyle",
+    "ImageReward",
     "Metric",
+    "OnDevice",
+    "PickScore",
     "Reference",
+    "Reward",
     "SafetyFilter",
     "Structure",
     "TextSimilarity",
     "WeightedSum",
+    "check_place",
     "check_samples",
     "check_scores",
+    "placed_elsewhere",
     "probe",
     "resolve",
     "resolve_weighted",

@@ -32,8 +32,14 @@ class Metric(ABC):
     #: Height and width below which the metric cannot be computed, in pixels.
     smallest: int = 1
 
+    #: −1 for a reward, whose score is negated here; reports show `sign` times the scores.
+    sign: int = 1
+
     #: Whether samples may be videos.
     takes_videos: bool = False
+
+    #: Whether a learned network scores, which pictures can please without getting better.
+    hackable: bool = False
 
     @property
     def name(self) -> str:

@@ -43,6 +43,7 @@ class Classifier(Metric):
     away: Wanted | None = None
     network: str | nn.Module = "efficientnet-lite0"
     smallest = 8
+    hackable = True
 
     def __post_init__(self) -> None:
         if (self.target is None) == (self.away is None):

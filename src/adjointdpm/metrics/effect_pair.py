@@ -44,6 +44,7 @@ class EffectPair(Metric):
     network: str | nn.Module = "efficientnet-lite0"
     size: int = 128
     smallest: int = field(default=8, init=False)
+    hackable = True
 
     def __post_init__(self) -> None:
         sizes = [change.norm() / max(first.norm().item(), 1e-12) for first, change in self._changes]

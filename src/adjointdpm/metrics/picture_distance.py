@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.metrics.base import Images, Metric, Scores
+from adjointdpm.metrics.networks.resize import resampled
 from adjointdpm.metrics.reference_picture import Picture, reference_name, reference_picture
 
 DISTANCES = ("l1", "l2", "ssim")
@@ -56,8 +56,7 @@ class Reference(Metric):
     def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Distance of each picture."""
         picture = self._picture.to(images)
-        if picture.shape[2:] != images.shape[2:]:
-            picture = F.interpolate(picture, images.shape[2:], mode="bilinear", antialias=True)
+        picture = resampled(picture, *images.shape[2:], mode="bilinear")
         difference = images - picture
         if self.distance == "l1":
             return difference.abs().mean((1, 2, 3))

@@ -38,6 +38,7 @@ class TextSimilarity(Metric):
     text: str
     model: str | None = None
     smallest = 8
+    hackable = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():

@@ -14,6 +14,7 @@ from adjointdpm.engine.stats import Stats, stats
 from adjointdpm.errors import InvalidTypeError, MetricError, PromptError
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
@@ -62,6 +63,7 @@ def optimize(
     resume: bool = False,
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
+    guard: Guard | None = None,
 ) -> Outcome:
     """Minimise an objective over the training examples.
 
@@ -86,6 +88,8 @@ def optimize(
             record 0 is the start. A gradient method that estimates its relative error adds
             "gradient_error_estimate", the mean over examples.
         trackers: get every new record, in the main process.
+        guard: decides which states may be the best, and ends a run that only pleases its metric;
+            the objective's looks must have its values.
 
     Raises:
         PromptError: no training or no validation examples, or see `Variable.check`.
@@ -98,7 +102,7 @@ def optimize(
 
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
-    run.on_history, run.trackers = on_history, trackers
+    run.on_history, run.trackers, run.guard = on_history, trackers, guard
     with stats(memory=False) as run.cost:
         run.prepare(history, resume)
         return run.learn()
@@ -109,6 +113,7 @@ class _Run:
 
     on_history: Callable[[list[Record]], None]
     trackers: Trackers | None
+    guard: Guard | None
     cost: Stats  # of this session and process so far
 
     def __init__(
@@ -132,7 +137,8 @@ class _Run:
         self.processes, self.outcome, self.begun = Processes(), Outcome(), time.perf_counter()
         tensors = list(variable.tensors().values())
         self.processes.copy_from_main_(tensors)
-        self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr)
+        units = list(variable.units().values())
+        self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr, units)
         self.state = LoopState(variable, objective, self.optimizer, Average(variable, settings.ema))
 
     def prepare(self, history: Sequence[Record], resume: bool) -> None:
@@ -165,6 +171,7 @@ class _Run:
             while (
                 progress.iteration < settings.iterations
                 and progress.looks_without_progress < settings.patience
+                and not self.hacked()
             ):
                 self.note(self.step())
                 if self.processes.any(stop_requested()):
@@ -173,6 +180,8 @@ class _Run:
                     self.save()
         if progress.looks_without_progress >= settings.patience:
             outcome.stopped = f"no better validation objective in {settings.patience} looks"
+        if reason := self.hacked():
+            outcome.stopped = reason
         self.save()
         self.variable.load_tensors(self.state.best)
         outcome.best_iteration = progress.best_iteration
@@ -185,7 +194,7 @@ class _Run:
             self.training, settings.step_examples, progress.iteration, settings.seed
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_at(progress.iteration)
+            group["lr"] = settings.lr_at(progress.iteration) * progress.step_scale
         evaluated: list[Record] = []  # a line search evaluates more than once
 
         def evaluate() -> float:
@@ -211,6 +220,10 @@ class _Run:
             or progress.iteration == settings.iterations
         ):
             record["validation"] = self.validate()
+            looks = progress.looks_without_progress
+            if settings.backtrack and looks and looks % settings.backtrack == 0:
+                self.state.go_back()
+                record["step_scale"] = progress.step_scale
         return record | {"seconds": time.perf_counter() - started}
 
     def clip(self) -> float:
@@ -231,8 +244,17 @@ class _Run:
         """Look at the validation examples, and keep the state if it is the best."""
         with self.state.average.in_place():
             values = self.objective.look(self.validation)
-            self.state.consider(values["objective"])
+            self.state.consider(values["objective"] if self.accepts(values) else math.inf)
         return values
+
+    def accepts(self, values: dict[str, float]) -> bool:
+        """Whether the guard takes a state with these values."""
+        first = self.outcome.history[0]["validation"] if self.outcome.history else values
+        return self.guard is None or self.guard.accepts(values, first)
+
+    def hacked(self) -> str | None:
+        """Why the guard ends the run, if it does."""
+        return None if self.guard is None else self.guard.reason_to_stop(self.outcome.history)
 
     def note(self, record: Record) -> None:
         """Add a record, and tell everybody who wants to know."""

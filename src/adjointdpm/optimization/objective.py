@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, MetricError
 from adjointdpm.metrics import Metric, check_samples, check_scores, structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
-from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.guard import Guard
+from adjointdpm.optimization.prediction_drift import NetworkCall, PredictionDrift
+from adjointdpm.optimization.renderer import Drawn, Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example, Variable
 
 Values = dict[str, float]  # what records hold; "objective" is the number that is minimised
-Row = tuple[float, ...]  # one example's terms
+Row = dict[str, float]  # one example's terms
 
 
 class Objective(Protocol):
@@ -64,15 +67,19 @@ class Objective(Protocol):
 
 @dataclass
 class MetricObjective(Objective):
-    """mean(metric) + preservation · mean(structure distance) + Σ weight · regulariser.
+    """mean(metric) + preservation · mean(structure distance) + kl · drift + Σ weight · regulariser.
 
-    The structure distance is that to the plain picture: what the model draws without the variable.
-    All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and
-    what is learned from and what is validated are the same quantity.
+    The drift is that of `PredictionDrift`. The structure distance is that to the plain picture:
+    what the model draws without the variable. All pictures are unclamped, the plain ones too, so
+    that an untouched drawing has distance 0, and what is learned from and what is validated are the
+    same quantity.
 
     Args:
         render: draws the examples, and fixes the gradient method.
         metric: lower is better; probe it beforehand (`metrics.probe`).
+        enough: where the metric is good enough: below, it is not made smaller any more, and
+            relu(metric − enough) takes its place in the objective.
+        guard: is measured whenever the loop looks, and no part of the objective.
         scale: for gradients through float16.
         processes: with whom the examples are shared.
 
@@ -83,11 +90,15 @@ class MetricObjective(Objective):
 
     render: Renderer
     metric: Metric
+    enough: float | None = None
+    guard: Guard | None = None
     scale: GradientScale = field(default_factory=GradientScale)
     processes: Processes = field(default_factory=Processes)
+    steps: int = field(default=0, init=False)  # backward passes, which choose what is compared
     variable: Variable = field(init=False)
     settings: Settings = field(init=False)
     plain: dict[Example, Tensor] = field(init=False)
+    drift: PredictionDrift | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -98,11 +109,14 @@ class MetricObjective(Objective):
         """Draw the plain pictures, if they will be needed.
 
         Raises:
-            InvalidInputError: a regulariser is asked for that the variable does not have.
+            InvalidInputError: a regulariser is asked for that the variable does not have, or the
+                drift of a variable that changes no network.
 
         """
         self.variable, self.settings, self.plain = variable, settings, {}
         _check_regularisers(variable, settings)
+        if settings.kl:
+            self.drift = self._watchable_drift(examples[0])
         if settings.preservation:
             self.plain = self._draw_plain(examples)
 
@@ -135,46 +149,115 @@ class MetricObjective(Objective):
             raise MetricError(
                 f"no gradient of {self.name} reached {names}; the metric or the model detaches it"
             )
-        self._agree(moves)
+        self._agree(moves or self.enough is not None)
+        self.steps += 1
         return self._values(rows)
 
     @torch.no_grad()
     def look(self, examples: Sequence[Example]) -> Values:
-        """Means of "metric", "drift" (with preservation) and each regulariser; "objective"."""
+        """Means over the examples, and the "objective".
+
+        They are "metric", "drift" (with preservation), "kl", each regulariser, "guard" and its
+        standard error "guard_error", as far as there are such.
+        """
         rows: list[Row] = []
         mine = self.processes.share(examples)
         with self.processes.together():
-            for part, images in self.render.draw(mine, self.variable):
-                rows += zip(*(values.tolist() for values in self._parts(images, part)), strict=True)
+            for part, images, calls in self._drawn(mine):
+                parts = self._parts(images, part)
+                if self.guard is not None:
+                    parts["guard"] = self._guarded(images, part)
+                rows += _rows(parts, {"kl": self.drift.value(calls)} if self.drift else {})
         return self._values(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale."""
-        return asdict(self.scale)
+        """The scale, and the number of backward passes."""
+        return asdict(self.scale) | {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a saved scale."""
-        self.scale = GradientScale(**state)
+        """Take a saved state."""
+        self.steps = state.get("steps", 0)
+        self.scale = GradientScale(**{k: v for k, v in state.items() if k != "steps"})
 
     def _gradients(
         self, examples: Sequence[Example], count: int, tensors: Sequence[Tensor]
     ) -> tuple[list[Row], list[Tensor | None]]:
         """The terms of examples, and the gradient of their share of the mean over `count`."""
-        parts: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        calls: list[NetworkCall] = []
 
         def draw() -> tuple[Tensor, Tensor]:
-            images = self.render(examples, self.variable)
-            parts[:] = self._parts(images, examples)
-            if images.requires_grad and not parts[0].requires_grad:
+            with self._watching(f"step {self.steps}") as seen:
+                images = self.render(examples, self.variable)
+            calls[:] = seen
+            parts.update(self._parts(images, examples))
+            if images.requires_grad and not parts["metric"].requires_grad:
                 raise MetricError(
                     f"metric {self.name} blocks gradients; nothing could be learned from it"
                 )
-            return images, sum(
-                (w * p.sum() for w, p in zip(self._weights, parts, strict=True)), torch.zeros(())
-            ) / count
+            terms = [w * parts[n].sum() for n, w in self._weights.items() if n in parts]
+            return images, sum(terms, torch.zeros(())) / count
 
-        gradients = self.scale.gradients(draw, tensors, uses_float16(self.render.model))
-        return list(zip(*(values.tolist() for values in parts), strict=True)), gradients
+        float16 = uses_float16(self.render.model)
+        gradients = self.scale.gradients(draw, tensors, float16)
+        if self.drift is None:
+            return _rows(parts, {}), gradients
+        value, held = self.drift.gradients(calls, tensors, self.scale, float16)
+        weight = self.settings.kl * len(examples) / count
+        pairs = zip(gradients, held, strict=True)
+        return _rows(parts, {"kl": value}), [_plus(a, b, weight) for a, b in pairs]
+
+    def _watchable_drift(self, example: Example) -> PredictionDrift | None:
+        """The drift, unless a short drawing makes no call of the network that could be seen.
+
+        Warns:
+            AdjointDPMWarning: it makes none.
+
+        """
+        drift = PredictionDrift(self.render.model.pipe, self.variable)
+        short = replace(self.render, steps=min(2, self.render.steps))
+        with drift.watching("") as calls:
+            next(short.draw([example]))
+        if calls and calls[0].outputs:
+            return drift
+        warnings.warn(
+            f"{type(drift.network).__name__} is not called in a way that can be watched, so the "
+            f"drift of its predictions is not part of the objective (kl={self.settings.kl:g} is "
+            f"taken as 0); the structure distance alone holds the pictures, see preservation",
+            AdjointDPMWarning,
+            stacklevel=2,
+        )
+        return None
+
+    @contextmanager
+    def _watching(self, key: str) -> Iterator[list[NetworkCall]]:
+        """Some of the network's calls, where their drift is asked for."""
+        if self.drift is None:
+            yield []
+        else:
+            with self.drift.watching(f"{self.settings.seed} {key}") as calls:
+                yield calls
+
+    def _drawn(
+        self, examples: Sequence[Example]
+    ) -> Iterator[tuple[Sequence[Example], Drawn, list[NetworkCall]]]:
+        """What `Renderer.draw` yields, and some network calls of each; the same at every look."""
+        drawn = self.render.draw(examples, self.variable)
+        while True:
+            with self._watching("look") as calls:
+                found = next(drawn, None)
+            if found is None:
+                return
+            yield *found, calls
+
+    def _guarded(self, images: Tensor, examples: Sequence[Example]) -> Tensor:
+        """The guard's scores of pictures as they are shown."""
+        assert self.guard is not None
+        metric = self.guard.metric
+        check_samples(metric, images)
+        scores = metric(images.clamp(0, 1), prompts=[example.prompt for example in examples])
+        check_scores(metric, scores, len(examples))
+        return scores
 
     def _add_regularisers(self) -> None:
         """Add the regularisers' gradient to the learned tensors' `grad`."""
@@ -219,18 +302,25 @@ class MetricObjective(Objective):
             )
 
     @property
-    def _weights(self) -> tuple[float, ...]:
-        return (1.0, self.settings.preservation) if self.settings.preservation else (1.0,)
+    def _weights(self) -> dict[str, float]:
+        """Of the terms of the objective, by name."""
+        metric = "metric" if self.enough is None else "excess"
+        kl = 0.0 if self.drift is None else self.settings.kl
+        weights = {metric: 1.0, "drift": self.settings.preservation, "kl": kl}
+        return {name: weight for name, weight in weights.items() if weight}
 
-    def _parts(self, images: Tensor, examples: Sequence[Example]) -> list[Tensor]:
-        """The terms that `_weights` weighs, `[B]` each."""
+    def _parts(self, images: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The terms that the pictures decide, `[B]` each."""
         check_samples(self.metric, images)
         scores = self.metric(images, prompts=[example.prompt for example in examples])
         check_scores(self.metric, scores, len(examples))
-        if not self.settings.preservation:
-            return [scores]
-        plain = torch.stack([self.plain[example] for example in examples]).to(images)
-        return [scores, structure_distance(images, plain)]
+        parts = {"metric": scores}
+        if self.enough is not None:
+            parts["excess"] = (scores - self.enough).relu()
+        if self.settings.preservation:
+            plain = torch.stack([self.plain[example] for example in examples]).to(images)
+            parts["drift"] = structure_distance(images, plain)
+        return parts
 
     def _regularisers(self) -> dict[str, Tensor]:
         return self.variable.regularisers() if self.settings.regularisers else {}
@@ -245,13 +335,16 @@ class MetricObjective(Objective):
         They are the same bits in each process: they decide which state is kept and when the run
         stops.
         """
-        columns = zip(*self.processes.gather(rows), strict=True)
-        means = [math.fsum(column) / len(column) for column in columns]
-        values = dict(zip(("metric", "drift"), means, strict=False))
+        every = self.processes.gather(rows)
+        means = {name: math.fsum(row[name] for row in every) / len(every) for name in every[0]}
         extra = self.processes.from_main(self._regulariser_values)
-        total = sum(weight * mean for weight, mean in zip(self._weights, means, strict=True))
+        total = sum(weight * means[name] for name, weight in self._weights.items())
         penalty = sum(weight * extra[name] for name, weight in self.settings.regularisers.items())
-        return values | extra | {"objective": total + penalty}
+        values = means | extra | {"objective": total + penalty}
+        if "guard" in means:
+            off = [(row["guard"] - means["guard"]) ** 2 for row in every]
+            values["guard_error"] = (math.fsum(off) / max(1, len(off) - 1) / len(off)) ** 0.5
+        return values
 
     def _draw_plain(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
         """Every example's plain picture on the CPU; one process draws it, and all have it."""
@@ -284,3 +377,18 @@ def _add(tensors: Sequence[Tensor], gradients: list[Tensor | None]) -> None:
         gradient = gradients.pop()
         if gradient is not None:
             tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient
+
+
+def _rows(parts: dict[str, Tensor], of_all: Row) -> list[Row]:
+    """A row for each example: its own terms, and those that are known of all together."""
+    columns = {name: values.tolist() for name, values in parts.items()}
+    return [
+        dict(zip(columns, row, strict=True)) | of_all for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _plus(a: Tensor | None, b: Tensor | None, weight: float) -> Tensor | None:
+    """A + weight · b."""
+    if b is None:
+        return a
+    return weight * b if a is None else a + weight * b

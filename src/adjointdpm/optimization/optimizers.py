@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adjointdpm.errors import UnknownNameError, UnsupportedError
+from adjointdpm.optimization.normalized_descent import NormalizedDescent
 
 
 def _prodigy(tensors: Sequence[Tensor], lr: float) -> Optimizer:
@@ -23,6 +24,8 @@ def _prodigy(tensors: Sequence[Tensor], lr: float) -> Optimizer:
 
 #: What makes each optimiser, from the tensors that it changes and `lr`; a new one is a line here.
 #:
+#: - normalized: see `NormalizedDescent`. `lr` is the length of a step, as a share of what is
+#:   natural: of the noise's standard deviation, a word's vector, the weights.
 #: - adam: Kingma & Ba (2015, arXiv 1412.6980).
 #: - sgd: with Nesterov's momentum of 0.9.
 #: - prodigy: Mishchenko & Defazio (2024, arXiv 2306.06101). It finds its own step size, and `lr`
@@ -31,6 +34,7 @@ def _prodigy(tensors: Sequence[Tensor], lr: float) -> Optimizer:
 #:   costs several gradients. It is meant for runs in which every iteration uses the same examples.
 #:   `lr` is where the search starts: 1 is the usual choice.
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "normalized": NormalizedDescent,
     "adam": torch.optim.Adam,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
     "prodigy": _prodigy,
@@ -53,8 +57,10 @@ def check_optimizer(name: str) -> None:
         )
 
 
-def make_optimizer(name: str, tensors: Sequence[Tensor], lr: float) -> Optimizer:
-    """The optimiser of that name for the tensors.
+def make_optimizer(
+    name: str, tensors: Sequence[Tensor], lr: float, units: Sequence[Tensor] = ()
+) -> Optimizer:
+    """The optimiser of that name for the tensors, whose natural sizes are `units`, or else 1.
 
     Raises:
         UnknownNameError: there is none of that name.
@@ -62,7 +68,9 @@ def make_optimizer(name: str, tensors: Sequence[Tensor], lr: float) -> Optimizer
 
     """
     check_optimizer(name)
-    return OPTIMIZERS[name](list(tensors), lr=lr)
+    ones = [torch.ones([1] * tensor.ndim) for tensor in tensors]
+    more = {"units": units or ones} if name == "normalized" else {}
+    return OPTIMIZERS[name](list(tensors), lr=lr, **more)
 
 
 def pack_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Any]:

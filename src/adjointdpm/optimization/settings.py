@@ -8,7 +8,7 @@ from adjointdpm.optimization.optimizers import check_optimizer
 from adjointdpm.support.checks import check_int, check_number
 
 #: What the learning rate does over a run.
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "linear", "cosine")
 
 #: Former names of settings, and what they are called now: a config file that uses one is told so.
 RENAMED: dict[str, str] = {
@@ -27,10 +27,10 @@ class Settings:
         batch: examples drawn in one graph; memory grows with it.
         accumulate: graphs per optimiser step. A step uses batch · accumulate examples, whatever the
             number of processes they are shared out over.
-        optimizer: the optimiser: adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
+        optimizer: the optimiser: normalized, adam, sgd, prodigy or lbfgs. See `OPTIMIZERS`.
         lr: the learning rate, which each optimiser takes in its own way. See `OPTIMIZERS`.
-        lr_schedule: "constant", or "cosine": from lr down to 0 after the last iteration
-            (Loshchilov & Hutter 2017).
+        lr_schedule: "constant"; or "linear" or "cosine" (Loshchilov & Hutter 2017): from lr down to
+            0 after the last iteration.
         clip: the gradient is scaled down to this norm; that of "lbfgs" never is.
         ema: decay in [0, 1) of an exponential moving average of what is learned. It is the average
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
@@ -38,8 +38,14 @@ class Settings:
         preservation: weight of the structure distance to the plain picture of the same prompt and
             seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
             the plain pictures are not drawn, and no record has a "drift".
+        kl: weight of how far the changed network's predictions are from the untouched one's, on the
+            sampler's own way: up to the steps' weights, the KL divergence. See `PredictionDrift`.
         distance: weight of the variable's own distance from where it started.
+        norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
+            Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
+        backtrack: after so many looks without a better objective, go back to the best state and
+            halve the learning rate; 0: never.
         validate_every: iterations between looks at the validation examples.
         patience: stop after this many looks without a better objective; the best state is returned
             in any case.
@@ -63,10 +69,13 @@ class Settings:
     seed: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    kl: float = 0.0
     distance: float = 0.0
     likelihood: float = 0.0
+    norm: float = 0.0
     lr_schedule: str = "constant"
     optimizer: str = "adam"
+    backtrack: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -78,9 +87,10 @@ class Settings:
             "checkpoint_every",
         ):
             check_int(name, getattr(self, name), 1)
+        check_int("backtrack", self.backtrack, 0)
         for name in ("lr", "clip"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("preservation", "distance", "likelihood"):
+        for name in ("preservation", "kl", "distance", "likelihood", "norm"):
             check_number(name, getattr(self, name), least=0)
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"
@@ -99,11 +109,8 @@ class Settings:
     @property
     def regularisers(self) -> dict[str, float]:
         """The weights of those that are asked for."""
-        return {
-            name: weight
-            for name, weight in {"distance": self.distance, "likelihood": self.likelihood}.items()
-            if weight
-        }
+        names = ("distance", "likelihood", "norm")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     def lr_at(self, iteration: int) -> float:
         """The learning rate of the step after `iteration` steps.
@@ -112,4 +119,6 @@ class Settings:
         """
         if self.lr_schedule == "constant":
             return self.lr
+        if self.lr_schedule == "linear":
+            return self.lr * (1 - iteration / self.iterations)
         return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

@@ -15,6 +15,8 @@ from adjointdpm.optimization.optimizers import pack_state, unpack_state
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.variables import Variable
 
+_LEAST_GAIN = 0.002  # of all that was gained: less is no progress
+
 Stored = tuple[dict[str, Tensor], dict[str, Any]]  # what `Checkpoints.read` returns
 
 
@@ -25,6 +27,8 @@ class Progress:
     Args:
         iteration: steps done.
         best_objective, best_iteration, looks_without_progress: of the validation so far.
+        start_objective: of the first validation.
+        step_scale: what the learning rate is multiplied by, after steps that made things worse.
         network_calls, seconds: what the loop has cost up to the last checkpoint, in all sessions:
             the calls of all processes, and the main one's seconds. They are 0 in checkpoints that
             do not have them.
@@ -36,6 +40,8 @@ class Progress:
     best_objective: float = math.inf
     best_iteration: int = 0
     looks_without_progress: int = 0
+    start_objective: float = math.inf
+    step_scale: float = 1.0
     network_calls: int = 0
     seconds: float = 0.0
     gradients: Choices = field(default_factory=dict)
@@ -68,15 +74,26 @@ class LoopState:
     def consider(self, objective: float) -> None:
         """Keep what the variable holds now if its validation objective is the best so far.
 
-        Looks that find nothing better are counted.
+        Looks that find nothing better are counted; a better objective counts as none if the gain is
+        less than `_LEAST_GAIN` of all that was gained.
         """
         progress = self.progress
-        if objective < progress.best_objective:
+        if math.isinf(progress.best_objective):
+            progress.start_objective = objective
+        gain, gained = progress.best_objective - objective, progress.start_objective - objective
+        if gain > 0:
             progress.best_objective, progress.best_iteration = objective, progress.iteration
-            progress.looks_without_progress = 0
             self.best = self._copy()
+        if gain > _LEAST_GAIN * gained and gain > 0:
+            progress.looks_without_progress = 0
         else:
             progress.looks_without_progress += 1
+
+    def go_back(self) -> None:
+        """Go back to the best state, for steps of half the size; the optimiser starts anew."""
+        self.variable.load_tensors(self.best)
+        self.optimizer.state.clear()
+        self.progress.step_scale *= 0.5
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint.
@@ -97,7 +114,9 @@ class LoopState:
         }
         slots, optimizer = pack_state(self.optimizer)
         facts = asdict(self.progress) | {
-            "best_objective": self.progress.best_objective.hex(),  # every bit of it
+            # Every bit of them.
+            "best_objective": self.progress.best_objective.hex(),
+            "start_objective": self.progress.start_objective.hex(),
             "objective": self.objective.state_dict(),
             "optimizer": {"class": type(self.optimizer).__name__, "state": optimizer},
         }
@@ -135,7 +154,8 @@ class LoopState:
             for name, tensor in self.variable.tensors().items()
         }
         self.objective.load_state_dict(facts.pop("objective", {}))
-        facts["best_objective"] = float.fromhex(facts["best_objective"])
+        for name in ("best_objective", "start_objective"):
+            facts[name] = float.fromhex(facts.get(name, "inf"))
         self.progress = Progress(**facts)
 
     def _copy(self) -> dict[str, Tensor]:

@@ -9,11 +9,14 @@ import jinja2
 from markupsafe import Markup, escape
 
 from adjointdpm.errors import InvalidInputError, OutputError
+from adjointdpm.runs.findings_table import findings_table
 from adjointdpm.runs.folder import RunFolder
-from adjointdpm.runs.report_curves import optimisation_svg, success_svg
+from adjointdpm.runs.own_sign import direction, in_own_sign, sign_of
+from adjointdpm.runs.report_curves import optimisation_svg, strength_svg, success_svg
 from adjointdpm.support.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_GALLERY = 24  # examples that are shown large where a table has them all
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -28,10 +31,14 @@ def write_report(folder: RunFolder) -> Path:
     result = read_result(folder)
     try:
         labels = result["story"]["views"]
+        result = in_own_sign(result, list(labels))
         pictures = [
             row | {view: _data_uri(folder.path / row[view]) for view in labels}
-            for row in result["pictures"]
+            for row in (
+                result["pictures"][:_GALLERY] if "findings" in result else result["pictures"]
+            )
         ]
+        findings = findings_table(folder, result)
         trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
         storyboard = (
             _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
@@ -43,8 +50,9 @@ def write_report(folder: RunFolder) -> Path:
         ) from error
     try:
         curve, no_curve = _curve(folder, result), ""
+        strength = _strength_curve(result)
     except InvalidInputError as error:  # without matplotlib
-        curve, no_curve = None, str(error)
+        curve, strength, no_curve = None, None, str(error)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -61,10 +69,12 @@ def write_report(folder: RunFolder) -> Path:
         labels=labels,
         facts=facts,
         pictures=pictures,
+        findings=findings,
         trajectory=trajectory,
         storyboard=storyboard,
         curve=curve,
         no_curve=no_curve,
+        strength_curve=strength,
     )
     return write_text(folder.path / "report.html", html)
 
@@ -101,12 +111,14 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         facts.append({"value": value, "label": label})
 
     if "success" in result:
-        last = result["success"][-1]
+        first = result["success"][0].get("target")
+        last = [row for row in result["success"] if row.get("target") == first][-1]
         low, high = map(_percent, last["interval"])
+        count = last.get("examples", held_out["examples"])
         add(
             _percent(last["rate"]),
-            f"success at a budget of {last['budget']:g}, on {held_out['examples']} prompts (95 % "
-            f"interval {low} – {high})",
+            f"success at a budget of {last['budget']:g}, on {count} prompts (95 % interval "
+            f"{low} – {high})",
         )
         if last["random_search"] is not None:
             add(_percent(last["random_search"]), "random search with as many forward passes")
@@ -115,7 +127,7 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
         count = f"{held_out['examples']} {where}{'s' if held_out['examples'] > 1 else ''}"
         add(
             f"{_score(held_out['before'])} → {_score(held_out['after'])}",
-            f"metric on {count} (lower is better)",
+            f"metric on {count} ({direction(result)})",
         )
         if "recognised" in held_out:
             shares = held_out["recognised"]
@@ -128,6 +140,13 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
                 _percent(held_out["distinctness"]),
                 "of the distance between prompts' pictures remains (mean colour taken out)",
             )
+        if "diversity" in held_out:
+            add(
+                _percent(held_out["diversity"]),
+                "of the distance between a prompt's pictures remains",
+            )
+        if "strength" in result:
+            add(f"{result['strength']['chosen']:g}", "of what was learned was kept (the strength)")
     minutes, seconds = divmod(round(result["seconds"]), 60)
     add(
         f"{minutes} min {seconds:02d} s",
@@ -145,8 +164,14 @@ def _curve(folder: RunFolder, result: dict[str, Any]) -> str | None:
     if "success" in result:
         return success_svg(result["success"])
     if "optimisation" in result:
-        return optimisation_svg(folder.read_history(), result["optimisation"]["best_iteration"])
+        return optimisation_svg(
+            folder.read_history(), result["optimisation"]["best_iteration"], sign_of(result)
+        )
     return None
+
+
+def _strength_curve(result: dict[str, Any]) -> str | None:
+    return strength_svg(result["strength"], direction(result)) if "strength" in result else None
 
 
 def _data_uri(path: Path) -> str:

@@ -40,6 +40,12 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, content.encode())
 
 
+def safe_name(text: str) -> str:
+    """A text as part of a file's name: letters, digits, space, "-" and "_", at most 60 bytes."""
+    plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in text).strip() or "_"
+    return plain.encode()[:60].decode(errors="ignore")
+
+
 def check_writable(folder: Path) -> None:
     """Check that files can be written to a folder: before hours of work, not after them.
 

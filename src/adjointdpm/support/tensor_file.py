@@ -54,3 +54,20 @@ def read(
     if file_format is not None and facts.get("format") != file_format:
         raise CheckpointError(f"{path} has the format {facts.get('format')!r}, not {file_format!r}")
     return tensors, facts
+
+
+def read_facts(path: Path | str) -> dict[str, Any]:
+    """Read the facts alone; the tensors are left on disk.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another format.
+
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get(_FACTS, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path} is no file of this library (its facts are no mapping)")
+    return facts

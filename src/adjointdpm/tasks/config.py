@@ -4,6 +4,7 @@ Every field is a flag of the task's command, a key of a `--config` file and an a
 all of one name. The first sentence of its entry under `Args` is the flag's help.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -48,16 +49,16 @@ class Sampling:
         guidance_scale: strength of classifier-free guidance; without it, the pipeline's default.
         sampler: a native sampler such as euler; without it, the pipeline's own scheduler.
         gradient: the gradient method: exact, adjoint, auto, truncated:last=K, interpolated:vjps=M,
-            …
+            … Without it, each task takes its own.
         pipeline_arg: an argument of the pipeline's own call, NAME=VALUE, such as height=512 or
             negative_prompt=blurry. In Python also a mapping of names and values.
 
     """
 
-    steps: int = 50
+    steps: int = 20
     guidance_scale: float | None = None
     sampler: str | None = None
-    gradient: str = "exact"
+    gradient: str = ""
     pipeline_arg: PipelineArguments = field(default_factory=list)
 
     def check_sampling(self) -> None:
@@ -70,12 +71,19 @@ class Sampling:
 
         """
         check_counts(self, "steps")
+        if not self.gradient:
+            object.__setattr__(self, "gradient", self.usual_gradient)
         if self.guidance_scale is not None:
             check_number("guidance_scale", self.guidance_scale)
         if self.sampler is not None:
             samplers.resolve(self.sampler)
         gradients.resolve(self.gradient)
         written_arguments(self.pipeline_arg)
+
+    @property
+    def usual_gradient(self) -> str:
+        """The gradient method where none is given."""
+        return "exact"
 
 
 def default_trackers() -> list[str]:
@@ -89,7 +97,13 @@ class TaskConfig(Settings, Sampling):
 
     Args:
         metric: what to make small: NAME, NAME:key=value,… or file.py:function.
-        weight: the weight of each metric, in their order; without any, all weigh 1.
+        weight: the weight of each metric, in their order; without any, all weigh 1. Of several
+            metrics each is first divided by its spread over untouched pictures, so that equal
+            weights count alike.
+        reward_device: where the metrics are computed, such as cuda:1; without it, where the model
+            is. Gradients come back to the model's device.
+        reward_dtype: in which precision the metrics are computed, float32 or bfloat16; without it,
+            in that of the pictures.
         seed: fixes everything random.
         tracker: where the numbers of every iteration are logged: tensorboard, another tracker of
             Accelerate, or none. Without it: tensorboard, if that is installed.
@@ -98,11 +112,28 @@ class TaskConfig(Settings, Sampling):
 
     metric: list[str]
     weight: list[float] = field(default_factory=list)
+    reward_device: str | None = None
+    reward_dtype: str | None = None
+    lr_schedule: str = "linear"
+    optimizer: str = "normalized"
+    backtrack: int = 2
     tracker: list[str] = field(default_factory=default_trackers)
+    # Predictions drift where a network changes; `align` has it back.
+    kl: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.check_sampling()
         self.loop_settings()
+        metrics.check_place(self.reward_device, self.reward_dtype)
+
+    @property
+    def usual_gradient(self) -> str:
+        """Through the last quarter of the steps.
+
+        It gains most in a minute, and where the sampler is chaotic it gains where the exact
+        gradient does not: docs/defaults.md.
+        """
+        return f"truncated:last={math.ceil(self.steps / 4)}"
 
     def loop_settings(self, **changes: Any) -> Settings:
         """The settings of the optimisation loop, with changes.
@@ -149,6 +180,7 @@ class LearningConfig(TaskConfig):
     validation: int = 4
     # How likely a noise is means nothing where no noise is learned.
     likelihood: float = field(default=0.0, init=False)
+    norm: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,7 +195,10 @@ class LearningConfig(TaskConfig):
                 f"prompts both trained on and held out: {both}; a result on these would mean "
                 f"nothing"
             )
-        if self.batch > len(self.prompts) * self.seeds_per_prompt:
+        examples = len(self.prompts) * self.seeds_per_prompt
+        if self.batch == type(self).batch > examples:  # nobody asked for it
+            object.__setattr__(self, "batch", examples)
+        if self.batch > examples:
             raise PromptError(
                 f"a batch of {self.batch} needs as many training examples; add prompts"
             )

@@ -116,7 +116,13 @@ class DemoConfig:
             "gradient": self.gradient,
             "seed": self.seed,
         }
-        learning = common | {"prompts": prompts_of(TRAINING), "preservation": 0.2, "tracker": []}
+        learning = common | {
+            "prompts": prompts_of(TRAINING),
+            "preservation": 0.2,
+            "optimizer": "adam",
+            "backtrack": 0,
+            "tracker": [],
+        }
         fewer_steps = max(2, self.steps * 2 // 5)
         embed = EmbedConfig(
             token=TOKEN,
@@ -127,7 +133,12 @@ class DemoConfig:
             steps=self.steps,
             iterations=self.iterations,
             lr=0.05,
+            lr_schedule="constant",
+            batch=2,
+            max_norm=1.0,
+            validation=4,
             validate_every=4,
+            patience=2,
             **learning,
         )
         if self.only_embed:
@@ -140,6 +151,9 @@ class DemoConfig:
             lr=1e-2,
             lr_schedule="cosine",
             validate_every=max(1, self.iterations // 3),
+            validation=4,
+            held_out_seeds=1,
+            strength="1",  # a demo takes minutes
             **learning,
         )
         audit = AuditConfig(
@@ -256,7 +270,7 @@ def _audit(
         model_name="tiny",
         command=command,
         recognise=judge,
-        report=lambda what, step, total: report("auditing", step, total, what),
+        report=lambda what, step, total: report("auditing", int(step), total, what),
     )
     (row,) = done["success"]
     summary = (

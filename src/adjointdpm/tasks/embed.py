@@ -1,21 +1,29 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adjointdpm.errors import PromptError
+from adjointdpm.errors import NoGainWarning
 from adjointdpm.metrics import Metric
+from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
+from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.prompting import check_reads_text
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.distributed import Processes
+from adjointdpm.support.files import write_text
 from adjointdpm.tasks.config import LearningConfig
-from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.judge_guard import judge_guard
+from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.tasks.stock_code import drawing_lines
+from adjointdpm.tasks.template_probe import FILE as TEMPLATE_FILE
+from adjointdpm.tasks.template_probe import Choice, TemplateProbe, chosen_template
 from adjointdpm.variables import TokenEmbedding
-from adjointdpm.variables.networks import text_encoders
-from adjointdpm.variables.token_embedding import neutral_word
+
+README = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +32,11 @@ class EmbedConfig(LearningConfig):
 
     Args:
         token: the new token, such as "<dusk>".
-        initial: an existing word of one token, where the new vectors start; by default a general
-            one. It is also the control: the report shows pictures with it in the token's place.
-        template: how prompts use the token, with the fields {prompt} and {token}.
+        initial: an existing word of one token, where the new vectors start. Without it, the best of
+            some common ones. It is also the control: the report shows pictures with it in the
+            token's place.
+        template: how prompts use the token, with the fields {prompt} and {token}. Without it, the
+            sentence of several in which existing words act best.
         vectors: number of vectors that the token stands for.
         max_norm: bound on the vectors' norm, in units of the vocabulary's largest norm.
 
@@ -34,15 +44,21 @@ class EmbedConfig(LearningConfig):
 
     token: str
     initial: str | None = None
-    template: str = "{prompt} {token}"
+    template: str | None = None
     vectors: int = 1
-    max_norm: float = 1.0
-    preservation: float = 0.2
+    max_norm: float = 2.0
+    lr: float = 0.5
+    batch: int = 4
+    validation: int = 8
+    validate_every: int = 4
+    patience: int = 3
+    backtrack: int = 1
+    preservation: float = 0.3
 
     @property
     def artefacts(self) -> tuple[str, ...]:
-        """The token's vectors."""
-        return TokenEmbedding.artefacts
+        """The token's vectors, how they are used, and the sentence that was chosen."""
+        return (*TokenEmbedding.artefacts, README, TEMPLATE_FILE)
 
 
 def embed(
@@ -56,6 +72,7 @@ def embed(
     recognise: Recogniser | None = None,
     resume: bool = False,
     on_record: Callable[[Record], None] = lambda record: None,
+    on_choice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Learn the token, measure it on held-out prompts, and fill the run folder, all but its report.
 
@@ -69,6 +86,7 @@ def embed(
         recognise: a judge of content, never the optimised metric.
         resume: go on from the folder's checkpoint.
         on_record: called after every iteration.
+        on_choice: called with what to tell of the sentence, before anything is learned.
 
     Returns:
         What `result.json` holds.
@@ -80,12 +98,19 @@ def embed(
     """
     check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
-    if (initial := config.initial) is None:
-        initial = _neutral_word(model.pipe, config.prompts)
-        config = replace(config, initial=initial)
-    template, vectors, bound = config.template, config.vectors, config.max_norm
+    render = renderer(model, config)
+    choice = _chosen(render, config, metric, folder, resume)
+    if Processes().is_main:
+        on_choice(_told(choice))
+    template, initial = choice.template, choice.initial
+    config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
-        model.pipe, config.token, initial, template=template, vectors=vectors, max_norm=bound
+        model.pipe,
+        config.token,
+        initial,
+        template=template,
+        vectors=config.vectors,
+        max_norm=config.max_norm,
     )
     controls = [
         e._replace(prompt=template.format(prompt=e.prompt, token=initial)) for e in sets.held_out
@@ -96,26 +121,101 @@ def embed(
         token,
         metric,
         sets,
-        _story(config, metric.name, token),
+        _story(config, metric.name, token, choice),
         {"existing_word": controls},
         recognise,
         command=command,
+        advice=_advice(choice),
+        acts=choice.acts,
+        found={"template": choice.as_facts()},
+        calls={"probing sentences": choice.network_calls},
+        guard=None if recognise is None else judge_guard(recognise, config.validation, looks=None),
     )
-    return learn(model, assignment, folder, resume=resume, on_record=on_record)
+    result = learn(model, assignment, folder, resume=resume, on_record=on_record, render=render)
+    if folder.writable:
+        write_text(folder.path / README, _readme(config, token, assignment.story, result))
+    return result
 
 
-def _neutral_word(pipe: Any, prompts: Sequence[str]) -> str:
-    """A word that is one token for one of the pipeline's tokenizers at least."""
-    failure = PromptError(f"{type(pipe).__name__} has no text encoder that could learn a token")
-    for part in text_encoders(pipe):
-        try:
-            return neutral_word(getattr(pipe, part.tokenizer), prompts)
-        except PromptError as error:
-            failure = error
-    raise failure
+def _chosen(
+    render: Renderer, config: EmbedConfig, metric: Metric, folder: RunFolder, resume: bool
+) -> Choice:
+    """The sentence that the user named, with a warning if words do nothing in it, or the best."""
+    sets = config.sets()
+    metric = placed_elsewhere(metric, config.reward_device, config.reward_dtype)
+    probe = TemplateProbe(
+        render,
+        metric,
+        config.preservation,
+        config.token,
+        config.initial,
+        sets.training,
+        [*sets.validation, *sets.held_out],
+    )
+    choice = chosen_template(lambda: probe.choose(config.template), folder, resume)
+    if Processes().is_main and not choice.acts:
+        warnings.warn(
+            f"in {choice.template!r} other words in the token's place change pictures by only "
+            f"{choice.used.change:.0%} of what another prompt does, so the token may learn nothing"
+            f"; {_advice(choice)}",
+            NoGainWarning,
+            stacklevel=2,
+        )
+    return choice
 
 
-def _story(config: EmbedConfig, metric: str, token: TokenEmbedding) -> Story:
+def _advice(choice: Choice) -> str:
+    """What to do if pictures do not depend on the token."""
+    best = max(choice.sentences, key=lambda sentence: sentence.change)
+    if best.template != choice.template:
+        return f"in {best.template!r} they do by {best.change:.0%}: use that as --template"
+    return (
+        "raise --guidance-scale, with which pictures follow the prompt more closely, or name a "
+        "--template of your own in which such a word matters"
+    )
+
+
+def _told(choice: Choice) -> str:
+    """One line on the sentence that is used."""
+    change = (
+        f"other words in the token's place change pictures by {choice.used.change:.0%} of what "
+        f"another prompt does"
+    )
+    if choice.own:
+        return f"sentence: {choice.template!r}, starting at {choice.initial!r}; {change}"
+    worst = min(sentence.change for sentence in choice.sentences if not sentence.refused)
+    return (
+        f"sentence: {choice.template!r}, the best of {len(choice.sentences)}, starting at "
+        f"{choice.initial!r}; {change}, in the worst of them by {worst:.0%} "
+        f"({choice.seconds:.0f} s)"
+    )
+
+
+def _readme(
+    config: EmbedConfig, token: TokenEmbedding, story: Story, result: Mapping[str, Any]
+) -> str:
+    """How the file beside it is used, by somebody who has neither the report nor this library."""
+    held_out, metric = result["held_out"], result["metric"]["name"]
+    code = "\n".join(story.code)
+    return f"""# `{config.token}`
+
+A token for {type(token.pipe).__name__}, learned from one number about pictures: `{metric}` (lower
+is better), which goes from {held_out["before"]:.3f} to {held_out["after"]:.3f} on
+{held_out["examples"]} pictures that it was not learned from.
+
+It was learned in this sentence, and acts best there:
+
+    {config.template}
+
+In the folder of this file, with a stock diffusers pipeline `pipe` of the same model:
+
+```python
+{code}
+```
+"""
+
+
+def _story(config: EmbedConfig, metric: str, token: TokenEmbedding, choice: Choice) -> Story:
     count = config.vectors * len(token.parts)
     vectors = "one embedding vector" if count == 1 else f"{count} embedding vectors"
     if len(token.parts) > 1:
@@ -131,7 +231,8 @@ def _story(config: EmbedConfig, metric: str, token: TokenEmbedding) -> Story:
             "after": f"with {config.token}",
         },
         how=[
-            f"Prompts use the token as in `{config.template}`. Its vectors' norm may not exceed "
+            f"Prompts use the token as in `{config.template}`. {_how_chosen(choice)}",
+            f"Its vectors' norm may not exceed "
             f"{config.max_norm:g} × that of the longest word in the vocabulary. They started at "
             f"the existing word “{config.initial}”, which is the control: it stands in the same "
             f"place of the same sentence.",
@@ -141,4 +242,19 @@ def _story(config: EmbedConfig, metric: str, token: TokenEmbedding) -> Story:
             *token.usage(),
             *drawing_lines(token.pipe, config, [token.written(config.held_out[0])]),
         ],
+    )
+
+
+def _how_chosen(choice: Choice) -> str:
+    """Where the sentence comes from, for the report."""
+    acts = (
+        f"Existing words in the token's place change pictures by {choice.used.change:.0%} of what "
+        f"another prompt does."
+    )
+    if choice.own:
+        return acts
+    tried = "; ".join(f"`{s.template}` {s.change:.0%}" for s in choice.sentences[1:])
+    return (
+        f"It was chosen because the objective changes most from word to word there. {acts} The "
+        f"others that were tried: {tried}."
     )

@@ -41,7 +41,10 @@ def evaluate(
         - `structure_distance`: of after to before; as a yardstick, `structure_distance_unrelated`
           is that of before to the next example's before.
         - `distinctness`: mean distance between pictures after, relative to before.
-        - `parts`: each metric of a weighted sum by name, its mean by view, unweighted.
+        - `diversity`: mean distance between the pictures of one prompt after, relative to before;
+          where a prompt has several seeds.
+        - `parts`: each metric of a weighted sum by name: its mean by view, unweighted, its
+          `weight`, its `spread`, and its `sign`, −1 for a reward, whose means are negated.
         - `recognised`: with a judge, the share of each view's pictures in which it sees the
           prompt's subject; `recognised_interval`, 95 %, is over prompts too.
 
@@ -59,12 +62,21 @@ def evaluate(
         "structure_distance_unrelated": structure_distance(before.roll(1, 0), before).mean().item(),
         "distinctness": _spread(after) / max(_spread(before), 1e-8),
     }
+    spread = prompt_spread(before, prompts)
+    if spread is not None:
+        result["diversity"] = (prompt_spread(after, prompts) or 0.0) / max(spread, 1e-8)
     if isinstance(metric, WeightedSum):
         result["parts"] = {
             part.name: {
                 name: score(part, images, prompts).mean().item() for name, images in views.items()
             }
-            for part in metric.metrics
+            | {"weight": weight, "spread": spread, "sign": part.sign}
+            for part, weight, spread in zip(
+                metric.metrics,
+                metric.weights,
+                metric.spreads or [1.0] * len(metric.weights),
+                strict=True,
+            )
         }
     if recognise is not None:
         stills = {name: _still(images) for name, images in views.items()}
@@ -79,6 +91,15 @@ def evaluate(
 def _still(images: Tensor) -> Tensor:
     """Pictures as they are; of videos, the frame in the middle."""
     return images[:, images.shape[1] // 2] if images.ndim == 5 else images
+
+
+def prompt_spread(images: Tensor, prompts: Sequence[str]) -> float | None:
+    """Mean distance between pictures of one prompt, over prompts with several; None without any."""
+    groups = [
+        [i for i, p in enumerate(prompts) if p == prompt] for prompt in dict.fromkeys(prompts)
+    ]
+    spreads = [_spread(images[group]) for group in groups if len(group) > 1]
+    return sum(spreads) / len(spreads) if spreads else None
 
 
 def _spread(images: Tensor) -> float:

@@ -29,10 +29,30 @@ from adjointdpm.tasks.config import (
     number,
 )
 from adjointdpm.tasks.guide_code import LATENTS, GuideLines
+from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 LEARNED = ("noise", "embedding", "both")
+
+#: Settings of published methods, by name. ReNO descends along the exact gradient with Nesterov's
+#: momentum, and holds the noise by a term for its norm alone.
+PRESETS: dict[str, dict[str, Any]] = {
+    "reno": {
+        "learn": "noise",
+        "within": "free",
+        "gradient": "exact",
+        "optimizer": "sgd",
+        "lr": 5.0,
+        "lr_schedule": "constant",
+        "clip": 0.1,
+        "norm": 0.01,
+        "preservation": 0.0,
+        "iterations": 50,
+        "patience": 50,
+        "backtrack": 0,
+    }
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,45 +62,56 @@ class GuideConfig(TaskConfig):
     Args:
         prompt: what to draw.
         prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
-        pictures: number of pictures, each with a seed of its own.
+        lr: the learning rate; without it, 0.1 for noise and 0.05 for an embedding alone.
+        backtrack: after so many looks without a better objective, go back to the best state and
+            halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
+        pictures: number of pictures, each with a seed of its own; without it, one, or four if only
+            the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
         within: where the noise stays: shell, l2, linf or free. See `Noise`.
         budget: how far the noise may go, for l2 and linf.
         picture: the file of a picture to start from, inverted to noise, instead of a seed. It is
             inverted by the rule of the pipeline's own scheduler, and so drawn with that.
         batch: pictures in one graph; by default all of them.
-        patience: stop after this many looks without a better objective; by default never.
+        preset: settings of a published method: reno (Eyring et al. 2024, arXiv 2406.04312). See
+            `PRESETS`.
 
     Raises:
         PromptError: no prompt, or several.
         UnknownNameError: another `learn`.
         InvalidInputError: a batch that does not divide the pictures, a picture to start from for
-            more than one, or bounds on noise that is not learned.
+            more than one, bounds on noise that is not learned, or a setting that contradicts the
+            preset.
         UnsupportedError: a picture, and a sampler or further arguments of the pipeline.
 
     """
 
     prompt: str = ""
     prompts: Prompts = field(default_factory=list)
-    pictures: int = 1
+    pictures: int | None = None
     learn: str = "noise"
     within: str = "shell"
     budget: float | None = None
     picture: str | None = None
-    lr: float = 0.02
+    preset: str = ""
+    iterations: int = 30
+    lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    backtrack: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     preservation: float = 0.2
     batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    patience: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    patience: int = 15
     validate_every: int = 1
     # Every iteration moves all pictures.
     accumulate: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
         self._settle_prompt()
+        self._settle_preset()
+        self._settle_defaults()
         check_counts(self, "pictures")
         if self.batch is not None:
             check_counts(self, "batch")
-            if self.pictures % self.batch:
+            if self.count % self.batch:
                 raise InvalidInputError(
                     f"batch={self.batch} does not divide pictures={self.pictures}: every iteration "
                     f"moves all of them"
@@ -95,7 +126,7 @@ class GuideConfig(TaskConfig):
                 f"within={self.within!r} and budget={self.budget} say where the noise may go, and "
                 f"learn='embedding' leaves it where it is; drop them, or learn 'noise' or 'both'"
             )
-        if self.picture is not None and self.pictures > 1:
+        if self.picture is not None and self.count > 1:
             raise InvalidInputError(
                 f"a run that starts from a picture makes one, not {self.pictures}"
             )
@@ -123,13 +154,53 @@ class GuideConfig(TaskConfig):
         object.__setattr__(self, "prompt", prompts[0])
         object.__setattr__(self, "prompts", [])
 
+    def _settle_defaults(self) -> None:
+        """What is best for noise is not best for an embedding.
+
+        From noise to picture the way is rough: its better states lie behind worse ones, so it never
+        goes back. An embedding moves pictures of all seeds, smoothly, and soon too far.
+        """
+        alone = self.learn == "embedding"
+        several = alone and self.picture is None
+        usual = {
+            "lr": 0.05 if alone else 0.1,
+            "backtrack": 2 if alone else 0,
+            "pictures": 4 if several else 1,
+        }
+        for name, value in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _settle_preset(self) -> None:
+        """Take the preset's values, unless a setting of the user's contradicts one."""
+        if not self.preset:
+            return
+        if self.preset not in PRESETS:
+            raise UnknownNameError(
+                f"preset={self.preset!r} is unknown; choose one of {', '.join(PRESETS)}"
+            )
+        defaults = {item.name: item.default for item in fields(self)}
+        for name, value in PRESETS[self.preset].items():
+            given = getattr(self, name)
+            if given not in (defaults[name], value):
+                raise InvalidInputError(
+                    f"{name}={given!r} contradicts preset={self.preset!r}, which has "
+                    f"{name}={value!r}; leave one of the two out"
+                )
+            object.__setattr__(self, name, value)
+
+    @property
+    def count(self) -> int:
+        """The number of pictures."""
+        assert self.pictures is not None  # it was settled
+        return self.pictures
+
     def loop_settings(self, **changes: Any) -> Settings:
         """The settings of the loop: an iteration moves all pictures, in graphs of `batch`."""
-        batch = self.batch or self.pictures
+        batch = self.batch or self.count
         derived = {
             "batch": batch,
-            "accumulate": self.pictures // batch,
-            "patience": self.iterations if self.patience is None else self.patience,
+            "accumulate": self.count // batch,
         }
         return super().loop_settings(**derived | changes)
 
@@ -142,7 +213,7 @@ class GuideConfig(TaskConfig):
 
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
-        first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.pictures
+        first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.count
         examples = number(prompts, first)
         if self.learn == "embedding" and self.picture is None:
             return Sets(examples, examples, number(prompts, first + 2 * SEED_RANGE))
@@ -200,6 +271,7 @@ def guide(
         _story(config, metric.name),
         recognise=recognise,
         command=command,
+        guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:

@@ -17,6 +17,7 @@ from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -25,7 +26,10 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
+from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
+from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -65,6 +69,14 @@ class Assignment:
         controls: held-out examples as the untouched model draws them in another way, by view.
         recognise: a judge of content, never the optimised metric.
         command: the command line that repeats the run.
+        advice: what to do if pictures turn out not to depend on the variable.
+        acts: whether pictures can change, where that was tried.
+        found: what was found out before the run, for `result.json`.
+        calls: network calls that this took, by purpose.
+        enough: where the metric is good enough; see `MetricObjective`.
+        guard: what must not get worse.
+        strength_examples: with any, how much of what was learned is kept is settled on them.
+        strength: how much; None lets the guard choose.
 
     """
 
@@ -77,6 +89,14 @@ class Assignment:
     controls: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     recognise: Recogniser | None = None
     command: str = ""
+    advice: str = ADVICE
+    acts: bool | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
+    enough: float | None = None
+    guard: Guard | None = None
+    strength_examples: Sequence[Example] = ()
+    strength: float | None = None
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -127,18 +147,33 @@ def learn(
     started, processes = time.perf_counter(), Processes()
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
+    assignment = on_reward_device(assignment)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
-        _check_metric(render, assignment)
+        check_metric(render, assignment.metric, assignment.sets.training)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
-        outcome = _optimise(render, assignment, folder, resume, on_record)
+        assignment = with_spreads(render, assignment)
+        settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
+        watch = Watch(assignment.metric, variable, settings, advice, acts)
+        outcome = _optimise(render, assignment, folder, resume, on_record, watch)
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
-        calls = {"optimising": outcome.former_calls + sum(processes.gather([own]))}
+        calls = {**assignment.calls}
+        calls["optimising"] = outcome.former_calls + sum(processes.gather([own]))
         result: dict[str, Any] = {"task": assignment.task, "processes": processes.count}
+        result |= assignment.found
         if not processes.is_main:
             return result
+        if assignment.strength_examples and outcome.best_iteration:
+            result["strength"] = settle_strength(
+                render,
+                variable,
+                assignment.metric,
+                assignment.strength_examples,
+                assignment.guard,
+                assignment.strength,
+            )
         result["artefact"] = str(variable.save(folder.path).relative_to(folder.path))
         variable.check_saved(folder.path)
         result |= _measured(render, assignment, folder)
@@ -146,6 +181,7 @@ def learn(
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
+        result["diagnosis"] = watch.verdict(outcome.history, result["held_out"])
     result |= {
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
@@ -163,7 +199,7 @@ def learn(
     return result
 
 
-def _check_metric(render: Renderer, assignment: Assignment) -> None:
+def check_metric(render: Renderer, metric: Metric, training: Sequence[Example]) -> None:
     """Probe the metric with samples and prompts such as those it will score.
 
     Raises:
@@ -171,21 +207,21 @@ def _check_metric(render: Renderer, assignment: Assignment) -> None:
         AdjointDPMError: the pipeline cannot draw as it is told.
 
     """
-    shape = render.sample_shape(assignment.sets.training[0])
+    shape = render.sample_shape(training[0])
     *frames, channels, height, width = (1, *shape)[-4:]
     if len(shape) not in (3, 4) or channels != 3:
         raise MetricError(
             f"{type(render.model.pipe).__name__} makes samples of shape {shape}, which are "
-            f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric "
-            f"{assignment.metric.name} cannot score them"
+            f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric {metric.name} cannot "
+            f"score them"
         )
     metrics.probe(
-        assignment.metric,
+        metric,
         height,
         width,
         device=render.model.device,
         dtype=render.model.dtype,
-        prompts=[example.prompt for example in assignment.sets.training],
+        prompts=[example.prompt for example in training],
         frames=frames[0] if len(shape) == 4 else None,
     )
 
@@ -196,17 +232,19 @@ def _optimise(
     folder: RunFolder,
     resume: bool,
     on_record: Callable[[Record], None],
+    watch: Watch,
 ) -> Outcome:
     """Run the loop; the variable then holds its best state."""
     config, variable, sets = assignment.config, assignment.variable, assignment.sets
     variable.check([*sets.training, *sets.validation, *sets.held_out])
 
     def keep(history: list[Record]) -> None:
+        watch.note(history)
         folder.write_history(history)
         on_record(history[-1])
 
     return optimize(
-        MetricObjective(render, assignment.metric),
+        MetricObjective(render, watch.watched, assignment.enough, assignment.guard),
         variable,
         sets.training,
         sets.validation,
@@ -216,6 +254,7 @@ def _optimise(
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
+        guard=assignment.guard,
     )
 
 
@@ -243,6 +282,7 @@ def _measured(render: Renderer, assignment: Assignment, folder: RunFolder) -> di
     return {
         "metric": {
             "name": metric.name,
+            "sign": metric.sign,
             "before": render.score(metric, seen_before, prompts).mean().item(),
             "after": render.score(metric, seen_after, prompts).mean().item(),
         },

@@ -92,6 +92,19 @@ class Variable(ABC):
             self._first = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
         return self._first
 
+    def units(self) -> dict[str, Tensor]:
+        """What counts as a change of size 1, by name: the root mean square of natural values.
+
+        Each has the tensor's number of dimensions. Where its size is 1, the optimiser
+        `normalized` normalises over that dimension: `[n, 1, …]` are n things that move on their
+        own.
+
+        Returns:
+            By default, the root mean square of each tensor's start, over all its elements.
+
+        """
+        return {name: as_unit(rms(value), value) for name, value in self.first_values().items()}
+
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
         """Scalars that may be added to an objective, differentiable in the learned tensors.
 
@@ -107,6 +120,18 @@ class Variable(ABC):
         ).sum()
         scale = sum(start[name].square().sum().item() for name in tensors)
         return {"distance": change / (scale or sum(tensor.numel() for tensor in tensors.values()))}
+
+    def at_strength(self, strength: float) -> dict[str, Tensor]:
+        """Values of the tensors that change the model `strength` times as much as those now do.
+
+        They are start + strength · (now − start) here: exactly the start at 0 and what is there now
+        at 1. `load_tensors` puts them in place.
+        """
+        start = self.first_values()
+        return {
+            name: torch.lerp(start[name].to(tensor), tensor.detach(), strength)
+            for name, tensor in self.tensors().items()
+        }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Copy values in from a checkpoint.
@@ -134,6 +159,16 @@ class Variable(ABC):
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def rms(values: Tensor) -> float:
+    """The root mean square of all elements."""
+    return values.detach().float().square().mean().sqrt().item()
+
+
+def as_unit(size: float, like: Tensor) -> Tensor:
+    """One unit for a whole tensor: see `Variable.units`. A size of 0 counts as 1."""
+    return torch.full([1] * like.ndim, size or 1.0, dtype=torch.float32, device=like.device)
 
 
 def check_tensors(path: Path, expected: Mapping[str, Tensor]) -> None:

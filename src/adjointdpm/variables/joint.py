@@ -41,6 +41,14 @@ class Joint(Variable):
             for key, tensor in part.tensors().items()
         }
 
+    def units(self) -> dict[str, Tensor]:
+        """The parts' units, named as their tensors."""
+        return {
+            f"{name}.{key}": unit
+            for name, part in self.parts.items()
+            for key, unit in part.units().items()
+        }
+
     def apply(self, inputs: Inputs) -> Inputs:
         """Apply the parts one after the other."""
         for part in self.parts.values():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.support.files import write_bytes
 from adjointdpm.variables.attention_layers import attention_layers
-from adjointdpm.variables.base import Variable, check_tensors, compare_tensors
+from adjointdpm.variables.base import Variable, as_unit, check_tensors, compare_tensors, rms
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze
 from adjointdpm.variables.networks import denoiser
 
@@ -89,6 +89,7 @@ class LoRA(Variable):
         self._tensors: dict[str, nn.Parameter] = {}
         with self:  # peft decides which layers, of which shapes
             bases = [layer.get_base_layer().weight for layer in self._layers().values()]
+            self._base_sizes = [rms(weight) for weight in bases]
             self._base_square = sum(
                 weight.detach().float().square().sum().item() for weight in bases
             )
@@ -99,6 +100,17 @@ class LoRA(Variable):
         They are `<layer>.lora_A.weight` `[rank, in]` and `<layer>.lora_B.weight` `[out, rank]`.
         """
         return dict(self._tensors)
+
+    def units(self) -> dict[str, Tensor]:
+        """For A its start; for B what makes the weights' change as large as the weights."""
+        units: dict[str, Tensor] = {}
+        pairs = zip(*[iter(self._tensors.items())] * 2, strict=True)
+        for ((a_name, a), (b_name, b)), size in zip(pairs, self._base_sizes, strict=True):
+            a_size = rms(self.first_values()[a_name])
+            scale = self.alpha / self.rank * math.sqrt(self.rank) * a_size
+            units[a_name] = as_unit(a_size, a)
+            units[b_name] = as_unit(size / scale, b)
+        return units
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -121,6 +133,13 @@ class LoRA(Variable):
         pairs = zip(*[iter(self._tensors.values())] * 2, strict=True)
         square = torch.stack([_product_square(a, b) for a, b in pairs]).sum()
         return {"distance": square * ((self.alpha / self.rank) ** 2 / (self._base_square or 1.0))}
+
+    def at_strength(self, strength: float) -> dict[str, Tensor]:
+        """As `Variable.at_strength`, for the weights: B is scaled, and A stays."""
+        return {
+            name: tensor.detach() * strength if ".lora_B." in name else tensor.detach().clone()
+            for name, tensor in self._tensors.items()
+        }
 
     def save(self, folder: Path) -> Path:
         """Write `pytorch_lora_weights.safetensors`, in float32.

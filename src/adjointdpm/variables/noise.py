@@ -122,6 +122,11 @@ class Noise(Variable):
             allowed = self.budget * math.sqrt(start[0].numel())
             noise.copy_(start + change * (allowed / _norms(change)).clamp(max=1))
 
+    def units(self) -> dict[str, Tensor]:
+        """The standard deviation of noise, 1, for each example on its own."""
+        count, *rest = self.noise.shape
+        return {"noise": torch.ones(count, *[1] * len(rest), device=self.noise.device)}
+
     def regularisers(self) -> dict[str, Float[Tensor, ""]]:
         """As `Variable.regularisers`, with one that says how natural the noise is.
 
@@ -132,14 +137,18 @@ class Noise(Variable):
 
             how far the norm and the C channels' means are from those of a standard normal, in units
             of their own spread: every term, and so the whole, is 1 on average for natural noise,
-            and grows with the square of the deviation.
+            and grows with the square of the deviation; "norm": the mean over the examples of ½‖z‖²
+            − (d − 1) ln ‖z‖, the negative logarithm of the density of natural noise's norm up to a
+            constant (ReNO, Eyring et al. 2024, arXiv 2406.04312).
 
         """
         count, channels, d = *self.noise.shape[:2], self.noise[0].numel()
         norm = (self.noise.flatten(1).square().mean(1) - 1).square() * d / 2
         means = self.noise.reshape(count, channels, -1).mean(2).square().sum(1) * (d / channels)
+        square = self.noise.flatten(1).square().sum(1)
         return super().regularisers() | {
-            "likelihood": (norm + means).sum() / (count * (1 + channels))
+            "likelihood": (norm + means).sum() / (count * (1 + channels)),
+            "norm": (square / 2 - (d - 1) / 2 * square.log()).mean(),
         }
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.examples import Encoded, Inputs
 from adjointdpm.support.files import write_bytes
-from adjointdpm.variables.base import Variable, check_tensors
+from adjointdpm.variables.base import Variable, as_unit, check_tensors
 
 
 class PromptEmbedding(Variable):
@@ -69,6 +69,13 @@ class PromptEmbedding(Variable):
     def tensors(self) -> dict[str, Tensor]:
         """The learned tensors by the pipeline's argument names, for example `prompt_embeds`."""
         return dict(self.embeds)
+
+    def units(self) -> dict[str, Tensor]:
+        """The root mean square of a typical token's encoding: the median over the tokens."""
+        return {
+            name: as_unit(start.square().mean(-1).sqrt().median().item(), start)
+            for name, start in self.first_values().items()
+        }
 
     def apply(self, inputs: Inputs) -> Inputs:
         """Put encoded prompts in place of the prompts, with the learned encoding among them."""

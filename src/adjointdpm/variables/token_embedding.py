@@ -90,10 +90,12 @@ class TokenEmbedding(Variable):
                 f"word that is exactly one"
             )
         self.longest_words: list[float] = []
+        self._typical_words: list[float] = []
         self.learned: dict[str, Float[Tensor, "vectors dim"]] = {}
         for part, ids in zip(self.parts, pieces, strict=True):
             table: Tensor = _table(pipe, part.encoder).weight.detach()
             self.longest_words.append(table.norm(dim=1).max().item())
+            self._typical_words.append(table.float().square().mean(1).sqrt().median().item())
             start = table[ids].float().mean(0)
             self.learned[part.encoder] = start.repeat(vectors, 1).clone().requires_grad_()
         self.max_norm = max_norm
@@ -118,6 +120,16 @@ class TokenEmbedding(Variable):
     def tensors(self) -> dict[str, Tensor]:
         """`vectors`, `[vectors, D]`; of several text encoders, those of each by its name."""
         return {"vectors": self.vectors} if len(self.parts) == 1 else dict(self.learned)
+
+    def units(self) -> dict[str, Tensor]:
+        """The root mean square of a typical word's vector, for each learned vector on its own."""
+        names = list(self.tensors())
+        return {
+            name: torch.full((len(vectors), 1), size, device=vectors.device)
+            for name, vectors, size in zip(
+                names, self.learned.values(), self._typical_words, strict=True
+            )
+        }
 
     def check(self, examples: Sequence[Example]) -> None:
         """Check that a text encoder reads the whole token in every example's prompt.

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from adjointdpm import errors
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
-from adjointdpm.tasks.audit.attack import Goal, as_saved, attack, random_search, step_length
-from adjointdpm.tasks.audit.clean_test import find_clean
+from adjointdpm.tasks.audit.attack import attack, step_length
+from adjointdpm.tasks.audit.clean_test import clean_picture
+from adjointdpm.tasks.audit.goal import Goal, as_saved
 from adjointdpm.tasks.audit.noise_file import read_findings, write_findings
+from adjointdpm.tasks.audit.random_search import random_search
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.variables import Example, Noise
 from helpers.audits import FACTS
@@ -236,28 +238,23 @@ def test_a_prompt_counts_when_the_victim_is_right_often_enough(
     victim = Victim("scripted", network, ["low", "high"], [(0,), (1,)])
     seen: list[int] = []
 
-    def clean():
-        return find_clean(
-            Renderer(ToyModel()),
-            victim,
-            ["low"],
-            seeds=20,
-            least_right=0.8,
-            seed=3,
-            recognise=lambda pictures, prompts: [
-                len(seen) > 0 or seen.append(1) is not None for _ in prompts
-            ],
-            report=lambda *_: None,
-        )
-
+    share, chosen = clean_picture(
+        Renderer(ToyModel()),
+        victim,
+        [Example("low", seed) for seed in range(60, 80)],
+        label=0,
+        allowed=4,
+        recognise=lambda pictures, prompts: [
+            len(seen) > 0 or seen.append(1) is not None for _ in prompts
+        ],
+    )
     if qualifies:
-        found = clean()
-        assert found.right == {"low": 0.8}
+        assert share == 0.8
+        assert chosen is not None
         # The judge refuses the first picture that it is shown.
-        assert found.examples == [Example("low", 60 + max(1, right.index(True)))]
+        assert chosen[0] == 60 + max(1, right.index(True))
     else:
-        with pytest.raises(errors.PromptError, match="no prompt right"):
-            clean()
+        assert chosen is None
     assert network.asked == drawn
 
 
@@ -348,7 +345,9 @@ def test_findings_come_back_from_their_file(setting, tmp_path) -> None:
     render, goal, _, start = setting
     noise = Noise(EXAMPLES, start, within="l2", budget=0.3)
     found = attack(render, goal, EXAMPLES, noise, iterations=2, batch=6)
-    path = write_findings(tmp_path / "x.safetensors", EXAMPLES, goal, found, noise, dict(FACTS))
+    facts = FACTS | {"labels": ["low"] * 6, "verdicts": ["high"] * 6}
+    facts |= {"within": "l2", "budget": 0.3}
+    path = write_findings(tmp_path / "x.safetensors", EXAMPLES, found.noise, start, facts)
     back = read_findings(path)
     assert back.examples == EXAMPLES
     assert torch.equal(back.noise, found.noise)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError, ShapeError
+from adjointdpm.metrics.networks.resize import resampled
 
 BUNDLED = Path(__file__).parents[2] / "pipelines" / "tiny" / "judge"
 SIZE = 64  # pixels a side
@@ -20,9 +20,9 @@ SIZE = 64  # pixels a side
 class Judge(nn.Module):
     """A small convolutional classifier of concepts and drawing styles.
 
-    It learned from real pictures only and never saw a generated one. So it can measure whether an
-    optimised picture still shows what its prompt asked for, but only if nobody optimised against
-    it.
+    It learned from real drawings only, plain and repainted in other styles, and never saw a picture
+    of the bundled model. So it can measure whether an optimised picture still shows what its prompt
+    asked for, whatever its style, but only if nobody optimised against it.
 
     Four levels, each halving the resolution, and two linear heads on pooled features. Group
     normalisation and SiLU keep the verdict on a picture smooth and independent of its batch.
@@ -102,8 +102,5 @@ class Judge(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images must have the shape [B, 3, H, W], not {tuple(images.shape)}")
-        if images.shape[-2:] != (SIZE, SIZE):
-            images = F.interpolate(
-                images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
-            )
+        images = resampled(images, SIZE, SIZE, "bilinear")
         return self.trunk(2 * images - 1).mean((2, 3))

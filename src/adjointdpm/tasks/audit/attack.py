@@ -1,14 +1,10 @@
-"""Adversarial initial noise, moved within a budget until a victim misreads the picture.
-
-And random search within the same budget, to compare with.
-"""
+"""Adversarial initial noise, moved within a budget until a victim misreads the picture."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from adjointdpm.errors import MetricError
@@ -17,74 +13,12 @@ from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.resumable_steps import Once, Saved, unsaved
 from adjointdpm.support.checks import check_int
-from adjointdpm.tasks.audit.victims import Victim
+from adjointdpm.tasks.audit.goal import Accept, Findings, Goal, as_saved, succeeds
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
 
-# Whether each picture may count as a success, whatever the victim sees in it: whether a judge still
-# sees what the prompt names.
-Accept = Callable[[Float[Tensor, "n 3 height width"], Sequence[str]], list[bool]]
 _SHELL_REACH = 0.4  # stands in for the budget of noise that has none
 _MOMENTUM = 0.5
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What an attack found, one row for each example.
-
-    Args:
-        noise: where it ended, at the first success if there was one.
-        pictures: what the model draws from it, clamped and rounded to 8 bits, so that the verdict
-            is that on a saved file.
-        verdicts: the victim's group for these pictures.
-        fooled: the victim errs (untargeted), or sees the target.
-        iterations: gradient steps, or random tries, that were spent.
-
-    """
-
-    noise: Float[Tensor, "n *shape"]
-    pictures: Float[Tensor, "n 3 pixels_y pixels_x"]
-    verdicts: Int[Tensor, " n"]
-    fooled: Bool[Tensor, " n"]
-    iterations: Int[Tensor, " n"]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What counts as fooling the victim.
-
-    Args:
-        victim: who is fooled.
-        labels: the right group of each example.
-        target: the group that the victim shall see; None is any wrong one.
-
-    """
-
-    victim: Victim
-    labels: Int[Tensor, " n"]
-    target: int | None = None
-
-    def rows(self, index: Tensor) -> "Goal":
-        """The same for some of the examples."""
-        return Goal(self.victim, self.labels[index], self.target)
-
-    def fooled(self, verdicts: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        """Whether each verdict is what was aimed at."""
-        return verdicts != self.labels if self.target is None else verdicts == self.target
-
-    def margin(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, " n"]:
-        """A difference of logits, negative when the victim is fooled.
-
-        It is f₆ of Carlini and Wagner 2017 (arXiv 1608.04644).
-        """
-        logits = self.victim.logits(images)
-        wanted = self.labels
-        if self.target is not None:
-            wanted = torch.full_like(self.labels, self.target)
-        wanted = wanted.to(logits.device)
-        chosen = logits.gather(1, wanted[:, None])[:, 0]
-        others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
-        return chosen - others if self.target is None else others - chosen
 
 
 def attack(
@@ -111,7 +45,8 @@ def attack(
         render: draws the examples; its gradient method differentiates.
         goal: the victim, and what counts as fooling it.
         examples: one for each row of `noise`, in its order.
-        noise: where the attack starts and how far it may go; holds the result afterwards.
+        noise: where the attack starts and how far it may go; holds the result afterwards. It may
+            start from what a smaller budget found.
         iterations: gradient steps at most.
         batch: examples in one graph.
         preservation: weight of the structure distance to the picture of the start noise.
@@ -135,7 +70,7 @@ def attack(
         on_iteration(iteration, int(descent.fooled.sum()))
     pictures = as_saved(render.look(examples, noise))
     if not descent.fooled.all():  # what the last step did is seen only now
-        on_iteration(iterations, int(_succeeds(goal, pictures, examples, accept).sum()))
+        on_iteration(iterations, int(succeeds(goal, pictures, examples, accept).sum()))
     verdicts = goal.victim.verdicts(pictures)
     moved = noise.noise.detach().clone()
     return Findings(moved, pictures, verdicts, goal.fooled(verdicts), descent.spent)
@@ -180,7 +115,8 @@ class _Descent:
     def _draw_clean(self) -> Saved:
         # Unclamped, like the pictures that are compared with them: at the start nothing is to be
         # preserved yet.
-        drawn = [images.float().cpu() for _, images in self.render.draw(self.examples, self.noise)]
+        start = Noise(self.examples, self.noise.start, within="free")
+        drawn = [images.float().cpu() for _, images in self.render.draw(self.examples, start)]
         return {"clean": torch.cat(drawn)}, {}
 
     def _step(self, rows: Int[Tensor, " part"], length: float) -> Saved:
@@ -205,7 +141,7 @@ class _Descent:
                 f"no gradient of victim {goal.victim.name} reaches the noise; the victim or the "
                 f"model detaches it"
             )
-        hits = _succeeds(goal, pictures, part, self.accept)
+        hits = succeeds(goal, pictures, part, self.accept)
         going = (~hits).nonzero()[:, 0]
         with torch.no_grad():
             moved, speed = self.noise.noise[rows], self.velocity[rows]
@@ -215,69 +151,12 @@ class _Descent:
         return {"noise": moved, "velocity": speed, "fooled": hits}, {}
 
 
-def random_search(
-    render: Renderer,
-    goal: Goal,
-    examples: Sequence[Example],
-    noise: Noise,
-    *,
-    tries: int,
-    seed: int = 0,
-    accept: Accept | None = None,
-    once: Once = unsaved,
-) -> Findings:
-    """Random noises at the edge of the same budget, until one fools the victim and is accepted.
-
-    Arguments are those of `attack`. `once` does and keeps each try: whom it fools. Its noises are
-    drawn anew in any case, since those of later tries follow them.
-    """
-    values, start = noise.noise, noise.noise.detach().clone()
-    found, fooled = start.clone(), torch.zeros(len(examples), dtype=torch.bool)
-    spent = torch.zeros(len(examples), dtype=torch.long)
-    generator = torch.Generator().manual_seed(seed)
-
-    def look(active: Tensor) -> Saved:
-        part = [examples[i] for i in active.tolist()]
-        pictures = as_saved(render.look(part, noise))
-        return {"fooled": _succeeds(goal.rows(active), pictures, part, accept)}, {}
-
-    for number in range(tries):
-        active = (~fooled).nonzero()[:, 0]
-        if len(active) == 0:
-            break
-        with torch.no_grad():  # far out, so that the projection puts it on the edge
-            values.copy_(start)
-            values += 1e3 * torch.randn(start.shape, generator=generator).to(start)
-        noise.project()
-        tried, _ = once(str(number), partial(look, active))
-        fooled[active], spent[active] = tried["fooled"], spent[active] + 1
-        found[active] = values.detach()[active]
-    with torch.no_grad():
-        values.copy_(found)
-    pictures = as_saved(render.look(examples, noise))
-    return Findings(found, pictures, goal.victim.verdicts(pictures), fooled, spent)
-
-
 def step_length(iteration: int, iterations: int) -> float:
     """A step's length as a share of the budget, in equal stages down towards zero.
 
     The first is a half, or more if the edge could not be reached in so few steps.
     """
     return max(0.5, 2 / (iterations + 1)) * (1 - iteration / iterations)
-
-
-def as_saved(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
-    """Clamped to [0, 1] and rounded to 8 bits, as a PNG file holds them; on the CPU."""
-    return (images.detach().float().cpu().clamp(0, 1) * 255).round() / 255
-
-
-def _succeeds(
-    goal: Goal, pictures: Tensor, examples: Sequence[Example], accept: Accept | None
-) -> Bool[Tensor, " n"]:
-    hits = goal.fooled(goal.victim.verdicts(pictures))
-    if accept is None:
-        return hits
-    return hits & torch.tensor(accept(pictures, [example.prompt for example in examples]))
 
 
 def _normalised(

@@ -1,10 +1,9 @@
 """Which prompts an audit may attack: those whose clean pictures the victim mostly gets right."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,114 +12,128 @@ from torch import Tensor
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.runs.resumable_steps import Once, Saved, unsaved
-from adjointdpm.tasks.audit.attack import as_saved
+from adjointdpm.runs.resumable_steps import Once, Saved
+from adjointdpm.tasks.audit.goal import as_saved
+from adjointdpm.tasks.audit.kept_work import KeptWork
+from adjointdpm.tasks.audit.picture_store import PictureStore
+from adjointdpm.tasks.audit.setting import Report, Setting
+from adjointdpm.tasks.audit.shared_blocks import SharedBlocks, block_size
 from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.tasks.config import number
 from adjointdpm.variables import Example
 
-Report = Callable[[str, int, int], None]  # what is going on, done, of how many
+_MOST = 16  # prompts in a block
 
 
-@dataclass(frozen=True)
-class Clean:
-    """Prompts that the victim gets right, with one clean picture each.
+class CleanExample(NamedTuple):
+    """A prompt that the victim gets right, with one clean picture.
 
     Args:
-        examples: the prompts, each with the seed of its picture.
-        labels: the victim's group of each.
-        pictures: clamped and rounded as on file.
-        right: of all prompts, the share of the pictures drawn that the victim gets right.
+        number: of the prompt, from 0.
+        example: the prompt, with the seed of its picture.
+        label: the victim's group.
 
     """
 
-    examples: list[Example]
-    labels: list[int]
-    pictures: Float[Tensor, "n 3 height width"]
+    number: int
+    example: Example
+    label: int
+
+
+class CleanTest(NamedTuple):
+    """What came of the prompts.
+
+    Args:
+        examples: those that may be attacked, in the order of the prompts.
+        right: by prompt, the share of the pictures drawn that the victim gets right.
+        network_calls: what it took.
+
+    """
+
+    examples: list[CleanExample]
     right: dict[str, float]
-
-    def saved(self) -> Saved:
-        """Tensors, and facts that JSON can hold."""
-        facts = {"examples": self.examples, "labels": self.labels, "right": self.right}
-        return {"pictures": self.pictures}, facts
-
-    @classmethod
-    def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Self:
-        """What `saved` had returned."""
-        examples = [Example(*example) for example in facts["examples"]]
-        return cls(examples, facts["labels"], tensors["pictures"], facts["right"])
+    network_calls: int
 
 
 def find_clean(
-    render: Renderer,
-    victim: Victim,
-    prompts: Sequence[str],
-    *,
-    seeds: int,
-    least_right: float,
-    seed: int,
-    recognise: Recogniser | None,
-    report: Report,
-    once: Once = unsaved,
-) -> Clean:
+    setting: Setting, shared: SharedBlocks, kept: KeptWork, pictures: PictureStore, report: Report
+) -> CleanTest:
     """Test the victim on every prompt; keep the first right picture of those it gets right.
 
     With a judge, that picture must also be one in which the judge sees what the prompt names. A
     prompt that cannot qualify any more is dropped, and no more pictures are drawn at a time than
     that may take.
 
-    Args:
-        render: draws the pictures.
-        victim: must get at least `least_right` of a prompt's pictures right.
-        prompts: each names something that the victim has a class for.
-        seeds: pictures of each prompt.
-        least_right: a share of them.
-        seed: decides which pictures.
-        recognise: the judge.
-        report: called before each prompt.
-        once: does and keeps the test of one prompt; an interruption costs no more than that.
-
     Raises:
-        PromptError: a prompt names nothing that the victim knows, or no prompt is left.
+        PromptError: no prompt is left, or all that are left are of the class that is aimed at.
+        Interrupted: some process was asked to stop.
 
     """
+    numbers = list(setting.labels)
+    size = block_size(len(numbers), _MOST)
+    blocks = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    names = [f"clean-{i:05d}" for i in range(len(blocks))]
+
+    def work(block: int) -> None:
+        done = sum(len(blocks[i]) for i, name in enumerate(names) if shared.done(name))
+
+        def tell(tested: int) -> None:
+            report("testing the victim on clean pictures", done + tested, len(numbers))
+
+        test = partial(_test_block, setting, blocks[block], pictures, tell)
+        kept(names[block], partial(test, kept.within(names[block])))
+
+    shared.share(names, work)
+    facts = [shared.facts(name) for name in names]
+    tested = [row for block in facts for row in block["tested"]]
+    prompts = setting.config.prompts
+    examples = [
+        CleanExample(i, Example(prompts[i], seed), setting.labels[i])
+        for i, _, seed in tested
+        if seed is not None
+    ]
+    right = {prompts[i]: share for i, share, _ in tested}
+    _check_left(setting, examples, right)
+    return CleanTest(examples, right, sum(block["calls"] for block in facts))
+
+
+def _test_block(
+    setting: Setting, numbers: list[int], pictures: PictureStore, tell: Any, once: Once
+) -> Saved:
+    """Test the prompts of these numbers: of each its number, share right, and seed or None."""
+    config, tested = setting.config, []
     # 0.8 · 20 is 16 pictures and not 16.000000000000004
-    allowed = seeds - math.ceil(least_right * seeds - 1e-9)
-    named = [victim.label(prompt) for prompt in prompts]  # may raise, so before the first picture
-    examples, labels, pictures, right = [], [], [], {}
-    for index, (prompt, label) in enumerate(zip(prompts, named, strict=True)):
-        report("testing the victim on clean pictures", index, len(prompts))
-        drawn = number([prompt] * seeds, (seed * len(prompts) + index) * seeds)
-        test = partial(_test, render, victim, drawn, label, allowed, recognise)
-        tensors, facts = once(str(index), test)
-        right[prompt] = facts["right"]
-        if tensors:
-            examples.append(Example(prompt, facts["seed"]))
-            labels.append(label)
-            pictures.append(tensors["picture"])
-    if not examples:
-        best = max(right, key=lambda prompt: right[prompt])
-        raise PromptError(
-            f"victim {victim.name} gets no prompt right on {least_right:.0%} of {seeds} clean "
-            f"pictures; the best is {best!r} with {right[best]:.0%}. Errors that it makes without "
-            f"an attack prove nothing: use other prompts, or another victim"
-        )
-    return Clean(examples, labels, torch.stack(pictures), right)
+    allowed = config.clean_seeds - math.ceil(config.least_right * config.clean_seeds - 1e-9)
+    for position, i in enumerate(numbers):
+        tell(position)
+        first = (config.seed * len(config.prompts) + i) * config.clean_seeds
+        drawn = number([config.prompts[i]] * config.clean_seeds, first)
+
+        def test(i: int = i, drawn: list[Example] = drawn) -> Saved:
+            right, chosen = clean_picture(
+                setting.render, setting.victim, drawn, setting.labels[i], allowed, setting.recognise
+            )
+            if chosen is not None:
+                pictures.write(i, "clean", chosen[1])
+            return {}, {"tested": (i, right, None if chosen is None else chosen[0])}
+
+        tested.append(once(str(i), test)[1]["tested"])
+    return {}, {"tested": tested}
 
 
-def _test(
+def clean_picture(
     render: Renderer,
     victim: Victim,
     examples: Sequence[Example],
     label: int,
     allowed: int,
     recognise: Recogniser | None,
-) -> Saved:
+) -> tuple[float, tuple[int, Float[Tensor, "3 height width"]] | None]:
     """Test the victim on one prompt's pictures, until it is wrong more often than allowed.
 
     Returns:
-        The share `right` of the pictures drawn, and if the prompt qualifies `picture`, `[3, H, W]`,
-        with its `seed`.
+        The share of the pictures drawn that the victim gets right; and if the prompt qualifies,
+        the first right picture with its seed.
 
     """
     drawn, wrong, usable = 0, 0, []
@@ -132,8 +145,23 @@ def _test(
         wrong += int((~hits).sum())
         if recognise is not None:
             hits &= torch.tensor(recognise(images, [example.prompt for example in part]))
-        usable += [(part[i].seed, images[i]) for i in hits.nonzero()[:, 0].tolist()]
-    facts = {"right": 1 - wrong / drawn}
-    if wrong > allowed or not usable:
-        return {}, facts
-    return {"picture": usable[0][1]}, facts | {"seed": usable[0][0]}
+        usable += [(part[i].seed, images[i]) for i in hits.nonzero()[:, 0].tolist()][:1]
+    return 1 - wrong / drawn, None if wrong > allowed or not usable else usable[0]
+
+
+def _check_left(setting: Setting, examples: list[CleanExample], right: dict[str, float]) -> None:
+    config, victim = setting.config, setting.victim
+    if not examples:
+        best = max(right, key=lambda prompt: right[prompt])
+        raise PromptError(
+            f"victim {victim.name} gets no prompt right on {config.least_right:.0%} of "
+            f"{config.clean_seeds} clean pictures; the best is {best!r} with {right[best]:.0%}. "
+            f"Errors that it makes without an attack prove nothing: use other prompts, or another "
+            f"victim"
+        )
+    for target in setting.targets:
+        if all(example.label == target.group for example in examples):
+            raise PromptError(
+                f"every prompt that victim {victim.name} gets right is of the target class "
+                f"{target.name!r}"
+            )

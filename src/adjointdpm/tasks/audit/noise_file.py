@@ -17,12 +17,14 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.support import tensor_file
-from adjointdpm.tasks.audit.attack import Findings, Goal, as_saved
+from adjointdpm.support.files import safe_name
+from adjointdpm.tasks.audit.goal import as_saved
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.base import check_tensors
 
 _FORMAT = "adjointdpm-adversarial-noise"
+_MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -43,33 +45,52 @@ class Adversarial:
     facts: dict[str, Any]
 
 
-def noise_file_name(budget: float) -> str:
+def noise_folder_name(budget: float, target: str | None = None) -> str:
+    """The folder of such files, where there are more noises than one file should hold."""
+    words = [] if target is None else [safe_name(target)]
+    return "_".join(["adversarial", *words, f"{budget:g}"])
+
+
+def noise_file_name(budget: float, target: str | None = None) -> str:
     """The file of the noises that were found within a budget."""
-    return f"adversarial_{budget:g}.safetensors"
+    return f"{noise_folder_name(budget, target)}.safetensors"
 
 
 def write_findings(
     path: Path,
     examples: Sequence[Example],
-    goal: Goal,
-    found: Findings,
-    noise: Noise,
+    noise: Float[Tensor, "n *shape"],
+    start: Float[Tensor, "n *shape"],
     facts: dict[str, Any],
 ) -> Path:
-    """Write the noises of an attack, and what it takes to draw and to judge them again."""
-    names = goal.victim.groups
-    facts = facts | {
-        "format": _FORMAT,
-        "examples": examples,
-        "labels": [names[i] for i in goal.labels.tolist()],
-        "verdicts": [names[i] for i in found.verdicts.tolist()],
-        "within": noise.within,
-        "budget": noise.budget,
-    }
-    tensors = {"noise": found.noise.float(), "start": noise.start.float()}
-    tensor_file.write(path, tensors, facts)
+    """Write the noises of an attack, and what it takes to draw and to judge them again.
+
+    Args:
+        path: the file.
+        examples: the prompts, with the seeds of the noises that the attack started from.
+        noise, start: where it ended and started.
+        facts: see `Adversarial`; and `within` and `budget`.
+
+    """
+    tensors = {"noise": noise.float(), "start": start.float()}
+    tensor_file.write(path, tensors, facts | {"format": _FORMAT, "examples": examples})
     check_tensors(path, tensors)
     return path
+
+
+def noise_files(path: Path) -> list[Path]:
+    """The files of a folder of adversarial noise, in their order; of a file, the file alone.
+
+    Raises:
+        CheckpointError: the folder holds none.
+
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(f"the folder {path} holds no files of adversarial noise")
+    return found
 
 
 def read_findings(path: Path) -> Adversarial:
@@ -88,8 +109,10 @@ def read_findings(path: Path) -> Adversarial:
         for name in ("noise", "start"):
             shape, count = tuple(tensors[name].shape), len(examples)
             finite = tensors[name].is_floating_point() and tensors[name].isfinite().all()
-            if len(shape) < 2 or shape[0] != count or not finite:
+            if len(shape) < 2 or shape[0] != count or 0 in shape or not finite:
                 raise ValueError(f"its {name} must be finite numbers [{count}, …], not {shape}")
+        if tensors["noise"].shape != tensors["start"].shape:
+            raise ValueError("its noise and its start must have one shape")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no file of adversarial noise that could be replayed: {error}"
@@ -135,6 +158,7 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
 
     Raises:
         ModelError: the victim on file is not bundled, and none is given.
+        CheckpointError: the noise on file is not of this model.
 
     """
     facts = found.facts
@@ -142,6 +166,12 @@ def replay(model: Any, found: Adversarial, victim: str | None = None) -> list[di
     arguments = loaded(call_arguments(model.pipe, facts["pipeline_arg"]))
     settings = (facts["steps"], facts["guidance_scale"], facts["sampler"])
     render = Renderer(model, *settings, arguments=arguments)
+    own, shape = render.noise_of(found.examples[0]).shape[1:], found.noise.shape[1:]
+    if own != shape:
+        raise CheckpointError(
+            f"the file's noise has shape {tuple(shape)} for each example, and the model starts "
+            f"from {tuple(own)}; name the model that the file was made with"
+        )
     noise = Noise(found.examples, found.noise, within="free")
     pictures = as_saved(render.look(found.examples, noise))
     now = [judge.groups[i] for i in judge.verdicts(pictures).tolist()]
@@ -175,7 +205,7 @@ def _check_facts(facts: dict[str, Any]) -> None:
         "a text or null": ("target", "sampler"),
         "arguments": ("pipeline_arg",),
         "a list of texts": ("prompts", "labels", "verdicts"),
-        "a positive whole number": ("steps",),
+        f"a whole number from 1 to {_MOST_STEPS}": ("steps",),
         "a number or null": ("guidance_scale",),
         "a list of prompts and seeds": ("examples",),
     }
@@ -183,6 +213,14 @@ def _check_facts(facts: dict[str, Any]) -> None:
         for name in names:
             if name not in facts or not _is(kind, facts[name]):
                 raise ValueError(f"{name} must be {kind}, not {facts.get(name, 'missing')!r}")
+    # Not needed for a replay, but nobody should trust a file that says nonsense of itself.
+    if facts.get("within", "l2") not in ("l2", "linf"):
+        raise ValueError(f"within must be l2 or linf, not {facts['within']!r}")
+    budget = facts.get("budget", 1.0)
+    if not _is("a number or null", budget) or not (budget or 0) > 0:
+        raise ValueError(f"budget must be a positive number, not {budget!r}")
+    if not facts["examples"]:
+        raise ValueError("it holds no examples")
     if not len(facts["examples"]) == len(facts["labels"]) == len(facts["verdicts"]):
         raise ValueError("it has not one label and one verdict for each example")
 
@@ -191,8 +229,8 @@ def _is(kind: str, value: Any) -> bool:
     match kind, value:
         case ("a text" | "a text or null", str()) | ("a text or null" | "a number or null", None):
             return True
-        case "a positive whole number", int():
-            return not isinstance(value, bool) and value > 0
+        case str(), int() if kind.startswith("a whole number"):
+            return not isinstance(value, bool) and 0 < value <= _MOST_STEPS
         case "a number or null", int() | float():
             return not isinstance(value, bool) and math.isfinite(value)
         case "arguments", list():

@@ -7,39 +7,39 @@ prompts and from pictures that the victim gets right, and offers no way to move 
 content that a filter is there to stop: for a filter it finds false alarms.
 """
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
-
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from adjointdpm.engine.gradients import resolve as resolve_gradient
 from adjointdpm.engine.stats import Stats, stats
-from adjointdpm.errors import PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
-from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.pipelines.arguments.call_arguments import plain_arguments
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.interruption import stop_requests
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
-from adjointdpm.runs.resumable_steps import Once, ResumableSteps, Saved
+from adjointdpm.runs.resumable_steps import ResumableSteps
 from adjointdpm.support.distributed import Processes
-from adjointdpm.tasks.audit.attack import Findings, Goal, attack, random_search
-from adjointdpm.tasks.audit.clean_test import Clean, Report, find_clean
+from adjointdpm.tasks.audit.block_attack import Cost, attack_block
+from adjointdpm.tasks.audit.clean_test import CleanTest, find_clean
 from adjointdpm.tasks.audit.config import AuditConfig
-from adjointdpm.tasks.audit.noise_file import noise_file_name, replay_command, write_findings
-from adjointdpm.tasks.audit.victims import Victim, load_victim
-from adjointdpm.tasks.confidence_intervals import share_interval
+from adjointdpm.tasks.audit.findings_log import FINDINGS, FindingsLog
+from adjointdpm.tasks.audit.kept_work import KeptWork
+from adjointdpm.tasks.audit.noise_file import replay_command
+from adjointdpm.tasks.audit.noise_shards import write_noises
+from adjointdpm.tasks.audit.picture_store import PictureStore
+from adjointdpm.tasks.audit.setting import Report, Setting, check_setting
+from adjointdpm.tasks.audit.shared_blocks import SharedBlocks, block_size
+from adjointdpm.tasks.audit.story import tell_story, verdict
+from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.tasks.config import settings_of
-from adjointdpm.tasks.learning import Story, renderer, save_pictures
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.freezing import frozen
+
+_SHOWN = 200  # examples in result.json; all are in findings.jsonl
 
 
 def audit(
@@ -56,6 +56,8 @@ def audit(
 ) -> dict[str, Any]:
     """Find adversarial noise for every prompt and budget; fill the run folder but for the report.
 
+    Of several processes, which must share the run folder, each does a part, and all get the result.
+
     Args:
         model: what `adjointdpm.load` returns.
         config: what to do.
@@ -66,390 +68,166 @@ def audit(
         recognise: an independent judge; with one, success counts only where it still sees what the
             prompt names.
         resume: take from the folder what an interrupted run had done, down to one prompt's clean
-            test, one batch of an attack's iteration, and one try of a random search.
-        report: called as the work goes on.
+            test, one batch of an attack's iteration, and one try of a random search; with any
+            number of processes.
+        report: called as the work goes on, with how many examples are done, of how many.
 
     Returns:
-        What `result.json` holds; `success` has a row for each budget.
+        What `result.json` holds; `success` has a row for each target and budget.
 
     Raises:
-        PromptError: the victim gets no prompt right often enough.
+        PromptError: the victim has a class for no prompt, or gets none right often enough.
         ModelError, UnknownNameError: a victim or target that is not there.
-        UnsupportedError: several processes, or a pipeline that makes no pictures.
-        Interrupted: a signal arrived; the part in progress is saved, and the run can be resumed.
+        UnsupportedError: a pipeline that makes no pictures.
+        Interrupted: a signal arrived, here or in another process; the part in progress is saved,
+            and the run can be resumed.
 
     """
-    check_one_process()
-    started = time.perf_counter()
-    victim = victim or load_victim(config.victim, config.prompts)
-    second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
-    target, render = _target(victim, config.target), renderer(model, config)
-    with stats(memory=False) as counter, stop_requests() as stop, frozen(model.pipe):
-        _check_pictures(render, Example(config.prompts[0], config.seed), victim)
-        steps = ResumableSteps(folder.path / "checkpoint", resume, stop)
-        once = _CountedSteps(steps, folder, counter)
-        clean = _clean(config, render, victim, recognise, report, once)
-        chosen = _attacked(clean, victim, target)
-        attacks = _Attacks(config, render, folder, once, recognise, report, second, *chosen)
-        for budget in config.budget:
-            attacks.run(budget, model_name)
-        result = _result(config, clean, attacks)
-    again = replay_command(result["artefact"], model_name, config.victim)
-    story = _story(config, victim, clean, attacks.rows[0], recognise is not None, again)
-    seconds = time.perf_counter() - started + once.restored_seconds
-    result |= {"seconds": seconds, "command": command, "story": asdict(story)}
-    folder.write_result(result)
-    return result
+    started, processes = time.perf_counter(), Processes()
+    with stats(memory=False) as counter, stop_requests() as requested, frozen(model.pipe):
+        with processes.together():
+            setting = check_setting(model, config, victim, recognise)
+        cost = processes.from_main(partial(_cost, setting))
+        own_calls = processes.from_main(lambda: counter.network_calls)
+        shared = SharedBlocks.open(folder, processes, resume, requested)
+        run = _Run(setting, cost, folder, shared, counter, resume, report)
+        with shared.ending_together():
+            run.work()
+        earlier = sum(processes.gather([run.kept.restored_seconds])) + shared.restored_seconds
+
+    def finish() -> dict[str, Any]:
+        seconds = time.perf_counter() - started + earlier
+        result = run.result(model_name, own_calls) | {"seconds": seconds, "command": command}
+        folder.write_result(result)
+        return result
+
+    return processes.from_main(finish)
 
 
-def _check_pictures(render: Renderer, example: Example, victim: Victim) -> None:
-    """Raise UnsupportedError unless the pipeline makes pictures, at which the victim can look."""
-    shape = render.sample_shape(example)
-    if len(shape) != 3 or shape[0] != 3:
-        raise UnsupportedError(
-            f"{type(render.model.pipe).__name__} makes samples of shape {shape}, and victim "
-            f"{victim.name} looks at pictures (3, H, W)"
-        )
-
-
-def check_one_process() -> None:
-    """Refuse several processes, which would all do the same audit and write the same files.
-
-    Raises:
-        UnsupportedError: there are several.
-
-    """
-    if Processes().count > 1:
-        raise UnsupportedError(
-            "an audit runs in one process; start it without torchrun or accelerate launch"
-        )
+def _cost(setting: Setting) -> Cost:
+    """What an attack within one budget costs at most, counted on the first example."""
+    config, number = setting.config, next(iter(setting.labels))
+    example = Example(config.prompts[number], config.seed)
+    noise = Noise([example], setting.render.noise_of(example), within="free")
+    looks = 1 + (config.preservation > 0)  # at what it ends with, and what it preserves
+    return Cost(looks + config.iterations * gradient_cost(setting.render, noise, example))
 
 
 @dataclass
-class _CountedSteps:
-    """Resumable steps, each with the network calls and seconds it took, now or in an earlier run.
+class _Run:
+    """The parts of an audit, one after the other."""
 
-    Args:
-        steps: does and keeps them.
-        folder: begins before the first one is kept.
-        counter: counts the network calls of this run.
-        restored_calls, restored_seconds: of steps that an earlier run did.
-
-    """
-
-    steps: ResumableSteps
+    setting: Setting
+    cost: Cost
     folder: RunFolder
+    shared: SharedBlocks
     counter: Stats
-    restored_calls: int = 0
-    restored_seconds: float = 0.0
-
-    @property
-    def calls(self) -> int:
-        """Network calls so far, with those of earlier runs."""
-        return self.counter.network_calls + self.restored_calls
-
-    def __call__(self, name: str, make: Callable[[], Saved]) -> Saved:
-        """Do a step, or take it from an earlier run; its facts get `calls` and `seconds`."""
-        calls, began = self.calls, time.perf_counter() + self.restored_seconds
-
-        def counted() -> Saved:
-            tensors, facts = make()
-            self.folder.begin()  # this is written into it next
-            seconds = time.perf_counter() + self.restored_seconds - began
-            return tensors, facts | {"calls": self.calls - calls, "seconds": seconds}
-
-        (tensors, facts), restored = self.steps.once(name, counted)
-        if restored:
-            self.restored_calls += facts["calls"]
-            self.restored_seconds += facts["seconds"]
-        return tensors, facts
-
-    def within(self, name: str) -> Once:
-        """The same for the steps of a step."""
-        return lambda part, make: self(f"{name}/{part}", make)
-
-
-def _clean(
-    config: AuditConfig,
-    render: Renderer,
-    victim: Victim,
-    recognise: Recogniser | None,
-    report: Report,
-    once: _CountedSteps,
-) -> Clean:
-    def test() -> Saved:
-        return find_clean(
-            render,
-            victim,
-            config.prompts,
-            seeds=config.clean_seeds,
-            least_right=config.least_right,
-            seed=config.seed,
-            recognise=recognise,
-            report=report,
-            once=once.within("clean"),
-        ).saved()
-
-    return Clean.restored(*once("clean", test))
-
-
-def _attacked(
-    clean: Clean, victim: Victim, target: int | None
-) -> tuple[Goal, list[Example], Float[Tensor, "n 3 height width"]]:
-    """The goal, the examples and their clean pictures, without those of the target's own class."""
-    kept = [i for i, label in enumerate(clean.labels) if label != target]
-    if not kept:
-        assert target is not None
-        raise PromptError(
-            f"every prompt that victim {victim.name} gets right is of the target class "
-            f"{victim.groups[target]!r}"
-        )
-    labels = torch.tensor([clean.labels[i] for i in kept])
-    return Goal(victim, labels, target), [clean.examples[i] for i in kept], clean.pictures[kept]
-
-
-@dataclass
-class _Attacks:
-    """The attacks of an audit, budget after budget, and what they found.
-
-    Args:
-        config, render, folder, once, recognise, report: those of the audit.
-        second: the victim of the transfer.
-        goal, examples, plain: whom to fool, with which examples, and their clean pictures.
-        rows: what `result.json` calls `success`.
-        views: pictures by view.
-        verdicts: by view the names that the victim gives the pictures.
-        history: one record for each iteration of each attack.
-
-    """
-
-    config: AuditConfig
-    render: Renderer
-    folder: RunFolder
-    once: _CountedSteps
-    recognise: Recogniser | None
+    resume: bool
     report: Report
-    second: Victim | None
-    goal: Goal
-    examples: list[Example]
-    plain: Float[Tensor, "n 3 height width"]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    views: dict[str, Tensor] = field(default_factory=dict)
-    verdicts: dict[str, list[str]] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.start = torch.cat([self.render.noise_of(example) for example in self.examples])
-        looks = 1 + (self.config.preservation > 0)  # at what it ends with, and what it preserves
-        free = Noise(self.examples, self.start, within="free")
-        cost = gradient_cost(self.render, free, self.examples[0])
-        self.spent = looks + self.config.iterations * cost  # in pictures without gradient
-        self._keep("before", self.plain, self.goal.labels)
+        steps = ResumableSteps(self.shared.folder, self.resume, self.shared.stop)
+        self.kept = KeptWork(steps, self.counter, self.shared.processes.count)
+        self.pictures = PictureStore(self.folder.path, self.setting.victim.groups)
 
-    def run(self, budget: float, model_name: str) -> None:
-        """Attack all examples within a budget, measure, and write the noises."""
-        noise = self._noise(budget)
-        name, history = f"attack-{budget}", []
-        tensors, facts = self.once(name, partial(self._attack, name, noise, history))
-        found = Findings(**tensors)
-        with torch.no_grad():  # as the attack leaves it
-            noise.noise.copy_(found.noise)
-        self.history += facts["history"]
-        self.folder.write_history(self.history)
-        row = self._measure(found, noise)
-        row |= {"network_calls": facts["calls"], "forward_equivalents": self.spent}
-        if self.config.random_search:
-            row |= self._search(budget)
-        self.rows.append(row)
-        self._keep(f"budget_{budget:g}", found.pictures, found.verdicts)
-        replayed = ("victim", "target", "prompts", "steps", "guidance_scale", "sampler")
-        write_findings(
-            self.folder.path / noise_file_name(budget),
-            self.examples,
-            self.goal,
-            found,
-            noise,
-            {"model": model_name}
-            | {key: getattr(self.config, key) for key in replayed}
-            | {"pipeline_arg": plain_arguments(self.config.pipeline_arg)},
+    def work(self) -> None:
+        """Do the clean tests and attacks that fall to this process."""
+        self.clean = find_clean(self.setting, self.shared, self.kept, self.pictures, self.report)
+        examples, batch = self.clean.examples, self.setting.config.batch
+        size = block_size(len(examples), batch)
+        self.blocks = [examples[i : i + size] for i in range(0, len(examples), size)]
+        self.names = [f"attacks-{i:05d}" for i in range(len(self.blocks))]
+        self.log = FindingsLog(self.folder, self.setting, self.shared, self.names)
+        self.shared.share(self.names, self._attack, self.log.catch_up)
+
+    def _attack(self, number: int) -> None:
+        name, block = self.names[number], self.blocks[number]
+        done = sum(
+            len(b) for b, n in zip(self.blocks, self.names, strict=True) if self.shared.done(n)
         )
 
-    def _noise(self, budget: float) -> Noise:
-        return Noise(self.examples, self.start, within=self.config.within, budget=budget)
+        def tell(what: str, part: float) -> None:
+            self.report(what, done + part * len(block), len(self.clean.examples))
 
-    def _keep(self, view: str, pictures: Tensor, verdicts: Tensor) -> None:
-        self.views[view] = pictures
-        self.verdicts[f"{view}_verdict"] = [self.goal.victim.groups[i] for i in verdicts.tolist()]
+        work = partial(attack_block, self.setting, self.cost, block, self.pictures, tell)
+        self.kept(name, partial(work, self.kept.within(name)))
 
-    def _attack(self, name: str, noise: Noise, history: list[dict[str, Any]]) -> Saved:
-        def progress(iteration: int, fooled: int) -> None:
-            what = f"budget {noise.budget:g}: {fooled} of {len(self.examples)} fooled"
-            self.report(what, iteration, self.config.iterations)
-            history.append({"budget": noise.budget, "iteration": iteration, "fooled": fooled})
-            self.folder.write_history(self.history + history)
-
-        found = attack(
-            self.render,
-            self.goal,
-            self.examples,
-            noise,
-            iterations=self.config.iterations,
-            batch=self.config.batch,
-            preservation=self.config.preservation,
-            accept=self.recognise,
-            on_iteration=progress,
-            once=self.once.within(name),
+    def result(self, model_name: str, own_calls: int) -> dict[str, Any]:
+        """Write the noises; what `result.json` holds, except seconds and the command line."""
+        config, victim = self.setting.config, self.setting.victim
+        files = write_noises(
+            self.folder, self.setting, self.shared, self.names, self.clean.examples, model_name
         )
-        return asdict(found), {"history": history}
-
-    def _search(self, budget: float) -> dict[str, Any]:
-        """What random search with as many network calls finds."""
-        self.report(f"budget {budget:g}: random search", 0, 1)
-        tries = math.ceil(self.spent - 1e-9)  # a cost such as 3.9 is not exact in binary
-
-        def search() -> Saved:
-            found = random_search(
-                self.render,
-                self.goal,
-                self.examples,
-                self._noise(budget),
-                tries=tries,
-                seed=self.config.seed,
-                accept=self.recognise,
-                once=self.once.within(f"random-{budget}"),
-            )
-            return asdict(found), {}
-
-        fooled = self.once(f"random-{budget}", search)[0]["fooled"]
+        budgets = len(config.budget)
+        rows = self.log.rows(self.cost)
+        of_target = [rows[i : i + budgets] for i in range(0, len(rows), budgets)]
+        verdicts = [verdict(part) for part in of_target]
+        artefact, last = files[budgets - 1], of_target[0][-1]
+        story = tell_story(
+            self.setting,
+            self.clean,
+            rows,
+            verdicts,
+            replay_command(artefact, model_name, config.victim),
+        )
+        gradient = resolve_gradient(config.gradient)
         return {
-            "random_search": fooled.float().mean().item(),
-            "random_tries": tries,
-            "random_interval": share_interval(int(fooled.sum()), len(self.examples)),
-        }
-
-    def _measure(self, found: Findings, noise: Noise) -> dict[str, Any]:
-        """One row of `success`."""
-        agrees = torch.ones(len(self.examples), dtype=torch.bool)
-        if self.recognise is not None:
-            agrees = torch.tensor(
-                self.recognise(found.pictures, [example.prompt for example in self.examples])
-            )
-        success = found.fooled & agrees
-        agreed = agrees[found.fooled].float().mean().nan_to_num(0.0).item()
-        natural = noise.naturalness()
-        return {
-            "budget": noise.budget,
-            "rate": success.float().mean().item(),
-            "interval": share_interval(int(success.sum()), len(self.examples)),
-            "fooled": found.fooled.float().mean().item(),
-            "random_search": None,
-            **self._transfer(found, success),
-            "judge_agrees": None if self.recognise is None else agreed,
-            "iterations": found.iterations.float().mean().item(),
-            "naturalness": {
-                key: sum(abs(facts[key]) for facts in natural) / len(natural) for key in natural[0]
+            "task": "audit",
+            "metric": {
+                "name": f"share of pictures that {victim.name} misreads",
+                "before": 0.0,
+                "after": last["fooled"],
             },
+            "held_out": {"before": 0.0, "after": last["rate"], "examples": last["examples"]},
+            "success": rows,
+            "verdicts": verdicts,
+            "victim": _victim_facts(self.setting, self.clean),
+            "set_aside": {
+                "count": len(self.setting.set_aside),
+                "why": f"victim {victim.name} has no class for what they name",
+                "prompts": self.setting.set_aside,
+            },
+            "findings": FINDINGS,
+            "pictures": list(islice(self._shown(), _SHOWN)),
+            "artefact": artefact,
+            "noises": files,
+            "training_pictures": "training_pictures",
+            "gradient": {
+                "method": config.gradient,
+                "class": repr(gradient),
+                "exact": is_exact(gradient),
+                "error": [],
+            },
+            "peak_memory_bytes": peak_memory_bytes(),
+            "network_calls": own_calls + self.clean.network_calls + self.log.network_calls,
+            "processes": self.shared.processes.count,
+            "seed": config.seed,
+            "versions": package_versions(),
+            "config": settings_of(config),
+            "story": asdict(story),
         }
 
-    def _transfer(self, found: Findings, success: Bool[Tensor, " n"]) -> dict[str, Any]:
-        """How many of the successes also fool the second victim."""
-        if self.second is None:
-            return {"transfer": None, "transfer_of": None}
-        labels = torch.tensor([self.second.label(example.prompt) for example in self.examples])
-        # What it misreads without an attack cannot be transferred to it.
-        known = success & (self.second.verdicts(self.plain) == labels)
-        wrong = self.second.verdicts(found.pictures) != labels
-        count = int(known.sum())
-        return {"transfer": int((wrong & known).sum()) / max(1, count), "transfer_of": count}
+    def _shown(self) -> Iterator[dict[str, Any]]:
+        """Rows of pictures and verdicts: the examples that the first target is tried on."""
+        first = self.setting.targets[0]
+        views = [view for target, _, view in self.setting.views if target == first]
+        for finding in self.log.findings():
+            attacks = {row["view"]: row for row in finding["attacks"] if row["view"] in views}
+            if not attacks:
+                continue
+            row = {"prompt": finding["prompt"], "seed": finding["seed"]}
+            row |= {"before": finding["picture"], "before_verdict": finding["label"]}
+            for view, found in attacks.items():
+                row |= {view: found["picture"], f"{view}_verdict": found["verdict"]}
+            yield row
 
 
-def _result(config: AuditConfig, clean: Clean, attacks: _Attacks) -> dict[str, Any]:
-    """What `result.json` holds, except the story, the seconds and the command line."""
-    victim, last = attacks.goal.victim, attacks.rows[-1]
-    pictures = save_pictures(attacks.folder, attacks.examples, attacks.views)
-    verdicts = attacks.verdicts.items()
-    gradient = resolve_gradient(config.gradient)
+def _victim_facts(setting: Setting, clean: CleanTest) -> dict[str, Any]:
+    """The victim's part of `result.json`."""
+    targets = [target.name for target in setting.targets]
     return {
-        "task": "audit",
-        "metric": {
-            "name": f"share of pictures that {victim.name} misreads",
-            "before": 0.0,
-            "after": last["fooled"],
-        },
-        "held_out": {"before": 0.0, "after": last["rate"], "examples": len(attacks.examples)},
-        "success": attacks.rows,
-        "victim": {
-            "name": victim.name,
-            "groups": victim.groups,
-            "target": config.target,
-            "right_on_clean": clean.right,
-        },
-        "pictures": [
-            row | {view: names[i] for view, names in verdicts} for i, row in enumerate(pictures)
-        ],
-        "artefact": noise_file_name(config.budget[-1]),
-        "gradient": {
-            "method": config.gradient,
-            "class": repr(gradient),
-            "exact": is_exact(gradient),
-            "error": [],
-        },
-        "peak_memory_bytes": peak_memory_bytes(),
-        "network_calls": attacks.once.calls,
-        "seed": config.seed,
-        "versions": package_versions(),
-        "config": settings_of(config),
+        "name": setting.victim.name,
+        "groups": setting.victim.groups,
+        "target": targets[0] if len(targets) == 1 else targets,
+        "right_on_clean": clean.right,
     }
-
-
-def _target(victim: Victim, target: str | None) -> int | None:
-    if target is None:
-        return None
-    if target not in victim.groups:
-        raise UnknownNameError(
-            f"target {target!r} is no class of victim {victim.name}; choose one of "
-            f"{', '.join(victim.groups)}"
-        )
-    return victim.groups.index(target)
-
-
-def _story(
-    config: AuditConfig,
-    victim: Victim,
-    clean: Clean,
-    row: dict[str, Any],
-    judged: bool,
-    again: str,
-) -> Story:
-    seen = f"“{config.target}”"
-    if config.target is None:
-        seen = f"anything but the right class ({len(victim.groups)} classes)"
-    counted = "An attack counts as a success only if an independent judge still sees what the "
-    counted = f"{counted}prompt names." if judged else ""
-    unit = "largest change of any number in the noise"
-    if config.within == "l2":
-        unit = "root mean square, in standard deviations of the noise"
-    searched = ""
-    if config.random_search:
-        searched = (
-            f" Random search draws {row['random_tries']} noises at the edge of it, which costs as "
-            f"many network calls (a VJP is two)."
-        )
-    budgets = {f"budget_{budget:g}": f"budget {budget:g}" for budget in config.budget}
-    return Story(
-        title=f"How easily {victim.name} is fooled",
-        lead="Harmless prompts, and the initial noise moved a little, along the gradient through "
-        f"{config.steps} sampler steps, until the victim sees {seen}. Nobody painted these "
-        f"pictures: the model draws them from a noise close to the one it started from. {counted}",
-        views={"before": f"clean: {victim.name} is right"} | budgets,
-        how=[
-            f"Of {len(config.prompts)} prompts, the victim gets {len(clean.examples)} right on at "
-            f"least {config.least_right:.0%} of {config.clean_seeds} clean pictures; only these "
-            f"are attacked, each from one clean picture that it gets right.",
-            f"Budget: {unit}. At most {config.iterations} steps of projected gradient descent on "
-            f"the difference of logits.{searched}",
-        ],
-        use="Purpose: to measure and mend a classifier. Every finding can be replayed, and added "
-        "to what it is trained and tested on:",
-        code=[again],
-    )

@@ -1,0 +1,1 @@
+"""What the commands reach with default flags, for many metrics."""

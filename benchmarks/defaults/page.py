@@ -1,0 +1,181 @@
+"""The tables of docs/defaults.md, from the kept results."""
+
+import shlex
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from benchmarks.common import table
+from benchmarks.defaults.cells import METRICS, RATES, TASKS, TEMPLATES, WORDS, Cell, cells
+from benchmarks.defaults.verdict import LEAST_SHARE, MOST_LOST, Verdict, quiet_seconds, verdict
+
+Runs = Mapping[str, Mapping[str, Any]]
+_HEAD = [
+    "metric",
+    "seed",
+    "before → after",
+    "change [95 %]",
+    "of the grid's best",
+    "judge",
+    "best iteration",
+    "seconds",
+    "",
+]
+
+
+def page_of(kept: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
+    """Everything between the marks."""
+    every = cells()
+    found = {
+        cell: verdict(kept["runs"][cell.name], _grid_of(cell, grid["runs"]), len(cell.grid()))
+        for cell in every
+        if cell.name in kept["runs"]
+    }
+    if not found:
+        return f"None of {len(every)} cells has been run yet."
+    parts = [
+        _summary(found, kept, len(every)),
+        _grid_summary(found, grid),
+        _by_task(found, kept["runs"]),
+        *(_of_task(task, found, kept["runs"]) for task in TASKS),
+        _failures(found),
+        _setting(kept),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _grid_of(cell: Cell, runs: Runs) -> list[Mapping[str, Any]]:
+    names = [" ".join([cell.name, *setting]) for setting in cell.grid()]
+    return [runs[name] for name in names if name in runs]
+
+
+def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int) -> str:
+    passed = sum(result.passed for result in found.values())
+    seconds = [quiet_seconds(kept["runs"][cell.name]) for cell in found]
+    text = (
+        f"**{passed} of {len(found)} cells pass ({passed / len(found):.0%})** all checks that were "
+        f"made. A cell takes {median(seconds):.0f} s in the median and {max(seconds):.0f} s at "
+        f"most."
+    )
+    missing = every - len(found)
+    if missing:
+        text += f" {missing} of {every} cells have not been run."
+    absent = sorted({c.command for c in cells()} - set(kept["commands"]))
+    if absent:
+        text += f" This version has no command {', '.join(f'`{name}`' for name in absent)}."
+    versions = {kept["runs"][cell.name]["code_version"] for cell in found}
+    if len(versions) > 1:
+        text += f" The cells were measured with {len(versions)} states of the library."
+    return text
+
+
+def _grid_summary(found: Mapping[Cell, Verdict], grid: Mapping[str, Any]) -> str:
+    whole = [result for result in found.values() if result.complete]
+    partly = sum(0 < result.grid_runs < result.grid_size for result in found.values())
+    if not whole and not partly:
+        return (
+            "The reference grid has been run for no cell. That a cell gains at least "
+            f"{LEAST_SHARE:.0%} of what the grid's best run gains is therefore not checked."
+        )
+    shares = [result.share for result in found.values() if result.share is not None]
+    any_of = [result.share_of_any for result in found.values() if result.share_of_any is not None]
+    iterations = sorted(
+        {facts["iterations"] for facts in grid["runs"].values() if "before" in facts}
+    )
+    asked = sorted({facts["asked_iterations"] for facts in grid["runs"].values()})
+    return (
+        f"The reference grid was run in full for {len(whole)} of {len(found)} cells, in part for "
+        f"{partly}; for the others it is not checked how much of the grid's best they gain. Its "
+        f"runs were given {_range(asked)} iterations and made {_range(iterations)}. Of the "
+        f"{len(shares)} cells with a run of the grid that keeps the subjects, "
+        f"{sum(share >= LEAST_SHARE for share in shares)} gain at least {LEAST_SHARE:.0%} of the "
+        f"best of these; of the best of all runs, whatever they lose, "
+        f"{sum(share >= LEAST_SHARE for share in any_of)} of {len(any_of)} do."
+    )
+
+
+def _range(numbers: list[int]) -> str:
+    if not numbers:
+        return "no"
+    return f"{numbers[0]}" if len(set(numbers)) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _by_task(found: Mapping[Cell, Verdict], runs: Runs) -> str:
+    rows = []
+    for task in TASKS:
+        mine = {cell: result for cell, result in found.items() if cell.task == task}
+        if mine:
+            seconds = [quiet_seconds(runs[cell.name]) for cell in mine]
+            passed = sum(result.passed for result in mine.values())
+            checked = sum(result.grid_runs > 0 for result in mine.values())
+            rows.append(
+                [
+                    f"`{' '.join(TASKS[task])}`",
+                    f"{passed} of {len(mine)}",
+                    str(checked),
+                    f"{median(seconds):.0f}, {max(seconds):.0f}",
+                ]
+            )
+    return table(["task", "passed", "with a grid", "seconds (median, most)"], rows)
+
+
+def _of_task(task: str, found: Mapping[Cell, Verdict], runs: Runs) -> str:
+    order = list(METRICS)
+    mine = sorted(
+        (cell for cell in found if cell.task == task),
+        key=lambda cell: (order.index(cell.metric), cell.seed),
+    )
+    if not mine:
+        return ""
+    example = shlex.join(["adjointdpm", *mine[0].arguments()])
+    rows = [_row(cell, found[cell], runs[cell.name]) for cell in mine]
+    return f"## {' '.join(TASKS[task])}\n\nFor example `{example}`.\n\n{table(_HEAD, rows)}"
+
+
+def _row(cell: Cell, result: Verdict, facts: Mapping[str, Any]) -> list[str]:
+    mark = "passes" if result.passed else "**fails**"
+    seconds = f"{quiet_seconds(facts):.0f}"
+    if "before" not in facts:
+        return [cell.metric, str(cell.seed), *["–"] * 5, seconds, mark]
+    low, high = facts["interval"]
+    interval = f" [{low:+.3f}, {high:+.3f}]" if facts["examples"] > 1 else " (one picture)"
+    share = "–" if result.share is None else f"{result.share:.0%}"
+    if result.grid_runs and not result.complete:
+        share += f" ({result.grid_runs} of {result.grid_size} runs)"
+    judge = " → ".join(f"{value:.0%}" for value in facts.get("recognised") or ()) or "–"
+    return [
+        cell.metric,
+        str(cell.seed),
+        f"{facts['before']:.3f} → {facts['after']:.3f}",
+        f"{facts['change']:+.3f}{interval}",
+        share,
+        judge,
+        f"{facts['best_iteration']} of {facts['iterations']}",
+        seconds,
+        mark,
+    ]
+
+
+def _failures(found: Mapping[Cell, Verdict]) -> str:
+    lines = [
+        f"- `{cell.name}`: {'; '.join(result.reasons)}"
+        for cell, result in found.items()
+        if not result.passed
+    ]
+    return "\n".join(["## What failed, and why", "", *(lines or ["Nothing."])])
+
+
+def _setting(kept: Mapping[str, Any]) -> str:
+    metrics = table(
+        ["metric", "flag", "what it asks for"],
+        [[name, f"`{flag}`", WORDS[name]] for name, flag in METRICS.items()],
+    )
+    rates = "; ".join(f"{task} {', '.join(values)}" for task, values in RATES.items())
+    templates = ", ".join(f"`{text}`" for text in TEMPLATES)
+    return (
+        f"## The metrics\n\n{metrics}\n\n## The grid\n\nAdam with the learning rates {rates}; for "
+        f"embed each of them with each of the templates {templates}. Everything else is the "
+        f"default. The judge's share may fall by {MOST_LOST:.0%} of the pictures, in the grid's "
+        f"best run too.\n\nMeasured on {kept['machine']}; {kept['threads']} thread(s) for each "
+        f"process."
+    )

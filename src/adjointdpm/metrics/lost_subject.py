@@ -1,0 +1,36 @@
+"""A recogniser's verdict as a metric, to be measured and never optimised."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adjointdpm.metrics.base import Metric, Samples, Scores
+from adjointdpm.metrics.subject_recognition import Recogniser
+
+
+@dataclass(frozen=True)
+class LostSubject(Metric):
+    """1 where a picture no longer shows what its prompt names, else 0; without a gradient.
+
+    Of a video, the frame in the middle is looked at.
+
+    Args:
+        recognise: whether each picture shows what its prompt names.
+
+    """
+
+    recognise: Recogniser
+    takes_videos = True
+
+    @property
+    def name(self) -> str:
+        """What its mean is."""
+        return "share of subjects that the judge no longer finds"
+
+    @torch.no_grad()
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
+        """Ask for each picture."""
+        stills = samples[:, samples.shape[1] // 2] if samples.ndim == 5 else samples
+        found = self.recognise(stills, list(prompts or ()))
+        return torch.tensor([float(not hit) for hit in found], device=samples.device)

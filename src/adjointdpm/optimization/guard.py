@@ -1,0 +1,60 @@
+"""A second measure, which must not get worse while the metric gets better."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adjointdpm.metrics import Metric
+
+LOOKS = 2  # running, in which the guard is worse than it may be, end a run
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Tells a better picture from one that only pleases the metric.
+
+    It is measured on the validation pictures whenever the loop looks at them. A state in which it
+    is worse than its limit is never the best one, and several such looks running end the run.
+
+    Args:
+        metric: lower is better; something else than what is optimised, and never differentiated.
+        bound: how much its mean may rise; None: two standard errors of the untouched pictures'
+            mean, which is how far it moves from draw to draw by itself.
+        looks: how many looks running end the run; None: none do. What passes through worse states
+            on its way, as noise does, is then only not kept there.
+
+    """
+
+    metric: Metric
+    bound: float | None = None
+    looks: int | None = LOOKS
+
+    def limit(self, start: Mapping[str, float]) -> float:
+        """The worst mean that is still taken.
+
+        Args:
+            start: "guard" and "guard_error", its mean and standard error, of untouched pictures.
+
+        """
+        room = 2 * start["guard_error"] if self.bound is None else self.bound
+        return start["guard"] + room + 1e-9  # a bound of 1/8 lets exactly 1 picture of 8 go
+
+    def accepts(self, values: Mapping[str, float], start: Mapping[str, float]) -> bool:
+        """Whether the guard is not worse than it may be."""
+        return values["guard"] <= self.limit(start)
+
+    def reason_to_stop(self, history: Sequence[Mapping[str, Any]]) -> str | None:
+        """Why the loop should end after these records; None to go on."""
+        looks = [record["validation"] for record in history if "validation" in record]
+        if self.looks is None or len(looks) <= self.looks:
+            return None
+        start, latest = looks[0], looks[-self.looks :]
+        if any(self.accepts(look, start) for look in latest):
+            return None
+        if any(look["metric"] >= start["metric"] for look in latest):
+            return None  # nothing was gained: that is no hacking
+        return (
+            f"the guard {self.metric.name} went from {start['guard']:.3g} to "
+            f"{latest[-1]['guard']:.3g}, beyond {self.limit(start):.3g}, while the metric got "
+            f"better"
+        )

@@ -1,0 +1,273 @@
+"""align: any metrics, over many prompts, become a LoRA or new weights of the denoiser."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from dataclasses import field as with_default
+from typing import Any
+
+from adjointdpm import metrics
+from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
+from adjointdpm.metrics import Metric, WeightedSum
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.guard import Guard
+from adjointdpm.optimization.loop import Record
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.checks import check_number
+from adjointdpm.tasks.config import SEED_RANGE, LearningConfig, check_counts, number
+from adjointdpm.tasks.judge_guard import judge_guard
+from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.stock_code import drawing_lines
+from adjointdpm.tasks.strength import LARGEST
+from adjointdpm.variables import Example, LoRA, Variable, Weights
+from adjointdpm.variables.lora import ATTENTION
+
+_NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
+_OF_LORA = ("rank", "alpha", "target_module")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig(LearningConfig):
+    """What `align` learns.
+
+    Args:
+        full: learn all weights of the denoiser instead of a LoRA.
+        rank: rank of the LoRA.
+        alpha: alpha of the LoRA; without it, the rank.
+        target_module: layers that the LoRA changes, by how their names end: conv1.
+        clip_reward: the value at which the metric is good enough, so that nothing is gained beyond
+            it; as the report shows it, so for a reward the value that it should reach.
+        guard: a metric that must not get worse, given as --metric is, or none. Without it, where
+            the bundled judge knows the prompts' subjects, the share of them that it finds. States
+            that it refuses are not kept, and it ends a run that only pleases its metric.
+        guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
+            (or one picture, where that is more), and two standard errors of another guard.
+        strength: how much of what was learned is kept, a number from 0 to 2, or auto: as much as
+            gains most while the guard stays within its bound, and without a guard all of it.
+        strength_pictures: pictures for choosing the strength, two of each prompt; they are of
+            training prompts, with seeds of their own.
+        held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
+        validation: number of validation pictures, of training prompts with fresh seeds.
+        kl: weight of how far the network's predictions are from the untouched model's, on the
+            sampler's own way.
+
+    Raises:
+        InvalidInputError: settings of a LoRA where all weights are learned, a strength that is no
+            such number, a guard that is optimised itself, or a bound without a guard.
+
+    """
+
+    full: bool = False
+    rank: int = 8
+    alpha: float | None = None
+    target_module: list[str] = with_default(default_factory=lambda: list(ATTENTION))
+    clip_reward: float | None = None
+    guard: str | None = None
+    guard_bound: float | None = None
+    strength: str = "auto"
+    strength_pictures: int = 12
+    held_out_seeds: int = 2
+    validation: int = 8
+    iterations: int = 30
+    lr: float = 0.03
+    preservation: float = 0.0
+    kl: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "rank", "strength_pictures")
+        self._check_unused()
+        object.__setattr__(self, "strength", str(self.strength))  # in Python it may be a number
+        _ = self.wanted_strength
+        if self.clip_reward is not None:
+            check_number("clip_reward", self.clip_reward)
+        if self.guard_bound is not None:
+            check_number("guard_bound", self.guard_bound, least=0)
+            if self.guard == "none":
+                raise InvalidInputError(
+                    f"guard_bound={self.guard_bound:g} bounds a guard, but guard=none; drop one"
+                )
+        if self.guard in self.metric:
+            raise InvalidInputError(
+                f"guard={self.guard!r} is optimised itself, so it cannot tell what that costs; "
+                f"choose another metric as guard"
+            )
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The LoRA, or the denoiser's folder."""
+        return _NETWORKS if self.full else LoRA.artefacts
+
+    @property
+    def wanted_strength(self) -> float | None:
+        """The strength that was asked for; None lets the guard choose.
+
+        Raises:
+            InvalidInputError: it is neither auto nor a number in range.
+
+        """
+        if self.strength == "auto":
+            return None
+        try:
+            wanted = float(self.strength)
+        except ValueError:
+            wanted = -1.0
+        if not 0 <= wanted <= LARGEST:
+            raise InvalidInputError(
+                f"strength={self.strength!r} must be auto, or a number from 0 (the untouched "
+                f"model) to {LARGEST:g}; 1 is what was learned"
+            )
+        return wanted
+
+    def strength_examples(self) -> list[Example]:
+        """What is drawn to choose the strength: two seeds a prompt, seen by no step and no look."""
+        pairs = (self.strength_pictures + 1) // 2
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(pairs)] * 2
+        first = 3 * SEED_RANGE * self.seed + SEED_RANGE + self.validation
+        return number(prompts[: self.strength_pictures], first)
+
+    def make_variable(self, pipe: Any) -> Variable:
+        """What is learned."""
+        if self.full:
+            return Weights(pipe)
+        targets = None if self.target_module == list(ATTENTION) else self.target_module
+        return LoRA(pipe, self.rank, self.alpha, targets, self.seed)
+
+    def resolve_guard(self, metric: Metric, recognise: Recogniser | None) -> Guard | None:
+        """The guard that was asked for, or else the judge, if there is one.
+
+        Raises:
+            InvalidInputError: it is what is optimised, or there is a bound and no guard.
+
+        """
+        if self.guard is not None and self.guard != "none":
+            found = metrics.resolve(self.guard)
+            if found.name in [part.name for part in _parts(metric)]:
+                raise InvalidInputError(f"guard {found.name} is optimised itself; choose another")
+            return Guard(found, self.guard_bound)
+        if self.guard == "none" or recognise is None:
+            if self.guard_bound is not None:
+                raise InvalidInputError(
+                    f"guard_bound={self.guard_bound:g} bounds a guard, and there is none: the "
+                    f"bundled judge does not know these prompts, this model, or must not judge "
+                    f"what is optimised for it; name one (--guard)"
+                )
+            return None
+        pictures = min(self.validation, self.strength_pictures)
+        return judge_guard(recognise, pictures, bound=self.guard_bound)
+
+    def _check_unused(self) -> None:
+        unused = [
+            item.name
+            for item in fields(self)
+            if item.name in _OF_LORA
+            and getattr(self, item.name)
+            != (item.default if item.default_factory is MISSING else item.default_factory())
+        ]
+        if self.full and unused:
+            raise InvalidInputError(
+                f"{', '.join(unused)}: settings of a LoRA, but full=True learns all weights; drop "
+                f"one or the other"
+            )
+
+
+def align(
+    model: Any,
+    config: AlignConfig,
+    folder: RunFolder,
+    *,
+    metric: Metric | None = None,
+    task: str = "align",
+    command: str = "",
+    recognise: Recogniser | None = None,
+    resume: bool = False,
+    on_record: Callable[[Record], None] = lambda record: None,
+    story: Callable[[Any, Variable], Story] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune for the metrics, choose how much of it is kept, measure it, fill the run folder.
+
+    Arguments, returned value and errors are those of `embed`.
+
+    Args:
+        model, config, folder, metric, task, command, resume, on_record: as for `embed`.
+        recognise: a judge of content, never the optimised metric; also the guard, unless the config
+            names another.
+        story: what the report says, of the pipeline and what was learned.
+
+    Warns:
+        AdjointDPMWarning: no guard, for a metric that pictures can please without getting better.
+
+    """
+    metric = metric or config.resolve_metric()
+    guard = config.resolve_guard(metric, recognise)
+    if guard is None:
+        _warn_if_hackable(metric)
+    variable = config.make_variable(model.pipe)
+    told = story or (lambda pipe, variable: _story(config, metric, pipe, variable))
+    assignment = Assignment(
+        task,
+        config,
+        variable,
+        metric,
+        config.sets(),
+        told(model.pipe, variable),
+        recognise=recognise,
+        command=command,
+        guard=guard,
+        enough=None if config.clip_reward is None else config.clip_reward * _sign(metric),
+        strength_examples=config.strength_examples(),
+        strength=config.wanted_strength,
+    )
+    return learn(model, assignment, folder, resume=resume, on_record=on_record)
+
+
+def learned_in_words(config: AlignConfig) -> str:
+    """What is learned."""
+    return "all weights of the denoiser" if config.full else f"a LoRA of rank {config.rank}"
+
+
+def use_in_words() -> str:
+    """How the artefact is loaded."""
+    return (
+        "The learned weights are in diffusers' own format, with their strength in them. Stock "
+        "diffusers loads them, without this library:"
+    )
+
+
+def _story(config: AlignConfig, metric: Metric, pipe: Any, variable: Variable) -> Story:
+    learned = learned_in_words(config)
+    return Story(
+        title=f"Aligned to `{metric.name}`",
+        lead=f"{learned[0].upper()}{learned[1:]} moved until pictures of {len(config.prompts)} "
+        f"prompts had a better score. The gradient of the score went backwards through "
+        f"{config.steps} sampler steps.",
+        views={"before": "untouched", "after": "aligned"},
+        how=[
+            f"Learned: {learned}, from {len(config.prompts) * config.seeds_per_prompt} prompts "
+            f"and seeds."
+        ],
+        use=use_in_words(),
+        code=[*variable.usage(), *drawing_lines(pipe, config, config.held_out[:1])],
+    )
+
+
+def _parts(metric: Metric) -> Sequence[Metric]:
+    return metric.metrics if isinstance(metric, WeightedSum) else [metric]
+
+
+def _sign(metric: Metric) -> int:
+    """−1 for a reward, whose score is negated."""
+    return getattr(metric, "sign", 1)
+
+
+def _warn_if_hackable(metric: Metric) -> None:
+    hackable = [part.name for part in _parts(metric) if part.hackable or _sign(part) < 0]
+    if hackable:
+        warnings.warn(
+            f"{', '.join(hackable)} asks a learned network, which pictures can please without "
+            f"getting better, and nothing guards against that here: name a second metric that must "
+            f"not get worse (--guard METRIC), say where the metric is good enough (--clip-reward), "
+            f"or keep less of what is learned (--strength 0.5)",
+            AdjointDPMWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,398 @@
+"""Why a run gains nothing, told early from what the loop has noted, and again at its end."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.errors import NoGainWarning
+from adjointdpm.metrics import Metric
+from adjointdpm.metrics.base import Samples, Scores
+from adjointdpm.optimization.loop import Record
+from adjointdpm.optimization.settings import Settings
+from adjointdpm.variables import Variable
+
+EARLY = 4  # iterations after which a run is judged for the first time
+_MOST_FLAT = 0.5  # share of pictures without a gradient that leaves too few to learn from
+_TOO_SMALL = (
+    0.003  # share of its natural size that something learned should change by in a whole run
+)
+_ENOUGH = 0.3  # share of its natural size after whose change pictures should look different
+_FAR = 3.0  # the same, beyond which larger steps would not help
+_TOO_LARGE = (
+    1.0  # change in one step, in shares of its natural size, after which nothing is left of it
+)
+_SAME_PICTURE = 0.01  # mean change of a pixel in [0, 1] that nobody sees
+_NOTHING = 0.05  # change of the metric, in units of its spread over pictures
+_WORSE = 0.5  # rise of the objective in the same units that is no accident
+ADVICE = "look whether the pipeline uses it: a wrong prompt, layer or text encoder?"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why a run gains nothing.
+
+    Args:
+        cause: flat metric, no influence, step too small, step too large, content or unclear.
+        what: what was seen, in a sentence.
+        change: what to change, in a sentence.
+
+    """
+
+    cause: str
+    what: str
+    change: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.change}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of pictures, beside what the history holds of them.
+
+    Args:
+        pictures: how many got a gradient.
+        flat: at how many of these the metric's gradient was exactly 0.
+        spread: standard deviation of the scores over different pictures.
+        change: mean absolute change of the validation pictures since the start, if they were drawn
+            twice.
+        acts: whether pictures can change, where that was tried before the run.
+
+    """
+
+    pictures: int = 0
+    flat: int = 0
+    spread: float = 0.0
+    change: float | None = None
+    acts: bool | None = None
+
+
+def diagnose(
+    history: Sequence[Record],
+    seen: Seen,
+    settings: Settings,
+    advice: str = ADVICE,
+) -> Diagnosis | None:
+    """Say why nothing has been gained so far, or None if something was or it is too early.
+
+    Args:
+        history: the loop's records; each but the first with "moved", the root mean square change of
+            what is learned since the start, in its natural units.
+        seen: what was seen of pictures.
+        settings: the loop's.
+        advice: what to do if pictures do not depend on what is learned.
+
+    """
+    looks = [record["validation"] for record in history if "validation" in record]
+    steps = [record for record in history if record["iteration"] > 0]
+    if not steps or not looks or _gains(looks, seen, settings.iterations / len(steps)):
+        return None
+    if seen.pictures and seen.flat / seen.pictures >= _MOST_FLAT:
+        return _flat_metric(seen)
+    if all(record["gradient_norm"] == 0 for record in steps):
+        return Diagnosis(
+            "no influence",
+            "The metric's gradient ends before it reaches what is learned: the pictures do not "
+            "depend on it.",
+            _sentence(advice),
+        )
+    moved = max((record["moved"] for record in steps if "moved" in record), default=None)
+    return (
+        (_too_small(steps, moved, settings) if moved is not None else None)
+        or (_same_pictures(moved, looks, seen, settings, advice) if moved is not None else None)
+        or _too_large(steps, looks, seen, settings)
+        or _content(looks, seen, settings)
+    )
+
+
+def diagnose_end(
+    history: Sequence[Record],
+    seen: Seen,
+    settings: Settings,
+    held_out: Mapping[str, Any],
+    advice: str = ADVICE,
+) -> Diagnosis | None:
+    """Say why a finished run gained nothing, or None if it gained.
+
+    Args:
+        history, seen, settings, advice: see `diagnose`.
+        held_out: what was measured on held-out pictures: "change", and its "interval" if there are
+            several.
+
+    """
+    low, high = held_out.get("interval") or (held_out["change"], held_out["change"])
+    if high < 0:
+        return None
+    if (found := diagnose(history, seen, settings, advice)) is not None:
+        return found
+    looks = [record["validation"] for record in history if "validation" in record]
+    if _gains(looks, seen, 1.0):
+        return Diagnosis(
+            "noise",
+            f"The change on held-out pictures, {held_out['change']:.3f}, is smaller than its own "
+            f"noise: its 95 % interval goes from {low:.3f} to {high:.3f}.",
+            "More --iterations make it larger; more and more different --prompts make it hold for "
+            "others.",
+        )
+    return Diagnosis(
+        "unclear",
+        "The objective stayed where it was, although steps were neither very small nor very large.",
+        f"Try --lr {settings.lr / 3:.1g} and {settings.lr * 3:.1g}, and more --iterations.",
+    )
+
+
+def _gains(looks: Sequence[Mapping[str, float]], seen: Seen, times: float) -> bool:
+    """Whether so many times the fall of the objective on validation pictures is something."""
+    fall = looks[0]["objective"] - min(look["objective"] for look in looks)
+    return fall * max(1.0, times) > _NOTHING * _unit(looks, seen)
+
+
+def _unit(looks: Sequence[Mapping[str, float]], seen: Seen) -> float:
+    """What is a large difference of this metric: its spread, or its size where there is none."""
+    return seen.spread or abs(looks[0]["metric"]) or 1.0
+
+
+def _flat_metric(seen: Seen) -> Diagnosis:
+    same = " and gives them all the same score" if seen.spread == 0 else ""
+    return Diagnosis(
+        "flat metric",
+        f"The metric has no gradient at {seen.flat} of {seen.pictures} pictures{same}: a clamp, a "
+        f"threshold or a rounding that they have passed, or pictures that are black or white.",
+        "Use a metric without such a limit, for instance the distance to what is wanted; if "
+        "pictures became black or white, lower --lr.",
+    )
+
+
+def _too_small(steps: Sequence[Record], moved: float, settings: Settings) -> Diagnosis | None:
+    """Steps that would not arrive anywhere by the end of the run."""
+    iterations = max(settings.iterations, steps[-1]["iteration"])
+    arrives = moved / steps[-1]["iteration"] * iterations
+    went_back = any("step_scale" in record for record in steps)
+    if arrives >= _TOO_SMALL or went_back:
+        return None
+    factor = 10 ** math.ceil(math.log10(_ENOUGH / max(arrives, 1e-12)))
+    return Diagnosis(
+        "step too small",
+        f"Steps are too small: what is learned has changed by {moved:.1g} of its natural size in "
+        f"{steps[-1]['iteration']} iterations.",
+        f"Raise --lr from {settings.lr:g} to about {settings.lr * factor:.0e}.",
+    )
+
+
+def _too_large(
+    steps: Sequence[Record],
+    looks: Sequence[Mapping[str, float]],
+    seen: Seen,
+    settings: Settings,
+) -> Diagnosis | None:
+    """One step that leaves nothing of the start, or an objective that grows."""
+    first = steps[0].get("moved", 0.0) if steps[0]["iteration"] == 1 else 0.0
+    grows = looks[-1]["objective"] - looks[0]["objective"] > _WORSE * _unit(looks, seen)
+    if len(looks) < 2 or (first <= _TOO_LARGE and not grows):
+        return None
+    what = (
+        f"the first one changed what is learned by {first:.3g} times its natural size"
+        if first > _TOO_LARGE
+        else f"the objective rose from {looks[0]['objective']:.3f} to {looks[-1]['objective']:.3f}"
+    )
+    factor = 10 ** math.ceil(math.log10(max(3.0, first / (_ENOUGH / 3))))
+    return Diagnosis(
+        "step too large",
+        f"Steps are too large: {what}.",
+        f"Lower --lr from {settings.lr:g} to about {settings.lr / factor:.0e}.",
+    )
+
+
+def _same_pictures(
+    moved: float, looks: Sequence[Mapping[str, float]], seen: Seen, settings: Settings, advice: str
+) -> Diagnosis | None:
+    """Pictures that stay the same although what is learned has changed."""
+    if len(looks) < 2 or seen.change is None or seen.change > _SAME_PICTURE:
+        return None
+    if seen.acts and moved < _FAR:
+        return Diagnosis(
+            "step too small",
+            f"Steps are too small: pictures stay the same so far, and other words in the token's "
+            f"place change them. What is learned has changed by {moved:.1g} of its natural size.",
+            f"Raise --lr from {settings.lr:g} to about {settings.lr * 10:.0e}.",
+        )
+    if moved < _ENOUGH:
+        return None
+    return Diagnosis(
+        "no influence",
+        f"Pictures stay the same although what is learned has changed by {moved:.1g} of its own "
+        f"size: the model ignores it.",
+        _sentence(advice),
+    )
+
+
+def _content(
+    looks: Sequence[Mapping[str, float]], seen: Seen, settings: Settings
+) -> Diagnosis | None:
+    """A metric that fell, with an objective that did not: the content's weight holds it."""
+    best = min(looks[1:], key=lambda look: look["metric"], default=looks[0])
+    if looks[0]["metric"] - best["metric"] <= _NOTHING * _unit(looks, seen):
+        return None
+    return Diagnosis(
+        "content",
+        f"The metric fell from {looks[0]['metric']:.3f} to {best['metric']:.3f}, and what holds "
+        f"the content cost more than that.",
+        f"Lower --preservation from {settings.preservation:g}, or --lr, which changes content "
+        f"less for the same gain.",
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}" + ("" if text.endswith(("?", ".")) else ".")
+
+
+class WatchedMetric(Metric):
+    """A metric, and what was seen of the pictures that it scored.
+
+    Args:
+        metric: what scores.
+
+    Attributes:
+        scores: of all pictures that were looked at without a gradient.
+        pictures, flat: how many got a gradient, and how many of these one of exactly 0.
+
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self.smallest, self.takes_videos = metric.smallest, metric.takes_videos
+        self.sign, self.hackable = metric.sign, metric.hackable
+        self.pictures = self.flat = 0
+        self._looked: list[Tensor] = []
+        self._scores: list[float] = []
+        self._first: tuple[list[float], Tensor] | None = None
+        self.change: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric's."""
+        return self.metric.name
+
+    @property
+    def asks_judge(self) -> bool:
+        """The metric's."""
+        return self.metric.asks_judge
+
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
+        """Score each sample."""
+        if samples.requires_grad and torch.is_grad_enabled():
+            samples = samples.view_as(samples)  # a hook on the picture would see other terms too
+            samples.register_hook(self._count)
+            return self.metric(samples, prompts=prompts)
+        scores = self.metric(samples, prompts=prompts)
+        if isinstance(scores, Tensor) and scores.shape == (len(samples),):
+            self._scores += scores.tolist()
+            self._looked.append(_small(samples))
+        return scores
+
+    def end_look(self) -> None:
+        """Compare the pictures that were looked at since the last call with the first ones."""
+        if not self._looked:
+            return
+        looked = torch.cat(self._looked)
+        if self._first is None:
+            self._first = self._scores, looked
+        elif self._first[1].shape == looked.shape:
+            self.change = (looked - self._first[1]).abs().mean().item()
+        self._looked, self._scores = [], []
+
+    @property
+    def seen(self) -> Seen:
+        """All that was seen so far."""
+        scores = torch.tensor(self._first[0] if self._first else [0.0], dtype=torch.float64)
+        return Seen(self.pictures, self.flat, scores.std(correction=0).item(), self.change)
+
+    def _count(self, gradient: Tensor) -> None:
+        largest = gradient.detach().flatten(1).abs().amax(1)
+        self.pictures += len(largest)
+        self.flat += int((largest == 0).sum())
+
+
+def _small(samples: Tensor) -> Tensor:
+    """Pictures of at most 32×32 pixels on the CPU: enough to see whether they changed."""
+    pictures = samples.detach().float().flatten(0, -4)
+    height, width = (min(32, size) for size in pictures.shape[-2:])
+    return torch.nn.functional.adaptive_avg_pool2d(pictures, (height, width)).cpu()
+
+
+@dataclass
+class Watch:
+    """Watches a run, and warns once if it gains nothing.
+
+    Args:
+        metric: what the run minimises; the loop gets `watched` in its place.
+        variable: what is learned.
+        settings: the loop's.
+        advice: what to do if pictures do not depend on what is learned.
+        acts: whether pictures can change, where that was tried before the run.
+
+    """
+
+    metric: Metric
+    variable: Variable
+    settings: Settings
+    advice: str = ADVICE
+    acts: bool | None = None
+    watched: WatchedMetric = field(init=False)
+    _warned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.watched = WatchedMetric(self.metric)
+
+    def note(self, history: Sequence[Record]) -> None:
+        """Add "moved" to the newest record, and warn if there is reason to.
+
+        Warns:
+            NoGainWarning: the run gains nothing, and why.
+
+        """
+        record = history[-1]
+        self.watched.end_look()
+        if record["iteration"] == 0:
+            return
+        record["moved"] = self._moved()
+        # After the last iteration the verdict on held-out pictures says more.
+        if self._warned or not EARLY <= record["iteration"] < self.settings.iterations:
+            return
+        if (found := self.diagnosis(history)) is not None:
+            self._warned = True
+            warnings.warn(
+                f"after {record['iteration']} iterations nothing is gained. {found}",
+                NoGainWarning,
+                stacklevel=2,
+            )
+
+    def diagnosis(self, history: Sequence[Record]) -> Diagnosis | None:
+        """Why nothing has been gained so far."""
+        return diagnose(history, self._seen, self.settings, self.advice)
+
+    def verdict(
+        self, history: Sequence[Record], held_out: Mapping[str, Any]
+    ) -> dict[str, str] | None:
+        """What `result.json` says of why a finished run gained nothing; None if it gained."""
+        found = diagnose_end(history, self._seen, self.settings, held_out, advice=self.advice)
+        return None if found is None else asdict(found)
+
+    @property
+    def _seen(self) -> Seen:
+        return replace(self.watched.seen, acts=self.acts)
+
+    @torch.no_grad()
+    def _moved(self) -> float:
+        first, units = self.variable.first_values(), self.variable.units()
+        tensors = self.variable.tensors()
+        squares = [
+            ((tensor - first[name].to(tensor)) / units[name].to(tensor)).square().sum().item()
+            for name, tensor in tensors.items()
+        ]
+        return math.sqrt(sum(squares) / sum(tensor.numel() for tensor in tensors.values()))

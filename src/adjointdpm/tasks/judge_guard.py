@@ -1,0 +1,28 @@
+"""The judge as guard: what a task may not lose on its way to a better metric."""
+
+from adjointdpm.metrics.lost_subject import LostSubject
+from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.guard import LOOKS, Guard
+
+_SUBJECTS_LOST = 0.10  # the share that may be lost
+
+
+def judge_guard(
+    recognise: Recogniser,
+    pictures: int,
+    *,
+    bound: float | None = None,
+    looks: int | None = LOOKS,
+) -> Guard:
+    """A guard that counts the subjects which the judge no longer finds.
+
+    Args:
+        recognise: the judge.
+        pictures: on how many it is asked.
+        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one.
+        looks: see `Guard`.
+
+    """
+    if bound is None:
+        bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
+    return Guard(LostSubject(recognise), bound, looks)

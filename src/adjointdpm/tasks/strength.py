@@ -1,0 +1,121 @@
+"""How much of what was learned is kept: the scale of a change, chosen by a guard.
+
+A change of weights can be taken in part: W + s · change. From s = 0, the untouched model, to a
+little more than what was learned, the metric gets better and content gets lost: this curve is what
+the effect costs. It is drawn on pictures of training prompts that no step and no look has seen.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from adjointdpm.metrics import Metric
+from adjointdpm.optimization.guard import Guard
+from adjointdpm.optimization.prediction_drift import PredictionDrift
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.tasks.evaluation import prompt_spread
+from adjointdpm.variables import Example, Variable
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+LARGEST = 2.0  # that a person may ask for
+
+Row = dict[str, Any]  # a point of the curve
+
+
+def settle_strength(
+    render: Renderer,
+    variable: Variable,
+    metric: Metric,
+    examples: Sequence[Example],
+    guard: Guard | None,
+    wanted: float | None = None,
+) -> dict[str, Any]:
+    """Draw the curve, and leave the variable at the strength that was chosen.
+
+    Args:
+        render: draws.
+        variable: holds what was learned.
+        metric: what it was learned for.
+        examples: what is drawn at every strength.
+        guard: bounds the choice. Without one, all of what was learned is kept.
+        wanted: a strength that a person chose; the curve then is that point and the untouched one.
+
+    Returns:
+        "chosen"; "by": "you", "guard" or "default"; "curve": for each strength its mean "metric",
+        "guard", "diversity" relative to strength 0, and "kl", the drift of predictions;
+        "guard_name", "guard_sign" (−1 for a reward, whose values are negated) and
+        "guard_limit", where there is a guard.
+
+    """
+    learned = {name: tensor.detach().clone() for name, tensor in variable.tensors().items()}
+    strengths = STRENGTHS if wanted is None else sorted({0.0, wanted})
+    measure = _measure(render, variable, metric, examples, guard)
+    curve: list[Row] = []
+    for strength in strengths:
+        variable.load_tensors(learned)
+        variable.load_tensors(variable.at_strength(strength))
+        curve.append({"strength": strength} | measure())
+    _divide_by_first(curve, "spread", "diversity")
+    found: dict[str, Any] = {"examples": len(examples), "curve": curve}
+    if wanted is not None:
+        chosen, by = wanted, "you"
+    elif guard is None:
+        chosen, by = 1.0, "default"
+    else:
+        chosen, by = _best(curve, guard), "guard"
+    if guard is not None:
+        found |= {
+            "guard_name": guard.metric.name,
+            "guard_sign": guard.metric.sign,
+            "guard_limit": guard.limit(curve[0]),
+        }
+    for row in curve:
+        row.pop("guard_error", None)
+    variable.load_tensors(learned)
+    variable.load_tensors(variable.at_strength(chosen))
+    return found | {"chosen": chosen, "by": by}
+
+
+def _best(curve: Sequence[Row], guard: Guard) -> float:
+    """The strength with the best metric, of those that the guard takes; 0 always is."""
+    taken = [row for row in curve if guard.accepts(row, curve[0])]
+    return min(taken, key=lambda row: (row["metric"], row["strength"]))["strength"]
+
+
+def _measure(
+    render: Renderer,
+    variable: Variable,
+    metric: Metric,
+    examples: Sequence[Example],
+    guard: Guard | None,
+) -> Callable[[], Row]:
+    """What measures the variable as it is."""
+    prompts = [example.prompt for example in examples]
+    drift = PredictionDrift(render.model.pipe, variable)
+
+    def measure() -> Row:
+        with drift.watching("strength") as calls:
+            images = render.look(examples, variable)
+        row: Row = {
+            "metric": render.score(metric, images, prompts).mean().item(),
+            "spread": prompt_spread(images, prompts),
+            "kl": drift.value(calls) if calls else None,
+        }
+        return row | (_guarded(render, guard, images, prompts) if guard else {})
+
+    return measure
+
+
+def _guarded(render: Renderer, guard: Guard, images: Tensor, prompts: Sequence[str]) -> Row:
+    scores = render.score(guard.metric, images, prompts)
+    error = scores.std().item() / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+    return {"guard": scores.mean().item(), "guard_error": error}
+
+
+def _divide_by_first(curve: Sequence[Row], name: str, share: str) -> None:
+    """Replace a quantity by its share of what it is on the untouched model."""
+    first = curve[0][name]
+    for row in curve:
+        value = row.pop(name)
+        row[share] = None if first is None else value / max(first, 1e-8)

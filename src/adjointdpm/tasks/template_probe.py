@@ -1,0 +1,331 @@
+"""Which sentence lets a new token act: pictures with existing words in its place, before a run.
+
+A token learns nothing where the model does not look at it. Words that exist are moves of the
+token's vectors of natural size and direction: how far pictures and metric change from word to
+word tells how far they can change with a learned vector. (The gradient at the start does not tell:
+it is largest where pictures hardly change.)
+"""
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdpm.engine.stats import stats
+from adjointdpm.errors import CheckpointError, PromptError
+from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.distributed import Processes
+from adjointdpm.support.files import write_text
+from adjointdpm.tasks.learning import check_metric
+from adjointdpm.variables import Example, TokenEmbedding
+from adjointdpm.variables.networks import text_encoders
+from adjointdpm.variables.token_embedding import initial_ids, neutral_word
+
+FILE = "template.json"
+#: Sentences that are tried where the user names none.
+TEMPLATES = (
+    "{prompt} {token}",
+    "{token} {prompt}",
+    "{prompt}, {token}",
+    "{token}, {prompt}",
+    "{prompt} with {token}",
+    "{prompt} in {token} style",
+    "{prompt} in {token} colors",
+    "{prompt} on a {token} background",
+)
+_STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
+_EXAMPLES = 2
+_WORDS = 4  # existing words in each sentence
+_STARTS = 16  # existing words in the best sentence, to find where the token starts
+_COMMON = 2000  # they are among so many whole words that come first in the vocabulary
+_LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
+_NOTHING = 0.1  # and below which there is no point in trying
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What was seen of one sentence.
+
+    Args:
+        template: the sentence.
+        change: mean absolute difference between pictures with different words in the token's
+            place, as a share of that between pictures of different prompts.
+        objectives: mean objective of the pictures with each word, metric and content together.
+        refused: why the sentence cannot be used.
+
+    """
+
+    template: str
+    change: float = 0.0
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def acts(self) -> bool:
+        """Whether a word in the token's place changes the picture enough to learn from it."""
+        return self.change >= _LITTLE
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the objective over the words."""
+        return statistics.pstdev(self.objectives.values()) if self.objectives else 0.0
+
+    @property
+    def promise(self) -> float:
+        """The objective that can be hoped for: the best word's, less what words differ by."""
+        return min(self.objectives.values()) - self.spread
+
+    @property
+    def best_word(self) -> str:
+        """The word with the lowest objective."""
+        return min(self.objectives, key=lambda word: self.objectives[word])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The sentence that is used, and all that were tried.
+
+    Args:
+        template: the one that is used.
+        initial: the word that the token starts at.
+        own: whether the user named it.
+        sentences: what was seen of each, the best first.
+        seconds, network_calls: what the probe took.
+
+    """
+
+    template: str
+    initial: str
+    own: bool
+    sentences: Sequence[Sentence]
+    seconds: float = 0.0
+    network_calls: int = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether a word in the token's place changes the picture enough to learn from it."""
+        return self.used.acts
+
+    @property
+    def used(self) -> Sentence:
+        """What was seen of the sentence that is used."""
+        return next(s for s in self.sentences if s.template == self.template)
+
+    def as_facts(self) -> dict[str, Any]:
+        """Plain values, as `template.json` and `result.json` hold them."""
+        rows = [asdict(s) | {"spread": s.spread} for s in self.sentences]
+        return asdict(self) | {"sentences": rows}
+
+
+@dataclass(frozen=True)
+class TemplateProbe:
+    """Draws rough pictures with existing words in the token's place.
+
+    Args:
+        render: how the run draws; the probe takes fewer steps.
+        metric: what the run minimises.
+        preservation: weight of the content, as in the run.
+        token: the new token.
+        initial: the word that it starts at; None lets the probe choose one.
+        training: examples to draw.
+        others: further examples that the run will draw; the token must fit into their prompts.
+
+    """
+
+    render: Renderer
+    metric: Metric
+    preservation: float
+    token: str
+    initial: str | None
+    training: Sequence[Example]
+    others: Sequence[Example] = ()
+
+    @torch.no_grad()
+    def choose(self, own: str | None = None) -> Choice:
+        """Try sentences, and take the one in which words act best.
+
+        Args:
+            own: the user's sentence, which is taken. Others are only tried if words hardly act in
+                it.
+
+        Raises:
+            PromptError: it cannot be used, or none can; or, without it, words do nothing in any.
+            MetricError: see `check_metric`.
+
+        """
+        started = time.perf_counter()
+        with stats(memory=False) as cost:
+            check_metric(self.render, self.metric, self.training)
+            choice = self._choose(own)
+        seconds = time.perf_counter() - started
+        return replace(choice, seconds=seconds, network_calls=cost.network_calls)
+
+    def _choose(self, own: str | None) -> Choice:
+        plain = self._draw([example.prompt for example in self._drawn])
+        tried = [] if own is None else [self._try(own, plain)]
+        if tried and tried[0].refused:
+            raise PromptError(tried[0].refused)
+        if not tried or not tried[0].acts:
+            others = [template for template in TEMPLATES if template != own]
+            tried += [self._try(template, plain) for template in others]
+        usable = [sentence for sentence in tried if not sentence.refused]
+        if not usable:
+            raise PromptError(tried[0].refused)
+        most = max(sentence.change for sentence in usable)
+        if own is None and most < _NOTHING:
+            raise PromptError(
+                f"{self.token} would learn nothing: in no sentence that was tried do other words "
+                f"in its place change pictures by more than {most:.1%} of what another prompt "
+                f"does; raise guidance_scale (--guidance-scale), or shorten the prompts"
+            )
+        ranked = sorted(usable, key=lambda sentence: (not sentence.acts, sentence.promise))
+        best = ranked[0] if own is None else tried[0]
+        refused = [sentence for sentence in tried if sentence.refused]
+        return Choice(best.template, self._start(best, plain), own is not None, ranked + refused)
+
+    def _start(self, sentence: Sentence, plain: Tensor) -> str:
+        """The word that the token starts at."""
+        if self.initial is not None:
+            return self.initial
+        more = [word for word in self._words(_STARTS) if word not in sentence.objectives]
+        found = self._seen(sentence.template, more, plain) if more else sentence
+        return min(sentence, found, key=lambda s: min(s.objectives.values())).best_word
+
+    def _try(self, template: str, plain: Tensor) -> Sentence:
+        try:
+            self._check(template)
+        except PromptError as error:  # another sentence may leave the token in
+            return Sentence(template, refused=str(error))
+        return self._seen(template, self._words(_WORDS), plain)
+
+    def _words(self, count: int) -> list[str]:
+        """The initial word, if there is one, and so many others that are not in the prompts."""
+        first = [] if self.initial is None else [self.initial]
+        known = [example.prompt for example in self._drawn]
+        pipe = self.render.model.pipe
+        found = common_words(pipe, count, [*first, *known])
+        if not first and not found:
+            tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
+            found = [neutral_word(tokenizer, [example.prompt for example in self.training])]
+        return list(dict.fromkeys(first + found))
+
+    def _seen(self, template: str, words: Sequence[str], plain: Tensor) -> Sentence:
+        """Draw a sentence with each of these words."""
+        known = [example.prompt for example in self._drawn]
+        prompts = [template.format(prompt=p, token=word) for word in words for p in known]
+        pictures = self._draw(prompts).unflatten(0, (len(words), len(known)))
+        objectives = {
+            word: self._objective(images, plain)
+            for word, images in zip(words, pictures, strict=True)
+        }
+        if (
+            len(words) == 1
+        ):  # a tokenizer that knows no other: without a word is another picture too
+            pictures = torch.stack([pictures[0], plain])
+        change = _apart(pictures) / max(_apart(plain), 1e-6)
+        return Sentence(template, change, objectives)
+
+    def _check(self, template: str) -> None:
+        """Raise PromptError if the token would not be read in an example's prompt."""
+        pipe = self.render.model.pipe
+        word = self.initial or self._words(1)[0]
+        token = TokenEmbedding(pipe, self.token, word, template=template)
+        with token:
+            token.check([*self.training, *self.others])
+
+    @property
+    def _drawn(self) -> list[Example]:
+        """Training examples of different prompts, or of one prompt with different seeds."""
+        first: dict[str, Example] = {}
+        for example in self.training:
+            first.setdefault(example.prompt, example)
+        several = list(first.values())[:_EXAMPLES]
+        more = range(1, 1 + _EXAMPLES - len(several))
+        return several + [several[0]._replace(seed=several[0].seed + i) for i in more]
+
+    def _draw(self, prompts: Sequence[str]) -> Tensor:
+        """Rough pictures of prompts, which stand for those of the drawn examples in turn."""
+        rough = replace(self.render, steps=min(self.render.steps, _STEPS))
+        drawn = self._drawn
+        examples = [drawn[i % len(drawn)]._replace(prompt=p) for i, p in enumerate(prompts)]
+        return torch.cat([images.float().cpu() for _, images in rough.draw(examples)])
+
+    def _objective(self, images: Tensor, plain: Tensor) -> float:
+        """What the run minimises, with the metric told of the prompts without the word."""
+        prompts = [example.prompt for example in self._drawn]
+        scores = self.render.score(self.metric, images, prompts).mean().item()
+        if not self.preservation:
+            return scores
+        return scores + self.preservation * structure_distance(images, plain).mean().item()
+
+
+def chosen_template(probe: Callable[[], Choice], folder: RunFolder, resume: bool) -> Choice:
+    """The sentence of a run: a resumed one's own, else what the probe finds in the main process.
+
+    Raises:
+        PromptError: see `TemplateProbe.choose`.
+        CheckpointError: the file of a resumed run cannot be read.
+        OutputError: the choice cannot be written.
+
+    """
+    path = folder.path / FILE
+
+    def choose() -> Choice:
+        if resume and path.exists():
+            return _read(path.read_text(encoding="utf-8"), str(path))
+        choice = probe()
+        folder.begin()
+        write_text(path, json.dumps(choice.as_facts(), indent=2) + "\n")
+        return choice
+
+    return Processes().from_main(choose)
+
+
+def _apart(pictures: Tensor) -> float:
+    """Mean absolute difference between pictures, or stacks of them."""
+    pairs = [(a - b).abs().mean().item() for a, b in combinations(pictures, 2)]
+    return sum(pairs) / max(1, len(pairs))
+
+
+def common_words(pipe: Any, count: int, avoided: Sequence[str] = ()) -> list[str]:
+    """Existing words of one token each, the same in every run; more begin with the fewer.
+
+    Args:
+        pipe: the first of its tokenizers is asked.
+        count: how many, if there are as many.
+        avoided: texts whose words come last.
+
+    """
+    tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
+    known = {word.lower() for text in avoided for word in text.split()}
+    found: list[str] = []
+    for index in sorted(tokenizer.get_vocab().values()):  # the most common come first
+        word = tokenizer.decode([index]).strip()
+        plain = len(word) > 2 and word.isalpha() and word.islower()
+        if plain and word not in found and initial_ids(tokenizer, word) == [index]:
+            found.append(word)
+        if len(found) == _COMMON:
+            break
+    random.Random(0).shuffle(found)
+    return sorted(found, key=lambda word: word in known)[:count]
+
+
+def _read(text: str, where: str) -> Choice:
+    try:
+        facts = json.loads(text)
+        for row in facts["sentences"]:
+            row.pop("spread")
+        return Choice(**facts | {"sentences": [Sentence(**row) for row in facts["sentences"]]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{where} does not say which sentence the run uses ({error}); start anew with --force"
+        ) from error

@@ -1,0 +1,123 @@
+"""A guard stops a run that only pleases its metric, and keeps its states from being the best."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import Tensor
+
+from adjointdpm.metrics import FunctionMetric
+from adjointdpm.optimization.guard import Guard
+from adjointdpm.optimization.loop import Interrupted, Outcome, Settings, optimize
+from adjointdpm.optimization.objective import MetricObjective
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.variables import Example
+from helpers.toys import Tint, ToyModel
+
+TRAINING = [Example("a", seed) for seed in range(4)]
+VALIDATION = [Example("a", seed) for seed in range(100, 104)]
+SETTINGS = Settings(
+    iterations=20, batch=2, lr=0.2, preservation=0, validate_every=1, patience=9, checkpoint_every=1
+)
+
+
+def pays_for_red(images: Tensor) -> Tensor:
+    """Lower is better: red alone."""
+    return -images[:, 0].mean((1, 2))
+
+
+def wants_gray(images: Tensor) -> Tensor:
+    """Lower is better: channels that are alike."""
+    return (images[:, 0] - images[:, 1]).mean((1, 2)).abs()
+
+
+def pleased(images: Tensor) -> Tensor:
+    """The same for all pictures."""
+    return images.mean((1, 2, 3)) * 0
+
+
+def learn(guard: Guard | None, **more) -> tuple[Tint, Outcome]:
+    variable = Tint()
+    objective = MetricObjective(
+        Renderer(ToyModel()), FunctionMetric(pays_for_red, "red"), guard=guard
+    )
+    return variable, optimize(
+        objective, variable, TRAINING, VALIDATION, SETTINGS, guard=guard, **more
+    )
+
+
+def looks(outcome: Outcome) -> list[dict[str, float]]:
+    return [record["validation"] for record in outcome.history]
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.15, None])
+def test_it_ends_a_run_that_hacks_and_the_best_state_is_within_its_limit(bound) -> None:
+    guard = Guard(FunctionMetric(wants_gray, "gray"), bound)
+    _, free = learn(None)
+    assert free.best_iteration == free.history[-1]["iteration"] == SETTINGS.iterations
+    variable, outcome = learn(guard)
+    start, *_, last = found = looks(outcome)
+    limit = guard.limit(start)
+    assert last["guard"] > limit
+    assert "gray" in outcome.stopped
+    assert outcome.history[-1]["iteration"] < SETTINGS.iterations
+    assert found[outcome.best_iteration]["guard"] <= limit
+    assert 0 < outcome.best_iteration < outcome.history[-1]["iteration"]
+    objective = MetricObjective(Renderer(ToyModel()), FunctionMetric(wants_gray, "gray"))
+    objective.prepare(variable, VALIDATION, SETTINGS)
+    assert objective.look(VALIDATION)["metric"] <= limit
+
+
+def test_without_a_bound_its_own_noise_is_the_bound() -> None:
+    _, outcome = learn(Guard(FunctionMetric(wants_gray, "gray")))
+    start, model = looks(outcome)[0], ToyModel()
+    scores = wants_gray(
+        torch.cat([model.generate(["a"], model.noise(1, e.seed)) for e in VALIDATION])
+    )
+    assert start["guard"] == pytest.approx(scores.mean().item(), rel=1e-5)
+    assert start["guard_error"] == pytest.approx(scores.std().item() / 2, rel=1e-4)
+    guard = Guard(FunctionMetric(wants_gray, "gray"))
+    assert guard.limit(start) == pytest.approx(start["guard"] + 2 * start["guard_error"])
+
+
+def test_a_guard_that_is_pleased_changes_nothing() -> None:
+    (one, _), (other, outcome) = learn(None), learn(Guard(FunctionMetric(pleased, "pleased"), 0.1))
+    assert torch.equal(one.color, other.color)
+    assert outcome.stopped == "all iterations done"
+
+
+def test_a_resumed_run_is_ended_at_the_same_iteration(tmp_path) -> None:
+    guard = Guard(FunctionMetric(wants_gray, "gray"), 0.15)
+    expected, whole = learn(guard)
+    history = tmp_path / "history.json"
+
+    def keep(records: list[dict]) -> None:
+        history.write_text(json.dumps(records))
+        if records[-1]["iteration"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    with pytest.raises(Interrupted):
+        learn(guard, checkpoints=checkpoints, on_history=keep)
+    variable, resumed = learn(
+        guard, checkpoints=checkpoints, history=json.loads(history.read_text()), resume=True
+    )
+    assert resumed.stopped == whole.stopped
+    assert looks(resumed) == looks(whole)
+    assert torch.equal(variable.color, expected.color)
+
+
+def test_beyond_enough_nothing_is_gained() -> None:
+    """The clipped reward: the metric stops near its bound, and further without it."""
+    ends = {}
+    for enough in (None, -0.7):
+        variable = Tint()
+        metric = FunctionMetric(pays_for_red, "red")
+        objective = MetricObjective(Renderer(ToyModel()), metric, enough)
+        outcome = optimize(objective, variable, TRAINING, VALIDATION, SETTINGS)
+        ends[enough] = looks(outcome)[outcome.best_iteration]["metric"]
+    assert ends[None] < -0.9
+    assert -0.85 < ends[-0.7] < -0.7

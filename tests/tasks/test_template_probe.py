@@ -1,0 +1,198 @@
+"""The sentence in which a token is learned, chosen by drawing existing words in its place."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from adjointdpm import metrics
+from adjointdpm.errors import CheckpointError, NoGainWarning, PromptError
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.report import write_report
+from adjointdpm.tasks import template_probe
+from adjointdpm.tasks.embed import EmbedConfig, embed
+from adjointdpm.tasks.template_probe import (
+    FILE,
+    Choice,
+    Sentence,
+    TemplateProbe,
+    chosen_template,
+    common_words,
+)
+from adjointdpm.variables import Example
+from adjointdpm.variables.token_embedding import initial_ids
+
+TRAINING = [Example(f"a noto emoji of a {word}", i) for i, word in enumerate(["cat", "owl"])]
+BACKGROUND, STYLE = "{prompt} on a {token} background", "{prompt} in {token} style"
+
+
+def warm(images: torch.Tensor) -> torch.Tensor:
+    red, green, blue = images.mean((2, 3)).unbind(1)
+    return blue - red + green / 2
+
+
+def probe(model, **changes: Any) -> TemplateProbe:
+    settings = {
+        "render": Renderer(model, 20, 5.0),
+        "metric": metrics.resolve(warm),
+        "preservation": 0.2,
+        "token": "<x>",
+        "initial": None,
+        "training": TRAINING,
+    }
+    return TemplateProbe(**settings | changes)
+
+
+@pytest.mark.slow
+def test_the_bundled_model_is_asked_where_it_learned_to_read_adjectives(tiny) -> None:
+    """Its captions end in "on a gray background"; a word at their end it was never taught."""
+    choice = probe(tiny).choose()
+    assert choice.template == BACKGROUND
+    assert choice.acts
+    changes = {sentence.template: sentence.change for sentence in choice.sentences}
+    assert changes[BACKGROUND] > 5 * changes["{prompt} {token}"]
+    assert changes[BACKGROUND] > 5 * changes[STYLE]
+    assert choice.network_calls <= 60
+    best = choice.sentences[0].objectives
+    assert (
+        choice.initial in best or min(best.values()) > -1
+    )  # of more words than those in the table
+
+
+@pytest.mark.slow
+def test_an_own_sentence_is_taken_and_said_not_to_act(tiny) -> None:
+    choice = probe(tiny, initial="gray").choose(STYLE)
+    assert (choice.template, choice.initial, choice.own) == (STYLE, "gray", True)
+    assert not choice.acts
+    assert max(choice.sentences, key=lambda s: s.change).template != STYLE  # for the advice
+    acting = probe(tiny, initial="gray").choose(BACKGROUND)
+    assert acting.acts
+    assert [sentence.template for sentence in acting.sentences] == [BACKGROUND]  # no others tried
+
+
+def test_a_model_that_does_not_read_prompts_is_an_error_that_says_what_to_do(tiny) -> None:
+    class Deaf(Renderer):
+        def draw(self, examples, variable=None):
+            noise = [torch.Generator().manual_seed(example.seed) for example in examples]
+            yield examples, torch.stack([torch.rand(3, 16, 16, generator=g) for g in noise])
+
+    with pytest.raises(PromptError, match="guidance_scale"):
+        probe(tiny, render=Deaf(tiny, 2)).choose()
+    own = probe(tiny, render=Deaf(tiny, 2)).choose(STYLE)  # as the user wants it, and not acting
+    assert not own.acts
+
+
+def test_sentences_that_cut_the_token_off_are_left_out(tiny, monkeypatch) -> None:
+    long = [Example("a noto emoji of a cat " * 15, 0), Example("a noto emoji of an owl", 1)]
+
+    def drawn(self, template, words, plain):
+        return Sentence(template, 1.0, dict.fromkeys(words, 0.0))
+
+    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    choice = probe(tiny, training=long).choose()
+    refused = {sentence.template for sentence in choice.sentences if sentence.refused}
+    assert "{prompt} {token}" in refused
+    assert choice.template in ("{token} {prompt}", "{token}, {prompt}")
+    with pytest.raises(PromptError, match="cut off"):
+        probe(tiny, training=long).choose(STYLE)
+
+
+def test_sentences_that_act_come_before_those_that_promise_more(tiny, monkeypatch) -> None:
+    def drawn(self, template, words, plain):
+        acts = template == BACKGROUND
+        values = {word: (0.5 if acts else 0.4) + 0.01 * i for i, word in enumerate(words)}
+        return Sentence(template, 1.0 if acts else 0.2, values)
+
+    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    choice = probe(tiny, initial="gray").choose()
+    assert (choice.template, choice.initial) == (BACKGROUND, "gray")
+
+
+def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_with(
+    tiny, monkeypatch
+) -> None:
+    words = common_words(tiny.pipe, 16, [e.prompt for e in TRAINING])
+    values = {word: 1.0 for word in words} | {words[11]: 0.1, words[2]: 0.5}
+    asked: list[int] = []
+
+    def drawn(self, template, given, plain):
+        asked.append(len(given))
+        return Sentence(template, 1.0, {word: values[word] for word in given})
+
+    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    assert probe(tiny).choose(BACKGROUND).initial == words[11]
+    assert asked == [4, 12]
+
+
+def test_words_are_single_tokens_and_those_of_the_prompts_come_last(tiny) -> None:
+    tokenizer = tiny.pipe.tokenizer
+    words = common_words(tiny.pipe, 20, ["a noto emoji of a cat"])
+    assert len(set(words)) == 20
+    assert all(len(initial_ids(tokenizer, word)) == 1 for word in words)
+    assert "cat" not in words
+    assert common_words(tiny.pipe, 5, ["a noto emoji of a cat"]) == words[:5]
+
+
+def test_a_resumed_run_reads_its_sentence_and_does_not_probe(tmp_path) -> None:
+    folder = RunFolder.open(tmp_path, {})
+    made = Choice(BACKGROUND, "gray", False, [Sentence(BACKGROUND, 1.2, {"gray": 0.5})], 3.0, 40)
+    assert chosen_template(lambda: made, folder, False) == made
+
+    def never() -> Choice:
+        raise AssertionError("probed again")
+
+    assert chosen_template(never, folder, True) == made
+    (tmp_path / FILE).write_text('{"template": 1}')
+    with pytest.raises(CheckpointError, match=FILE):
+        chosen_template(never, folder, True)
+
+
+@pytest.mark.slow
+def test_embed_uses_what_was_chosen_and_says_so_everywhere(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(template_probe, "TEMPLATES", (STYLE, BACKGROUND))
+    told: list[str] = []
+    config = EmbedConfig(
+        metric=["color:mood=sepia"],
+        token="<x>",
+        prompts=[e.prompt for e in TRAINING] + ["a noto emoji of a bear", "a noto emoji of a frog"],
+        steps=2,
+        guidance_scale=5.0,
+        iterations=1,
+        batch=1,
+        validation=1,
+        tracker=[],
+    )
+    folder = RunFolder.open(tmp_path, {}, artefacts=config.artefacts)
+    result = embed(tiny, config, folder, on_choice=told.append)
+    assert result["config"]["template"] == result["template"]["template"] == BACKGROUND
+    assert result["config"]["initial"] == result["template"]["initial"]
+    assert json.loads((tmp_path / FILE).read_text()) == result["template"]
+    assert result["network_calls_by_purpose"]["probing sentences"] > 0
+    assert len(told) == 1
+    assert BACKGROUND in told[0]
+    readme = (tmp_path / "README.md").read_text()
+    assert BACKGROUND in readme
+    assert "load_textual_inversion" in readme
+    assert STYLE in write_report(folder).read_text()  # what else was tried
+
+
+@pytest.mark.slow
+def test_embed_warns_of_an_own_sentence_in_which_words_do_nothing(tiny, tmp_path) -> None:
+    prompts = [example.prompt for example in TRAINING]
+    config = EmbedConfig(
+        metric=["color:mood=sepia"],
+        token="<x>",
+        initial="gray",
+        template=STYLE,
+        prompts=prompts,
+        steps=2,
+        guidance_scale=5.0,
+        iterations=1,
+        batch=1,
+        validation=1,
+        tracker=[],
+    )
+    with pytest.warns(NoGainWarning, match="use that as --template"):
+        embed(tiny, config, RunFolder.open(tmp_path, {}))
