@@ -9,6 +9,7 @@ import pytest
 
 from adjointdpm.errors import OutputError
 from benchmarks import (
+    aligned,
     common,
     documented_commands,
     effect,
@@ -30,6 +31,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {
     "commands": documented_commands.main,
     "defaults": defaults.main,
+    "aligned": aligned.main,
     "effect": effect.main,
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
@@ -50,7 +52,7 @@ def nothing_is_measured(monkeypatch):
 
     pipelines = (pipeline_cost, pipeline_memory)
     commands = (defaults, documented_commands)
-    tiny = (effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
+    tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
     for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 

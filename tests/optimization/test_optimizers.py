@@ -22,7 +22,7 @@ from adjointdpm.variables import Example, Joint
 from helpers.toys import REDDISH, Tint, ToyModel
 
 EXAMPLES = [Example("a", seed) for seed in range(4)]
-LR = {"adam": 0.1, "sgd": 0.5, "prodigy": 1.0, "lbfgs": 1.0}
+LR = {"normalized": 0.1, "adam": 0.1, "sgd": 0.5, "prodigy": 1.0, "lbfgs": 1.0}
 
 
 def settings(optimizer: str, **changes: Any) -> Settings:

@@ -58,9 +58,9 @@ def check_optimizer(name: str) -> None:
 
 
 def make_optimizer(
-    name: str, tensors: Sequence[Tensor], lr: float, units: Sequence[Tensor]
+    name: str, tensors: Sequence[Tensor], lr: float, units: Sequence[Tensor] = ()
 ) -> Optimizer:
-    """The optimiser of that name for the tensors, whose natural sizes are `units`.
+    """The optimiser of that name for the tensors, whose natural sizes are `units`, or else 1.
 
     Raises:
         UnknownNameError: there is none of that name.
@@ -68,7 +68,8 @@ def make_optimizer(
 
     """
     check_optimizer(name)
-    more = {"units": units} if name == "normalized" else {}
+    ones = [torch.ones([1] * tensor.ndim) for tensor in tensors]
+    more = {"units": units or ones} if name == "normalized" else {}
     return OPTIMIZERS[name](list(tensors), lr=lr, **more)
 
 

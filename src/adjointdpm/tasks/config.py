@@ -196,7 +196,10 @@ class LearningConfig(TaskConfig):
                 f"prompts both trained on and held out: {both}; a result on these would mean "
                 f"nothing"
             )
-        if self.batch > len(self.prompts) * self.seeds_per_prompt:
+        examples = len(self.prompts) * self.seeds_per_prompt
+        if self.batch == type(self).batch > examples:  # nobody asked for it
+            object.__setattr__(self, "batch", examples)
+        if self.batch > examples:
             raise PromptError(
                 f"a batch of {self.batch} needs as many training examples; add prompts"
             )
