@@ -23,10 +23,9 @@ CONFIGS = {
     "guide": GuideConfig,
     "audit": AuditConfig,
 }
-SAMPLER = {"guidance_scale": None, "sampler": None, "gradient": "exact", "seed": 0}
+SAMPLER = {"guidance_scale": None, "sampler": None, "gradient": "", "seed": 0}
 LOOP = {
-    "steps": 50,
-    "iterations": 20,
+    "steps": 20,
     "ema": 0.0,
     "distance": 0.0,
     "clip": 1.0,
@@ -37,7 +36,7 @@ LOOP = {
 MINIBATCHES = {
     "batch": 2,
     "accumulate": 1,
-    "lr_schedule": "constant",
+    "lr_schedule": "linear",
     "validate_every": 5,
     "patience": 2,
     "held_out": [],
@@ -51,9 +50,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "initial": None,
         "template": None,
         "vectors": 1,
-        "max_norm": 1.0,
-        "lr": 0.05,
-        "preservation": 0.2,
+        "batch": 4,
+        "validate_every": 4,
+        "patience": 3,
+        "max_norm": 2.0,
+        "lr": 0.5,
+        "preservation": 0.3,
     },
     "stylize": SAMPLER
     | LOOP
@@ -64,12 +66,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rank": 8,
         "alpha": None,
         "target_module": ["to_q", "to_k", "to_v", "to_out.0"],
-        "lr": 1e-3,
+        "lr": 0.03,
         "preservation": 0.5,
     },
     "align": SAMPLER
     | LOOP
+    | MINIBATCHES
     | {
+        "lr": 0.03,
         "full": False,
         "rank": 8,
         "guard": None,
@@ -88,10 +92,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "within": "shell",
         "budget": None,
         "picture": None,
-        "pictures": 1,
+        "pictures": None,
         "batch": None,
-        "patience": None,
-        "lr": 0.02,
+        "iterations": 30,
+        "patience": 15,
+        "lr": None,
         "preservation": 0.2,
         "likelihood": 0.0,
     },

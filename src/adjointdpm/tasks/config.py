@@ -133,7 +133,8 @@ class TaskConfig(Settings, Sampling):
         It gains most in a minute, and where the sampler is chaotic it gains where the exact
         gradient does not: docs/defaults.md.
         """
-        return f"truncated:last={math.ceil(self.steps / 4)}"
+        # Two at least: some schedulers' last step changes nothing, and has no gradient.
+        return f"truncated:last={min(self.steps, max(2, math.ceil(self.steps / 4)))}"
 
     def loop_settings(self, **changes: Any) -> Settings:
         """The settings of the optimisation loop, with changes.
