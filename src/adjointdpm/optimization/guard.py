@@ -6,7 +6,7 @@ from typing import Any
 
 from adjointdpm.metrics import Metric
 
-LOOKS = 2  # running, in which the guard is worse than it may be, end a run
+LOOKS = 3  # running, in which the guard is worse than it may be, end a run
 
 
 @dataclass(frozen=True)
