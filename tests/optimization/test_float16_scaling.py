@@ -228,7 +228,12 @@ def test_all_processes_go_on_with_the_smallest_scale_and_one_that_moves_is_enoug
     scale = GradientScale(1.0, 7)
     others = [(0.25, 3, True)]
     processes = SimpleNamespace(gather=lambda mine: [*mine, *others], is_main=True)
-    objective = MetricObjective(Renderer(ToyModel()), REDDISH, scale, processes)  # pyright: ignore[reportArgumentType]
+    objective = MetricObjective(
+        Renderer(ToyModel()),
+        REDDISH,
+        scale=scale,
+        processes=processes,  # pyright: ignore[reportArgumentType]
+    )
     objective.variable = Tint()
     objective._agree(False)
     assert (scale.largest, scale.steady) == (0.25, 4)

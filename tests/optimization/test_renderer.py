@@ -146,6 +146,7 @@ def config(**changes: Any) -> EmbedConfig:
     values: dict[str, Any] = {
         "token": "<x>",
         "initial": "red",
+        "template": "{prompt} {token}",
         "metric": ["color:mood=dusk"],
         "prompts": ["red fox", "fox"],
         "held_out": ["red"],

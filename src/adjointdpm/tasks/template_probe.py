@@ -170,10 +170,10 @@ class TemplateProbe:
         return replace(choice, seconds=seconds, network_calls=cost.network_calls)
 
     def _choose(self, own: str | None) -> Choice:
+        if own is not None:
+            self._check(own)  # before anything is drawn
         plain = self._draw([example.prompt for example in self._drawn])
         tried = [] if own is None else [self._try(own, plain)]
-        if tried and tried[0].refused:
-            raise PromptError(tried[0].refused)
         if not tried or not tried[0].acts:
             others = [template for template in TEMPLATES if template != own]
             tried += [self._try(template, plain) for template in others]
