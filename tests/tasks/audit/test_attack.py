@@ -150,7 +150,8 @@ def test_an_example_that_is_fooled_is_left_where_it_is(setting) -> None:
 
 def test_an_example_goes_on_until_its_picture_is_accepted(setting) -> None:
     render, goal, _, start = setting
-    done = Goal(goal.victim, torch.ones(6, dtype=torch.long))  # every picture is wrong
+    far = replace(goal.victim, network=Linear(99.0))
+    done = Goal(far, torch.ones(6, dtype=torch.long))  # every picture is wrong
     examples = [Example(str(i), example.seed) for i, example in enumerate(EXAMPLES)]
     refused = {"1", "4"}
 
