@@ -53,10 +53,8 @@ def verdict(facts: Mapping[str, Any], grid: Sequence[Mapping[str, Any]], size: i
 
     """
     measured = [run for run in grid if "before" in run]
-    shares = [
-        _share(facts, runs) for runs in ([r for r in measured if keeps_subjects(r)], measured)
-    ]
-    return Verdict(_reasons(facts, shares[0]), *shares, len(grid), size)
+    keeping = _share(facts, [run for run in measured if keeps_subjects(run)])
+    return Verdict(_reasons(facts, keeping), keeping, _share(facts, measured), len(grid), size)
 
 
 def keeps_subjects(facts: Mapping[str, Any]) -> bool:

@@ -147,6 +147,7 @@ def config(**changes: Any) -> EmbedConfig:
         "token": "<x>",
         "initial": "red",
         "template": "{prompt} {token}",
+        "gradient": "exact",
         "metric": ["color:mood=dusk"],
         "prompts": ["red fox", "fox"],
         "held_out": ["red"],

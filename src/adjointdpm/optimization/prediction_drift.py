@@ -71,8 +71,8 @@ class PredictionDrift:
             seen += 1
             place = seen - 1 if seen <= _CALLS else source.randrange(seen)
             if place < _CALLS:
-                copies = tree_map(_copied, (args, kwargs))
-                call = NetworkCall(*copies, [_copied(x) for x in _predictions(output)])
+                taken, named = tree_map(_copied, args), tree_map(_copied, kwargs)
+                call = NetworkCall(taken, named, [_copied(x) for x in _predictions(output)])
                 chosen[place : place + 1] = [call]
 
         handle = self.network.register_forward_hook(note, with_kwargs=True)

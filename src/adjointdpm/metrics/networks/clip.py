@@ -138,9 +138,10 @@ def _model(where: str, local: bool) -> Any:
             config = CLIPConfig.from_pretrained(where)
             given = {"state_dict": state, "config": config, "dtype": torch.float32}
     with quiet_loading(progress=False):
-        model, info = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             None if "state_dict" in given else where, output_loading_info=True, **given
         )
+        model, info = loaded
     if missing := sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}):
         raise ModelError(
             f"{where!r}: the weights of the CLIP model lack {', '.join(missing[:3])}"
