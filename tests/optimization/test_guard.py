@@ -121,3 +121,12 @@ def test_beyond_enough_nothing_is_gained() -> None:
         ends[enough] = looks(outcome)[outcome.best_iteration]["metric"]
     assert ends[None] < -0.9
     assert -0.85 < ends[-0.7] < -0.7
+
+
+def test_a_guard_may_know_what_the_untouched_model_has() -> None:
+    start = {"guard": 0.5, "guard_error": 0.1, "metric": 0.0}
+    metric = FunctionMetric(wants_gray, "gray")
+    assert Guard(metric, 0.1).accepts({"guard": 0.55}, start)
+    known = Guard(metric, 0.1, untouched=0.2)
+    assert not known.accepts({"guard": 0.55}, start)
+    assert known.accepts({"guard": 0.3}, start)

@@ -196,3 +196,41 @@ def test_embed_warns_of_an_own_sentence_in_which_words_do_nothing(tiny, tmp_path
     )
     with pytest.warns(NoGainWarning, match="use that as --template"):
         embed(tiny, config, RunFolder.open(tmp_path, {}))
+
+
+def test_of_the_sentences_that_act_the_one_is_taken_in_which_most_is_learned(
+    tiny, monkeypatch
+) -> None:
+    first, second, third = "{token} {prompt}", BACKGROUND, "{token}, {prompt}"
+    asked: list[str] = []
+
+    def drawn(self, template, words, plain):
+        promises = {first: 0.1, second: 0.2, third: 0.3}
+        values = dict.fromkeys(words, promises.get(template, 0.0))
+        return Sentence(template, 1.0 if template in promises else 0.2, values)
+
+    def trial(template: str, initial: str) -> float | None:
+        asked.append(template)
+        return {first: 0.3, second: None, third: -0.5}[template]
+
+    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    choice = probe(tiny, initial="gray", trial=trial).choose()
+    assert asked == [first, second, third]  # in the order of their promise, and no others
+    assert choice.template == third
+    order = [sentence.template for sentence in choice.sentences]
+    assert order[:3] == [third, first, second]  # where nothing is learned with the subject kept
+    probe(tiny, initial="gray", trial=trial).choose(first)
+    assert len(asked) == 3  # the user's own is taken as it is
+
+
+def test_words_that_lose_the_subject_are_not_where_a_token_starts(tiny, monkeypatch) -> None:
+    def lost(images: torch.Tensor, prompts) -> float:
+        return float(images.mean() > 0.9)
+
+    pictures = torch.stack([torch.full((2, 3, 8, 8), value) for value in (0.2, 0.95, 0.4)])
+    plain = torch.full((2, 3, 8, 8), 0.5)
+    values = {"gray": 0.3, "white": 0.0, "blue": 0.2}
+    asked = probe(tiny, lost=lost)
+    assert asked._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
+    assert probe(tiny)._keeping(values, pictures, plain) == values
+    assert asked._keeping(values, pictures, torch.ones_like(plain)) == values  # lost already

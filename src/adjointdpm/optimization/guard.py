@@ -20,6 +20,8 @@ class Guard:
         metric: lower is better; something else than what is optimised, and never differentiated.
         bound: how much its mean may rise; None: two standard errors of the untouched pictures'
             mean, which is how far it moves from draw to draw by itself.
+        untouched: its mean on pictures of the untouched model; None: that of the first look, which
+            is the same unless something is there before anything is learned, such as a word.
         looks: how many looks running end the run; None: none do. What passes through worse states
             on its way, as noise does, is then only not kept there.
 
@@ -28,6 +30,7 @@ class Guard:
     metric: Metric
     bound: float | None = None
     looks: int | None = LOOKS
+    untouched: float | None = None
 
     def limit(self, start: Mapping[str, float]) -> float:
         """The worst mean that is still taken.
@@ -37,7 +40,8 @@ class Guard:
 
         """
         room = 2 * start["guard_error"] if self.bound is None else self.bound
-        return start["guard"] + room + 1e-9  # a bound of 1/8 lets exactly 1 picture of 8 go
+        first = start["guard"] if self.untouched is None else self.untouched
+        return first + room + 1e-9  # a bound of 1/8 lets exactly 1 picture of 8 go
 
     def accepts(self, values: Mapping[str, float], start: Mapping[str, float]) -> bool:
         """Whether the guard is not worse than it may be."""

@@ -1,14 +1,18 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from adjointdpm.errors import NoGainWarning
 from adjointdpm.metrics import Metric
+from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.prompting import check_reads_text
@@ -18,10 +22,11 @@ from adjointdpm.support.files import write_text
 from adjointdpm.tasks.config import LearningConfig
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
+from adjointdpm.tasks.sentence_trial import SentenceTrial
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.template_probe import Choice, TemplateProbe, chosen_template
-from adjointdpm.variables import TokenEmbedding
+from adjointdpm.variables import Example, TokenEmbedding
 
 README = "README.md"
 
@@ -99,7 +104,8 @@ def embed(
     check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     render = renderer(model, config)
-    choice = _chosen(render, config, metric, folder, resume)
+    guard = None if recognise is None else _guard(render, recognise, sets.validation)
+    choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
     template, initial = choice.template, choice.initial
@@ -129,7 +135,7 @@ def embed(
         acts=choice.acts,
         found={"template": choice.as_facts()},
         calls={"probing sentences": choice.network_calls},
-        guard=None if recognise is None else judge_guard(recognise, config.validation, looks=None),
+        guard=guard,
     )
     result = learn(model, assignment, folder, resume=resume, on_record=on_record, render=render)
     if folder.writable:
@@ -137,12 +143,30 @@ def embed(
     return result
 
 
+def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example]) -> Guard:
+    """The judge, and what it says of the untouched model: the initial word may lose subjects."""
+    lost, images = LostSubject(recognise), render.look(examples)
+    untouched = lost(images, [example.prompt for example in examples]).mean().item()
+    return judge_guard(recognise, len(examples), looks=None, untouched=untouched)
+
+
 def _chosen(
-    render: Renderer, config: EmbedConfig, metric: Metric, folder: RunFolder, resume: bool
+    render: Renderer,
+    config: EmbedConfig,
+    metric: Metric,
+    guard: Guard | None,
+    folder: RunFolder,
+    resume: bool,
 ) -> Choice:
     """The sentence that the user named, with a warning if words do nothing in it, or the best."""
     sets = config.sets()
     metric = placed_elsewhere(metric, config.reward_device, config.reward_dtype)
+
+    def lost(images: Tensor, prompts: Sequence[str]) -> float:
+        assert guard is not None
+        return guard.metric(images, prompts=prompts).mean().item()
+
+    asked = None if guard is None else lost
     probe = TemplateProbe(
         render,
         metric,
@@ -151,6 +175,19 @@ def _chosen(
         config.initial,
         sets.training,
         [*sets.validation, *sets.held_out],
+        SentenceTrial(
+            render,
+            metric,
+            config.preservation,
+            config.token,
+            config.vectors,
+            config.max_norm,
+            config.lr,
+            sets.training,
+            sets.validation,
+            asked,
+        ),
+        asked,
     )
     choice = chosen_template(lambda: probe.choose(config.template), folder, resume)
     if Processes().is_main and not choice.acts:

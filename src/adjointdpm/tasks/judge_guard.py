@@ -13,6 +13,7 @@ def judge_guard(
     *,
     bound: float | None = None,
     looks: int | None = LOOKS,
+    untouched: float | None = None,
 ) -> Guard:
     """A guard that counts the subjects which the judge no longer finds.
 
@@ -20,9 +21,9 @@ def judge_guard(
         recognise: the judge.
         pictures: on how many it is asked.
         bound: the share that may be lost; None: a tenth, or one picture of few, and none of one.
-        looks: see `Guard`.
+        looks, untouched: see `Guard`.
 
     """
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-    return Guard(LostSubject(recognise), bound, looks)
+    return Guard(LostSubject(recognise), bound, looks, untouched)

@@ -46,6 +46,7 @@ _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 _EXAMPLES = 2
 _WORDS = 4  # existing words in each sentence
 _STARTS = 16  # existing words in the best sentence, to find where the token starts
+_TRIED = 3  # of the sentences in which words act, so many are tried by learning in them
 _COMMON = 2000  # they are among so many whole words that come first in the vocabulary
 _LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
 _NOTHING = 0.1  # and below which there is no point in trying
@@ -59,8 +60,11 @@ class Sentence:
         template: the sentence.
         change: mean absolute difference between pictures with different words in the token's
             place, as a share of that between pictures of different prompts.
-        objectives: mean objective of the pictures with each word, metric and content together.
+        objectives: mean objective of the pictures with each word, metric and content together; of
+            those words alone, if there are such, that leave the subjects in the pictures.
+        loses: whether every word loses subjects.
         refused: why the sentence cannot be used.
+        learned: the objective after a few steps in it, see `SentenceTrial`; None: not tried.
 
     """
 
@@ -68,6 +72,8 @@ class Sentence:
     change: float = 0.0
     objectives: Mapping[str, float] = field(default_factory=dict)
     refused: str = ""
+    learned: float | None = None
+    loses: bool = False
 
     @property
     def acts(self) -> bool:
@@ -138,6 +144,8 @@ class TemplateProbe:
         initial: the word that it starts at; None lets the probe choose one.
         training: examples to draw.
         others: further examples that the run will draw; the token must fit into their prompts.
+        trial: learns for a moment in the most promising sentences; None leaves it at their promise.
+        lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
 
     """
 
@@ -148,6 +156,8 @@ class TemplateProbe:
     initial: str | None
     training: Sequence[Example]
     others: Sequence[Example] = ()
+    trial: Callable[[str, str], float | None] | None = None
+    lost: Callable[[Tensor, Sequence[str]], float] | None = None
 
     @torch.no_grad()
     def choose(self, own: str | None = None) -> Choice:
@@ -187,10 +197,27 @@ class TemplateProbe:
                 f"in its place change pictures by more than {most:.1%} of what another prompt "
                 f"does; raise guidance_scale (--guidance-scale), or shorten the prompts"
             )
-        ranked = sorted(usable, key=lambda sentence: (not sentence.acts, sentence.promise))
+        ranked = sorted(usable, key=lambda s: (not s.acts, s.loses, s.promise))
+        ranked = ranked if own is not None else self._by_trial(ranked)
         best = ranked[0] if own is None else tried[0]
         refused = [sentence for sentence in tried if sentence.refused]
         return Choice(best.template, self._start(best, plain), own is not None, ranked + refused)
+
+    def _by_trial(self, ranked: list[Sentence]) -> list[Sentence]:
+        """The same, those in front that act in the order of how far a token gets in them.
+
+        Where it gets nowhere without losing subjects, a sentence comes after the others.
+        """
+        front = [sentence for sentence in ranked if sentence.acts][:_TRIED]
+        if self.trial is None or len(front) < 2:
+            return ranked
+        rest = [sentence for sentence in ranked if sentence not in front]
+        with torch.enable_grad():
+            tried = [
+                replace(s, learned=self.trial(s.template, self.initial or s.best_word))
+                for s in front
+            ]
+        return sorted(tried, key=lambda s: (s.learned is None, s.learned or 0.0)) + rest
 
     def _start(self, sentence: Sentence, plain: Tensor) -> str:
         """The word that the token starts at."""
@@ -198,7 +225,8 @@ class TemplateProbe:
             return self.initial
         more = [word for word in self._words(_STARTS) if word not in sentence.objectives]
         found = self._seen(sentence.template, more, plain) if more else sentence
-        return min(sentence, found, key=lambda s: min(s.objectives.values())).best_word
+        best = min(sentence, found, key=lambda s: (s.loses, min(s.objectives.values())))
+        return best.best_word
 
     def _try(self, template: str, plain: Tensor) -> Sentence:
         try:
@@ -227,12 +255,22 @@ class TemplateProbe:
             word: self._objective(images, plain)
             for word, images in zip(words, pictures, strict=True)
         }
-        if (
-            len(words) == 1
-        ):  # a tokenizer that knows no other: without a word is another picture too
+        fine = self._keeping(objectives, pictures, plain)
+        if len(words) == 1:  # a tokenizer that knows no other: no word is another picture too
             pictures = torch.stack([pictures[0], plain])
         change = _apart(pictures) / max(_apart(plain), 1e-6)
-        return Sentence(template, change, objectives)
+        return Sentence(template, change, fine or objectives, loses=not fine)
+
+    def _keeping(
+        self, objectives: Mapping[str, float], pictures: Tensor, plain: Tensor
+    ) -> dict[str, float]:
+        """Of the words, one for each row of pictures, those that lose no subject."""
+        if self.lost is None:
+            return dict(objectives)
+        known = [example.prompt for example in self._drawn]
+        most = self.lost(plain, known)
+        words = zip(objectives.items(), pictures, strict=True)
+        return {word: value for (word, value), seen in words if self.lost(seen, known) <= most}
 
     def _check(self, template: str) -> None:
         """Raise PromptError if the token would not be read in an example's prompt."""

@@ -1,0 +1,108 @@
+"""A few steps in a sentence: how far a token gets there, before the run settles on it.
+
+Existing words tell in which sentences a token acts. They do not tell in which it learns: a new
+vector may go where no word is.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.optimization.normalized_descent import NormalizedDescent
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.variables import Example, TokenEmbedding
+
+_ITERATIONS = 6
+_STEPS = 10  # sampler steps at most
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class SentenceTrial:
+    """Learns a token for a moment, from one batch, with fewer sampler steps than the run.
+
+    Args:
+        render: how the run draws.
+        metric: what the run minimises.
+        preservation: weight of the content.
+        token, vectors, max_norm, lr: of the run.
+        training: examples to learn from.
+        looked_at: others, which tell how far it got.
+        lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
+
+    """
+
+    render: Renderer
+    metric: Metric
+    preservation: float
+    token: str
+    vectors: int
+    max_norm: float
+    lr: float
+    training: Sequence[Example]
+    looked_at: Sequence[Example]
+    lost: Callable[[Tensor, Sequence[str]], float] | None = None
+
+    def __call__(self, template: str, initial: str) -> float | None:
+        """The objective on the examples that it did not learn from; at the start if that is best.
+
+        None if subjects are lost there, before and after.
+
+        Args:
+            template: the sentence.
+            initial: the word that the token starts at.
+
+        """
+        token = TokenEmbedding(
+            self.render.model.pipe,
+            self.token,
+            initial,
+            template=template,
+            vectors=self.vectors,
+            max_norm=self.max_norm,
+        )
+        steps = min(self.render.steps, _STEPS)
+        last = max(2, math.ceil(steps / 4))
+        rough = replace(self.render, steps=steps, gradient=f"truncated:last={last}")
+        learned = list(self.training)[:_EXAMPLES]
+        seen = list(self.looked_at)[:_EXAMPLES]
+        with torch.no_grad():
+            plain = torch.cat([images for _, images in rough.draw([*learned, *seen])])
+        with token:
+            found = [self._look(rough, token, seen, plain[len(learned) :])]
+            self._learn(rough, token, learned, plain[: len(learned)])
+            found.append(self._look(rough, token, seen, plain[len(learned) :]))
+        return min((value for value in found if value is not None), default=None)
+
+    def _learn(
+        self, render: Renderer, token: TokenEmbedding, examples: list[Example], plain: Tensor
+    ) -> None:
+        tensors = list(token.tensors().values())
+        descent = NormalizedDescent(tensors, self.lr, list(token.units().values()))
+        for iteration in range(_ITERATIONS):
+            objective = self._objective(render(examples, token), examples, plain)
+            gradients = torch.autograd.grad(objective, tensors, allow_unused=True)
+            for tensor, gradient in zip(tensors, gradients, strict=True):
+                tensor.grad = gradient
+            descent.param_groups[0]["lr"] = self.lr * (1 - iteration / _ITERATIONS)
+            descent.step()
+            token.project()
+
+    @torch.no_grad()
+    def _look(
+        self, render: Renderer, token: TokenEmbedding, examples: list[Example], plain: Tensor
+    ) -> float | None:
+        images, prompts = render(examples, token), [example.prompt for example in examples]
+        if self.lost is not None and self.lost(images, prompts) > self.lost(plain, prompts):
+            return None
+        return self._objective(images, examples, plain).item()
+
+    def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
+        scores = self.metric(images, prompts=[example.prompt for example in examples])
+        if not self.preservation:
+            return scores.mean()
+        return scores.mean() + self.preservation * structure_distance(images, plain).mean()
