@@ -91,8 +91,9 @@ def _cross_entropy(
     )
 
 
-def fingerprint(folder: Path = FOLDER) -> str:
+def fingerprint(folder: Path | None = None) -> str:
     """Which critic it is: results of two critics do not belong into one table."""
+    folder = folder or FOLDER
     try:
         return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
     except OSError as error:

@@ -23,13 +23,13 @@ def test_the_scale_of_a_metric_does_not_matter_after_normalising() -> None:
         parts = [times(1.0), times(factor)]
         both = WeightedSum(parts, [1, 2]).normalised([part(plain) for part in parts])
         for part, spread in zip(parts, both.spreads or (), strict=True):
-            assert spread == pytest.approx(part(plain).std().item(), rel=1e-4)
+            assert spread == pytest.approx(part(plain).std().item(), rel=5e-3)  # 3 digits
         seen = plain.clone().requires_grad_()
         gradients.append(torch.autograd.grad(both(seen).sum(), seen)[0])
     for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=0)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-2, atol=0)
     spread = plain.mean((1, 2, 3)).std().item()
-    assert gradients[0].sum().item() == pytest.approx(3 * 8 / spread, rel=1e-3)
+    assert gradients[0].sum().item() == pytest.approx(3 * 8 / spread, rel=1e-2)
     assert "1·times1 / spread + 2·times10000 / spread" in both.name
 
 

@@ -122,7 +122,7 @@ def test_noise_and_encodings_of_any_layout_are_learned(shape, tmp_path) -> None:
         variable.save(tmp_path)
     norms = [x.flatten(1).norm(dim=1) for x in (noise.noise.detach(), noise.start)]
     torch.testing.assert_close(*norms)
-    assert noise.regularisers().keys() == {"distance", "likelihood"}
+    assert noise.regularisers().keys() == {"distance", "likelihood", "norm"}
     assert ("autocorrelation_vertical" in noise.naturalness()[0]) == (len(shape) > 2)
     assert torch.equal(Noise.read(tmp_path / "noise.safetensors")[1], noise.noise)
 

@@ -130,7 +130,7 @@ def test_regularisers_are_zero_at_the_start_and_differentiable(precise, make) ->
         for name in variable.regularisers():
             value = variable.regularisers()[name]
             assert value.ndim == 0
-            assert value > 0
+            assert value > 0 or name == "norm"  # a logarithm of a density
             along = sum(
                 (g * d).sum()
                 for g, d in zip(torch.autograd.grad(value, tensors), directions, strict=True)
