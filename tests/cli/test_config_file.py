@@ -166,10 +166,9 @@ def test_a_flag_overrides_the_config_of_a_run(folder, monkeypatch, capsys) -> No
         assert (config["prompt"], config["prompts"], config["pictures"]) == (prompt, [], 3)
         assert config["tracker"] == ["tensorboard"]
         assert config["steps"] == 2
-        # What the first run had not been given follows the flags: all pictures in a batch, and no
-        # early stop.
+        # What the first run had not been given follows the flags: all pictures in a batch.
         settings = json.loads(Path(name, "result.json").read_text())["optimisation"]["settings"]
-        chosen = {"iterations": 3, "patience": 3, "batch": 3, "accumulate": 1}
+        chosen = {"iterations": 3, "batch": 3, "accumulate": 1}
         assert chosen.items() <= settings.items()
 
 

@@ -58,6 +58,8 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
         "images",
         "report.html",
         "learned_embeds.safetensors",
+        "README.md",
+        "template.json",
         "checkpoint",
     }
     stored = json.loads((folder.path / "result.json").read_text())
