@@ -45,13 +45,19 @@ class NormalizedDescent(Optimizer):
             if not state:
                 state["velocity"] = torch.zeros_like(tensor)
             velocity = state["velocity"]
-            velocity.mul_(self._momentum).add_(_normalised(tensor.grad, unit))
-            tensor.sub_(group["lr"] * unit.to(tensor) * _normalised(velocity, unit))
+            velocity.mul_(self._momentum).add_(normalised(tensor.grad, unit))
+            tensor.sub_(group["lr"] * unit.to(tensor) * normalised(velocity, unit))
         return value
 
 
-def _normalised(x: Tensor, unit: Tensor) -> Tensor:
-    """With a root mean square of 1 in each group of numbers that share a unit; 0 stays 0."""
+def normalised(x: Tensor, unit: Tensor) -> Tensor:
+    """With a root mean square of 1 in each group of numbers that share a unit; 0 stays 0.
+
+    Args:
+        x: of any shape.
+        unit: with as many dimensions; those of size 1 are averaged over. Its values do not matter.
+
+    """
     over = [d for d in range(x.ndim) if unit.shape[d] == 1]
     # Squares of tiny gradients would underflow.
     largest = x.abs().amax(over, keepdim=True)

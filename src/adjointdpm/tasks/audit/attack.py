@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from adjointdpm.errors import MetricError
 from adjointdpm.metrics import structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
+from adjointdpm.optimization.normalized_descent import normalised
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.resumable_steps import Once, Saved, unsaved
 from adjointdpm.support.checks import check_int
@@ -143,11 +144,13 @@ class _Descent:
             )
         hits = succeeds(goal, pictures, part, self.accept)
         going = (~hits).nonzero()[:, 0]
+        each = self.noise.units()["noise"][rows[going]]
         with torch.no_grad():
             moved, speed = self.noise.noise[rows], self.velocity[rows]
-            speed[going] = _MOMENTUM * speed[going] + _normalised(gradient[rows[going]])
+            speed[going] = _MOMENTUM * speed[going] + normalised(gradient[rows[going]], each)
             linf = self.noise.within == "linf"
-            moved[going] -= length * (speed[going].sign() if linf else _normalised(speed[going]))
+            step = speed[going].sign() if linf else normalised(speed[going], each)
+            moved[going] -= length * step
         return {"noise": moved, "velocity": speed, "fooled": hits}, {}
 
 
@@ -157,11 +160,3 @@ def step_length(iteration: int, iterations: int) -> float:
     The first is a half, or more if the edge could not be reached in so few steps.
     """
     return max(0.5, 2 / (iterations + 1)) * (1 - iteration / iterations)
-
-
-def _normalised(
-    x: Float[Tensor, "n *shape"],
-) -> Float[Tensor, "n *shape"]:
-    """Each with a root mean square of 1."""
-    rms = x.flatten(1).square().mean(1).sqrt().clamp(min=1e-30)
-    return x / rms.reshape(-1, *[1] * (x.ndim - 1))
