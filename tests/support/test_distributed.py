@@ -5,7 +5,6 @@ together.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from adjointdpm.runs.trackers import flatten
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example
 from helpers.toys import REDDISH, Tint, ToyModel
+from helpers.two_processes import run_in_two_processes
 
 TRAINING = [Example("a", seed) for seed in range(5)]
 VALIDATION = [Example("a", seed) for seed in range(100, 103)]
@@ -267,36 +267,7 @@ def worker(out: Path) -> None:
 def two(tmp_path_factory) -> list[dict[str, Any]]:
     """The results of two processes on this machine's CPU."""
     out = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    shared["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # pytest's, for `helpers`
-    shared |= {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    children = []
-    for rank in ("0", "1"):
-        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
-        command = [sys.executable, __file__, str(out)]
-        children.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        outputs = [child.communicate(timeout=120)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0, 0], "\n".join(outputs)
+    run_in_two_processes(__file__, out, timeout=120)
     return [json.loads((out / f"results-{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from adjointdpm.runs.interruption import Interrupted
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.audit.victims import Victim
 from helpers.toy_audit import Warm, toy_audit
+from helpers.two_processes import run_in_two_processes
 
 FILES = ("findings.jsonl", "history.jsonl")
 VARY = {"seconds", "peak_memory_bytes", "processes"}
@@ -60,35 +59,7 @@ def worker(out: Path) -> None:
 def two(tmp_path_factory) -> Path:
     """The folder in which two processes did the same audits."""
     out = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # pytest's, for `helpers`
-        "ACCELERATE_USE_CPU": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    children = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(out)],
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        outputs = [child.communicate(timeout=300)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0, 0], "\n".join(outputs)
+    run_in_two_processes(__file__, out, timeout=300)
     return out
 
 
