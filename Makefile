@@ -48,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 # pip learned `--group` in 25.1; the one that ships with Python 3.11 is older.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges,tensorboard,plots]' --group dev --group docs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges,tensorboard,plots,app]' --group dev --group docs
 	@touch $@
 
 clean:
