@@ -226,7 +226,7 @@ class TemplateProbe:
             The sentences, and where the token starts in those that were looked at.
 
         """
-        front = [sentence for sentence in ranked if sentence.acts][:_TRIED] or ranked[:1]
+        front = self._front([sentence for sentence in ranked if sentence.acts]) or ranked[:1]
         starts = {sentence.template: self._start(sentence, plain) for sentence in front}
         if self.trial is None or len(front) < 2:
             return ranked, starts
@@ -241,6 +241,13 @@ class TemplateProbe:
             return lost > self.limit, sentence.learned is None, sentence.learned or 0.0
 
         return sorted(tried, key=order) + rest, starts
+
+    @staticmethod
+    def _front(ranked: list[Sentence]) -> list[Sentence]:
+        """The most promising, and the one in which words change most: vectors reach further."""
+        most = sorted(ranked, key=lambda sentence: -sentence.change)[:1]
+        first = [sentence for sentence in ranked if sentence not in most][: _TRIED - 1]
+        return [sentence for sentence in ranked if sentence in [*first, *most]]
 
     def _start(self, sentence: Sentence, plain: Tensor) -> Start:
         """The word that the token starts at: the best that leaves the subjects in full pictures."""
