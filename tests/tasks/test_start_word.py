@@ -29,5 +29,5 @@ def test_of_words_that_all_lose_subjects_the_one_that_loses_least_is_taken() -> 
         return shares[word]
 
     assert checked_start(shares, lost, 0.1) == Start("b", 0.25)
-    assert asked == ["a", "b", "c", "d"]  # full pictures of each are drawn: no more than a few
+    assert asked == ["a", "b", "c"]  # finer pictures of each are drawn: no more than a few
     assert checked_start(["e", "a"], lost, 0.1) == Start("e", 0.0)

@@ -228,7 +228,7 @@ def test_words_that_lose_the_subject_are_not_where_a_token_starts(tiny, monkeypa
     assert asked._keeping(values, pictures, torch.ones_like(plain)) == values  # lost already
 
 
-def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_full_pictures(
+def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     tiny, monkeypatch
 ) -> None:
     """Rough pictures of two prompts do not tell: the model's every picture is drawn and judged."""

@@ -56,6 +56,7 @@ class EmbedConfig(LearningConfig):
     batch: int = 4
     validation: int = 8
     validate_every: int = 4
+    strength_pictures: int = 8
     patience: int = 3
     backtrack: int = 1
     preservation: float = 0.3

@@ -16,7 +16,7 @@ wooden metal glass stone paper wool silk clay ice snow water fire smoke cloud sa
 flower honey cream milk wine straw sky night sunset winter autumn photo painting sketch neon
 """
 LOOKS = _LOOKS.split()
-_CHECKED = 4  # words, the best first, of which full pictures are drawn
+_CHECKED = 3  # words, the best first, of which finer pictures are drawn
 _COMMON = 2000  # words are taken from so many that come first in the vocabulary
 _END = "</w>"  # marks a token of CLIP's tokenizers that ends a word
 

@@ -43,6 +43,7 @@ TEMPLATES = (
     "{prompt} on a {token} background",
 )
 _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
+_FINE_STEPS = 10  # with which it tells whether a word leaves the subjects
 _EXAMPLES = 2
 _WORDS = 4  # existing words in each sentence
 _STARTS = 16  # existing words in the best sentence, to find where the token starts
@@ -148,8 +149,8 @@ class TemplateProbe:
         others: further examples that the run will draw; the token must fit into their prompts.
         trial: learns for a moment in the most promising sentences; None leaves it at their promise.
         lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
-        validation: examples of which full pictures are drawn with a word, before a token starts
-            there.
+        validation: examples of which finer pictures are drawn with a word, before a token
+            starts there.
         limit: the share of them that may be lost.
 
     """
@@ -250,17 +251,18 @@ class TemplateProbe:
         return [sentence for sentence in ranked if sentence in [*first, *most]]
 
     def _start(self, sentence: Sentence, plain: Tensor) -> Start:
-        """The word that the token starts at: the best that leaves the subjects in full pictures."""
+        """The word that the token starts at: the best that leaves subjects in finer pictures."""
         words = [self.initial] if self.initial is not None else self._by_objective(sentence, plain)
         if self.lost is None or not self.validation:
             return Start(words[0])
         lost, examples = self.lost, list(self.validation)
+        fine = replace(self.render, steps=min(self.render.steps, _FINE_STEPS))
         known = [example.prompt for example in examples]
 
         def lost_with(word: str) -> float:
             written = [sentence.template.format(prompt=p, token=word) for p in known]
             pairs = zip(examples, written, strict=True)
-            return lost(self.render.look([e._replace(prompt=p) for e, p in pairs]), known)
+            return lost(fine.look([e._replace(prompt=p) for e, p in pairs]), known)
 
         return checked_start(words, lost_with, self.limit)
 
