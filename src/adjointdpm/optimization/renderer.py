@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
-from adjointdpm.metrics import Metric, check_samples
+from adjointdpm.metrics import Metric, check_samples, check_scores
 from adjointdpm.metrics.base import Samples
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.arguments.generation import is_encoded
@@ -97,7 +97,7 @@ class Renderer:
             prompts: what each of them was drawn for.
 
         Raises:
-            MetricError: the metric does not take such samples.
+            MetricError: the metric does not take such samples, or its scores are NaN or infinite.
 
         """
         check_samples(metric, images)
@@ -105,7 +105,9 @@ class Renderer:
         for start in range(0, len(images), self.chunk):
             part = slice(start, start + self.chunk)
             seen = images[part].to(self.model.device, self.model.dtype)
-            scores.append(metric(seen, prompts=list(prompts[part])).cpu())
+            found = metric(seen, prompts=list(prompts[part]))
+            check_scores(metric, found, len(seen))
+            scores.append(found.cpu())
         return torch.cat(scores)
 
     def sample_shape(self, example: Example) -> tuple[int, ...]:
