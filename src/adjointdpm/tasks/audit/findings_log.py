@@ -122,7 +122,7 @@ class FindingsLog:
         try:
             with self.path.open("a" if self.written else "w", encoding="utf-8") as file:
                 for facts in new:
-                    file.writelines(json.dumps(row) + "\n" for row in facts["findings"])
+                    file.writelines(strict_json(row) + "\n" for row in facts["findings"])
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error}") from error
         for facts in new:
