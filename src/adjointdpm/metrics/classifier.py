@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from adjointdpm.errors import InvalidInputError, MetricError
 from adjointdpm.metrics.base import Images, Metric, Scores

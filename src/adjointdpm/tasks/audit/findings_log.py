@@ -8,6 +8,7 @@ from typing import Any
 
 from adjointdpm.errors import OutputError
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.strict_json import strict_json
 from adjointdpm.tasks.audit.block_attack import Cost
 from adjointdpm.tasks.audit.setting import Setting
 from adjointdpm.tasks.audit.shared_blocks import SharedBlocks
