@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, NoGainWarning
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import Metric, score
 from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
@@ -187,7 +187,7 @@ def _chosen(
 
     def lost(images: Tensor, prompts: Sequence[str]) -> float:
         assert guard is not None
-        return guard.metric(images, prompts=prompts).mean().item()
+        return score(guard.metric, images, prompts).mean().item()
 
     asked = None if guard is None else lost
     probe = TemplateProbe(

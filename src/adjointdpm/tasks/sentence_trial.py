@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.metrics import Metric, score, structure_distance
 from adjointdpm.optimization.normalized_descent import NormalizedDescent
-from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.renderer import LOOK, Renderer
 from adjointdpm.variables import Example, TokenEmbedding
 
 _ITERATIONS = 6
@@ -106,7 +106,7 @@ class SentenceTrial:
         return self._objective(images, examples, plain).item()
 
     def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
-        scores = self.metric(images, prompts=[example.prompt for example in examples])
+        scores = score(self.metric, images, [example.prompt for example in examples], LOOK)
         if not self.preservation:
             return scores.mean()
         return scores.mean() + self.preservation * structure_distance(images, plain).mean()
