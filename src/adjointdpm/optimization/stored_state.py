@@ -39,6 +39,7 @@ class LoopFacts(Facts):
     network_calls: NonNegativeInt
     seconds: NonNegativeFloat
     gradients: dict[str, dict[str, Any]]
+    unseen: dict[str, Any] | None = None
     objective: dict[str, Any]
     optimizer: OptimizerFacts
     history: list[dict[str, Any]]
@@ -53,10 +54,11 @@ def check_stored(stored: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
     """
     tensors, facts = stored
     found = check_facts(LoopFacts, facts)
-    if [record.get("iteration") for record in found.history] != [*range(found.iteration + 1)]:
+    last = found.iteration - (found.unseen is not None)
+    if [record.get("iteration") for record in found.history] != [*range(last + 1)]:
         raise CheckpointError(
             f"history has {len(found.history)} records, which are not those of iterations 0 to "
-            f"{found.iteration}"
+            f"{last}"
         )
     groups: dict[str, set[str]] = {"now": set(), "best": set()}
     for name in tensors:

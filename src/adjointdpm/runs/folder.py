@@ -29,6 +29,7 @@ from adjointdpm.support.files import (
     write_text,
 )
 from adjointdpm.support.json_file import read_json_lines
+from adjointdpm.support.strict_json import strict_json
 
 _FRAMES = 8  # of a video, in the picture that shows it
 _LEAST_SPACE = 8_000_000  # bytes: less is not even enough for pictures and a report
@@ -173,13 +174,13 @@ class RunFolder:
         """Write all records, one JSON object a line."""
         self._write(
             self.path / "history.jsonl",
-            "".join(json.dumps(record) + "\n" for record in records).encode(),
+            "".join(strict_json(record) + "\n" for record in records).encode(),
         )
 
     def write_result(self, result: dict[str, Any]) -> Path:
         """Write `result.json`."""
         return self._write(
-            self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode()
+            self.path / "result.json", (strict_json(result, indent=2) + "\n").encode()
         )
 
     def write_images(
