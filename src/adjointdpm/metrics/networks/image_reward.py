@@ -70,7 +70,9 @@ class ImageRewardNetwork(nn.Module):
             self.vision: Any = _vision(_within(state, "blip.visual_encoder."))
             self.text: Any = _text(_within(state, "blip.text_encoder."))
             self.head = PreferenceHead(_within(state, "mlp."))
-            tokenizer = BertTokenizer.from_pretrained(where, local_files_only=local)
+            tokenizer = BertTokenizer.from_pretrained(
+                where, local_files_only=local or not is_reachable()
+            )
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ModelError(f"{str(source)!r} is not {_WHAT}: {error}") from error
         self.reader = PromptReader(tokenizer, _TOKENS)
