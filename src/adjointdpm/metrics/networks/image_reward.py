@@ -22,6 +22,7 @@ from adjointdpm.metrics.networks.model_files import (
 from adjointdpm.metrics.networks.preference_head import PreferenceHead
 from adjointdpm.metrics.networks.preprocessing import Preprocessing
 from adjointdpm.metrics.networks.prompt_reader import PromptReader
+from adjointdpm.support.hub import is_reachable
 
 _WHAT = "an ImageReward model"
 _WEIGHTS = "model.safetensors"
