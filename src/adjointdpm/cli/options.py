@@ -19,6 +19,7 @@ from adjointdpm.cli.config_file import read_config
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.settings import Settings
+from adjointdpm.support.devices import usable_device
 from adjointdpm.tasks.config import NAME_VALUE, PROMPT_FILE, Sampling
 
 T = TypeVar("T")
@@ -240,14 +241,7 @@ def check_device(device: str) -> None:
         UnknownNameError: it cannot.
 
     """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UnknownNameError(
-            f"--device {device!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+    usable_device("--device ", device)
 
 
 # For commands whose flags are written out.
