@@ -69,7 +69,7 @@ class Run(Folder):
 
 # Titles in --help: of all flags of a class, and of flags that stand elsewhere.
 _PANELS = {Sampling: "Sampler", Settings: "Optimisation", Folder: "Run", Run: "Run"}
-_MOVED = {"seed": "Run", "tracker": "Run"}
+_MOVED = {"seed": "Run", "tracker": "Run", "previews": "Run"}
 
 
 @dataclass(frozen=True)

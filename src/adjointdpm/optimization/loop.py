@@ -210,6 +210,7 @@ class _Run:
         progress.iteration += 1
         self.state.average.update(progress.iteration)
         record: Record = {"iteration": progress.iteration} | evaluated[0]
+        calls = counted.network_calls
         estimates = self.processes.gather(
             [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
         )
@@ -219,11 +220,14 @@ class _Run:
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            record["validation"] = self.validate()
+            with stats(memory=False) as looked:
+                record["validation"] = self.validate()
+            calls += looked.network_calls
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
                 record["step_scale"] = progress.step_scale
+        record["network_calls"] = sum(self.processes.gather([calls]))
         return record | {"seconds": time.perf_counter() - started}
 
     def clip(self) -> float:
