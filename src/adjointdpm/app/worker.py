@@ -136,20 +136,24 @@ def _locked(queue: JobQueue) -> IO[str] | None:
 
 
 def _preload() -> None:
-    """Import what every command needs."""
+    """Import what every command needs, by drawing a picture in one step."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not begin before a fork
     os.environ["HF_HUB_OFFLINE"] = "1"  # the page gets nothing from the network
+    import torch
+
     from adjointdpm.cli.terminal import quiet
 
     quiet()
-    import diffusers
-    import peft  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
     import adjointdpm.cli
     import adjointdpm.runs.report
     import adjointdpm.runs.trackers  # noqa: F401
 
-    _ = diffusers.StableDiffusionPipeline  # diffusers imports its classes when they are asked for
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads would be dead in a fork
+    model = adjointdpm.pipelines.load("tiny")
+    with torch.no_grad():
+        model.generate("a cat", model.noise(1, 0), steps=1)
+    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
