@@ -1,5 +1,6 @@
 """Controls made from the settings of the tasks, and command lines made from the controls."""
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
@@ -71,7 +72,7 @@ class Setting:
         kind, value = _kind(self.cls, self.name), self.shown
         if kind is bool:
             return gr.Checkbox(value=bool(value), **words)
-        if kind in (int, float):
+        if kind in (int, float) and value is not None:
             return gr.Number(value=value, precision=0 if kind is int else None, **words)
         return gr.Textbox(value=value or "", placeholder=_EMPTY, max_lines=1, **words)
 
@@ -97,8 +98,7 @@ class Setting:
             negative = f"--no-{self.name.replace('_', '-')}"
             return [] if bool(value) == self.usual else [flag if value else negative]
         if kind in (int, float):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidInputError(f"{self.name}={value!r} must be a number")
+            value = _number(self.name, kind, value)
             same = self.usual is not None and value == self.usual
             return [] if same else [f"{flag}={value:.10g}" if kind is float else f"{flag}={value}"]
         text = checked_text(value, self.name)
@@ -125,6 +125,20 @@ def prompt_lines(text: object, what: str = "prompts") -> list[str]:
     """The prompts of a text, one a line."""
     lines = checked_text(text, what).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _number(name: str, kind: type, value: object) -> int | float:
+    """A number of a control, which is text where nothing stands for the usual one."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(str(value))
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise ValueError
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InvalidInputError(f"{name}={value!r} must be {wanted}") from None
+    return int(number) if kind is int else number
 
 
 def _field(cls: type, name: str) -> Field[Any]:

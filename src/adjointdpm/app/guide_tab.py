@@ -50,12 +50,13 @@ def build(session: Session) -> gr.Timer:
             metrics.build()
             with gr.Row():
                 controls = [setting.control() for setting in main]
+            panel = RunPanel(session, ["guide"])
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in more]
-            panel = RunPanel(session, ["guide"])
         with gr.Column(scale=3, min_width=300):
             pictures = gr.HTML(empty())
             states = gr.HTML()
+            panel.place_status()
             with gr.Group(visible=False) as keeping:
                 state = gr.Slider(
                     0, 1, value=0, step=1, label="State", info="Which state to look at and keep."

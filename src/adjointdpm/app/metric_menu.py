@@ -60,7 +60,7 @@ class MetricMenu:
         """Make the controls; only those of the chosen kind are shown."""
         choices = [(words, value) for value, words in self.choices.items()]
         chosen = gr.Dropdown(
-            choices, value=choices[0][1], label="Metric", info="What the pictures shall have."
+            choices, value=choices[0][1], label="Metric", info="What the pictures are scored by."
         )
         first = choices[0][1]
         mood = gr.Dropdown(list(MOODS), value="dusk", label="Mood", visible=first == MOOD)

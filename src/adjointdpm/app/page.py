@@ -12,7 +12,8 @@ from adjointdpm.app.session import Session
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-.adp-grid { display: grid; gap: 10px; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); }
+.adp-grid { display: grid; gap: 10px; grid-template-columns:
+  repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
 .adp-three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .adp-strip { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)); gap: 6px; }
@@ -65,6 +66,20 @@ def theme() -> gr.themes.Base:
         neutral_hue=gr.themes.colors.slate,
         font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
         font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
+    ).set(
+        # Soft's own are too pale to read.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_padding="0",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
     )
 
 

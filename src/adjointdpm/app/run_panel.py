@@ -44,9 +44,12 @@ class RunPanel:
             self.run = gr.Button(self.label, variant="primary", min_width=90)
             self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
             self.go_on = gr.Button("Go on", visible=self.resumes, interactive=False, min_width=90)
-        self.status = gr.HTML()
         self.shown, self.seen = gr.State(None), gr.State(None)
         self.timer = gr.Timer(0.5, active=False)
+
+    def place_status(self) -> None:
+        """Make what says how the run is going; call it where that shall stand."""
+        self.status = gr.HTML()
 
     def connect(
         self,

@@ -15,7 +15,7 @@ def argument_help(cls: type, name: str) -> str:
         text = inspect.cleandoc(base.__doc__ or "")
         found = re.search(rf"^    {name}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
         if found:
-            sentence = re.split(r"\.\s", found[1])[0]
+            sentence = re.split(r"(?<!\bal)\.\s", found[1])[0]
             words = " ".join(sentence.split()).rstrip(".")
             return f"{words[0].upper()}{words[1:]}{'' if words[-1] == '…' else '.'}"
     raise LookupError(f"{cls.__name__}.{name} has no entry under Args")
