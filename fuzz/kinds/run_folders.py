@@ -75,7 +75,30 @@ def difference(found: Path, wanted: Path) -> str:
         if one.keys() != two.keys() or any(not one[k].equal(two[k]) for k in one):
             return f"{other} holds other tensors"
     results = [json.loads((f / "result.json").read_text("utf-8")) for f in (found, wanted)]
-    for key in ("metric", "held_out", "success", "seed", "network_calls", "config"):
+    for key in ("metric", "held_out", "success", "seed", "config"):
         if results[0].get(key) != results[1].get(key):
             return f"result.json: {key} is {results[0].get(key)}, not {results[1].get(key)}"
-    return ""
+    return _other_history(found, wanted)
+
+
+def _other_history(found: Path, wanted: Path) -> str:
+    """Where the measured values of a run's records differ from those of another."""
+    if not (wanted / "history.jsonl").is_file():
+        return ""
+    one, two = (
+        [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
+        for folder in (found, wanted)
+    )
+    keys = ("iteration", "training", "validation")
+    first, second = ([{key: r.get(key) for key in keys} for r in rows] for rows in (one, two))
+    if first == second:
+        return ""
+    at = next(
+        (
+            i
+            for i, pair in enumerate(zip(first, second, strict=False))
+            if len(set(map(str, pair))) > 1
+        ),
+        min(len(first), len(second)),
+    )
+    return f"history.jsonl differs from record {at} on ({len(first)} and {len(second)} records)"
