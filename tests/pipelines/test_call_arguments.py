@@ -66,7 +66,7 @@ def test_a_file_stands_for_a_picture(tmp_path) -> None:
     found = call_arguments(pipe, [f"image={tmp_path / 'red.png'}", "strength=0.5"])
     assert isinstance(found["image"], PictureFile)
     assert loaded(found)["image"].size == (4, 2)
-    with pytest.raises(errors.InvalidInputError, match=r"none\.png cannot be read as a picture"):
+    with pytest.raises(errors.InvalidInputError, match=r"picture none\.png does not exist"):
         call_arguments(pipe, ["image=none.png"])
 
 

@@ -1,6 +1,8 @@
 """Picture files: what is read, and what is refused before it is decoded."""
 
+import os
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import torch
 from PIL import Image
 
 from adjointdpm.errors import InvalidInputError
-from adjointdpm.support.picture_files import read_picture
+from adjointdpm.pipelines.arguments.call_arguments import PictureFile
+from adjointdpm.support.picture_files import open_picture, read_picture
 
 
 def colors(height: int = 12, width: int = 9, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -107,3 +110,101 @@ def test_damaged_files_are_read_or_refused_but_never_anything_else(tmp_path, kin
         except InvalidInputError:
             refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_gray_of_16_bits_keeps_its_tones(tmp_path, turned: int) -> None:
+    values = np.linspace(0, 65535, 20 * 30).astype(np.uint16).reshape(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(values).save(tmp_path / "deep.png", exif=exif)
+    expected = torch.from_numpy((values if turned == 1 else np.rot90(values, -1)) / 65535).float()
+    picture = read_picture(tmp_path / "deep.png")
+    torch.testing.assert_close(picture, expected.expand(3, -1, -1), atol=1e-6, rtol=0)
+    assert abs(picture.mean().item() - 0.5) < 1e-3
+    eight = torch.from_numpy(np.array(open_picture(tmp_path / "deep.png"))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(eight, picture, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_the_transparent_gray_of_16_bits_is_white(tmp_path) -> None:
+    values = np.full((8, 8), 300, np.uint16)
+    values[:4] = 65535 // 2
+    Image.fromarray(values).save(tmp_path / "deep.png", transparency=300)
+    picture = read_picture(tmp_path / "deep.png")
+    torch.testing.assert_close(picture[0, :4], torch.full((4, 8), 32767 / 65535))
+    assert bool((picture[:, 4:] == 1).all())
+
+
+def rgb16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits in each colour, which Pillow does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_colours_of_16_bits_are_not_clipped(tmp_path) -> None:
+    pixels = np.linspace(0, 65535, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
+    (tmp_path / "deep.png").write_bytes(rgb16(pixels))
+    expected = torch.from_numpy(pixels / 65535).permute(2, 0, 1).float()
+    torch.testing.assert_close(read_picture(tmp_path / "deep.png"), expected, atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("1", 1, (1.0, 1.0, 1.0)),
+        ("LA", (51, 255), (0.2, 0.2, 0.2)),
+        ("LA", (0, 51), (0.8, 0.8, 0.8)),
+        ("PA", None, (1.0, 0.0, 0.0)),
+    ],
+)
+def test_every_mode_of_png_is_read_as_it_is_seen(tmp_path, mode, color, expected) -> None:
+    if mode == "PA":
+        picture = Image.new("P", (8, 8), 0)
+        picture.putpalette([255, 0, 0, 0, 255, 0])
+        picture.info["transparency"] = bytes([255, 0])
+        picture.save(tmp_path / "a.png", transparency=bytes([255, 0]))
+    else:
+        Image.new(mode, (8, 8), color).save(tmp_path / "a.png")
+    read = read_picture(tmp_path / "a.png").mean((1, 2))
+    torch.testing.assert_close(read, torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_inks_are_read_as_colours(tmp_path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "inks.jpg", quality=100)
+    for picture in (
+        read_picture(tmp_path / "inks.jpg"),
+        torch.from_numpy(np.array(open_picture(tmp_path / "inks.jpg"))).permute(2, 0, 1) / 255,
+    ):
+        torch.testing.assert_close(
+            picture.mean((1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=0.02, rtol=0
+        )
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(InvalidInputError, match="no regular file"):
+            read_picture(path)
+
+
+def test_a_pictures_argument_is_read_alike_and_its_code_opens_the_same(tmp_path) -> None:
+    clear, plain = tmp_path / "clear.png", tmp_path / "plain.png"
+    Image.new("RGBA", (8, 8), (0, 0, 255, 0)).save(clear)
+    Image.fromarray(colors()).save(plain)
+    for path in (clear, plain):
+        file = PictureFile(str(path))
+        found = torch.from_numpy(np.array(file.picture)).permute(2, 0, 1) / 255
+        torch.testing.assert_close(found, read_picture(path))
+        imports, expression = file.as_code()
+        names: dict = {}
+        exec(imports, names)
+        assert eval(expression, names).tobytes() == file.picture.tobytes()
+    assert "adjointdpm" not in "".join(PictureFile(str(plain)).as_code())

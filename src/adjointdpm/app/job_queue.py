@@ -200,10 +200,11 @@ def last_words(log: Path) -> str:
         text = log.read_bytes()[-20_000:].decode("utf-8", "replace")
     except OSError:
         return ""
+    _, found, sentence = text.rpartition("error: ")
+    if found:
+        return sentence.strip()
     lines = [line.strip(" │╭╮╰╯─") for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("Usage:")]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [""])[-1].removeprefix("error: ")
+    return next((line for line in reversed(lines) if line), "")
 
 
 def _running(jobs: Sequence[Job], name: str) -> int | None:

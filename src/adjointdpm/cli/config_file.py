@@ -12,6 +12,7 @@ import yaml
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.optimization import settings
+from adjointdpm.support.text_files import read_text
 
 #: Former keys, and what they are called now.
 RENAMED = settings.RENAMED | {
@@ -73,8 +74,8 @@ def _listed(value: Any) -> list[Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The file's values by flag."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_text(path, "--config"))
+    except yaml.YAMLError as error:
         raise InvalidInputError(f"--config {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise InvalidInputError(f"--config {path} must hold flags and values, such as `steps: 50`")

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
-from adjointdpm.cli.terminal import command_line, note, progress_bar, quiet, show_records, tell
+from adjointdpm.cli.terminal import (
+    command_line,
+    note,
+    printable,
+    progress_bar,
+    quiet,
+    show_records,
+    tell,
+)
 from adjointdpm.tasks import align as align_task
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
@@ -113,7 +121,9 @@ def _learn(
     recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
     with progress_bar(visible=folder.writable) as progress:
         bar = progress.add_task(
-            title, total=config.iterations, metric="drawing the untouched model's pictures"
+            printable(title),
+            total=config.iterations,
+            metric="drawing the untouched model's pictures",
         )
         result = task(
             model,

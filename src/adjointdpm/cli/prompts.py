@@ -1,10 +1,10 @@
 """Prompts that a command is given: a file with one a line, or a list from `--config`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from adjointdpm.errors import PromptError
+from adjointdpm.support.text_files import read_lines
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,8 @@ class PromptSource:
                     f"blank, not {self.given!r}"
                 )
             return list(self.given)
-        try:
-            lines = Path(str(self.given)).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(f"{flag} {self.given} cannot be read: {error}") from error
-        prompts = [
-            line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
-        ]
+        lines = read_lines(str(self.given), flag, PromptError)
+        prompts = [line for line in lines if line and not line.startswith("#")]
         if not prompts:
             raise PromptError(f"{flag} {self.given} holds no prompts; write one a line")
         return prompts

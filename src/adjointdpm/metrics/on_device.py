@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from adjointdpm.errors import UnknownNameError
-from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples
+from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples, score
 from adjointdpm.metrics.weighted_sum import WeightedSum
 
 # float16 is not among them: its gradients underflow, and nothing scales them on the way back.
@@ -57,7 +57,7 @@ class OnDevice(Metric):
         """Score each sample."""
         check_samples(self.metric, samples)
         there = samples.to(device=self.device, dtype=self.dtype)
-        scores = self.metric(there, prompts=prompts)
+        scores = score(self.metric, there, prompts)
         return scores.to(samples.device, torch.promote_types(samples.dtype, torch.float32))
 
 

@@ -3,15 +3,21 @@
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from adjointdpm.engine.stats import Stats, stats
-from adjointdpm.errors import InvalidTypeError, MetricError, PromptError
+from adjointdpm.errors import (
+    AdjointDPMError,
+    InvalidTypeError,
+    MetricError,
+    OutputError,
+    PromptError,
+)
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.guard import Guard
@@ -20,9 +26,11 @@ from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
 from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.runs.going_on import say_how_to_go_on
 from adjointdpm.runs.interruption import Interrupted, stop_requests
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
+from adjointdpm.support.user_code import blamed_file
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -115,6 +123,7 @@ class _Run:
     trackers: Trackers | None
     guard: Guard | None
     cost: Stats  # of this session and process so far
+    searching: bool = False  # in the middle of a line search
 
     def __init__(
         self,
@@ -166,14 +175,17 @@ class _Run:
             stack.enter_context(frozen(pipe, tensors))
             if self.trackers is not None:
                 stack.callback(self.trackers.finish)
+            stack.enter_context(self.saved_if_it_fails())
             if not outcome.history:
                 self.note({"iteration": 0, "validation": self.validate()})
-            while (
+            while progress.unseen is not None or (
                 progress.iteration < settings.iterations
                 and progress.looks_without_progress < settings.patience
                 and not self.hacked()
             ):
-                self.note(self.step())
+                if progress.unseen is None:
+                    progress.unseen = self.step()
+                self.note(self.looked_at(progress.unseen))
                 if self.processes.any(stop_requested()):
                     self.stop()
                 if progress.iteration % settings.checkpoint_every == 0:
@@ -187,8 +199,49 @@ class _Run:
         outcome.best_iteration = progress.best_iteration
         return outcome
 
+    @contextmanager
+    def saved_if_it_fails(self) -> Iterator[None]:
+        """Save the state that an exception leaves, so that the run can go on once it is mended.
+
+        A step that fails has changed nothing yet, and a look that fails is taken again.
+
+        Raises:
+            MetricError: in place of what code of the user's raised in a backward pass.
+            Interrupted: in place of a KeyboardInterrupt.
+
+        """
+        try:
+            yield
+        except Interrupted:
+            raise
+        except BaseException as failure:
+            self.save_alone(failure)
+            notes = "\n".join(getattr(failure, "__notes__", []))
+            if isinstance(failure, KeyboardInterrupt):
+                done = self.state.progress.iteration
+                raise Interrupted(f"stopped at once, in iteration {done + 1}\n{notes}") from failure
+            if not isinstance(failure, AdjointDPMError) and (blamed := blamed_file(failure)):
+                raise MetricError(f"{blamed}\n{notes}") from failure
+            raise
+
+    def save_alone(self, failure: BaseException) -> None:
+        """Write a checkpoint without asking other processes, which may be gone."""
+        target, searching = self.checkpoints, self.searching
+        # A line search that is cut off has moved already: the last checkpoint has to do.
+        # Nothing to save before the first record, and nowhere to on a full disk.
+        futile = not self.outcome.history or isinstance(failure, OutputError)
+        if target is None or searching or futile or not self.processes.is_main:
+            return
+        if self.processes.count == 1:
+            self.count_cost(self.cost.network_calls)
+        try:
+            self.state.save(target)
+            say_how_to_go_on(failure, target.folder)
+        except OutputError as error:
+            failure.add_note(f"Nor could the state be saved: {error}")
+
     def step(self) -> Record:
-        """One iteration, and its record."""
+        """One iteration, and its record but for a look at the pictures."""
         settings, progress, started = self.settings, self.state.progress, time.perf_counter()
         examples = _minibatch(
             self.training, settings.step_examples, progress.iteration, settings.seed
@@ -205,30 +258,40 @@ class _Run:
             return values["objective"]
 
         with stats(memory=False) as counted:
+            self.searching = isinstance(self.optimizer, torch.optim.LBFGS)
             self.optimizer.step(evaluate)
+            self.searching = False
         self.variable.project()
         progress.iteration += 1
         self.state.average.update(progress.iteration)
         record: Record = {"iteration": progress.iteration} | evaluated[0]
-        calls = counted.network_calls
+        record["network_calls"] = sum(self.processes.gather([counted.network_calls]))
         estimates = self.processes.gather(
             [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
         )
         if estimates:  # few-VJP gradients tell how far they are off
             record["gradient_error_estimate"] = sum(estimates) / len(estimates)
+        return record | {"seconds": time.perf_counter() - started}
+
+    def looked_at(self, record: Record) -> Record:
+        """The record of a step, with what a look at the pictures says if it is time for one."""
+        settings, progress, started = self.settings, self.state.progress, time.perf_counter()
+        added: Record = {}  # so that the record is as it was if the look fails
         if (
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
             with stats(memory=False) as looked:
-                record["validation"] = self.validate()
-            calls += looked.network_calls
+                added["validation"] = self.validate()
+            calls = sum(self.processes.gather([looked.network_calls]))
+            added["network_calls"] = record["network_calls"] + calls
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
-                record["step_scale"] = progress.step_scale
-        record["network_calls"] = sum(self.processes.gather([calls]))
-        return record | {"seconds": time.perf_counter() - started}
+                added["step_scale"] = progress.step_scale
+        progress.unseen = None
+        added["seconds"] = record.pop("seconds") + time.perf_counter() - started
+        return record | added
 
     def clip(self) -> float:
         """Clip the gradient, and return its norm before that."""
@@ -273,12 +336,15 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint, if they are kept."""
-        progress, outcome = self.state.progress, self.outcome
-        calls = sum(self.processes.gather([self.cost.network_calls]))
-        progress.network_calls = outcome.former_calls + calls
-        progress.seconds = outcome.former_seconds + time.perf_counter() - self.begun
+        self.count_cost(sum(self.processes.gather([self.cost.network_calls])))
         if (target := self.checkpoints) is not None:
             self.processes.from_main(lambda: self.state.save(target))
+
+    def count_cost(self, calls: int) -> None:
+        """Note what all sessions cost, with so many network calls in this one."""
+        progress, outcome = self.state.progress, self.outcome
+        progress.network_calls = outcome.former_calls + calls
+        progress.seconds = outcome.former_seconds + time.perf_counter() - self.begun
 
     def stop(self) -> None:
         """Save, and raise Interrupted."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
-from adjointdpm.metrics import Metric, check_samples
+from adjointdpm.metrics import Metric, check_samples, score
 from adjointdpm.metrics.base import Samples
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.arguments.generation import is_encoded
@@ -23,6 +23,9 @@ from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
+
+#: Fixes what a metric draws at random, wherever scores are compared with others.
+LOOK = "look"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Renderer:
             prompts: what each of them was drawn for.
 
         Raises:
-            MetricError: the metric does not take such samples.
+            MetricError: the metric does not take such samples, or its scores are NaN or infinite.
 
         """
         check_samples(metric, images)
@@ -111,7 +114,7 @@ class Renderer:
         for start in range(0, len(images), self.chunk):
             part = slice(start, start + self.chunk)
             seen = images[part].to(self.model.device, self.model.dtype)
-            scores.append(metric(seen, prompts=list(prompts[part])).cpu())
+            scores.append(score(metric, seen, prompts[part], LOOK).cpu())
         return torch.cat(scores)
 
     def sample_shape(self, example: Example) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ class Progress:
             the calls of all processes, and the main one's seconds. They are 0 in checkpoints that
             do not have them.
         gradients: what `Auto` decided, see `auto_agreement`.
+        unseen: the record of a step that is done, whose pictures have not been looked at yet.
 
     """
 
@@ -45,6 +46,7 @@ class Progress:
     network_calls: int = 0
     seconds: float = 0.0
     gradients: Choices = field(default_factory=dict)
+    unseen: dict[str, Any] | None = None
 
 
 @dataclass

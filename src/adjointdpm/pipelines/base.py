@@ -180,6 +180,12 @@ class DiffusionModel(ABC):
         """The dtype of noise, state and samples: float64 for a float64 network, else float32."""
         return torch.promote_types(torch.float32, network_dtype(self.network) or torch.float32)
 
+    @property
+    def _is_half(self) -> bool:
+        """Whether a network computes in float16."""
+        parts = [p for p in self.pipe.components.values() if isinstance(p, nn.Module)]
+        return any(network_dtype(part) is torch.float16 for part in parts)
+
     def noise(
         self, batch: int, seed: int, offset: int = 0, **arguments: Any
     ) -> Float[Tensor, "batch *shape"]:
@@ -318,7 +324,7 @@ class DiffusionModel(ABC):
             assert isinstance(method, AutogradMethod)
             denoiser = Denoiser(self.network, guidance_scale=scale, null_cond=null_cond)
             denoiser.check_cond(cond, batch)
-            stages = FiniteStages()
+            stages = FiniteStages(self._is_half)
             call = stages.watched("denoiser", method.wrap(denoiser, loop.calls))
             own = loop.generators(batch, seeds)
             latents = loop.run(
@@ -335,12 +341,12 @@ class DiffusionModel(ABC):
         solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
         latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
         samples = self.decode(latents)
+        stages = FiniteStages(self._is_half)
         if not is_finite(samples.detach()):
-            stages = FiniteStages()
             with torch.no_grad():
                 look = stages.solver(resolve_sampler(sampler))
                 sample(denoiser, x, cond=cond, sampler=sampler, callback=look, **solve)
-            stages.check(samples, "the decoder")
+        stages.check(samples, "the decoder")
         return samples
 
     def supports(self, **arguments: Any) -> dict[str, dict[str, bool | str]]:

@@ -6,6 +6,7 @@ Only safetensors are read, and no code that comes with a model is run.
 import importlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ import diffusers
 from safetensors import SafetensorError
 from torch import nn
 
-from adjointdpm.errors import ModelError
+from adjointdpm.errors import AdjointDPMWarning, ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
-from adjointdpm.pipelines.own_call.missing_weights import check_loaded, check_weights
+from adjointdpm.pipelines.own_call.missing_weights import (
+    check_finite,
+    check_loaded,
+    check_weights,
+)
 from adjointdpm.pipelines.own_call.modular import is_modular
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
-from adjointdpm.pipelines.weight_files import missing_weights
+from adjointdpm.pipelines.weight_files import check_readable, missing_weights
+from adjointdpm.pipelines.weight_report import weight_report
 from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
 from adjointdpm.support.quiet_loading import quiet_loading
 
@@ -77,7 +83,8 @@ def load(
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
-        AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out.
+        AdjointDPMWarning: once, if something in the pipeline blocks gradients or is left out; and
+            if a weight file holds tensors that the model has no place for.
 
     """
     for name, allowed in REFUSED.items():
@@ -100,8 +107,14 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
     class_name = index.get("_class_name")
     pipeline_class = _pipeline_class(source, class_name)
     _check_parts(source, index, pipeline_class)
+    networks = [name for name, value in index.items() if _is_network(value)]
+    if local:
+        check_readable(source, networks)
     try:
-        pipe = pipeline_class.from_pretrained(source, **kwargs)
+        with weight_report() as report:
+            pipe = pipeline_class.from_pretrained(source, **kwargs)
+    except ModelError as error:
+        raise ModelError(f"{source!r}: {error}") from error
     except (
         OSError,
         ValueError,
@@ -112,14 +125,16 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
         ImportError,
         SafetensorError,
     ) as error:
-        networks = [name for name, value in index.items() if _is_network(value)]
         hint = missing_weights(source, networks, kwargs.get("variant")) if local else ""
         if not local and "safetensors" in str(error):
             hint = 'its weights may be of a variant (variant="fp16", --variant fp16)'
         raise ModelError(
             f"{source!r} could not be loaded: {f'{hint}. ' if hint else ''}{error}"
         ) from error
+    report.check_complete(source)
     check_loaded(pipe, source)
+    for note in report.notes(source):
+        warnings.warn(note, AdjointDPMWarning, stacklevel=3)
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False)
@@ -146,7 +161,8 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
             `__call__`.
 
     Raises:
-        ModelError: not a pipeline, an incomplete one of a family, or one without weights.
+        ModelError: not a pipeline, an incomplete one of a family, or one whose
+            weights are missing, NaN or infinite.
         ScheduleError: its scheduler has zero terminal SNR with epsilon prediction.
 
     Warns:
@@ -154,13 +170,16 @@ def from_pipeline(pipe: Any) -> DiffusionModel | AnyPipeline:
 
     """
     if is_modular(pipe):
-        return AnyPipeline(pipe)
+        model = AnyPipeline(pipe)
+        check_finite(model.pipe)
+        return model
     if not isinstance(pipe, diffusers.DiffusionPipeline):
         raise ModelError(
             f"from_pipeline takes a diffusers pipeline, not {type(pipe).__name__}; to load one by "
             f"name use adjointdpm.load"
         )
     check_weights(pipe)
+    check_finite(pipe)
     for cls in type(pipe).__mro__:
         if (
             cls.__name__ in FAMILIES

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
+from adjointdpm.errors import ModelError
+
 SAFE = "safetensors"
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -33,6 +37,24 @@ def missing_weights(source: str, parts: Iterable[str], variant: str | None) -> s
         if not any(kind == SAFE and v in (variant, None) for v, kind in files.values()):
             advice.setdefault(_advice(source, files), []).append(part)
     return "; ".join(f"{', '.join(found)}: {text}" for text, found in advice.items())
+
+
+def check_readable(source: str, parts: Iterable[str]) -> None:
+    """Check that the weight files of a folder are whole, by their headers and sizes.
+
+    Raises:
+        ModelError: one is not; the message names it.
+
+    """
+    for part in parts:
+        for file in sorted((Path(source) / part).glob(f"*.{SAFE}")):
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise ModelError(
+                    f"{file} is damaged or cut off ({error}); save or download it again"
+                ) from error
 
 
 def _advice(source: str, files: dict[str, tuple[str | None, str]]) -> str:

@@ -20,6 +20,7 @@ from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import check_writable, write_bytes, write_text
+from adjointdpm.support.strict_json import strict_json
 
 _CONFIG = "config.yaml"
 # Marks the folder as that of a run, and lists the artefacts: what `force` may delete later.
@@ -158,13 +159,13 @@ class RunFolder:
         """Write all records, one JSON object a line."""
         self._write(
             self.path / "history.jsonl",
-            "".join(json.dumps(record) + "\n" for record in records).encode(),
+            "".join(strict_json(record) + "\n" for record in records).encode(),
         )
 
     def write_result(self, result: dict[str, Any]) -> Path:
         """Write `result.json`."""
         return self._write(
-            self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode()
+            self.path / "result.json", (strict_json(result, indent=2) + "\n").encode()
         )
 
     def write_images(

@@ -23,6 +23,7 @@ from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.going_on import told_how_to_go_on
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
@@ -161,6 +162,7 @@ def learn(
         settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
         watch = Watch(assignment.metric, variable, settings, advice, acts)
         outcome = _optimise(render, assignment, folder, resume, on_record, watch)
+        stack.enter_context(told_how_to_go_on(folder.checkpoints.folder))
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
         calls = {**assignment.calls}

@@ -49,14 +49,15 @@ def drawing_lines(
     first = [name for name in ("prompt", "class_labels") if name in shown]
     named = {name: shown.pop(name) for name in first} | given | shown
     words += [f"{name}={value}" for name, value in named.items()]
-    opened = any(isinstance(value, PictureFile) for value in arguments.values())
-    return ["from PIL import Image"] * opened + [f"pipe({', '.join(words)})"]
+    files = [value for value in arguments.values() if isinstance(value, PictureFile)]
+    imports = dict.fromkeys(file.as_code()[0] for file in files)
+    return [*imports, f"pipe({', '.join(words)})"]
 
 
 def as_code(name: str, value: Any) -> str:
     """A value as Python code; what has no such form goes by its own name."""
     if isinstance(value, PictureFile):
-        return f'Image.open({value.path!r}).convert("RGB")'
+        return value.as_code()[1]
     if isinstance(value, list) and len(value) == 1 and is_prompt(name):
         return repr(value[0])
     if isinstance(value, list) and len(value) > 1 and all(x == value[0] for x in value):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.pipelines.own_call.pipeline_call import call_parameters, check_arguments
+from adjointdpm.support.picture_files import open_picture
 
 # What a task says itself, and how.
 SAID_ELSEWHERE = {
@@ -39,15 +40,27 @@ class PictureFile:
     Attributes:
         picture: what the file holds, in RGB.
 
+    Raises:
+        InvalidInputError: see `read_picture`.
+
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            with Image.open(path) as opened:
-                self.picture = opened.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise InvalidInputError(f"{path} cannot be read as a picture: {error}") from error
+        self.picture = open_picture(path)
+
+    def as_code(self) -> tuple[str, str]:
+        """A line that imports, and an expression that opens the picture as it was opened here.
+
+        Pillow alone reads most pictures so, but not those of 16 bits, nor those that are
+        transparent or must be turned upright.
+        """
+        with Image.open(self.path) as opened:
+            alone = opened.convert("RGB")
+        if alone.size == self.picture.size and alone.tobytes() == self.picture.tobytes():
+            return "from PIL import Image", f'Image.open({self.path!r}).convert("RGB")'
+        module, function = open_picture.__module__, open_picture.__name__
+        return f"from {module} import {function}", f"{function}({self.path!r})"
 
 
 def written_arguments(given: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where NaN or infinite values began, in a run whose sample has some."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +9,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 
 from adjointdpm.engine.torch_internals import in_functorch_transform
-from adjointdpm.errors import NonFiniteError
+from adjointdpm.errors import AdjointDPMWarning, NonFiniteError
 
 HALF = (
     "; it computes in float16, where what exceeds 65504 is infinite: load the pipeline with "
-    "torch_dtype=torch.bfloat16 or float32"
+    "torch_dtype=torch.bfloat16 or float32 (--dtype bfloat16, --dtype float32)"
 )
 
 
@@ -21,9 +22,14 @@ class FiniteStages:
 
     A note is one number on the stage's device. Nothing waits for it unless the sample is not
     finite.
+
+    Args:
+        half: whether networks compute in float16, also where what they make is cast.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half: bool = False) -> None:
+        self._half = half
         self._notes: list[tuple[str, Tensor, bool]] = []
         self._calls: dict[str, int] = {}
 
@@ -80,10 +86,10 @@ class FiniteStages:
                 self._note(stage, value.detach().isfinite().all(), value)
 
     def _note(self, stage: str, fine: Tensor, value: Tensor) -> None:
-        self._notes.append((stage, fine, value.dtype is torch.float16))
+        self._notes.append((stage, fine, self._half or value.dtype is torch.float16))
 
     def check(self, sample: Tensor, last: str) -> None:
-        """Check that a sample is finite.
+        """Check that a sample is finite; warn of pictures without anything on them.
 
         Args:
             sample: what the run made.
@@ -92,12 +98,16 @@ class FiniteStages:
         Raises:
             NonFiniteError: it is not; the message names the stage where that began.
 
+        Warns:
+            AdjointDPMWarning: a picture is all black or all white.
+
         """
         values = sample.detach()
         if is_finite(values):
+            _warn_of_flat(values)
             return
         rows = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
-        half = values.dtype is torch.float16
+        half = self._half or values.dtype is torch.float16
         notes = [*self._notes, (f"in {last}", torch.tensor(False), half)]
         stage, _, half = next(note for note in notes if not bool(note[1]))
         raise NonFiniteError(
@@ -109,6 +119,24 @@ class FiniteStages:
 def is_finite(values: Tensor) -> bool:
     """Whether all values are finite; True inside torch.func, which does not let one look."""
     return in_functorch_transform(values) or bool(values.isfinite().all())
+
+
+def _warn_of_flat(samples: Tensor) -> None:
+    """Warn of pictures or videos whose every value is cut off at 0, or at 1, when they are saved."""
+    if samples.ndim not in (4, 5) or samples.shape[-3] != 3 or in_functorch_transform(samples):
+        return
+    lowest, highest = samples.flatten(1).aminmax(dim=1)
+    for shade, flat in (("black", highest <= 0), ("white", lowest >= 1)):
+        count = int(flat.sum())
+        if count:
+            warnings.warn(
+                f"{count} of {len(samples)} samples are {shade} all over: no value is "
+                f"{'above 0' if shade == 'black' else 'below 1'}, so nothing can be seen or "
+                "learned from them. The weights of the decoder or denoiser may be damaged, the "
+                "guidance scale too large, or a safety checker may have blacked them out",
+                AdjointDPMWarning,
+                stacklevel=2,
+            )
 
 
 def _path(path: Any) -> str:

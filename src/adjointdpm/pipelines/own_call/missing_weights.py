@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from adjointdpm.errors import ModelError
 
@@ -26,8 +27,8 @@ def check_weights(pipe: Any) -> None:
         lacking = list(_on_meta(network))
         if lacking:
             raise ModelError(
-                f"{part} ({type(network).__name__}) has {len(lacking)} tensors without values, on "
-                f"the meta device: {_listed(lacking)}; the pipeline was built without weights, or "
+                f"{part} ({type(network).__name__}) has {count(lacking)} without values, on "
+                f"the meta device: {listed(lacking)}; the pipeline was built without weights, or "
                 "its file lacks them: load it with from_pretrained from complete files"
             )
 
@@ -44,8 +45,44 @@ def check_loaded(pipe: Any, source: str) -> None:
         if lacking:
             raise ModelError(
                 f"{source!r}: the weights of {part} ({type(network).__name__}) lack "
-                f"{len(lacking)} tensors: {_listed(lacking)}; save or download them again"
+                f"{count(lacking)}: {listed(lacking)}; save or download them again"
             )
+
+
+def check_finite(pipe: Any) -> None:
+    """Check that no weight of a pipeline is NaN or infinite.
+
+    This reads all weights once. Those of other layouts (quantised, sharded, elsewhere) are left.
+
+    Raises:
+        ModelError: one is; the message names it.
+
+    """
+    for part, network in _networks(pipe):
+        wrong = [name for name, tensor in network.named_parameters() if not _is_finite(tensor)]
+        # A mask may hold infinite values, but nothing holds NaN on purpose.
+        wrong += [
+            name
+            for name, tensor in network.named_buffers()
+            if not _is_finite(tensor) and bool(tensor.float().isnan().any())
+        ]
+        if wrong:
+            raise ModelError(
+                f"{part} ({type(network).__name__}) has {count(wrong)} with NaN or infinite "
+                f"values: {listed(wrong)}; every picture would be NaN or black: save or download "
+                "the weights again, or load them in bfloat16 or float32 if they overflow in float16"
+            )
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; True for what cannot be looked at."""
+    values = tensor.data
+    if type(values) is not Tensor or values.is_meta or not values.is_floating_point():
+        return True
+    values = values if values.dtype.itemsize > 1 else values.to(torch.float16)
+    # One pass without a copy. A sum that overflows is looked at again.
+    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
 
 
 def _networks(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -79,6 +116,12 @@ def _random(network: nn.Module) -> list[str]:
     return [name for name in lacking if not any(re.search(key, name) for key in ignored)]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def count(names: list[str]) -> str:
+    """How many tensors these are, in words."""
+    return f"{len(names)} tensor{'s' if len(names) != 1 else ''}"
