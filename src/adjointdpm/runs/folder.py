@@ -33,6 +33,7 @@ _OF_EVERY_RUN = (
     "checkpoint",
     "trackers",
     "images",
+    "states",
     "history.jsonl",
     "result.json",
     "report.html",
@@ -48,6 +49,7 @@ class RunFolder:
 
     Args:
         path: where it lies.
+        previews: keep pictures and states while the run is going on; see `tasks.previews`.
         writable: True in the main process of a run only. In the others the write methods write
             nothing and return the path that the main process writes to. Code that writes into
             `path` by other means must ask this itself.
@@ -56,6 +58,7 @@ class RunFolder:
 
     path: Path
     writable: bool = True
+    previews: bool = False
     # Files that wait until a run which replaces the one in the folder begins: content by name.
     _waiting: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -100,7 +103,7 @@ class RunFolder:
                 )
         processes = Processes()
         waiting = processes.from_main(lambda: _prepare(path, facts, artefacts, resume, force))
-        return cls(path, processes.is_main, waiting)
+        return cls(path, processes.is_main, _waiting=waiting)
 
     def begin(self) -> None:
         """Delete the run that `force` replaces, and nothing that it did not write.
