@@ -162,6 +162,7 @@ def learn(
         settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
         watch = Watch(assignment.metric, variable, settings, advice, acts)
         outcome = _optimise(render, assignment, folder, resume, on_record, watch)
+        folder.write_history(outcome.history)  # it may have been lost, and nothing left to do
         stack.enter_context(told_how_to_go_on(folder.checkpoints.folder))
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
@@ -256,7 +257,6 @@ def _optimise(
         sets.validation,
         config.loop_settings(),
         checkpoints=folder.checkpoints,
-        history=folder.read_history() if resume else (),
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
