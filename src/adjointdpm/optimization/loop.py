@@ -269,6 +269,7 @@ class _Run:
         progress.iteration += 1
         self.state.average.update(progress.iteration)
         record: Record = {"iteration": progress.iteration} | evaluated[0]
+        record["network_calls"] = sum(self.processes.gather([counted.network_calls]))
         estimates = self.processes.gather(
             [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
         )
@@ -284,7 +285,10 @@ class _Run:
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            added["validation"] = self.validate()
+            with stats(memory=False) as looked:
+                added["validation"] = self.validate()
+            calls = sum(self.processes.gather([looked.network_calls]))
+            added["network_calls"] = record["network_calls"] + calls
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()

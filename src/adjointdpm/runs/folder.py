@@ -1,6 +1,5 @@
 """The folder that a run leaves behind, and who may write into it."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,6 +44,7 @@ class RunFolder:
 
     Args:
         path: where it lies.
+        previews: keep pictures and states while the run is going on; see `tasks.previews`.
         writable: True in the main process of a run only. In the others the write methods write
             nothing and return the path that the main process writes to. Code that writes into
             `path` by other means must ask this itself.
@@ -53,6 +53,7 @@ class RunFolder:
 
     path: Path
     writable: bool = True
+    previews: bool = False
     # Files that wait until a run which replaces the one in the folder begins: content by name.
     _waiting: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     _lock: RunLock | None = field(default=None, repr=False, compare=False)
@@ -104,7 +105,12 @@ class RunFolder:
         processes, held = Processes(), list[RunLock]()
         mark, text = Mark(artefacts=[*artefacts], part=part), dump_config(facts)
         waiting = processes.from_main(lambda: _prepare(path, mark, text, resume, force, held))
-        return cls(path, processes.is_main, waiting, held[0] if held else None)
+        return cls(
+            path,
+            processes.is_main,
+            _waiting=waiting,
+            _lock=held[0] if held else None,
+        )
 
     def close(self) -> None:
         """Let other processes write into the folder; without it, when nothing refers to this."""

@@ -19,6 +19,7 @@ _OF_EVERY_RUN = (
     "checkpoint",
     "trackers",
     "images",
+    "states",
     "history.jsonl",
     "result.json",
     "report.html",

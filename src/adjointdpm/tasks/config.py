@@ -17,11 +17,15 @@ from adjointdpm.metrics import Metric
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines.arguments.call_arguments import plain_arguments, written_arguments
 from adjointdpm.support.checks import check_int, check_number
+from adjointdpm.support.limits import MANY
+from adjointdpm.support.limits import check_counts as check_counts
 from adjointdpm.variables import Example
 
 # Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two
 # sets.
 SEED_RANGE = 1_000_000
+
+LARGEST_GUIDANCE = 1000.0
 
 #: Marks lists of prompts, which the command line reads from a file.
 PROMPT_FILE = "a file of prompts, one a line"
@@ -76,7 +80,9 @@ class Sampling:
         if not self.gradient:
             object.__setattr__(self, "gradient", self.usual_gradient)
         if self.guidance_scale is not None:
-            check_number("guidance_scale", self.guidance_scale)
+            why = "beyond about 30 pictures are noise, and far beyond they overflow"
+            for bound in ({"least": -LARGEST_GUIDANCE}, {"most": LARGEST_GUIDANCE}):
+                check_number("guidance_scale", self.guidance_scale, **bound, why=why)
         if self.sampler is not None:
             samplers.resolve(self.sampler)
         gradients.resolve(self.gradient)
@@ -207,6 +213,8 @@ class LearningConfig(TaskConfig):
                 f"nothing"
             )
         examples = len(self.prompts) * self.seeds_per_prompt
+        for count in (examples, len(self.held_out) * self.held_out_seeds):
+            check_int("number of pictures", count, most=SEED_RANGE, why=MANY)
         if self.batch == type(self).batch > examples:  # nobody asked for it
             object.__setattr__(self, "batch", examples)
         if self.batch > examples:
@@ -277,12 +285,6 @@ def settings_of(config: Any) -> dict[str, Any]:
     if "pipeline_arg" in found:
         found["pipeline_arg"] = plain_arguments(found["pipeline_arg"])
     return found
-
-
-def check_counts(config: Any, *names: str) -> None:
-    """Raise InvalidInputError or InvalidTypeError unless each setting is an int of at least 1."""
-    for name in names:
-        check_int(name, getattr(config, name), 1)
 
 
 def check_prompts(prompts: Sequence[str], name: str) -> None:

@@ -30,6 +30,7 @@ from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -149,6 +150,9 @@ def learn(
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
     assignment = on_reward_device(assignment)
+    if folder.previews:
+        previews = Previews(folder, assignment.sets.validation, variable)
+        render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         check_metric(render, assignment.metric, assignment.sets.training)
