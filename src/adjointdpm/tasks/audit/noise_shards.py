@@ -62,7 +62,7 @@ def _found(
 ) -> Iterator[Found]:
     """What was found for a target within a budget, block by block."""
     for name in names:
-        tensors, facts = tensor_file.read(shared.path(name))
+        tensors, facts = tensor_file.read(shared.path(name), checksum=True)
         noises = iter(tensors.get(view, ()))
         for finding in facts["findings"]:
             for row in finding["attacks"]:
