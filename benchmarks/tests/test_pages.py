@@ -21,6 +21,7 @@ from benchmarks import (
     pipeline_memory,
     stability,
     stylize,
+    task_gradients,
     vocabulary,
 )
 from benchmarks.defaults import __main__ as defaults
@@ -41,6 +42,7 @@ WRITERS = {
     "pipeline-memory": pipeline_memory.main,
     "pipelines": all_pipelines.main,
     "stylize": stylize.main,
+    "task-gradients": task_gradients.main,
     "vocabulary": vocabulary.main,
 }
 
@@ -51,7 +53,7 @@ def nothing_is_measured(monkeypatch):
         raise AssertionError(f"{name} was measured again")
 
     pipelines = (pipeline_cost, pipeline_memory)
-    commands = (defaults, documented_commands)
+    commands = (defaults, documented_commands, task_gradients)
     tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
     for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
