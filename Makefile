@@ -35,6 +35,11 @@ docs: $(VENV)/.installed-dev
 pipelines: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.pipelines --again --page docs/pipelines.md
 
+# Every task killed at random moments, resumed, and compared with runs that nobody killed.
+.PHONY: soak
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.soak --again --page docs/interruption.md
+
 training: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges]'
 

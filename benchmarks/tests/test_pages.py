@@ -26,6 +26,7 @@ from benchmarks import (
 )
 from benchmarks.defaults import __main__ as defaults
 from benchmarks.pipelines import __main__ as all_pipelines
+from benchmarks.soak import __main__ as soak
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,6 +42,7 @@ WRITERS = {
     "pipeline-cost": pipeline_cost.main,
     "pipeline-memory": pipeline_memory.main,
     "pipelines": all_pipelines.main,
+    "interruption": soak.main,
     "stylize": stylize.main,
     "task-gradients": task_gradients.main,
     "vocabulary": vocabulary.main,

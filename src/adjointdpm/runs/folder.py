@@ -118,9 +118,15 @@ class RunFolder:
             self._lock.release()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether this run has written anything but its config; see `begin`."""
-        return not self._waiting and _is_used(self.path)
+    def waits(self) -> bool:
+        """Whether the run that this one replaces is still there; see `begin`."""
+        return bool(self._waiting)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether there is anything that a resumed run could go on from."""
+        saved = self.checkpoints.folder
+        return not self._waiting and saved.is_dir() and any(saved.glob("*.safetensors"))
 
     def begin(self) -> None:
         """Delete the run that `force` replaces, and nothing that it did not write.
