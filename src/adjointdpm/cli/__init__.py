@@ -6,9 +6,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from adjointdpm.cli import app as page
 from adjointdpm.cli import audit, demo, inspection, learn, pictures
-from adjointdpm.cli.terminal import console, warnings_in_a_line
+from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
+from adjointdpm.support.user_code import blamed_file
 
 
 class _Commands(TyperGroup):
@@ -18,9 +20,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            console.print(
-                str(interrupt) or "interrupted", markup=False, highlight=False, soft_wrap=True
-            )
+            say(str(interrupt) or "interrupted")
             sys.exit(130)
 
 
@@ -46,6 +46,7 @@ for command in (
     pictures.generate,
     inspection.inspect,
     pictures.report,
+    page.app,
 ):
     app.command()(command)
 
@@ -60,5 +61,12 @@ def main() -> None:
         with warnings_in_a_line():
             app(standalone_mode=True)
     except AdjointDPMError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {in_words(error)}", "red")
+        sys.exit(2)
+    except Exception as error:
+        # A mistake in a file of the user's, wherever it shows.
+        blamed = blamed_file(error)
+        if blamed is None:
+            raise
+        say(f"error: {blamed}", "red")
         sys.exit(2)

@@ -27,11 +27,11 @@ console = Console(stderr=True)
 def progress_bar(visible: bool = True) -> Progress:
     """A bar with the metric beside it; of several processes only one shows it."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[metric]}"),
+        TextColumn("{task.fields[metric]}", markup=False),
     )
     return Progress(*columns, console=console, disable=not visible)
 
@@ -53,7 +53,15 @@ def show_records(
 
 def note(text: str) -> None:
     """Print what a task has found out, above the bar."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(text)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print on stderr, with what a terminal would obey written out.
+
+    All messages pass here: they may hold prompts, labels, names and values from files of others.
+    """
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_progress(progress: Progress) -> Callable[[str, float, int], None]:
@@ -75,7 +83,7 @@ def show_progress(progress: Progress) -> Callable[[str, float, int], None]:
             began, first, size = time.time(), done, total
         last = done
         left = time_left(time.time() - began, done - first, total - done)
-        progress.update(bar, completed=done, metric=f"{what}{left}")
+        progress.update(bar, completed=done, metric=printable(f"{what}{left}"))
 
     return show
 
@@ -88,6 +96,11 @@ def time_left(seconds: float, done: float, to_do: float) -> str:
     if rest >= 5400:
         return f"  about {rest / 3600:.0f} h left"
     return f"  about {rest / 60:.0f} min left" if rest >= 90 else f"  about {rest:.0f} s left"
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message, and what was noted on its way."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])]).rstrip()
 
 
 def printable(text: str) -> str:
@@ -112,8 +125,7 @@ def warnings_in_a_line() -> Iterator[None]:
         if not issubclass(category, AdjointDPMWarning):
             before(message, category, *args, **kwargs)
             return
-        text = f"warning: {message}"
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(f"warning: {message}", "yellow")
 
     warnings.showwarning = show
     try:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
 from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, ScheduleError
+from adjointdpm.support.checks import check_int
+from adjointdpm.support.limits import LARGEST_COUNTS
 
 # Where ρ is infinite at t_max, grids that are spaced in ρ start at t_max itself and use this value
 # (SNR 1e-6) for its ρ.
@@ -120,11 +122,9 @@ def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]
 
 
 def check_steps(steps: int) -> None:
-    """Raise InvalidTypeError or InvalidInputError unless `steps` is an int of at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise InvalidTypeError(f"steps={steps!r} must be an int, the number of sampler steps")
-    if steps < 1:
-        raise InvalidInputError(f"steps={steps} must be at least 1")
+    """Raise InvalidTypeError or InvalidInputError unless `steps` is a number of sampler steps."""
+    most, why = LARGEST_COUNTS["steps"]
+    check_int("steps", steps, 1, most=most, why=why)
 
 
 def _check(schedule: NoiseSchedule, steps: int) -> None:

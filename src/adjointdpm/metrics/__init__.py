@@ -9,7 +9,14 @@ from typing import Any
 
 from adjointdpm.errors import InvalidTypeError, MetricError
 from adjointdpm.metrics.aesthetic import Aesthetic
-from adjointdpm.metrics.base import FunctionMetric, Metric, check_samples, check_scores, probe
+from adjointdpm.metrics.base import (
+    FunctionMetric,
+    Metric,
+    check_samples,
+    check_scores,
+    probe,
+    score,
+)
 from adjointdpm.metrics.classifier import Classifier
 from adjointdpm.metrics.clip_score import ClipScore
 from adjointdpm.metrics.color import MOODS, ColorStatistics
@@ -26,7 +33,7 @@ from adjointdpm.metrics.structure import Structure, structure_distance
 from adjointdpm.metrics.text_similarity import TextSimilarity
 from adjointdpm.metrics.weighted_sum import WeightedSum
 from adjointdpm.support.named_options import build_named
-from adjointdpm.support.user_code import load_function
+from adjointdpm.support.user_code import file_and_function, load_function, user_code
 
 METRICS: dict[str, Callable[..., Metric]] = {
     "color": ColorStatistics,
@@ -66,9 +73,8 @@ def resolve(metric: str | Metric | Callable[..., Any]) -> Metric:
         raise InvalidTypeError(
             f"metric={metric!r} must be a Metric, a function, or text such as color:mood=dusk"
         )
-    name, _, options = metric.partition(":")
-    if name.endswith(".py"):
-        return _from_file(Path(name), options)
+    if metric.partition(":")[0] not in METRICS and (named := file_and_function(metric)):
+        return _from_file(*named)
     return build_named("metric", metric, METRICS, ", or file.py:function")
 
 
@@ -102,12 +108,13 @@ def _from_file(path: Path, function: str) -> Metric:
 def _from_function(function: Callable[..., Any], label: str) -> Metric:
     """A metric, a function as a metric, or either of a class without arguments."""
     if isinstance(function, type):
-        try:
+        with user_code(f"metric {label} is a class, and {label}()", MetricError):
             function = function()
-        except Exception as error:
+        if not callable(function):
             raise MetricError(
-                f"metric {label} is a class, and {label}() failed: {type(error).__name__}: {error}"
-            ) from error
+                f"metric {label} is a class whose objects cannot be called; give it a method "
+                f"__call__(self, images)"
+            )
     return function if isinstance(function, Metric) else FunctionMetric(function, label)
 
 
@@ -139,5 +146,6 @@ __all__ = [
     "probe",
     "resolve",
     "resolve_weighted",
+    "score",
     "structure_distance",
 ]

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.errors import MetricError
+from adjointdpm.errors import AdjointDPMError, MetricError
+from adjointdpm.support.process_state import fixed_draw
+from adjointdpm.support.user_code import describe, user_code
 
 Images = Float[Tensor, "batch 3 height width"]
 Samples = Images | Float[Tensor, "batch frames 3 height width"]
@@ -96,7 +98,7 @@ class FunctionMetric(Metric):
         return bool(getattr(self.function, "takes_videos", False))
 
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
-        """Call the function."""
+        """Call the function as it is; `score` is for whoever does not trust it."""
         match self._passes_prompts:
             case "by name":
                 return self.function(samples, prompts=prompts)
@@ -155,22 +157,21 @@ def probe(
     """
     metric.check_size(height, width)
     samples = _smooth_samples(height, width, frames).to(device, dtype).requires_grad_()
-    check_samples(metric, samples)
     with torch.enable_grad():
-        try:
-            scores = metric(samples, prompts=[prompts[0], prompts[-1]])
-        except Exception as error:
-            kind = f"{tuple(samples.shape)} in {samples.dtype} on {samples.device}"
-            raise MetricError(
-                f"metric {metric.name} failed on pictures {kind}: {type(error).__name__}: {error}"
-            ) from error
-        check_scores(metric, scores, len(samples))
+        scores = score(metric, samples, [prompts[0], prompts[-1]])
         if not scores.requires_grad:
             raise MetricError(
                 f"metric {metric.name} blocks gradients (no_grad, detach, numpy or .item() "
                 f"inside?); nothing could be learned from it"
             )
-        (gradient,) = torch.autograd.grad(scores.sum(), samples, allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(scores.sum(), samples, allow_unused=True)
+        except AdjointDPMError:
+            raise
+        except Exception as error:
+            raise MetricError(
+                describe(f"metric {metric.name} failed in its backward pass", error)
+            ) from error
     _check_gradient(metric, gradient)
 
 
@@ -190,21 +191,74 @@ def check_samples(metric: Metric, samples: Tensor) -> None:
         )
 
 
+def score(
+    metric: Metric, samples: Samples, prompts: Sequence[str] | None = None, draw: str | None = None
+) -> Scores:
+    """Call a metric, and check what it takes and returns. Everything that scores calls this.
+
+    A metric of the user's gets copies: what it changes in place is its own.
+
+    Args:
+        metric: what scores.
+        samples: pictures or videos.
+        prompts: what each of them was drawn for.
+        draw: fixes the random numbers that a metric of the user's draws; None lets them go on from
+            call to call.
+
+    Returns:
+        A finite score for each sample, in float32 at least, on the samples' device.
+
+    Raises:
+        MetricError: the metric does not take such samples, failed, or returned something else than
+            finite scores `[B]`.
+
+    """
+    check_samples(metric, samples)
+    shape = f" on pictures {tuple(samples.shape)} in {samples.dtype} on {samples.device}"
+    with fixed_draw(draw):
+        if _is_the_users(metric):
+            with user_code(f"metric {metric.name}", MetricError, on=shape):
+                found = metric(samples.clone(), prompts=None if prompts is None else list(prompts))
+        else:
+            found = metric(samples, prompts=prompts)
+    check_scores(metric, found, len(samples))
+    return found.to(samples.device, torch.promote_types(found.dtype, torch.float32))
+
+
 def check_scores(metric: Metric, scores: Any, batch: int) -> None:
-    """Raise MetricError unless `scores` is a finite tensor `[batch]`."""
+    """Raise MetricError unless `scores` is a finite tensor `[batch]` of real numbers."""
     if not isinstance(scores, Tensor):
+        inside = "; return the tensor alone" if isinstance(scores, tuple | list | dict) else ""
         raise MetricError(
-            f"metric {metric.name} returned {type(scores).__name__}; it must return a tensor [B]"
+            f"metric {metric.name} returned {type(scores).__name__}; it must return a tensor "
+            f"[B]{inside}"
         )
     if scores.shape != (batch,):
         raise MetricError(
             f"metric {metric.name} returned shape {tuple(scores.shape)} for {batch} pictures; it "
             f"must return one score each, ({batch},)"
         )
+    if not scores.is_floating_point():
+        raise MetricError(
+            f"metric {metric.name} returned {scores.dtype} scores; they must be floating-point "
+            f"numbers, such as float32"
+        )
+    if scores.layout != torch.strided or scores.device.type == "meta":
+        raise MetricError(
+            f"metric {metric.name} returned scores of layout {scores.layout} on {scores.device}; "
+            f"they must be a dense tensor that holds numbers"
+        )
     if not bool(torch.isfinite(scores.detach()).all()):
         raise MetricError(
             f"metric {metric.name} returned NaN or infinite scores: {scores.detach().tolist()}"
         )
+
+
+def _is_the_users(metric: Metric) -> bool:
+    """Whether the code that scores does not come with this package."""
+    return isinstance(metric, FunctionMetric) or not type(metric).__module__.startswith(
+        "adjointdpm."
+    )
 
 
 def _smooth_samples(height: int, width: int, frames: int | None) -> Tensor:

@@ -6,11 +6,11 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import InvalidInputError, MetricError
 from adjointdpm.metrics.base import Images, Metric, Scores
-from adjointdpm.metrics.networks import Judge, Wanted, class_indices, load_network, placed
+from adjointdpm.metrics.networks import Judge, Wanted, class_indices, class_logits, load_network
 from adjointdpm.support.named_options import quoted
 
 
@@ -69,13 +69,9 @@ class Classifier(Metric):
 
     def __call__(self, images: Images, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each picture."""
-        logits: Tensor = placed(self._network, images)(images)
-        if (
-            logits.ndim != 2
-            or max(self._indices) >= logits.shape[1]
-            or len(self._indices) == logits.shape[1]
-        ):
-            raise InvalidInputError(
+        logits = class_logits(self._network, images, f"the network of {self.name}")
+        if max(self._indices) >= logits.shape[1] or len(self._indices) == logits.shape[1]:
+            raise MetricError(
                 f"{self.name}: classes {self._indices} must be some, and not all, of the network's "
                 f"outputs [B, K] = {tuple(logits.shape)}"
             )

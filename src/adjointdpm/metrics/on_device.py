@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from adjointdpm.errors import UnknownNameError
-from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples
+from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples, score
 from adjointdpm.metrics.weighted_sum import WeightedSum
+from adjointdpm.support.devices import usable_device
 
 # float16 is not among them: its gradients underflow, and nothing scales them on the way back.
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,7 +58,7 @@ class OnDevice(Metric):
         """Score each sample."""
         check_samples(self.metric, samples)
         there = samples.to(device=self.device, dtype=self.dtype)
-        scores = self.metric(there, prompts=prompts)
+        scores = score(self.metric, there, prompts)
         return scores.to(samples.device, torch.promote_types(samples.dtype, torch.float32))
 
 
@@ -92,10 +93,5 @@ def check_place(
     """
     if dtype is not None and dtype not in _DTYPES:
         raise UnknownNameError(f"reward_dtype={dtype!r} must be one of {', '.join(_DTYPES)}")
-    try:
-        found = None if device is None else torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UnknownNameError(
-            f"reward_device={device!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+    found = None if device is None else usable_device("reward_device=", device)
     return found, None if dtype is None else _DTYPES[dtype]

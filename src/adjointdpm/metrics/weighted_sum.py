@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
-from adjointdpm.metrics.base import Metric, Samples, Scores, check_samples, check_scores
+from adjointdpm.metrics.base import Metric, Samples, Scores, score
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,5 @@ class WeightedSum(Metric):
         """Score each sample."""
         parts = []
         for factor, metric in zip(self.factors, self.metrics, strict=True):
-            check_samples(metric, samples)  # here, where it is known whose they are
-            scores = metric(samples, prompts=prompts)
-            check_scores(metric, scores, len(samples))
-            parts.append(factor * scores)
+            parts.append(factor * score(metric, samples, prompts))
         return torch.stack(parts).sum(0)

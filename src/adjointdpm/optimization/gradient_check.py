@@ -6,10 +6,10 @@ import torch
 
 from adjointdpm.engine.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.engine.stats import stats
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import Metric, score
 from adjointdpm.optimization.auto_agreement import unchanged
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
-from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.renderer import LOOK, Renderer
 from adjointdpm.variables import Example, Variable
 
 
@@ -65,7 +65,7 @@ def _gradient(
 ) -> torch.Tensor:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         images = render([example], variable)
-        return images, metric(images, prompts=[example.prompt]).sum()
+        return images, score(metric, images, [example.prompt], LOOK).sum()
 
     tensors = list(variable.tensors().values())
     gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))

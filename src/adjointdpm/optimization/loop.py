@@ -3,15 +3,21 @@
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from adjointdpm.engine.stats import Stats, stats
-from adjointdpm.errors import InvalidTypeError, MetricError, PromptError
+from adjointdpm.errors import (
+    AdjointDPMError,
+    InvalidTypeError,
+    MetricError,
+    OutputError,
+    PromptError,
+)
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.guard import Guard
@@ -19,10 +25,13 @@ from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
-from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.optimization.stored_state import check_stored
+from adjointdpm.runs.checkpoints import Checkpoints, Stored
+from adjointdpm.runs.going_on import say_how_to_go_on
 from adjointdpm.runs.interruption import Interrupted, stop_requests
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
+from adjointdpm.support.user_code import blamed_file
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
@@ -59,7 +68,6 @@ def optimize(
     settings: Settings,
     *,
     checkpoints: Checkpoints | None = None,
-    history: Sequence[Record] = (),
     resume: bool = False,
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
@@ -82,8 +90,8 @@ def optimize(
         settings: see `Settings`.
         checkpoints: where states are saved, every `checkpoint_every` iterations and when
             interrupted; None saves nothing.
-        history: with `resume`, the records so far.
-        resume: go on from the newest checkpoint that can be read.
+        resume: go on from the newest checkpoint that can be read, which holds all records so far;
+            without any, start.
         on_history: called in the main process after every iteration, with all records so far;
             record 0 is the start. A gradient method that estimates its relative error adds
             "gradient_error_estimate", the mean over examples.
@@ -97,14 +105,15 @@ def optimize(
         InvalidTypeError: what is learned is in float16.
         MetricError: the gradient became NaN or infinite.
         Interrupted: a signal arrived in any process; the run can be resumed.
-        CheckpointError: `resume` without a readable checkpoint of this run.
-        OutputError: a checkpoint could not be written; the one before is untouched.
+        CheckpointError: there are checkpoints to resume from, and none that can be used.
+        OutputError: a checkpoint could not be written, the one before is untouched; or the disk
+            has no room for checkpoints.
 
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
     with stats(memory=False) as run.cost:
-        run.prepare(history, resume)
+        run.prepare(resume)
         return run.learn()
 
 
@@ -115,6 +124,7 @@ class _Run:
     trackers: Trackers | None
     guard: Guard | None
     cost: Stats  # of this session and process so far
+    searching: bool = False  # in the middle of a line search
 
     def __init__(
         self,
@@ -141,21 +151,24 @@ class _Run:
         self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr, units)
         self.state = LoopState(variable, objective, self.optimizer, Average(variable, settings.ema))
 
-    def prepare(self, history: Sequence[Record], resume: bool) -> None:
+    def prepare(self, resume: bool) -> None:
         """Go back to a checkpoint, and prepare the objective for the examples that will be used."""
         settings, processes = self.settings, self.processes
-        if resume:
-            assert self.checkpoints is not None
-            self.state.restore(processes.from_main(self.checkpoints.read))
-            former = processes.from_main(lambda: list(history))
-            progress = self.state.progress
-            self.outcome.history = [r for r in former if r["iteration"] <= progress.iteration]
-            self.outcome.former_calls = progress.network_calls
-            self.outcome.former_seconds = progress.seconds
-            adopt(self.objective.render, progress.gradients)
+        if (target := self.checkpoints) is not None:
+            processes.from_main(lambda: target.check_space(self.state.size()))
+            if resume and not processes.from_main(lambda: target.is_empty):
+                self.restore(processes.from_main(lambda: target.read(check_stored)))
         count = min(len(self.training), settings.iterations * settings.step_examples)
         used = _minibatch(self.training, count, 0, settings.seed)
         self.objective.prepare(self.variable, [*used, *self.validation], settings)
+
+    def restore(self, stored: Stored) -> None:
+        """Go on from a checkpoint."""
+        outcome = self.outcome
+        outcome.history = self.state.restore(stored)
+        progress = self.state.progress
+        outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
+        adopt(self.objective.render, progress.gradients)
 
     def learn(self) -> Outcome:
         """Iterate until all is done, nothing gets better, or a signal arrives."""
@@ -166,14 +179,17 @@ class _Run:
             stack.enter_context(frozen(pipe, tensors))
             if self.trackers is not None:
                 stack.callback(self.trackers.finish)
+            stack.enter_context(self.saved_if_it_fails())
             if not outcome.history:
                 self.note({"iteration": 0, "validation": self.validate()})
-            while (
+            while progress.unseen is not None or (
                 progress.iteration < settings.iterations
                 and progress.looks_without_progress < settings.patience
                 and not self.hacked()
             ):
-                self.note(self.step())
+                if progress.unseen is None:
+                    progress.unseen = self.step()
+                self.note(self.looked_at(progress.unseen))
                 if self.processes.any(stop_requested()):
                     self.stop()
                 if progress.iteration % settings.checkpoint_every == 0:
@@ -187,8 +203,49 @@ class _Run:
         outcome.best_iteration = progress.best_iteration
         return outcome
 
+    @contextmanager
+    def saved_if_it_fails(self) -> Iterator[None]:
+        """Save the state that an exception leaves, so that the run can go on once it is mended.
+
+        A step that fails has changed nothing yet, and a look that fails is taken again.
+
+        Raises:
+            MetricError: in place of what code of the user's raised in a backward pass.
+            Interrupted: in place of a KeyboardInterrupt.
+
+        """
+        try:
+            yield
+        except Interrupted:
+            raise
+        except BaseException as failure:
+            self.save_alone(failure)
+            notes = "\n".join(getattr(failure, "__notes__", []))
+            if isinstance(failure, KeyboardInterrupt):
+                done = self.state.progress.iteration
+                raise Interrupted(f"stopped at once, in iteration {done + 1}\n{notes}") from failure
+            if not isinstance(failure, AdjointDPMError) and (blamed := blamed_file(failure)):
+                raise MetricError(f"{blamed}\n{notes}") from failure
+            raise
+
+    def save_alone(self, failure: BaseException) -> None:
+        """Write a checkpoint without asking other processes, which may be gone."""
+        target, searching = self.checkpoints, self.searching
+        # A line search that is cut off has moved already: the last checkpoint has to do.
+        # Nothing to save before the first record, and nowhere to on a full disk.
+        futile = not self.outcome.history or isinstance(failure, OutputError)
+        if target is None or searching or futile or not self.processes.is_main:
+            return
+        if self.processes.count == 1:
+            self.count_cost(self.cost.network_calls)
+        try:
+            self.state.save(target, self.outcome.history)
+            say_how_to_go_on(failure, target.folder)
+        except OutputError as error:
+            failure.add_note(f"Nor could the state be saved: {error}")
+
     def step(self) -> Record:
-        """One iteration, and its record."""
+        """One iteration, and its record but for a look at the pictures."""
         settings, progress, started = self.settings, self.state.progress, time.perf_counter()
         examples = _minibatch(
             self.training, settings.step_examples, progress.iteration, settings.seed
@@ -205,26 +262,40 @@ class _Run:
             return values["objective"]
 
         with stats(memory=False) as counted:
+            self.searching = isinstance(self.optimizer, torch.optim.LBFGS)
             self.optimizer.step(evaluate)
+            self.searching = False
         self.variable.project()
         progress.iteration += 1
         self.state.average.update(progress.iteration)
         record: Record = {"iteration": progress.iteration} | evaluated[0]
+        record["network_calls"] = sum(self.processes.gather([counted.network_calls]))
         estimates = self.processes.gather(
             [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
         )
         if estimates:  # few-VJP gradients tell how far they are off
             record["gradient_error_estimate"] = sum(estimates) / len(estimates)
+        return record | {"seconds": time.perf_counter() - started}
+
+    def looked_at(self, record: Record) -> Record:
+        """The record of a step, with what a look at the pictures says if it is time for one."""
+        settings, progress, started = self.settings, self.state.progress, time.perf_counter()
+        added: Record = {}  # so that the record is as it was if the look fails
         if (
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            record["validation"] = self.validate()
+            with stats(memory=False) as looked:
+                added["validation"] = self.validate()
+            calls = sum(self.processes.gather([looked.network_calls]))
+            added["network_calls"] = record["network_calls"] + calls
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
-                record["step_scale"] = progress.step_scale
-        return record | {"seconds": time.perf_counter() - started}
+                added["step_scale"] = progress.step_scale
+        progress.unseen = None
+        added["seconds"] = record.pop("seconds") + time.perf_counter() - started
+        return record | added
 
     def clip(self) -> float:
         """Clip the gradient, and return its norm before that."""
@@ -269,12 +340,15 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint, if they are kept."""
+        self.count_cost(sum(self.processes.gather([self.cost.network_calls])))
+        if (target := self.checkpoints) is not None:
+            self.processes.from_main(lambda: self.state.save(target, self.outcome.history))
+
+    def count_cost(self, calls: int) -> None:
+        """Note what all sessions cost, with so many network calls in this one."""
         progress, outcome = self.state.progress, self.outcome
-        calls = sum(self.processes.gather([self.cost.network_calls]))
         progress.network_calls = outcome.former_calls + calls
         progress.seconds = outcome.former_seconds + time.perf_counter() - self.begun
-        if (target := self.checkpoints) is not None:
-            self.processes.from_main(lambda: self.state.save(target))
 
     def stop(self) -> None:
         """Save, and raise Interrupted."""

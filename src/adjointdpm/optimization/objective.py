@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, MetricError
-from adjointdpm.metrics import Metric, check_samples, check_scores, structure_distance
+from adjointdpm.metrics import Metric, score, structure_distance
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.prediction_drift import NetworkCall, PredictionDrift
-from adjointdpm.optimization.renderer import Drawn, Renderer
+from adjointdpm.optimization.renderer import LOOK, Drawn, Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example, Variable
@@ -190,7 +190,9 @@ class MetricObjective(Objective):
             with self._watching(f"step {self.steps}") as seen:
                 images = self.render(examples, self.variable)
             calls[:] = seen
-            parts.update(self._parts(images, examples))
+            first = examples[0]  # a resumed run, and another number of processes, draw the same
+            draw = f"{self.settings.seed} {self.steps} {first.seed} {first.prompt}"
+            parts.update(self._parts(images, examples, draw))
             if images.requires_grad and not parts["metric"].requires_grad:
                 raise MetricError(
                     f"metric {self.name} blocks gradients; nothing could be learned from it"
@@ -253,11 +255,8 @@ class MetricObjective(Objective):
     def _guarded(self, images: Tensor, examples: Sequence[Example]) -> Tensor:
         """The guard's scores of pictures as they are shown."""
         assert self.guard is not None
-        metric = self.guard.metric
-        check_samples(metric, images)
-        scores = metric(images.clamp(0, 1), prompts=[example.prompt for example in examples])
-        check_scores(metric, scores, len(examples))
-        return scores
+        prompts = [example.prompt for example in examples]
+        return score(self.guard.metric, images.clamp(0, 1), prompts, LOOK)
 
     def _add_regularisers(self) -> None:
         """Add the regularisers' gradient to the learned tensors' `grad`."""
@@ -309,11 +308,11 @@ class MetricObjective(Objective):
         weights = {metric: 1.0, "drift": self.settings.preservation, "kl": kl}
         return {name: weight for name, weight in weights.items() if weight}
 
-    def _parts(self, images: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def _parts(
+        self, images: Tensor, examples: Sequence[Example], draw: str = LOOK
+    ) -> dict[str, Tensor]:
         """The terms that the pictures decide, `[B]` each."""
-        check_samples(self.metric, images)
-        scores = self.metric(images, prompts=[example.prompt for example in examples])
-        check_scores(self.metric, scores, len(examples))
+        scores = score(self.metric, images, [example.prompt for example in examples], draw)
         parts = {"metric": scores}
         if self.enough is not None:
             parts["excess"] = (scores - self.enough).relu()

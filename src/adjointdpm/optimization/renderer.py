@@ -3,7 +3,7 @@
 The tasks call the model nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adjointdpm.engine.gradients import GradientMethod
 from adjointdpm.engine.samplers import Sampler
-from adjointdpm.metrics import Metric, check_samples, check_scores
+from adjointdpm.metrics import Metric, check_samples, score
 from adjointdpm.metrics.base import Samples
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.arguments.generation import is_encoded
@@ -23,6 +23,9 @@ from adjointdpm.pipelines.own_call.pipeline_call import call_parameters
 from adjointdpm.variables import Example, Inputs, Variable
 
 Drawn = Float[Tensor, "batch *sample"]  # pictures, videos or sound
+
+#: Fixes what a metric draws at random, wherever scores are compared with others.
+LOOK = "look"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Renderer:
         chunk: pictures drawn or scored at once where no gradient is needed.
         noises: initial noise `[1, …]` of examples that do not start from their seed's.
         arguments: further ones of the pipeline's call, such as height or negative_prompt.
+        watch: sees what `draw` draws: the examples, their pictures, and whether what is learned was
+            in place.
 
     """
 
@@ -51,6 +56,7 @@ class Renderer:
     chunk: int = 8
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    watch: Callable[[Sequence[Example], Drawn, bool], None] | None = None
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Drawn:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
@@ -72,10 +78,13 @@ class Renderer:
         """
         for start in range(0, len(examples), self.chunk):
             part = examples[start : start + self.chunk]
-            yield (
-                part,
-                self._generate(self._inputs(part)) if variable is None else self(part, variable),
-            )
+            if variable is None:
+                drawn = self._generate(self._inputs(part))
+            else:
+                drawn = self(part, variable)
+            if self.watch is not None:
+                self.watch(part, drawn, variable is not None)
+            yield part, drawn
 
     def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Drawn:
         """Pictures as they are shown and saved: clamped, in float32 on the CPU."""
@@ -105,9 +114,7 @@ class Renderer:
         for start in range(0, len(images), self.chunk):
             part = slice(start, start + self.chunk)
             seen = images[part].to(self.model.device, self.model.dtype)
-            found = metric(seen, prompts=list(prompts[part]))
-            check_scores(metric, found, len(seen))
-            scores.append(found.cpu())
+            scores.append(score(metric, seen, prompts[part], LOOK).cpu())
         return torch.cat(scores)
 
     def sample_shape(self, example: Example) -> tuple[int, ...]:

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.optimizers import check_optimizer
-from adjointdpm.support.checks import check_int, check_number
+from adjointdpm.support.checks import check_number
+from adjointdpm.support.limits import check_counts, check_seed
 
 #: What the learning rate does over a run.
 SCHEDULES = ("constant", "linear", "cosine")
+
+_LARGEST_LR = 1000.0
+_LARGEST_WEIGHT = 1e6
 
 #: Former names of settings, and what they are called now: a config file that uses one is told so.
 RENAMED: dict[str, str] = {
@@ -78,20 +82,25 @@ class Settings:
     backtrack: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
+        check_counts(
+            self,
             "iterations",
             "batch",
             "accumulate",
             "validate_every",
             "patience",
             "checkpoint_every",
-        ):
-            check_int(name, getattr(self, name), 1)
-        check_int("backtrack", self.backtrack, 0)
-        for name in ("lr", "clip"):
-            check_number(name, getattr(self, name), above=0)
+        )
+        check_counts(self, "backtrack", least=0)
+        check_seed(self.seed)
+        check_number("clip", self.clip, above=0)
+        why = "a learning rate of 1 moves what is learned by about its own size in one step"
+        check_number("lr", self.lr, above=0)
+        check_number("lr", self.lr, most=_LARGEST_LR, why=why)
         for name in ("preservation", "kl", "distance", "likelihood", "norm"):
-            check_number(name, getattr(self, name), least=0)
+            value = getattr(self, name)
+            check_number(name, value, least=0)
+            check_number(name, value, most=_LARGEST_WEIGHT, why="the metric itself weighs 1")
         check_number(
             "ema", self.ema, least=0, below=1, why="0.99 averages about the last 100 iterations"
         )

@@ -15,6 +15,7 @@ from adjointdpm.errors import (
     ShapeError,
 )
 from adjointdpm.pipelines.examples import Encoded
+from adjointdpm.support.checks import check_int
 
 # The sizes of a tensor's dimensions: a number where it is fixed, a name where it is free, for
 # example ("B", "L", 768).
@@ -179,6 +180,9 @@ def check_guidance(scale: object) -> float:
     return float(scale)
 
 
+_LARGEST = 2**63 - 1
+
+
 def check_count(value: object, name: str, least: int) -> int:
     """Return `value` if it is an int of at least `least`.
 
@@ -186,10 +190,8 @@ def check_count(value: object, name: str, least: int) -> int:
         InvalidTypeError, InvalidInputError: not an int, or too small.
 
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{name}={value!r} must be an int")
-    if value < least:
-        raise InvalidInputError(f"{name}={value} must be at least {least}")
+    check_int(name, value, least, most=_LARGEST, why="numbers of pictures have 64 bits")
+    assert isinstance(value, int)
     return value
 
 

@@ -14,12 +14,11 @@ from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Record
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.checks import check_number
-from adjointdpm.tasks.config import SEED_RANGE, LearningConfig, check_counts, number
+from adjointdpm.tasks.config import LearningConfig, check_counts
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.tasks.stock_code import drawing_lines
-from adjointdpm.tasks.strength import LARGEST
-from adjointdpm.variables import Example, LoRA, Variable, Weights
+from adjointdpm.variables import LoRA, Variable, Weights
 from adjointdpm.variables.lora import ATTENTION
 
 _NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
@@ -42,18 +41,14 @@ class AlignConfig(LearningConfig):
             that it refuses are not kept, and it ends a run that only pleases its metric.
         guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
             (or one picture, where that is more), and two standard errors of another guard.
-        strength: how much of what was learned is kept, a number from 0 to 2, or auto: as much as
-            gains most while the guard stays within its bound, and without a guard all of it.
-        strength_pictures: pictures for choosing the strength, two of each prompt; they are of
-            training prompts, with seeds of their own.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         validation: number of validation pictures, of training prompts with fresh seeds.
         kl: weight of how far the network's predictions are from the untouched model's, on the
             sampler's own way.
 
     Raises:
-        InvalidInputError: settings of a LoRA where all weights are learned, a strength that is no
-            such number, a guard that is optimised itself, or a bound without a guard.
+        InvalidInputError: settings of a LoRA where all weights are learned, a guard that is
+            optimised itself, or a bound without a guard.
 
     """
 
@@ -64,8 +59,6 @@ class AlignConfig(LearningConfig):
     clip_reward: float | None = None
     guard: str | None = None
     guard_bound: float | None = None
-    strength: str = "auto"
-    strength_pictures: int = 12
     held_out_seeds: int = 2
     validation: int = 8
     iterations: int = 30
@@ -75,10 +68,8 @@ class AlignConfig(LearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "rank", "strength_pictures")
+        check_counts(self, "rank")
         self._check_unused()
-        object.__setattr__(self, "strength", str(self.strength))  # in Python it may be a number
-        _ = self.wanted_strength
         if self.clip_reward is not None:
             check_number("clip_reward", self.clip_reward)
         if self.guard_bound is not None:
@@ -97,34 +88,6 @@ class AlignConfig(LearningConfig):
     def artefacts(self) -> tuple[str, ...]:
         """The LoRA, or the denoiser's folder."""
         return _NETWORKS if self.full else LoRA.artefacts
-
-    @property
-    def wanted_strength(self) -> float | None:
-        """The strength that was asked for; None lets the guard choose.
-
-        Raises:
-            InvalidInputError: it is neither auto nor a number in range.
-
-        """
-        if self.strength == "auto":
-            return None
-        try:
-            wanted = float(self.strength)
-        except ValueError:
-            wanted = -1.0
-        if not 0 <= wanted <= LARGEST:
-            raise InvalidInputError(
-                f"strength={self.strength!r} must be auto, or a number from 0 (the untouched "
-                f"model) to {LARGEST:g}; 1 is what was learned"
-            )
-        return wanted
-
-    def strength_examples(self) -> list[Example]:
-        """What is drawn to choose the strength: two seeds a prompt, seen by no step and no look."""
-        pairs = (self.strength_pictures + 1) // 2
-        prompts = [self.prompts[i % len(self.prompts)] for i in range(pairs)] * 2
-        first = 3 * SEED_RANGE * self.seed + SEED_RANGE + self.validation
-        return number(prompts[: self.strength_pictures], first)
 
     def make_variable(self, pipe: Any) -> Variable:
         """What is learned."""

@@ -12,16 +12,20 @@ from typing import Annotated, Any, NamedTuple
 
 from adjointdpm import metrics
 from adjointdpm.engine import gradients, samplers
-from adjointdpm.errors import PromptError
+from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines.arguments.call_arguments import plain_arguments, written_arguments
 from adjointdpm.support.checks import check_int, check_number
+from adjointdpm.support.limits import MANY
+from adjointdpm.support.limits import check_counts as check_counts
 from adjointdpm.variables import Example
 
 # Seeds are spent in the order training, validation, held-out, this many apart: no picture is in two
 # sets.
 SEED_RANGE = 1_000_000
+
+LARGEST_GUIDANCE = 1000.0
 
 #: Marks lists of prompts, which the command line reads from a file.
 PROMPT_FILE = "a file of prompts, one a line"
@@ -30,6 +34,8 @@ Prompts = Annotated[list[str], PROMPT_FILE]
 #: Marks arguments of the pipeline's call, which the command line takes as NAME=VALUE.
 NAME_VALUE = "NAME=VALUE"
 PipelineArguments = Annotated[list[str] | Mapping[str, Any], NAME_VALUE]
+
+_LARGEST_STRENGTH = 2.0  # that a person may ask for
 
 
 class Sets(NamedTuple):
@@ -74,7 +80,9 @@ class Sampling:
         if not self.gradient:
             object.__setattr__(self, "gradient", self.usual_gradient)
         if self.guidance_scale is not None:
-            check_number("guidance_scale", self.guidance_scale)
+            why = "beyond about 30 pictures are noise, and far beyond they overflow"
+            for bound in ({"least": -LARGEST_GUIDANCE}, {"most": LARGEST_GUIDANCE}):
+                check_number("guidance_scale", self.guidance_scale, **bound, why=why)
         if self.sampler is not None:
             samplers.resolve(self.sampler)
         gradients.resolve(self.gradient)
@@ -166,6 +174,10 @@ class LearningConfig(TaskConfig):
         seeds_per_prompt: training pictures of each prompt, each with a seed of its own.
         held_out_seeds: held-out pictures of each prompt.
         validation: number of validation pictures, of training prompts with fresh seeds.
+        strength: how much of what was learned is kept, a number from 0 to 2, or auto: as much as
+            gains most while the guard stays within its bound, and without a guard all of it.
+        strength_pictures: pictures for choosing the strength, two of each prompt; they are of
+            training prompts, with seeds of their own.
 
     Raises:
         PromptError: no prompts, blank ones, too few to hold any out, prompts in both lists, or
@@ -179,13 +191,17 @@ class LearningConfig(TaskConfig):
     seeds_per_prompt: int = 1
     held_out_seeds: int = 1
     validation: int = 4
+    strength: str = "auto"
+    strength_pictures: int = 12
     # How likely a noise is means nothing where no noise is learned.
     likelihood: float = field(default=0.0, init=False)
     norm: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "seeds_per_prompt", "held_out_seeds", "validation")
+        check_counts(self, "seeds_per_prompt", "held_out_seeds", "validation", "strength_pictures")
+        object.__setattr__(self, "strength", str(self.strength))  # in Python it may be a number
+        _ = self.wanted_strength
         check_prompts(self.prompts, "prompts")
         if not self.held_out:
             self._hold_out()
@@ -197,6 +213,8 @@ class LearningConfig(TaskConfig):
                 f"nothing"
             )
         examples = len(self.prompts) * self.seeds_per_prompt
+        for count in (examples, len(self.held_out) * self.held_out_seeds):
+            check_int("number of pictures", count, most=SEED_RANGE, why=MANY)
         if self.batch == type(self).batch > examples:  # nobody asked for it
             object.__setattr__(self, "batch", examples)
         if self.batch > examples:
@@ -221,6 +239,34 @@ class LearningConfig(TaskConfig):
             number(self.held_out * self.held_out_seeds, first + 2 * SEED_RANGE),
         )
 
+    @property
+    def wanted_strength(self) -> float | None:
+        """The strength that was asked for; None lets the guard choose.
+
+        Raises:
+            InvalidInputError: it is neither auto nor a number in range.
+
+        """
+        if self.strength == "auto":
+            return None
+        try:
+            wanted = float(self.strength)
+        except ValueError:
+            wanted = -1.0
+        if not 0 <= wanted <= _LARGEST_STRENGTH:
+            raise InvalidInputError(
+                f"strength={self.strength!r} must be auto, or a number from 0 (where "
+                f"learning starts) to {_LARGEST_STRENGTH:g}; 1 is what was learned"
+            )
+        return wanted
+
+    def strength_examples(self) -> list[Example]:
+        """What is drawn to choose the strength: two seeds a prompt, seen by no step and no look."""
+        pairs = (self.strength_pictures + 1) // 2
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(pairs)] * 2
+        first = 3 * SEED_RANGE * self.seed + SEED_RANGE + self.validation
+        return number(prompts[: self.strength_pictures], first)
+
     def _hold_out(self) -> None:
         """Move every fourth prompt, from the second on, to the held-out ones."""
         if len(self.prompts) < 2:
@@ -239,12 +285,6 @@ def settings_of(config: Any) -> dict[str, Any]:
     if "pipeline_arg" in found:
         found["pipeline_arg"] = plain_arguments(found["pipeline_arg"])
     return found
-
-
-def check_counts(config: Any, *names: str) -> None:
-    """Raise InvalidInputError or InvalidTypeError unless each setting is an int of at least 1."""
-    for name in names:
-        check_int(name, getattr(config, name), 1)
 
 
 def check_prompts(prompts: Sequence[str], name: str) -> None:

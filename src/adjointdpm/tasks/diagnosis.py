@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import NoGainWarning
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import Metric, score
 from adjointdpm.metrics.base import Samples, Scores
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.settings import Settings
@@ -288,8 +288,8 @@ class WatchedMetric(Metric):
         if samples.requires_grad and torch.is_grad_enabled():
             samples = samples.view_as(samples)  # a hook on the picture would see other terms too
             samples.register_hook(self._count)
-            return self.metric(samples, prompts=prompts)
-        scores = self.metric(samples, prompts=prompts)
+            return score(self.metric, samples, prompts)
+        scores = score(self.metric, samples, prompts)
         if isinstance(scores, Tensor) and scores.shape == (len(samples),):
             self._scores += scores.tolist()
             self._looked.append(_small(samples))

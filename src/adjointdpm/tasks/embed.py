@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from adjointdpm.errors import NoGainWarning
-from adjointdpm.metrics import Metric
+from adjointdpm.errors import AdjointDPMWarning, NoGainWarning
+from adjointdpm.metrics import Metric, score
 from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
@@ -56,6 +56,7 @@ class EmbedConfig(LearningConfig):
     batch: int = 4
     validation: int = 8
     validate_every: int = 4
+    strength_pictures: int = 8
     patience: int = 3
     backtrack: int = 1
     preservation: float = 0.3
@@ -108,6 +109,7 @@ def embed(
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
+    guard = _guard_of(guard, choice)
     template, initial = choice.template, choice.initial
     config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
@@ -136,6 +138,8 @@ def embed(
         found={"template": choice.as_facts()},
         calls={"probing sentences": choice.network_calls},
         guard=guard,
+        strength_examples=config.strength_examples(),
+        strength=config.wanted_strength,
     )
     result = learn(model, assignment, folder, resume=resume, on_record=on_record, render=render)
     if folder.writable:
@@ -148,6 +152,25 @@ def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example])
     lost, images = LostSubject(recognise), render.look(examples)
     untouched = lost(images, [example.prompt for example in examples]).mean().item()
     return judge_guard(recognise, len(examples), looks=None, untouched=untouched)
+
+
+def _guard_of(guard: Guard | None, choice: Choice) -> Guard | None:
+    """The same, with a warning where the subjects are lost before anything is learned.
+
+    What is learned then may lose as many as the initial word does, or nothing would be learned.
+    """
+    if guard is None or choice.lost is None or choice.lost <= guard.limit({}):
+        return guard
+    assert guard.untouched is not None
+    warnings.warn(
+        f"with {choice.initial!r} in {choice.template!r}, where the token starts, the judge no "
+        f"longer finds {choice.lost:.0%} of the subjects ({guard.untouched:.0%} without it), and "
+        f"what is learned may lose as many; name another --initial word or --template, or lower "
+        f"--guidance-scale",
+        AdjointDPMWarning,
+        stacklevel=3,
+    )
+    return replace(guard, untouched=choice.lost)
 
 
 def _chosen(
@@ -164,7 +187,7 @@ def _chosen(
 
     def lost(images: Tensor, prompts: Sequence[str]) -> float:
         assert guard is not None
-        return guard.metric(images, prompts=prompts).mean().item()
+        return score(guard.metric, images, prompts).mean().item()
 
     asked = None if guard is None else lost
     probe = TemplateProbe(
@@ -188,6 +211,8 @@ def _chosen(
             asked,
         ),
         asked,
+        sets.validation,
+        0.0 if guard is None else guard.limit({}),
     )
     choice = chosen_template(lambda: probe.choose(config.template), folder, resume)
     if Processes().is_main and not choice.acts:

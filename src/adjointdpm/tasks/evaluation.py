@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics import Metric, WeightedSum, structure_distance
+from adjointdpm.metrics import score as checked_score
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval, clustered_share_interval
 from adjointdpm.variables import Example
@@ -18,9 +19,7 @@ def evaluate(
     examples: Sequence[Example],
     views: Mapping[str, Tensor],
     recognise: Recogniser | None = None,
-    score: Callable[[Metric, Tensor, Sequence[str]], Tensor] = lambda metric, images, prompts: (
-        metric(images, prompts=prompts)
-    ),
+    score: Callable[[Metric, Tensor, Sequence[str]], Tensor] = checked_score,
 ) -> dict[str, Any]:
     """Measure whether the effect is there and the content survived; means over the examples.
 

@@ -23,12 +23,14 @@ from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.going_on import told_how_to_go_on
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -148,6 +150,9 @@ def learn(
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
     assignment = on_reward_device(assignment)
+    if folder.previews:
+        previews = Previews(folder, assignment.sets.validation, variable)
+        render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         check_metric(render, assignment.metric, assignment.sets.training)
@@ -157,6 +162,8 @@ def learn(
         settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
         watch = Watch(assignment.metric, variable, settings, advice, acts)
         outcome = _optimise(render, assignment, folder, resume, on_record, watch)
+        folder.write_history(outcome.history)  # it may have been lost, and nothing left to do
+        stack.enter_context(told_how_to_go_on(folder.checkpoints.folder))
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
         calls = {**assignment.calls}
@@ -250,7 +257,6 @@ def _optimise(
         sets.validation,
         config.loop_settings(),
         checkpoints=folder.checkpoints,
-        history=folder.read_history() if resume else (),
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.metrics import Metric, score, structure_distance
 from adjointdpm.optimization.normalized_descent import NormalizedDescent
-from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.renderer import LOOK, Renderer
 from adjointdpm.variables import Example, TokenEmbedding
 
 _ITERATIONS = 6
@@ -48,9 +48,11 @@ class SentenceTrial:
     lost: Callable[[Tensor, Sequence[str]], float] | None = None
 
     def __call__(self, template: str, initial: str) -> float | None:
-        """The objective on the examples that it did not learn from; at the start if that is best.
+        """The objective to be expected on examples that it did not learn from.
 
-        None if subjects are lost there, before and after.
+        It is that of the start, unless it got better. Half of what was gained is then expected once
+        more: the run is longer, and where a token gains fast it has further to go. None if subjects
+        are lost there, before and after.
 
         Args:
             template: the sentence.
@@ -73,10 +75,12 @@ class SentenceTrial:
         with torch.no_grad():
             plain = torch.cat([images for _, images in rough.draw([*learned, *seen])])
         with token:
-            found = [self._look(rough, token, seen, plain[len(learned) :])]
+            before = self._look(rough, token, seen, plain[len(learned) :])
             self._learn(rough, token, learned, plain[: len(learned)])
-            found.append(self._look(rough, token, seen, plain[len(learned) :]))
-        return min((value for value in found if value is not None), default=None)
+            after = self._look(rough, token, seen, plain[len(learned) :])
+        if before is None or after is None:
+            return before if after is None else after
+        return min(before, after + (after - before) / 2)
 
     def _learn(
         self, render: Renderer, token: TokenEmbedding, examples: list[Example], plain: Tensor
@@ -102,7 +106,7 @@ class SentenceTrial:
         return self._objective(images, examples, plain).item()
 
     def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
-        scores = self.metric(images, prompts=[example.prompt for example in examples])
+        scores = score(self.metric, images, [example.prompt for example in examples], LOOK)
         if not self.preservation:
             return scores.mean()
         return scores.mean() + self.preservation * structure_distance(images, plain).mean()

@@ -1,15 +1,19 @@
 """How much of what was learned is kept: the scale of a change, chosen by a guard.
 
-A change of weights can be taken in part: W + s · change. From s = 0, the untouched model, to a
-little more than what was learned, the metric gets better and content gets lost: this curve is what
-the effect costs. It is drawn on pictures of training prompts that no step and no look has seen.
+What was learned can be taken in part: start + s · change. From s = 0, the untouched weights or the
+word that a token started from, to a little more than what was learned, the metric gets better and
+content gets lost: this curve is what the effect costs. It is drawn on pictures of training prompts
+that no step and no look has seen.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from adjointdpm.errors import InvalidInputError
 from adjointdpm.metrics import Metric
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.prediction_drift import PredictionDrift
@@ -18,7 +22,6 @@ from adjointdpm.tasks.evaluation import prompt_spread
 from adjointdpm.variables import Example, Variable
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-LARGEST = 2.0  # that a person may ask for
 
 Row = dict[str, Any]  # a point of the curve
 
@@ -50,11 +53,13 @@ def settle_strength(
     """
     learned = {name: tensor.detach().clone() for name, tensor in variable.tensors().items()}
     strengths = STRENGTHS if wanted is None else sorted({0.0, wanted})
+    guard = _on_these(render, variable, examples, guard)
     measure = _measure(render, variable, metric, examples, guard)
     curve: list[Row] = []
     for strength in strengths:
         variable.load_tensors(learned)
         variable.load_tensors(variable.at_strength(strength))
+        variable.project()
         curve.append({"strength": strength} | measure())
     _divide_by_first(curve, "spread", "diversity")
     found: dict[str, Any] = {"examples": len(examples), "curve": curve}
@@ -74,13 +79,27 @@ def settle_strength(
         row.pop("guard_error", None)
     variable.load_tensors(learned)
     variable.load_tensors(variable.at_strength(chosen))
+    variable.project()
     return found | {"chosen": chosen, "by": by}
 
 
 def _best(curve: Sequence[Row], guard: Guard) -> float:
-    """The strength with the best metric, of those that the guard takes; 0 always is."""
+    """The strength with the best metric, of those that the guard takes; else the guard's best."""
     taken = [row for row in curve if guard.accepts(row, curve[0])]
+    taken = taken or [min(curve, key=lambda row: row["guard"])]
     return min(taken, key=lambda row: (row["metric"], row["strength"]))["strength"]
+
+
+def _on_these(
+    render: Renderer, variable: Variable, examples: Sequence[Example], guard: Guard | None
+) -> Guard | None:
+    """The guard, told of the untouched model on these examples if strength 0 is something else."""
+    if guard is None or guard.untouched is None:
+        return guard
+    prompts = [example.prompt for example in examples]
+    with variable.disabled():
+        images = render.look(examples)
+    return replace(guard, untouched=_guarded(render, guard, images, prompts)["guard"])
 
 
 def _measure(
@@ -92,19 +111,27 @@ def _measure(
 ) -> Callable[[], Row]:
     """What measures the variable as it is."""
     prompts = [example.prompt for example in examples]
-    drift = PredictionDrift(render.model.pipe, variable)
+    drift = _drift(render, variable)
 
     def measure() -> Row:
-        with drift.watching("strength") as calls:
+        with drift.watching("strength") if drift else nullcontext() as calls:
             images = render.look(examples, variable)
         row: Row = {
             "metric": render.score(metric, images, prompts).mean().item(),
             "spread": prompt_spread(images, prompts),
-            "kl": drift.value(calls) if calls else None,
+            "kl": drift.value(calls) if drift and calls else None,
         }
         return row | (_guarded(render, guard, images, prompts) if guard else {})
 
     return measure
+
+
+def _drift(render: Renderer, variable: Variable) -> PredictionDrift | None:
+    """What compares predictions; None where no network changes, as with a token."""
+    try:
+        return PredictionDrift(render.model.pipe, variable)
+    except InvalidInputError:
+        return None
 
 
 def _guarded(render: Renderer, guard: Guard, images: Tensor, prompts: Sequence[str]) -> Row:

@@ -7,7 +7,6 @@ it is largest where pictures hardly change.)
 """
 
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +25,10 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
 from adjointdpm.tasks.learning import check_metric
+from adjointdpm.tasks.start_word import Start, checked_start, common_words
 from adjointdpm.variables import Example, TokenEmbedding
 from adjointdpm.variables.networks import text_encoders
-from adjointdpm.variables.token_embedding import initial_ids, neutral_word
+from adjointdpm.variables.token_embedding import neutral_word
 
 FILE = "template.json"
 #: Sentences that are tried where the user names none.
@@ -43,11 +43,11 @@ TEMPLATES = (
     "{prompt} on a {token} background",
 )
 _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
+_FINE_STEPS = 10  # with which it tells whether a word leaves the subjects
 _EXAMPLES = 2
 _WORDS = 4  # existing words in each sentence
 _STARTS = 16  # existing words in the best sentence, to find where the token starts
 _TRIED = 3  # of the sentences in which words act, so many are tried by learning in them
-_COMMON = 2000  # they are among so many whole words that come first in the vocabulary
 _LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
 _NOTHING = 0.1  # and below which there is no point in trying
 
@@ -105,6 +105,8 @@ class Choice:
         initial: the word that the token starts at.
         own: whether the user named it.
         sentences: what was seen of each, the best first.
+        lost: the share of validation pictures with that word that do not show their subject;
+            None: nobody can tell.
         seconds, network_calls: what the probe took.
 
     """
@@ -113,6 +115,7 @@ class Choice:
     initial: str
     own: bool
     sentences: Sequence[Sentence]
+    lost: float | None = None
     seconds: float = 0.0
     network_calls: int = 0
 
@@ -146,6 +149,9 @@ class TemplateProbe:
         others: further examples that the run will draw; the token must fit into their prompts.
         trial: learns for a moment in the most promising sentences; None leaves it at their promise.
         lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
+        validation: examples of which finer pictures are drawn with a word, before a token
+            starts there.
+        limit: the share of them that may be lost.
 
     """
 
@@ -158,6 +164,8 @@ class TemplateProbe:
     others: Sequence[Example] = ()
     trial: Callable[[str, str], float | None] | None = None
     lost: Callable[[Tensor, Sequence[str]], float] | None = None
+    validation: Sequence[Example] = ()
+    limit: float = 0.0
 
     @torch.no_grad()
     def choose(self, own: str | None = None) -> Choice:
@@ -198,35 +206,72 @@ class TemplateProbe:
                 f"does; raise guidance_scale (--guidance-scale), or shorten the prompts"
             )
         ranked = sorted(usable, key=lambda s: (not s.acts, s.loses, s.promise))
-        ranked = ranked if own is not None else self._by_trial(ranked)
-        best = ranked[0] if own is None else tried[0]
+        if own is None:
+            ranked, starts = self._by_trial(ranked, plain)
+        else:
+            starts = {own: self._start(tried[0], plain)}
+        used = own or ranked[0].template
         refused = [sentence for sentence in tried if sentence.refused]
-        return Choice(best.template, self._start(best, plain), own is not None, ranked + refused)
+        start = starts[used]
+        return Choice(used, start.word, own is not None, ranked + refused, start.lost)
 
-    def _by_trial(self, ranked: list[Sentence]) -> list[Sentence]:
+    def _by_trial(
+        self, ranked: list[Sentence], plain: Tensor
+    ) -> tuple[list[Sentence], dict[str, Start]]:
         """The same, those in front that act in the order of how far a token gets in them.
 
-        Where it gets nowhere without losing subjects, a sentence comes after the others.
+        Where the subjects are lost at its start, or it gets nowhere without losing them, a
+        sentence comes after the others.
+
+        Returns:
+            The sentences, and where the token starts in those that were looked at.
+
         """
-        front = [sentence for sentence in ranked if sentence.acts][:_TRIED]
+        front = self._front([sentence for sentence in ranked if sentence.acts]) or ranked[:1]
+        starts = {sentence.template: self._start(sentence, plain) for sentence in front}
         if self.trial is None or len(front) < 2:
-            return ranked
+            return ranked, starts
         rest = [sentence for sentence in ranked if sentence not in front]
         with torch.enable_grad():
             tried = [
-                replace(s, learned=self.trial(s.template, self.initial or s.best_word))
-                for s in front
+                replace(s, learned=self.trial(s.template, starts[s.template].word)) for s in front
             ]
-        return sorted(tried, key=lambda s: (s.learned is None, s.learned or 0.0)) + rest
 
-    def _start(self, sentence: Sentence, plain: Tensor) -> str:
-        """The word that the token starts at."""
-        if self.initial is not None:
-            return self.initial
+        def order(sentence: Sentence) -> tuple[bool, bool, float]:
+            lost = starts[sentence.template].lost or 0.0
+            return lost > self.limit, sentence.learned is None, sentence.learned or 0.0
+
+        return sorted(tried, key=order) + rest, starts
+
+    @staticmethod
+    def _front(ranked: list[Sentence]) -> list[Sentence]:
+        """The most promising, and the one in which words change most: vectors reach further."""
+        most = sorted(ranked, key=lambda sentence: -sentence.change)[:1]
+        first = [sentence for sentence in ranked if sentence not in most][: _TRIED - 1]
+        return [sentence for sentence in ranked if sentence in [*first, *most]]
+
+    def _start(self, sentence: Sentence, plain: Tensor) -> Start:
+        """The word that the token starts at: the best that leaves subjects in finer pictures."""
+        words = [self.initial] if self.initial is not None else self._by_objective(sentence, plain)
+        if self.lost is None or not self.validation:
+            return Start(words[0])
+        lost, examples = self.lost, list(self.validation)
+        fine = replace(self.render, steps=min(self.render.steps, _FINE_STEPS))
+        known = [example.prompt for example in examples]
+
+        def lost_with(word: str) -> float:
+            written = [sentence.template.format(prompt=p, token=word) for p in known]
+            pairs = zip(examples, written, strict=True)
+            return lost(fine.look([e._replace(prompt=p) for e, p in pairs]), known)
+
+        return checked_start(words, lost_with, self.limit)
+
+    def _by_objective(self, sentence: Sentence, plain: Tensor) -> list[str]:
+        """Words in the order of their rough pictures' objective, those that lose subjects last."""
         more = [word for word in self._words(_STARTS) if word not in sentence.objectives]
-        found = self._seen(sentence.template, more, plain) if more else sentence
-        best = min(sentence, found, key=lambda s: (s.loses, min(s.objectives.values())))
-        return best.best_word
+        seen = [sentence, self._seen(sentence.template, more, plain)] if more else [sentence]
+        rows = [(s.loses, value, word) for s in seen for word, value in s.objectives.items()]
+        return [word for _, _, word in sorted(rows)]
 
     def _try(self, template: str, plain: Tensor) -> Sentence:
         try:
@@ -332,29 +377,6 @@ def _apart(pictures: Tensor) -> float:
     """Mean absolute difference between pictures, or stacks of them."""
     pairs = [(a - b).abs().mean().item() for a, b in combinations(pictures, 2)]
     return sum(pairs) / max(1, len(pairs))
-
-
-def common_words(pipe: Any, count: int, avoided: Sequence[str] = ()) -> list[str]:
-    """Existing words of one token each, the same in every run; more begin with the fewer.
-
-    Args:
-        pipe: the first of its tokenizers is asked.
-        count: how many, if there are as many.
-        avoided: texts whose words come last.
-
-    """
-    tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
-    known = {word.lower() for text in avoided for word in text.split()}
-    found: list[str] = []
-    for index in sorted(tokenizer.get_vocab().values()):  # the most common come first
-        word = tokenizer.decode([index]).strip()
-        plain = len(word) > 2 and word.isalpha() and word.islower()
-        if plain and word not in found and initial_ids(tokenizer, word) == [index]:
-            found.append(word)
-        if len(found) == _COMMON:
-            break
-    random.Random(0).shuffle(found)
-    return sorted(found, key=lambda word: word in known)[:count]
 
 
 def _read(text: str, where: str) -> Choice:

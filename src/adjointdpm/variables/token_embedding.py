@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support.files import write_bytes
+from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.variables.base import Variable, check_tensors
 from adjointdpm.variables.networks import TextEncoder, text_encoders, unwrapped
 

@@ -5,12 +5,12 @@ A new network is a file here and a line in `NETWORKS`.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from adjointdpm.errors import ModelError, UnknownNameError
+from adjointdpm.errors import InvalidTypeError, ModelError, UnknownNameError
+from adjointdpm.metrics.networks.calling import class_logits
 from adjointdpm.metrics.networks.class_names import Wanted, class_groups, class_indices
 from adjointdpm.metrics.networks.clip import Clip
 from adjointdpm.metrics.networks.efficientnet import EfficientNetLite0
@@ -19,7 +19,7 @@ from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.networks.onnx_graph import OnnxGraph
 from adjointdpm.metrics.networks.open_nsfw import OpenNSFW
 from adjointdpm.metrics.networks.placement import placed
-from adjointdpm.support.user_code import load_function
+from adjointdpm.support.user_code import file_and_function, load_function, user_code
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-lite0": EfficientNetLite0,
@@ -44,10 +44,14 @@ def load_network(name: str) -> nn.Module:
             something else.
 
     """
-    path, _, function = name.partition(":")
-    if path.endswith(".py"):
-        build = load_function(Path(path), function, "network", ModelError)
-        return _built(name, build)
+    if not isinstance(name, str):
+        raise InvalidTypeError(
+            f"network={name!r} must be one of {', '.join(NETWORKS)}, or file.py:function"
+        )
+    if named := file_and_function(name):
+        build = load_function(*named, "network", ModelError)
+        with user_code(f"network {name!r}", ModelError):
+            return _built(name, build)
     if name not in NETWORKS:
         raise UnknownNameError(
             f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}, or file.py:function"
@@ -90,6 +94,7 @@ __all__ = [
     "Wanted",
     "class_groups",
     "class_indices",
+    "class_logits",
     "load_network",
     "placed",
 ]

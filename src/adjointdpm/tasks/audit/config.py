@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
-from adjointdpm.support.checks import check_int, check_number
+from adjointdpm.support.checks import check_number
+from adjointdpm.support.limits import check_counts, check_seed
 from adjointdpm.tasks.audit.noise_file import noise_file_name, noise_folder_name
 from adjointdpm.tasks.config import Prompts, Sampling, check_prompts
 
@@ -71,8 +72,8 @@ class AuditConfig(Sampling):
         if self.within not in ("l2", "linf"):
             raise UnknownNameError(f"within={self.within!r} is unknown; choose l2 or linf")
         self._check_budgets()
-        for name in ("clean_seeds", "iterations", "batch"):
-            check_int(name, getattr(self, name), 1)
+        check_counts(self, "clean_seeds", "iterations", "batch")
+        check_seed(self.seed)
         check_number("least_right", self.least_right, above=0, most=1)
         check_number("preservation", self.preservation, least=0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from adjointdpm.errors import OutputError
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.support.strict_json import strict_json
 from adjointdpm.tasks.audit.block_attack import Cost
 from adjointdpm.tasks.audit.setting import Setting
 from adjointdpm.tasks.audit.shared_blocks import SharedBlocks
@@ -122,7 +123,7 @@ class FindingsLog:
         try:
             with self.path.open("a" if self.written else "w", encoding="utf-8") as file:
                 for facts in new:
-                    file.writelines(json.dumps(row) + "\n" for row in facts["findings"])
+                    file.writelines(strict_json(row) + "\n" for row in facts["findings"])
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error}") from error
         for facts in new:

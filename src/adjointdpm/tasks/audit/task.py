@@ -19,6 +19,7 @@ from adjointdpm.engine.stats import Stats, stats
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.gradient_check import gradient_cost, is_exact
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.going_on import told_how_to_go_on
 from adjointdpm.runs.interruption import stop_requests
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.runs.resumable_steps import ResumableSteps
@@ -91,7 +92,7 @@ def audit(
         own_calls = processes.from_main(lambda: counter.network_calls)
         shared = SharedBlocks.open(folder, processes, resume, requested)
         run = _Run(setting, cost, folder, shared, counter, resume, report)
-        with shared.ending_together():
+        with told_how_to_go_on(shared.folder), shared.ending_together():
             run.work()
         earlier = sum(processes.gather([run.kept.restored_seconds])) + shared.restored_seconds
 

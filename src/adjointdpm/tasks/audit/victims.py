@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, ModelError, PromptError
 from adjointdpm.metrics.base import Images
-from adjointdpm.metrics.networks import IMAGENET, class_groups, load_network, placed
+from adjointdpm.metrics.networks import IMAGENET, class_groups, class_logits, load_network
 from adjointdpm.metrics.networks.class_names import without_overlap
 from adjointdpm.metrics.subject_recognition import named_concept
 from adjointdpm.support.checks import check_number
@@ -45,12 +45,7 @@ class Victim:
 
     def logits(self, images: Images) -> Float[Tensor, "batch groups"]:
         """One logit a group."""
-        raw = placed(self.network, images)(images)
-        if raw.ndim != 2 or len(raw) != len(images):
-            raise ModelError(
-                f"victim {self.name} returned shape {tuple(raw.shape)} for {len(images)} pictures; "
-                f"it must return [B, classes]"
-            )
+        raw = class_logits(self.network, images, f"victim {self.name}")
         highest = max(index for group in self.members for index in group)
         if highest >= raw.shape[1]:
             raise ModelError(
