@@ -54,6 +54,7 @@ def _audit(flags: Flags) -> None:
     quiet()
     from adjointdpm.metrics.subject_recognition import recogniser_for
     from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.input_files import picture_digests
     from adjointdpm.runs.report import write_report
     from adjointdpm.support.distributed import Processes
     from adjointdpm.tasks.audit.noise_file import replay_command
@@ -69,6 +70,7 @@ def _audit(flags: Flags) -> None:
         artefacts=config.artefacts,
         resume=where.resume,
         force=where.force,
+        inputs=picture_digests(settings_of(config)),
     )
     model = load_model(where.model, where.device, where.dtype, where.variant)
     known = [prompt for prompt in config.prompts if label_of(victim, prompt) is not None]

@@ -98,6 +98,7 @@ def _learn(
     quiet()
     from adjointdpm.metrics.subject_recognition import recogniser_for
     from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.input_files import picture_digests
     from adjointdpm.runs.report import write_report
     from adjointdpm.support.distributed import Processes
 
@@ -114,6 +115,7 @@ def _learn(
         artefacts=config.artefacts,
         resume=where.resume,
         force=where.force,
+        inputs=picture_digests(settings_of(config)),
     )
     folder = replace(folder, previews=flags.build(Watching).previews)
     model = load_model(where.model, where.device, where.dtype, where.variant)
