@@ -17,15 +17,17 @@ def model():
     return adj.load("tiny")
 
 
-def test_a_prompt_that_is_cut_off_is_told_by_every_way_to_draw_it(model) -> None:
-    for draw in (
-        lambda: model.generate(LONG, steps=1),
-        lambda: model(prompt=LONG, num_inference_steps=1),
-        lambda: model.encode(LONG),
-    ):
-        with pytest.warns(CutPromptWarning, match="tokens long.*reads 20; cut off: .*deep snow"):
-            draw()
-        model = adj.load("tiny")
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda model: model.generate(LONG, steps=1),
+        lambda model: model(prompt=LONG, num_inference_steps=1),
+        lambda model: model.encode(LONG),
+    ],
+)
+def test_a_prompt_that_is_cut_off_is_told_by_every_way_to_draw_it(model, draw) -> None:
+    with pytest.warns(CutPromptWarning, match=r"tokens long.*reads 20; cut off: .*deep snow"):
+        draw(model)
 
 
 def test_words_without_tokens_are_told_once(model) -> None:

@@ -47,7 +47,7 @@ def test_prompts_that_hold_the_token_themselves_are_refused(model, token, prompt
     variable = TokenEmbedding(model.pipe, token, "gray", vectors=2)
     with variable:
         variable.check([Example("a fox", 0)])
-        with pytest.raises(PromptError, match="more often than the template.*within a word"):
+        with pytest.raises(PromptError, match=r"more often than the template.*within a word"):
             variable.check([Example("a fox", 0), Example(prompt, 1)])
         with pytest.raises(PromptError, match="more often than the template"):
             variable.apply(Inputs([Example(prompt, 0)], [prompt], model.noise(1, 0)))

@@ -134,7 +134,7 @@ class TokenEmbedding(Variable):
         }
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Check that a text encoder reads the whole token in every example's prompt, and only there.
+        """Check that a text encoder reads the whole token in every prompt, and only as placed.
 
         Raises:
             PromptError: a prompt is so long that the tokenizers cut the token off, holds it itself,
