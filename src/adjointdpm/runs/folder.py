@@ -18,6 +18,7 @@ from torch import Tensor
 from adjointdpm.errors import CheckpointError, InvalidInputError, OutputError
 from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.trackers import Trackers
+from adjointdpm.runs.untrusted import check_links
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import check_writable, write_bytes, write_text
 from adjointdpm.support.strict_json import strict_json
@@ -99,6 +100,8 @@ class RunFolder:
                     f"{_CONFIG} and {_MARK}"
                 )
         processes = Processes()
+        if resume:
+            processes.from_main(lambda: check_links(path, CheckpointError))
         waiting = processes.from_main(lambda: _prepare(path, facts, artefacts, resume, force))
         return cls(path, processes.is_main, waiting)
 

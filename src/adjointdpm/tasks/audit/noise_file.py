@@ -16,6 +16,7 @@ from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
+from adjointdpm.runs.untrusted import file_of
 from adjointdpm.support import tensor_file
 from adjointdpm.support.files import safe_name
 from adjointdpm.tasks.audit.goal import as_saved
@@ -25,6 +26,7 @@ from adjointdpm.variables.base import check_tensors
 
 _FORMAT = "adjointdpm-adversarial-noise"
 _MOST_STEPS = 100_000
+_MOST_BYTES = 2**34  # of one file
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def noise_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = sorted(path.glob("*.safetensors"))
+    try:
+        found = [file_of(path, file.name, _MOST_BYTES) for file in found]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the folder {path}: {error}") from error
     if not found:
         raise CheckpointError(f"the folder {path} holds no files of adversarial noise")
     return found
