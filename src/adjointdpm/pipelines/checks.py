@@ -16,6 +16,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.examples import Encoded
 from adjointdpm.support.checks import check_int
+from adjointdpm.support.memory import check_room
 
 # The sizes of a tensor's dimensions: a number where it is fixed, a name where it is free, for
 # example ("B", "L", 768).
@@ -181,6 +182,9 @@ def check_guidance(scale: object) -> float:
 
 
 _LARGEST = 2**63 - 1
+# At the very least: a network has more channels than the noise, and a decoder makes 48 numbers of
+# each of a latent.
+_COPIES = 8
 
 
 def check_count(value: object, name: str, least: int) -> int:
@@ -193,6 +197,18 @@ def check_count(value: object, name: str, least: int) -> int:
     check_int(name, value, least, most=_LARGEST, why="numbers of pictures have 64 bits")
     assert isinstance(value, int)
     return value
+
+
+def check_batch_fits(shape: Sequence[int], device: torch.device) -> None:
+    """Check that there can be memory for drawing samples from noise of a shape.
+
+    Raises:
+        InvalidInputError: there is not.
+
+    """
+    what = f"drawing a batch of {shape[0]} from noise of shape {tuple(shape[1:])}"
+    remedy = "use a smaller batch, or smaller samples"
+    check_room(shape, what, remedy, device=device, copies=_COPIES)
 
 
 def check_seeds(seeds: object, generator: object) -> list[int]:
