@@ -10,6 +10,7 @@ import torch
 
 from adjointdpm.errors import InvalidInputError
 
+_LITTLE = 2**26  # bytes; asking how much is free takes longer than having them
 _NO_MEMORY = "can't allocate memory"  # torch's words for the CPU
 # Of a container: the limit and what is used, in version 2 and 1 of control groups.
 _CONTAINER = (
@@ -61,7 +62,7 @@ def check_room(
 
     """
     needed = math.prod(shape) * itemsize * copies
-    if needed < 2**26:  # asking takes longer than failing would
+    if needed < _LITTLE:
         return
     free = free_bytes(device)
     if needed > free:
