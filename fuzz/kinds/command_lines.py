@@ -49,7 +49,7 @@ def _changes(pick: Random, name: str) -> list[list[str]]:
     flag = pick.choice(sorted(known))
     if flag in PLAIN.get(name, ()):
         return [["", pick.choice(values(flag, known[flag]))]]
-    again = pick.choice([1, 1, 1, 1, 2])
+    again = pick.choice([1] * 11 + [2])
     some = values(flag, known[flag])
     return [[f"--{flag.replace('_', '-')}", pick.choice(some)] for _ in range(again)]
 
@@ -57,9 +57,9 @@ def _changes(pick: Random, name: str) -> list[list[str]]:
 def cases(pick: Random) -> dict[str, Any]:
     """A command, changed values, and what stands after them."""
     name = pick.choice(COMMANDS)
-    count = pick.choice([1, 1, 1, 2, 3])
+    count = pick.choice([1, 1, 1, 2, 2, 3])
     changes = [change for _ in range(count) for change in _changes(pick, name)]
-    extra = pick.choice([[], [], [], *_EXTRA])
+    extra = pick.choice(_EXTRA) if pick.random() < 0.1 else []
     return {"command": name, "changes": changes, "extra": extra}
 
 

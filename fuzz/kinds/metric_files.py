@@ -10,6 +10,7 @@ from fuzz.kinds.run_folders import difference
 from fuzz.verdict import Verdict, command
 
 TITLE = "metric files"
+NEEDS_RUNS = True
 #: Lines at the head of the file, and whether the scores are still those of the plain metric.
 _HEADS = {
     "": True,

@@ -39,7 +39,7 @@ def run(case: dict[str, Any], inputs: Path) -> Verdict:
         return Verdict("refused", str(error))
     if not found or not all(isinstance(prompt, str) and prompt.strip() for prompt in found):
         return Verdict("different", f"{found!r} are no prompts")
-    if any(c in prompt for prompt in found for c in "\x00\ufeff\x1b\n\r\ufffd"):
+    if any(c in prompt for prompt in found for c in "\x00\ufeff\n\r\ufffd"):
         return Verdict("different", f"{found!r} hold what is no text")
     odd = any(line in _ODD for line in case["lines"])
     if case["damage"] is not None or odd or case["encoding"] == "utf-7":

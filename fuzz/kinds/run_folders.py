@@ -14,6 +14,7 @@ from fuzz.inputs import INTERRUPTED, interrupted, link
 from fuzz.verdict import Verdict, command
 
 TITLE = "run folders"
+NEEDS_RUNS = True
 _WAYS = ["resume"] * 4 + ["report", "replay"]
 
 

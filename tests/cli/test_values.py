@@ -171,7 +171,7 @@ def test_numbers_in_a_config_file_are_those_of_the_flags(files, monkeypatch, cap
         ("steps", "&a [*a]", "steps must be one value"),
         ("lr", ".nan", "lr=nan"),
         ("seed", "9" * 5000, "seed"),
-        ("<<", "{steps: 3}", "merge"),
+        ("<<", "{steps: 3}", "unknown <<"),
         ("[1]", "2", "must be one value"),
     ],
 )

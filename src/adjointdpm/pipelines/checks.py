@@ -31,6 +31,7 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
 
     """
     if isinstance(prompt, str):
+        check_encodable(prompt, name)
         return prompt
     if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
         raise PromptError(
@@ -40,7 +41,20 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
         raise PromptError(
             f"{name} is an empty list; pass a string, or a list with one string for each sample"
         )
+    for text in prompt:
+        check_encodable(text, name)
     return list(prompt)
+
+
+def check_encodable(text: str, name: str) -> None:
+    """Raise PromptError if a text holds half of a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{name}={ascii(text)} holds half of a surrogate pair at position {error.start}, which "
+            f"is no text; leave it out"
+        ) from error
 
 
 def check_either(
