@@ -74,8 +74,13 @@ def test_a_flag_that_has_one_value_is_given_once(files, monkeypatch, capsys, twi
 def test_a_flag_that_is_a_list_is_given_as_often_as_one_likes(files, monkeypatch, capsys) -> None:
     words = ("--target-module", "to_q", "--target-module", "to_k", "--prompts", "prompts.txt")
     words += ("--metric", "metric.py:score", "--model", "model", "--validation", 1, "--rank", 1)
+    monkeypatch.setattr(
+        "adjointdpm.cli.learn._learn", lambda task, made, *a, **k: found.append(made)
+    )
+    found: list = []
     code, _, err = run(monkeypatch, capsys, "align", *words, *SMALL, "--guard", "none")
     assert code == 0, err
+    assert found[0].target_module == ["to_q", "to_k"]
 
 
 @pytest.mark.parametrize("word", ["o\udcff/x", "\udcff"])
@@ -166,7 +171,7 @@ def test_numbers_in_a_config_file_are_those_of_the_flags(files, monkeypatch, cap
         ("weight", "[[1]]", "weight must be one value, not a list"),
         ("token", "!!python/object:os.system {}", "token must be one value"),
         ("token", "!!binary aGk=", "token must be plain, without the tag 'binary'"),
-        ("token", r'"\ud800"', "cannot be"),
+        ("token", r'"\ud800"', "surrogate pair"),
         ("token", r'"\0"', "no text"),
         ("steps", "&a [*a]", "steps must be one value"),
         ("lr", ".nan", "lr=nan"),

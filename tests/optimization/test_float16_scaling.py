@@ -198,29 +198,12 @@ def test_a_resumed_run_goes_on_with_the_scale_and_gives_the_same_bits(
         run(parts, "parts", stop=5)
     _, facts = Checkpoints(tmp_path / "parts").read()
     assert facts["objective"]["largest"] < 1
-    outcome = run(again, "parts", history=list(records), resume=True)
+    outcome = run(again, "parts", resume=True)
     assert torch.equal(again.color, whole.color)
     assert norms(outcome) == norms(expected)
     assert (
         Checkpoints(tmp_path / "parts").read()[1]["objective"]
         == Checkpoints(tmp_path / "whole").read()[1]["objective"]
-    )
-
-
-def test_a_checkpoint_from_before_there_was_a_scale_is_resumed(tmp_path) -> None:
-    expected = learn(ToyModel(), Tint(), checkpoints=Checkpoints(tmp_path))
-    tensors, facts = Checkpoints(tmp_path).read()
-    del facts["objective"]
-    Checkpoints(tmp_path).write(6, tensors, facts)
-    assert (
-        learn(
-            ToyModel(),
-            Tint(),
-            checkpoints=Checkpoints(tmp_path),
-            history=expected.history,
-            resume=True,
-        ).history
-        == expected.history
     )
 
 

@@ -102,9 +102,7 @@ def test_a_resumed_run_is_ended_at_the_same_iteration(tmp_path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoint")
     with pytest.raises(Interrupted):
         learn(guard, checkpoints=checkpoints, on_history=keep)
-    variable, resumed = learn(
-        guard, checkpoints=checkpoints, history=json.loads(history.read_text()), resume=True
-    )
+    variable, resumed = learn(guard, checkpoints=checkpoints, resume=True)
     assert resumed.stopped == whole.stopped
     assert looks(resumed) == looks(whole)
     assert torch.equal(variable.color, expected.color)

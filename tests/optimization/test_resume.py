@@ -61,7 +61,6 @@ def learn_noise(
         EXAMPLES[:1],
         LOOP,
         checkpoints=Checkpoints(folder / "checkpoint"),
-        history=json.loads(history.read_text()) if resume else (),
         resume=resume,
         on_history=keep,
     )
@@ -137,22 +136,6 @@ def test_decisions_survive_json(tmp_path, tolerance: float, vjps: bool) -> None:
         if vjps
         else method.exact
     )
-
-
-def test_a_checkpoint_from_before_costs_and_choices_were_kept_is_resumed(tmp_path) -> None:
-    whole, _ = learn_noise(tmp_path, "exact", tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        learn_noise(tmp_path, "exact", tmp_path / "old", stop=2)
-    checkpoints = Checkpoints(tmp_path / "old" / "checkpoint")
-    tensors, facts = checkpoints.read()
-    checkpoints.write(
-        2,
-        tensors,
-        {key: facts[key] for key in facts if key not in ("network_calls", "seconds", "gradients")},
-    )
-    again, outcome = learn_noise(tmp_path, "exact", tmp_path / "old", resume=True)
-    assert torch.equal(again, whole)
-    assert (outcome.former_calls, outcome.former_seconds) == (0, 0.0)
 
 
 def learn_word(

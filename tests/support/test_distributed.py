@@ -152,7 +152,6 @@ def interrupted(out: Path) -> dict[str, Any]:
         variable,
         CASES["even"],
         resume=True,
-        history=folder.read_history() if folder.writable else (),
         **kwargs,
     )
     return {

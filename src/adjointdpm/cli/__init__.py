@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from adjointdpm.cli import app as page
 from adjointdpm.cli import audit, demo, inspection, learn, pictures
 from adjointdpm.cli.arguments import Command, check_text
 from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
@@ -47,6 +48,7 @@ for command in (
     pictures.generate,
     inspection.inspect,
     pictures.report,
+    page.app,
 ):
     app.command(cls=Command)(command)
 

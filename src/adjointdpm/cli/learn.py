@@ -1,6 +1,7 @@
 """`embed`, `stylize`, `align` and `guide`: commands that run the optimisation loop."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,20 @@ from adjointdpm.tasks.guide import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig
 
 
-@command(EmbedConfig, Run)
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """How a run is watched.
+
+    Args:
+        previews: also keep pictures, and what was learned, of every look at the validation
+            examples.
+
+    """
+
+    previews: bool = False
+
+
+@command(EmbedConfig, Run, Watching)
 def embed(flags: Flags) -> None:
     """Learn a token for an effect, or a thing, that only a metric knows.
 
@@ -33,10 +47,10 @@ def embed(flags: Flags) -> None:
     """
     config = flags.build(EmbedConfig)
     title = f"learning {config.token}"
-    _learn(embed_task.embed, config, title, flags.build(Run), on_choice=note)
+    _learn(embed_task.embed, config, title, flags, on_choice=note)
 
 
-@command(StylizeConfig, Run)
+@command(StylizeConfig, Run, Watching)
 def stylize(flags: Flags) -> None:
     """Fine-tune towards the style of one reference picture.
 
@@ -44,10 +58,10 @@ def stylize(flags: Flags) -> None:
     """
     config = flags.build(StylizeConfig)
     title = f"learning the style of {Path(config.style).name}"
-    _learn(stylize_task.stylize, config, title, flags.build(Run))
+    _learn(stylize_task.stylize, config, title, flags)
 
 
-@command(AlignConfig, Run)
+@command(AlignConfig, Run, Watching)
 def align(flags: Flags) -> None:
     """Fine-tune for any metrics over many prompts, guarded against pleasing them alone.
 
@@ -55,10 +69,10 @@ def align(flags: Flags) -> None:
     """
     config = flags.build(AlignConfig)
     title = f"aligning to {', '.join(config.metric)}"
-    _learn(align_task.align, config, title, flags.build(Run))
+    _learn(align_task.align, config, title, flags)
 
 
-@command(GuideConfig, Run, panel="What to draw")
+@command(GuideConfig, Run, Watching, panel="What to draw")
 def guide(flags: Flags) -> None:
     """Optimise the noise or the embedding of one prompt for a metric.
 
@@ -70,14 +84,14 @@ def guide(flags: Flags) -> None:
         if flags.source(given) == "COMMANDLINE" and flags.source(other) == "DEFAULT_MAP":
             changes = {other: nothing}
     config = flags.build(GuideConfig, **changes)
-    _learn(guide_task.guide, config, "guiding", flags.build(Run))
+    _learn(guide_task.guide, config, "guiding", flags)
 
 
 def _learn(
     task: Callable[..., dict[str, Any]],
     config: LearningConfig | GuideConfig,
     title: str,
-    where: Run,
+    flags: Flags,
     **hooks: Callable[[str], None],
 ) -> None:
     """Check everything that is cheap to check, open the folder, learn, and say what came out."""
@@ -87,7 +101,7 @@ def _learn(
     from adjointdpm.runs.report import write_report
     from adjointdpm.support.distributed import Processes
 
-    metric = config.resolve_metric()
+    metric, where = config.resolve_metric(), flags.build(Run)
     facts = {
         "task": task.__name__,
         "model": where.model,
@@ -101,6 +115,7 @@ def _learn(
         resume=where.resume,
         force=where.force,
     )
+    folder = replace(folder, previews=flags.build(Watching).previews)
     model = load_model(where.model, where.device, where.dtype, where.variant)
     prompts = [example.prompt for example in config.sets().held_out]
     recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)

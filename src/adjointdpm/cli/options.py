@@ -5,7 +5,6 @@ flag's help.
 """
 
 import inspect
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -19,6 +18,7 @@ from adjointdpm.cli.config_file import PROMPTS, read_config
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.settings import Settings
+from adjointdpm.support.argument_help import argument_help
 from adjointdpm.support.devices import usable_device
 from adjointdpm.tasks.config import NAME_VALUE, PROMPT_FILE, Sampling
 
@@ -70,7 +70,7 @@ class Run(Folder):
 
 # Titles in --help: of all flags of a class, and of flags that stand elsewhere.
 _PANELS = {Sampling: "Sampler", Settings: "Optimisation", Folder: "Run", Run: "Run"}
-_MOVED = {"seed": "Run", "tracker": "Run"}
+_MOVED = {"seed": "Run", "tracker": "Run", "previews": "Run"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def command(
 def option(cls: type, name: str, panel: str | None = None, **more: Any) -> Any:
     """The typer option of a field."""
     (kind,) = [item.type for item in fields(cls) if item.name == name]
-    text = _describe(cls, name)
+    text = argument_help(cls, name)
     if get_origin(kind) is list or NAME_VALUE in get_args(kind):
         text += " Repeatable."
     return typer.Option(*more.pop("names", ()), help=escape(text), rich_help_panel=panel, **more)
@@ -192,18 +192,6 @@ def _default(item: Field[Any]) -> Any:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _describe(cls: type, name: str) -> str:
-    """The first sentence of a field's entry under `Args`, in the nearest class that has one."""
-    for base in cls.__mro__:
-        text = inspect.cleandoc(base.__doc__ or "")
-        found = re.search(rf"^    {name}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
-        if found:
-            sentence = re.split(r"\.\s", found[1])[0]
-            words = " ".join(sentence.split()).rstrip(".")
-            return f"{words[0].upper()}{words[1:]}{'' if words[-1] == '…' else '.'}"
-    raise LookupError(f"{cls.__name__}.{name} has no entry under Args")
 
 
 def load_model(

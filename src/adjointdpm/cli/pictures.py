@@ -28,6 +28,14 @@ def generate(
     pipeline_arg: Annotated[
         list[str] | None, option(Sampling, "pipeline_arg", metavar=NAME_VALUE)
     ] = None,
+    learned: Annotated[
+        Path | None,
+        typer.Option(help="Draw with what a run has learned, a token or a LoRA: its run folder."),
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(help="How much of a LoRA: 0 is the untouched model, 1 what was learned."),
+    ] = 1.0,
     device: Annotated[str | None, option(Run, "device")] = None,
     dtype: Annotated[str, option(Run, "dtype")] = Run.dtype,
     variant: Annotated[str | None, option(Run, "variant")] = None,
@@ -50,6 +58,7 @@ def generate(
 
     from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
     from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
+    from adjointdpm.pipelines.learned_files import load_learned
     from adjointdpm.runs.folder import png
     from adjointdpm.support.files import check_writable, write_bytes
 
@@ -58,6 +67,8 @@ def generate(
         raise OutputError(f"--out {out}: {there} is a file; choose a folder")
     check_writable(there)
     pipeline = load_model(model, device, dtype, variant)
+    if learned is not None:
+        load_learned(pipeline.pipe, learned, strength)
     if prompt is None and (kind := reads(pipeline.pipe)) != NOTHING:
         raise PromptError(f"{type(pipeline.pipe).__name__} reads {kind}: say what to draw")
     arguments = loaded(call_arguments(pipeline.pipe, pipeline_arg or []))

@@ -25,7 +25,8 @@ from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
-from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.optimization.stored_state import check_stored
+from adjointdpm.runs.checkpoints import Checkpoints, Stored
 from adjointdpm.runs.going_on import say_how_to_go_on
 from adjointdpm.runs.interruption import Interrupted, stop_requests
 from adjointdpm.runs.trackers import Trackers
@@ -67,7 +68,6 @@ def optimize(
     settings: Settings,
     *,
     checkpoints: Checkpoints | None = None,
-    history: Sequence[Record] = (),
     resume: bool = False,
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
@@ -90,8 +90,8 @@ def optimize(
         settings: see `Settings`.
         checkpoints: where states are saved, every `checkpoint_every` iterations and when
             interrupted; None saves nothing.
-        history: with `resume`, the records so far.
-        resume: go on from the newest checkpoint that can be read.
+        resume: go on from the newest checkpoint that can be read, which holds all records so far;
+            without any, start.
         on_history: called in the main process after every iteration, with all records so far;
             record 0 is the start. A gradient method that estimates its relative error adds
             "gradient_error_estimate", the mean over examples.
@@ -105,14 +105,15 @@ def optimize(
         InvalidTypeError: what is learned is in float16.
         MetricError: the gradient became NaN or infinite.
         Interrupted: a signal arrived in any process; the run can be resumed.
-        CheckpointError: `resume` without a readable checkpoint of this run.
-        OutputError: a checkpoint could not be written; the one before is untouched.
+        CheckpointError: there are checkpoints to resume from, and none that can be used.
+        OutputError: a checkpoint could not be written, the one before is untouched; or the disk
+            has no room for checkpoints.
 
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
     with stats(memory=False) as run.cost:
-        run.prepare(history, resume)
+        run.prepare(resume)
         return run.learn()
 
 
@@ -150,21 +151,24 @@ class _Run:
         self.optimizer = make_optimizer(settings.optimizer, tensors, settings.lr, units)
         self.state = LoopState(variable, objective, self.optimizer, Average(variable, settings.ema))
 
-    def prepare(self, history: Sequence[Record], resume: bool) -> None:
+    def prepare(self, resume: bool) -> None:
         """Go back to a checkpoint, and prepare the objective for the examples that will be used."""
         settings, processes = self.settings, self.processes
-        if resume:
-            assert self.checkpoints is not None
-            self.state.restore(processes.from_main(self.checkpoints.read))
-            former = processes.from_main(lambda: list(history))
-            progress = self.state.progress
-            self.outcome.history = [r for r in former if r["iteration"] <= progress.iteration]
-            self.outcome.former_calls = progress.network_calls
-            self.outcome.former_seconds = progress.seconds
-            adopt(self.objective.render, progress.gradients)
+        if (target := self.checkpoints) is not None:
+            processes.from_main(lambda: target.check_space(self.state.size()))
+            if resume and not processes.from_main(lambda: target.is_empty):
+                self.restore(processes.from_main(lambda: target.read(check_stored)))
         count = min(len(self.training), settings.iterations * settings.step_examples)
         used = _minibatch(self.training, count, 0, settings.seed)
         self.objective.prepare(self.variable, [*used, *self.validation], settings)
+
+    def restore(self, stored: Stored) -> None:
+        """Go on from a checkpoint."""
+        outcome = self.outcome
+        outcome.history = self.state.restore(stored)
+        progress = self.state.progress
+        outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
+        adopt(self.objective.render, progress.gradients)
 
     def learn(self) -> Outcome:
         """Iterate until all is done, nothing gets better, or a signal arrives."""
@@ -235,7 +239,7 @@ class _Run:
         if self.processes.count == 1:
             self.count_cost(self.cost.network_calls)
         try:
-            self.state.save(target)
+            self.state.save(target, self.outcome.history)
             say_how_to_go_on(failure, target.folder)
         except OutputError as error:
             failure.add_note(f"Nor could the state be saved: {error}")
@@ -265,6 +269,7 @@ class _Run:
         progress.iteration += 1
         self.state.average.update(progress.iteration)
         record: Record = {"iteration": progress.iteration} | evaluated[0]
+        record["network_calls"] = sum(self.processes.gather([counted.network_calls]))
         estimates = self.processes.gather(
             [e for found in counted.error_estimates for e in found.tolist() if math.isfinite(e)]
         )
@@ -280,7 +285,10 @@ class _Run:
             progress.iteration % settings.validate_every == 0
             or progress.iteration == settings.iterations
         ):
-            added["validation"] = self.validate()
+            with stats(memory=False) as looked:
+                added["validation"] = self.validate()
+            calls = sum(self.processes.gather([looked.network_calls]))
+            added["network_calls"] = record["network_calls"] + calls
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
@@ -334,7 +342,7 @@ class _Run:
         """Write a checkpoint, if they are kept."""
         self.count_cost(sum(self.processes.gather([self.cost.network_calls])))
         if (target := self.checkpoints) is not None:
-            self.processes.from_main(lambda: self.state.save(target))
+            self.processes.from_main(lambda: self.state.save(target, self.outcome.history))
 
     def count_cost(self, calls: int) -> None:
         """Note what all sessions cost, with so many network calls in this one."""

@@ -3,7 +3,7 @@
 The tasks call the model nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -43,6 +43,8 @@ class Renderer:
         chunk: pictures drawn or scored at once where no gradient is needed.
         noises: initial noise `[1, …]` of examples that do not start from their seed's.
         arguments: further ones of the pipeline's call, such as height or negative_prompt.
+        watch: sees what `draw` draws: the examples, their pictures, and whether what is learned was
+            in place.
 
     """
 
@@ -54,6 +56,7 @@ class Renderer:
     chunk: int = 8
     noises: Mapping[Example, Tensor] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    watch: Callable[[Sequence[Example], Drawn, bool], None] | None = None
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Drawn:
         """Unclamped pictures with the variable in place; differentiable with respect to it."""
@@ -75,10 +78,13 @@ class Renderer:
         """
         for start in range(0, len(examples), self.chunk):
             part = examples[start : start + self.chunk]
-            yield (
-                part,
-                self._generate(self._inputs(part)) if variable is None else self(part, variable),
-            )
+            if variable is None:
+                drawn = self._generate(self._inputs(part))
+            else:
+                drawn = self(part, variable)
+            if self.watch is not None:
+                self.watch(part, drawn, variable is not None)
+            yield part, drawn
 
     def look(self, examples: Sequence[Example], variable: Variable | None = None) -> Drawn:
         """Pictures as they are shown and saved: clamped, in float32 on the CPU."""

@@ -1,23 +1,24 @@
 """Everything that decides how a run of the loop goes on, and its way into a checkpoint and back."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adjointdpm.errors import CheckpointError
+from adjointdpm.errors import AdjointDPMError, CheckpointError
 from adjointdpm.optimization.auto_agreement import Choices
 from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import pack_state, unpack_state
-from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.optimization.stored_state import LoopFacts
+from adjointdpm.runs.checkpoints import Checkpoints, Stored
+from adjointdpm.support.schema import check_facts
 from adjointdpm.variables import Variable
 
 _LEAST_GAIN = 0.002  # of all that was gained: less is no progress
-
-Stored = tuple[dict[str, Tensor], dict[str, Any]]  # what `Checkpoints.read` returns
 
 
 @dataclass
@@ -30,8 +31,7 @@ class Progress:
         start_objective: of the first validation.
         step_scale: what the learning rate is multiplied by, after steps that made things worse.
         network_calls, seconds: what the loop has cost up to the last checkpoint, in all sessions:
-            the calls of all processes, and the main one's seconds. They are 0 in checkpoints that
-            do not have them.
+            the calls of all processes, and the main one's seconds.
         gradients: what `Auto` decided, see `auto_agreement`.
         unseen: the record of a step that is done, whose pictures have not been looked at yet.
 
@@ -97,8 +97,13 @@ class LoopState:
         self.optimizer.state.clear()
         self.progress.step_scale *= 0.5
 
-    def save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint.
+    def size(self) -> int:
+        """How many bytes a checkpoint has at least: an optimiser may add its own."""
+        groups = (self.variable.tensors(), self.best, self.average.values)
+        return sum(tensor.nbytes for group in groups for tensor in group.values())
+
+    def save(self, checkpoints: Checkpoints, history: Sequence[dict[str, Any]]) -> None:
+        """Write a checkpoint, with all records so far.
 
         Raises:
             OutputError: it could not be written.
@@ -121,17 +126,32 @@ class LoopState:
             "start_objective": self.progress.start_objective.hex(),
             "objective": self.objective.state_dict(),
             "optimizer": {"class": type(self.optimizer).__name__, "state": optimizer},
+            "history": [*history],
         }
         checkpoints.write(self.progress.iteration, tensors | slots, facts)
 
-    def restore(self, stored: Stored) -> None:
-        """Go back to the state that `save` wrote.
+    def restore(self, stored: Stored) -> list[dict[str, Any]]:
+        """Go back to the state that `save` wrote, which `check_stored` lets through.
+
+        Returns:
+            The records up to then.
 
         Raises:
             CheckpointError: it belongs to another run.
 
         """
-        tensors, facts = stored
+        try:
+            return self._restore(*stored)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, AdjointDPMError):
+                raise
+            raise CheckpointError(
+                f"the checkpoint cannot be gone on from ({type(error).__name__}: {error}); start "
+                f"the run again with --force in place of --resume"
+            ) from error
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[dict[str, Any]]:
+        found = check_facts(LoopFacts, facts)
         groups: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "average": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition("/")
@@ -144,21 +164,22 @@ class LoopState:
             )
         for name, tensor in self.average.values.items():
             tensor.copy_(groups["average"][name])
-        optimizer = facts.pop("optimizer")
-        if optimizer["class"] != type(self.optimizer).__name__:
+        if found.optimizer.name != type(self.optimizer).__name__:
             raise CheckpointError(
-                f"the checkpoint was written with another optimizer, {optimizer['class']}, and "
+                f"the checkpoint was written with another optimizer, {found.optimizer.name}, and "
                 f"this run uses {type(self.optimizer).__name__}"
             )
-        unpack_state(self.optimizer, tensors, optimizer["state"])
+        unpack_state(self.optimizer, tensors, found.optimizer.state)
         self.best = {
             name: groups["best"][name].to(tensor)
             for name, tensor in self.variable.tensors().items()
         }
-        self.objective.load_state_dict(facts.pop("objective", {}))
+        self.objective.load_state_dict(found.objective)
+        known = {item.name: getattr(found, item.name) for item in fields(Progress)}
         for name in ("best_objective", "start_objective"):
-            facts[name] = float.fromhex(facts.get(name, "inf"))
-        self.progress = Progress(**facts)
+            known[name] = float.fromhex(known[name])
+        self.progress = Progress(**known)
+        return found.history
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.variable.tensors().items()}

@@ -4,6 +4,7 @@ The two newest are kept, so that a damaged one costs a few iterations and not th
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, CheckpointError
 from adjointdpm.support import tensor_file
+from adjointdpm.support.files import check_space
 
 _KEPT = 2
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]  # a state's tensors and facts
 
 
 @dataclass(frozen=True)
@@ -45,34 +49,69 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
-    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read the newest state that is not damaged: its tensors and facts.
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was saved yet."""
+        return not self._paths()
+
+    def read(self, check: Callable[[Stored], None] = lambda stored: None) -> Stored:
+        """Read the newest state that is whole: its tensors and facts.
+
+        Args:
+            check: raises CheckpointError for a state that cannot be gone on from; then the one
+                before is read.
 
         Warns:
-            AdjointDPMWarning: a newer one is damaged.
+            AdjointDPMWarning: a newer one cannot be used; the message names file and field.
 
         Raises:
-            CheckpointError: there is none, or none that can be read.
+            CheckpointError: there is none, or none that can be used.
 
         """
-        paths = self._paths()
+        paths, reason = self._paths(), ""
         for path in reversed(paths):
             try:
-                return tensor_file.read(path)
+                return _read(path, check)
             except CheckpointError as error:
-                warnings.warn(
-                    f"checkpoint {error}; trying the one before",
-                    AdjointDPMWarning,
-                    stacklevel=2,
-                )
-        if paths:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} can be read ({', '.join(p.name for p in paths)}); "
-                f"start again without --resume"
-            )
+                reason = str(error)
+                if path != paths[0]:
+                    warnings.warn(
+                        f"checkpoint {reason}; going on from the one before",
+                        AdjointDPMWarning,
+                        stacklevel=2,
+                    )
+        if not paths:
+            raise CheckpointError(f"{self.folder} holds no checkpoint to resume from")
         raise CheckpointError(
-            f"{self.folder} holds no checkpoint to resume from; start again without --resume"
+            f"no checkpoint in {self.folder} can be used ({', '.join(p.name for p in paths)}; "
+            f"{reason}); start the run again with --force in place of --resume"
         )
 
+    def check_space(self, size: int) -> None:
+        """Check that the disk has room for states of so many bytes.
+
+        Raises:
+            OutputError: it has not.
+
+        """
+        places = (self.folder, *self.folder.absolute().parents)
+        there = next(path for path in places if path.exists())
+        # While one is written, those to keep are there too.
+        check_space(there, (_KEPT + 1) * size, f"the run's state, saved {_KEPT + 1} times,")
+
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("state-*.safetensors"))
+        return sorted(self.folder.glob("state-*.safetensors"), key=_iteration)
+
+
+def _read(path: Path, check: Callable[[Stored], None]) -> Stored:
+    stored = tensor_file.read(path, checksum=True)
+    try:
+        check(stored)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    return stored
+
+
+def _iteration(path: Path) -> tuple[int, str]:
+    number = path.stem.removeprefix("state-")
+    return int(number) if number.isascii() and number.isdigit() else -1, path.name

@@ -1,42 +1,37 @@
 """The folder that a run leaves behind, and who may write into it."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 import torch
-import yaml
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError, InvalidInputError, OutputError
+from adjointdpm.runs import lock, replacement
 from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.runs.lock import RunLock
+from adjointdpm.runs.mark import CONFIG, MARK, PROGRAM, Mark, may_be_artefact, other_run, read_mark
+from adjointdpm.runs.stored_config import differences, dump_config, parse_config, read_config
 from adjointdpm.runs.trackers import Trackers
 from adjointdpm.support.distributed import Processes
-from adjointdpm.support.files import check_writable, write_bytes, write_text
+from adjointdpm.support.files import (
+    check_path,
+    check_space,
+    check_writable,
+    write_bytes,
+    write_text,
+)
+from adjointdpm.support.json_file import read_json_lines
 from adjointdpm.support.strict_json import strict_json
 
-_CONFIG = "config.yaml"
-# Marks the folder as that of a run, and lists the artefacts: what `force` may delete later.
-_MARK = "run.json"
-_PROGRAM = "adjointdpm"
 _FRAMES = 8  # of a video, in the picture that shows it
-# What every run may leave, whatever its task. The checkpoints are deleted first, so that nobody
-# resumes from what is left.
-_OF_EVERY_RUN = (
-    "checkpoint",
-    "trackers",
-    "images",
-    "history.jsonl",
-    "result.json",
-    "report.html",
-)
+_LEAST_SPACE = 8_000_000  # bytes: less is not even enough for pictures and a report
 
 
 @dataclass(frozen=True)
@@ -44,10 +39,12 @@ class RunFolder:
     """`config.yaml`, `result.json`, `history.jsonl`, `images/`, `report.html` and the artefacts.
 
     A run that goes on also keeps `checkpoint/` and `trackers/` there. `run.json` marks the folder
-    as a run of this program and lists its artefacts.
+    as a run of this program and lists its artefacts. `run.lock` is there while a process writes
+    into it: one at a time may do so.
 
     Args:
         path: where it lies.
+        previews: keep pictures and states while the run is going on; see `tasks.previews`.
         writable: True in the main process of a run only. In the others the write methods write
             nothing and return the path that the main process writes to. Code that writes into
             `path` by other means must ask this itself.
@@ -56,8 +53,10 @@ class RunFolder:
 
     path: Path
     writable: bool = True
+    previews: bool = False
     # Files that wait until a run which replaces the one in the folder begins: content by name.
     _waiting: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _lock: RunLock | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -68,6 +67,7 @@ class RunFolder:
         artefacts: Sequence[str] = (),
         resume: bool = False,
         force: bool = False,
+        part: bool = False,
     ) -> Self:
         """Make the folder, or take over an existing one.
 
@@ -84,46 +84,73 @@ class RunFolder:
                 `force` deletes only what that run has left.
             resume: go on with the run in this folder; its facts must be the same.
             force: replace the run in this folder; see `begin`.
+            part: the run is a part of the one in the folder around it. It replaces such parts, and
+                is replaced with the whole run.
 
         Raises:
             OutputError: the folder is not empty and neither flag is given, `force` would replace
-                something that is no run, or the folder cannot be written to.
+                something that is no run, another process writes into the folder, or it cannot be
+                written to.
             CheckpointError: `resume` without a run here, or with other facts.
             InvalidInputError: an artefact outside the folder, or one of its own files.
 
         """
         for name in artefacts:
-            if not _may_be_artefact(name):
+            if not may_be_artefact(name):
                 raise InvalidInputError(
-                    f"artefact {name!r} must be a path within the run folder, other than "
-                    f"{_CONFIG} and {_MARK}"
+                    f"artefact {name!r} must be a path within the run folder, other than {CONFIG} "
+                    f"and {MARK}"
                 )
-        processes = Processes()
-        waiting = processes.from_main(lambda: _prepare(path, facts, artefacts, resume, force))
-        return cls(path, processes.is_main, waiting)
+        check_path(path)
+        processes, held = Processes(), list[RunLock]()
+        mark, text = Mark(artefacts=[*artefacts], part=part), dump_config(facts)
+        waiting = processes.from_main(lambda: _prepare(path, mark, text, resume, force, held))
+        return cls(
+            path,
+            processes.is_main,
+            _waiting=waiting,
+            _lock=held[0] if held else None,
+        )
+
+    def close(self) -> None:
+        """Let other processes write into the folder; without it, when nothing refers to this."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether this run has written anything but its config; see `begin`."""
+        return not self._waiting and _is_used(self.path)
 
     def begin(self) -> None:
         """Delete the run that `force` replaces, and nothing that it did not write.
 
         The old run stays until then, since the new one may still be refused. The write methods
-        call this. Code that writes into `path` by other means must call it itself, unless one of
-        them came first.
+        call this, and delete it when they have written something. Code that writes into `path` by
+        other means must call it itself, unless one of them came first.
 
         Raises:
-            OutputError: something cannot be deleted, or the new config cannot be written.
+            OutputError: something cannot be replaced, or the new config cannot be written; the old
+                run is as it was.
 
         """
-        if not self._waiting or not self.writable:
-            return
+        if self._waiting and self.writable:
+            self._move_aside()
+            self._forget()
+
+    def _move_aside(self) -> None:
+        mark = read_mark(self.path)
+        replacement.move_aside(self.path, mark.artefacts if mark is not None else ())
         try:
-            _clear(self.path, _artefacts_of(self.path) or ())
-        except OSError as error:
-            raise OutputError(
-                f"the former run in {self.path} cannot be deleted: {error}"
-            ) from error
-        for name, content in self._waiting.items():
-            write_text(self.path / name, content)
+            for name, content in self._waiting.items():
+                write_text(self.path / name, content)
+        except BaseException:
+            replacement.restore(self.path)
+            raise
+
+    def _forget(self) -> None:
         self._waiting.clear()
+        replacement.forget(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -140,17 +167,14 @@ class RunFolder:
         return Trackers(names, self.path / "trackers")
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The records of `history.jsonl`; a last line that was cut off is left out."""
-        if self._waiting:
-            return []
+        """The records of `history.jsonl`; none if the file is not there.
+
+        Raises:
+            CheckpointError: a line cannot be read.
+
+        """
         path = self.path / "history.jsonl"
-        records = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        return [] if self._waiting or not path.exists() else read_json_lines(path)
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Write all records, one JSON object a line."""
@@ -175,9 +199,17 @@ class RunFolder:
         ]
 
     def _write(self, path: Path, content: bytes) -> Path:
-        if self.writable:
-            self.begin()
+        if not self.writable:
+            return path
+        if not self._waiting:
+            return write_bytes(path, content)
+        self._move_aside()
+        try:
             write_bytes(path, content)
+        except BaseException:
+            replacement.restore(self.path)
+            raise
+        self._forget()
         return path
 
 
@@ -194,36 +226,81 @@ def png(image: Float[Tensor, "*frames 3 height width"]) -> bytes:
 
 
 def _prepare(
-    path: Path, facts: dict[str, Any], artefacts: Sequence[str], resume: bool, force: bool
+    path: Path, mark: Mark, config: str, resume: bool, force: bool, held: list[RunLock]
 ) -> dict[str, str]:
-    """Write the mark and the config, or return them if they must wait for `begin`."""
+    """Lock the folder; write the mark and the config, or return them if they must wait."""
     if not path.is_dir() and (path.exists() or path.is_symlink()):
         raise OutputError(f"{path} is a file, or a link that leads nowhere; choose a folder")
-    used = path.is_dir() and _is_used(path)
-    facts = yaml.safe_load(yaml.safe_dump(facts))  # as it will be read back
+    if path.is_dir() and (read_mark(path) is None or not _is_used(path)):
+        # Nothing but a run is ever locked: what is refused stays as it is.
+        _check(path, mark, config, resume, force)
+    elif resume and not path.is_dir():
+        _check_same(path, config)
+    made = _make(path)
+    try:
+        held.append(RunLock.of(path))
+        replacement.restore(path)
+        _check(path, mark, config, resume, force)
+        check_space(path, _LEAST_SPACE, "a run")
+        # The mark first: a config without it is somebody else's.
+        files = {MARK: mark.model_dump_json(indent=2) + "\n", CONFIG: config}
+        if force and not resume and _is_used(path):
+            check_writable(path)
+            return files
+        for name, content in files.items():
+            write_text(path / name, content)
+        return {}
+    except BaseException:
+        while held:
+            held.pop().release()
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make(path: Path) -> list[Path]:
+    """Make a folder; return those that were made, the innermost first."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {path}: {error.strerror or error}; choose another"
+        ) from error
+    return missing
+
+
+def _check(path: Path, mark: Mark, config: str, resume: bool, force: bool) -> None:
+    """Check that a run of this mark and config may write into an existing folder."""
     if resume:
-        _check_same(path, facts)
-    elif used and not force:
+        _check_same(path, config)
+        return
+    if not _is_used(path):
+        return
+    if not force:
         raise OutputError(
             f"{path} exists and is not empty; use --resume to go on with it, --force to replace "
             f"it, or another --out"
+            if read_mark(path) is not None
+            else f"{path} exists, is not empty, and holds no run of {PROGRAM}; choose another --out"
         )
-    elif used and _artefacts_of(path) is None:
+    former = read_mark(path)
+    if former is None:
         raise OutputError(
-            f"{path} holds no run of {_PROGRAM} (no {_MARK} that says so), so --force will not "
+            f"{path} holds no run of {PROGRAM} (no {MARK} that says so), so --force will not "
             f"delete anything there; choose another --out, or empty the folder yourself"
         )
-    mark = {"program": _PROGRAM, "artefacts": list(artefacts)}
-    files = {  # the mark first: a config without it is somebody else's
-        _MARK: json.dumps(mark, indent=2) + "\n",
-        _CONFIG: yaml.safe_dump(facts, sort_keys=False, allow_unicode=True),
-    }
-    if used and not resume:
-        check_writable(path)
-        return files
-    for name, content in files.items():
-        write_text(path / name, content)
-    return {}
+    if mark.part and not former.part:
+        raise OutputError(
+            f"{path} holds a run of its own, so --force will not replace it with a part of the run "
+            f"around it; choose another --out, or move that run away"
+        )
+    if (inner := other_run(path, former.artefacts)) is not None:
+        raise OutputError(
+            f"{inner} is another run, so --force will not delete it with the one in {path}; move "
+            f"it away, or choose another --out"
+        )
 
 
 def _is_used(path: Path) -> bool:
@@ -235,95 +312,34 @@ def _is_used(path: Path) -> bool:
     names = {
         child.name
         for child in path.iterdir()
-        if not child.name.startswith((f".{_CONFIG}.", f".{_MARK}."))
+        if child.name != lock.NAME and not child.name.startswith((f".{CONFIG}.", f".{MARK}."))
     }
-    return bool(names) and not (names <= {_CONFIG, _MARK} and _artefacts_of(path) is not None)
+    return bool(names) and not (names <= {CONFIG, MARK} and read_mark(path) is not None)
 
 
-def _artefacts_of(path: Path) -> list[str] | None:
-    """What the run in a folder declared; None if the folder is not that of a run."""
+def _check_same(path: Path, config: str) -> None:
+    """Check that a folder holds a run of this config, or one that never got to write its own."""
     try:
-        mark = json.loads((path / _MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(mark, dict) or mark.get("program") != _PROGRAM:
-        return None
-    artefacts = mark.get("artefacts")
-    if not isinstance(artefacts, list) or not all(map(_may_be_artefact, artefacts)):
-        return None
-    return artefacts
-
-
-def _may_be_artefact(name: object) -> bool:
-    """Whether deleting a path of this name can only delete something within the run folder."""
-    if not isinstance(name, str):
-        return False
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not {"/", ".."} & {*parts} and parts[0] not in (_CONFIG, _MARK)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = yaml.safe_load((path / _CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError(f"its {_CONFIG} is no mapping")
-    return config
-
-
-def _clear(path: Path, artefacts: Sequence[str]) -> None:
-    """Delete what a run wrote, except its mark and config.
-
-    What an interrupted deletion leaves is therefore still known as a run.
-    """
-    for name in (*_OF_EVERY_RUN, *artefacts):
-        found = path / name
-        if not found.parent.resolve().is_relative_to(path.resolve()):
-            continue  # behind a link that leads out of the folder
-        if name.endswith("/"):
-            _clear_part(found)
-        elif found.is_dir() and not found.is_symlink():
-            shutil.rmtree(found)
-        else:
-            found.unlink(missing_ok=True)
-
-
-def _clear_part(path: Path) -> None:
-    """Delete a run within a run, and its folder unless somebody keeps other files there."""
-    artefacts = _artefacts_of(path)
-    if artefacts is None or path.is_symlink():
-        return
-    _clear(path, artefacts)
-    (path / _CONFIG).unlink(missing_ok=True)
-    (path / _MARK).unlink()
-    with suppress(OSError):
-        path.rmdir()
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings within settings as `outer.inner`."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return found
-
-
-def _check_same(path: Path, config: dict[str, Any]) -> None:
-    try:
-        if _artefacts_of(path) is None:
-            raise ValueError(f"it has no {_MARK} of {_PROGRAM}")
-        former = _read_config(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} holds no run that could be resumed: {error}") from error
-    then, now = _flat(former), _flat(config)
-    different = [key for key in {*now, *then} if then.get(key) != now.get(key)]
-    if different:
-        changes = "; ".join(
-            f"{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in sorted(different)
-        )
+        if read_mark(path) is None:
+            raise CheckpointError(f"it has no {MARK} of {PROGRAM}")
+        if not _is_used(path) and not (path / CONFIG).exists():
+            return
+        former = read_config(path / CONFIG)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"the run in {path} has another config ({changes}); resume it with the same, or choose "
-            f"another --out"
+            f"{path} holds no run that could be resumed: {error}; {_instead(path)}"
+        ) from error
+    if changes := differences(former, parse_config(config)):
+        raise CheckpointError(
+            f"the run in {path} has another config ({'; '.join(changes)}); resume it with the "
+            f"same, or choose another --out"
         )
+
+
+def _instead(path: Path) -> str:
+    """What to do with a folder that holds nothing to resume."""
+    if not path.is_dir() or not _is_used(path):
+        return "leave out --resume to start a run there"
+    if read_mark(path) is not None:
+        return "start it again with --force in place of --resume, or choose another --out"
+    return "choose another --out"

@@ -31,6 +31,7 @@ from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
@@ -154,6 +155,9 @@ def learn(
     config, variable = assignment.config, assignment.variable
     render = render or renderer(model, config)
     assignment = on_reward_device(assignment)
+    if folder.previews:
+        previews = Previews(folder, assignment.sets.validation, variable)
+        render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
         check_metric(render, assignment.metric, assignment.sets.training, config.batch)
@@ -163,6 +167,7 @@ def learn(
         settings, advice, acts = config.loop_settings(), assignment.advice, assignment.acts
         watch = Watch(assignment.metric, variable, settings, advice, acts)
         outcome = _optimise(render, assignment, folder, resume, on_record, watch)
+        folder.write_history(outcome.history)  # it may have been lost, and nothing left to do
         stack.enter_context(told_how_to_go_on(folder.checkpoints.folder))
         started -= outcome.former_seconds  # what earlier sessions took counts as well
         optimised, own = time.perf_counter() - started, counter.network_calls
@@ -272,7 +277,6 @@ def _optimise(
         sets.validation,
         config.loop_settings(),
         checkpoints=folder.checkpoints,
-        history=folder.read_history() if resume else (),
         resume=resume,
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),

@@ -11,11 +11,11 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.support.files import write_bytes
+from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.variables.attention_layers import attention_layers
 from adjointdpm.variables.base import Variable, as_unit, check_tensors, compare_tensors, rms
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError, PromptError, UnsupportedError
@@ -13,6 +12,7 @@ from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.examples import Encoded, Inputs
 from adjointdpm.support.files import write_bytes
+from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.variables.base import Variable, as_unit, check_tensors
 
 

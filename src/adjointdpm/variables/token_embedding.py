@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdpm.errors import PromptError
@@ -19,6 +18,7 @@ from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.support.files import write_bytes
 from adjointdpm.support.limits import LARGEST_COUNTS
+from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.variables.base import Variable, check_tensors
 from adjointdpm.variables.networks import TextEncoder, text_encoders, unwrapped
 

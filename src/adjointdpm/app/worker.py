@@ -1,0 +1,163 @@
+"""The process that runs the queue's commands, one after the other: `python -m …app.worker RUNS`.
+
+It has loaded what all commands need before the first of them is asked for, and runs each in a fork
+of itself. The picture of a small model is there before a new Python would have imported torch.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+from adjointdpm.app.job_queue import RUNNING, Job, JobQueue
+
+_WAIT = 0.1  # seconds between two looks at the queue
+
+
+def ensure_worker(queue: JobQueue) -> None:
+    """Start a worker for a queue unless one is at work."""
+    lock = _locked(queue)
+    if lock is None:
+        return
+    lock.close()  # the worker takes it; of two that are started only one can
+    with (queue.folder / "worker.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "adjointdpm.app.worker", str(queue.runs), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in the server's terminal is not for the runs
+        )
+
+
+#: Runs a command to its end; the lock is the worker's.
+Run = Callable[[JobQueue, Job, IO[str]], None]
+
+
+def work(queue: JobQueue, run: Run, server: int) -> None:
+    """Run what waits until the server that started this process is gone and nothing waits.
+
+    A job that a former worker started and that still runs is waited for.
+
+    Args:
+        queue: where the jobs are.
+        run: runs a command to its end.
+        server: the process that started this one.
+
+    """
+    lock = _locked(queue)
+    if lock is None:
+        return
+    while True:
+        _settle(queue)
+        job = queue.take()
+        if job is not None:
+            run(queue, job, lock)
+            queue.finish(job.name)
+        elif os.getppid() != server and not any(not job.is_over for job in queue.jobs()):
+            return
+        else:
+            time.sleep(_WAIT)
+
+
+def run_forked(queue: JobQueue, job: Job, lock: IO[str]) -> None:
+    """Run a command in a fork of this process, and wait for its end."""
+    pid = os.fork()
+    if pid == 0:
+        lock.close()  # else the run would hold it when its worker is gone
+        _become(queue, job.name, job.arguments)
+    queue.runs_as(job.name, pid)
+    os.waitpid(pid, 0)
+
+
+def run_anew(queue: JobQueue, job: Job, lock: IO[str]) -> None:
+    """Run a command in a new Python: for systems where forks of a threaded process are unsafe."""
+    with queue.log(job.name).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adjointdpm", *job.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        queue.runs_as(job.name, process.pid)
+        queue.exit_code(job.name).write_text(str(process.wait()))
+
+
+def _become(queue: JobQueue, name: str, arguments: Sequence[str]) -> None:
+    """In the fork: be the command, as the command line would run it, and never return."""
+    code = 1
+    try:
+        os.setsid()
+        out = os.open(queue.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        for stream in (1, 2):
+            os.dup2(out, stream)
+        sys.argv = ["adjointdpm", *arguments]
+        from adjointdpm.cli import main
+
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        queue.exit_code(name).write_text(str(code))
+        os._exit(code)
+
+
+def _settle(queue: JobQueue) -> None:
+    """Note the end of jobs whose worker was killed."""
+    for job in queue.jobs():
+        # One without a process was taken by a worker that died at once.
+        if job.state == RUNNING and not job.is_alive:
+            queue.finish(job.name)
+
+
+def _locked(queue: JobQueue) -> IO[str] | None:
+    """The worker's lock, or None if a worker holds it."""
+    queue.folder.mkdir(parents=True, exist_ok=True)
+    lock = (queue.folder / "worker.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def _preload() -> None:
+    """Import what every command needs, by drawing a picture in one step."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not begin before a fork
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the page gets nothing from the network
+    import torch
+
+    from adjointdpm.cli.terminal import quiet
+
+    quiet()
+    import adjointdpm.cli
+    import adjointdpm.runs.report
+    import adjointdpm.runs.trackers
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads would be dead in a fork
+    model = adjointdpm.pipelines.load("tiny")
+    with torch.no_grad():
+        model.generate("a cat", model.noise(1, 0), steps=1)
+    torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    forks = sys.platform == "linux"
+    if forks:
+        _preload()
+    work(JobQueue(Path(sys.argv[1])), run_forked if forks else run_anew, int(sys.argv[2]))
