@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -50,5 +51,6 @@ def draw(name: str, count: int, from_seed: int) -> list[dict[str, Any]]:
     def collect(case: dict[str, Any]) -> None:
         found.setdefault(json.dumps(case), case)
 
+    kind(name).cases(Random(from_seed))  # what it imports may draw random numbers of its own
     collect()
     return list(found.values())[:count]

@@ -1,4 +1,4 @@
-"""Values of flags and of --config files: bounds with reasons, and nothing read as something else."""
+"""Values of flags and of --config files: bounds with reasons, and nothing read otherwise."""
 
 import os
 from pathlib import Path

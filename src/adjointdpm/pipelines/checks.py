@@ -52,7 +52,7 @@ def check_encodable(text: str, name: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{name}={ascii(text)} holds half of a surrogate pair at position {error.start}, which "
+            f"{name}={text!a} holds half of a surrogate pair at position {error.start}, which "
             f"is no text; leave it out"
         ) from error
 

@@ -36,7 +36,6 @@ from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
-
 # Of a picture's size, at the very least: what a network and its gradient hold at the same time.
 _COPIES = 8
 
