@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.common import Page, PageOnly, check_known, publish, read_results, run, tell
 from fuzz.drawing import KINDS, draw, kind
-from fuzz.inputs import make_inputs
+from fuzz.inputs import make_inputs, make_runs
 from fuzz.page import RESULTS, page_of, write_kept
 from fuzz.sandbox import Limits, run_all
 from fuzz.verdict import Verdict
@@ -68,6 +68,8 @@ def run_kind(
 ) -> Counter[str]:
     """Run cases of a kind, print those that end badly, and count their ends."""
     module, ends = kind(name), Counter[str]()
+    if getattr(module, "NEEDS_RUNS", False):
+        make_runs(inputs, jobs)
     works = [functools.partial(module.run, case, inputs) for case in chosen.values()]
     numbers = list(chosen)
     for place, verdict, took in run_all(works, limits, jobs):

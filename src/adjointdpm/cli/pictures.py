@@ -8,7 +8,9 @@ import typer
 from adjointdpm.cli.options import Run, load_model, option
 from adjointdpm.cli.terminal import quiet
 from adjointdpm.errors import OutputError, PromptError, UnsupportedError
+from adjointdpm.support.checks import check_int
 from adjointdpm.support.files import check_path, check_writable, cut_to_bytes, write_bytes
+from adjointdpm.support.limits import check_count
 from adjointdpm.tasks.config import NAME_VALUE, Sampling
 
 
@@ -48,6 +50,9 @@ def generate(
     """Write pictures of a prompt; of a video, frames side by side."""
     if prompt is not None and not prompt.strip():
         raise PromptError("the prompt is empty; say what the picture should show")
+    check_count("batch", batch)
+    check_count("steps", steps)
+    check_int("seed", seed, 0, most=2**63 - 1, why="seeds have 64 bits")
     files = [out / f"{_slug(prompt or Path(model).name)}-{seed}-{i}.png" for i in range(batch)]
     _check_files(out, files, force)
     quiet()

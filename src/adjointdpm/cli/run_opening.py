@@ -32,9 +32,15 @@ def opened_run(
 
     """
     from adjointdpm.runs.folder import RunFolder
+    from adjointdpm.runs.input_files import picture_digests
 
     folder = RunFolder.open(
-        where.out, facts, artefacts=artefacts, resume=where.resume, force=where.force
+        where.out,
+        facts,
+        artefacts=artefacts,
+        resume=where.resume,
+        force=where.force,
+        inputs=picture_digests(facts),
     )
     if where.resume and folder.writable and not folder.has_saved:
         note(f"nothing was saved in {where.out} yet: the run starts from its beginning")

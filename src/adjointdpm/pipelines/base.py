@@ -24,6 +24,7 @@ from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.checks import (
     Layout,
     batch_size,
+    check_batch_fits,
     check_count,
     check_either,
     check_encoded,
@@ -211,6 +212,7 @@ class DiffusionModel(ABC):
         check_count(batch, "batch", least=1)
         check_count(seed, "seed", least=0)
         check_count(offset, "offset", least=0)
+        check_batch_fits((batch, *self.latent_shape), self.device)
         like = torch.empty((batch, *self.latent_shape), dtype=self.dtype, device=self.device)
         return standard_normal(like, seed, stream=0, first=offset)
 
