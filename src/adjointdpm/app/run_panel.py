@@ -31,6 +31,7 @@ class RunPanel:
         tasks: the commands whose newest run is shown at first.
         label: of the button that starts one.
         resumes: whether a stopped run can go on.
+        follows: whether the newest run of these commands is shown before one is started here.
 
     """
 
@@ -38,6 +39,7 @@ class RunPanel:
     tasks: Sequence[str]
     label: str = "Run"
     resumes: bool = True
+    follows: bool = True
 
     def __post_init__(self) -> None:
         with gr.Row(elem_classes="adp-buttons"):
@@ -100,7 +102,8 @@ class RunPanel:
     def _look(self, name: str | None, seen: Any, show: Show, outputs: int) -> list[Any]:
         """What has changed since the last look."""
         queue, nothing = self.session.queue, gr.skip()
-        job = queue.newest(*self.tasks) if name is None else queue.find(name)
+        newest = queue.newest(*self.tasks) if self.follows else None
+        job = newest if name is None else queue.find(name)
         if job is None:
             return [nothing] * (6 + outputs)
         if not job.is_over:

@@ -146,7 +146,7 @@ def _preload() -> None:
     quiet()
     import adjointdpm.cli
     import adjointdpm.runs.report
-    import adjointdpm.runs.trackers  # noqa: F401
+    import adjointdpm.runs.trackers
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a pool of threads would be dead in a fork

@@ -33,7 +33,8 @@ def generate(
         typer.Option(help="Draw with what a run has learned, a token or a LoRA: its run folder."),
     ] = None,
     strength: Annotated[
-        float, typer.Option(help="How much of a LoRA: 0 is the untouched model, 1 what was learned.")
+        float,
+        typer.Option(help="How much of a LoRA: 0 is the untouched model, 1 what was learned."),
     ] = 1.0,
     device: Annotated[str | None, option(Run, "device")] = None,
     dtype: Annotated[str, option(Run, "dtype")] = Run.dtype,
