@@ -45,11 +45,12 @@ def build(session: Session) -> list[gr.Timer]:
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in more]
         with gr.Column(scale=3, min_width=300):
-            seen = gr.HTML(_EMPTY)
             panel.place_status()
+            seen = gr.HTML(_EMPTY)
             held_out = gr.HTML()
             file = gr.DownloadButton("Download pytorch_lora_weights.safetensors", interactive=False)
             code = gr.Code("", label="Lines that use it", language="python", visible=False)
+            panel.place_details()
     gr.Examples(
         [[MOOD, "golden_hour"], [MOOD, "teal"], [MOOD, "sepia"]],
         metrics.controls[:2],

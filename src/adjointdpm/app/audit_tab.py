@@ -65,6 +65,7 @@ def build(session: Session) -> list[gr.Timer]:
             found = gr.HTML(_EMPTY)
             file = gr.DownloadButton("Save the findings' noise", interactive=False)
             replay = gr.Code("", label="Replay them", language="shell", visible=False)
+            panel.place_details()
     given = [*main, *more]
 
     def start(victim: str, prompts: str, *values: Any) -> Job:

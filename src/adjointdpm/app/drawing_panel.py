@@ -70,8 +70,9 @@ class DrawingPanel:
                     follows=self.learned is None,
                 )
             with gr.Column(scale=3, min_width=300):
-                pictures = gr.HTML()
                 panel.place_status()
+                pictures = gr.HTML()
+                panel.place_details()
         source = gr.State(None) if self.learned is None else self.learned.shown
         panel.connect(
             self._start, [prompt, seed, count, steps, strength, source], [pictures], self._show

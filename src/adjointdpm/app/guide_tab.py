@@ -54,15 +54,16 @@ def build(session: Session) -> list[gr.Timer]:
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in more]
         with gr.Column(scale=3, min_width=300):
+            panel.place_status()
             pictures = gr.HTML(empty())
             states = gr.HTML()
-            panel.place_status()
-            with gr.Group(visible=False) as keeping:
+            with gr.Column(visible=False) as keeping:
                 state = gr.Slider(
                     0, 1, value=0, step=1, label="State", info="Which state to look at and keep."
                 )
                 chosen = gr.HTML()
-                keep = gr.DownloadButton("Keep this state", interactive=False)
+                keep = gr.DownloadButton("Keep this state", size="md", interactive=False)
+            panel.place_details()
     gr.Examples(
         [
             ["a noto emoji of a cat", MOOD, "dusk", "noise", 0, 20],

@@ -8,11 +8,20 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is i
 
 import gradio as gr
 
-from adjointdpm.app import align_tab, audit_tab, generate_tab, guide_tab, runs_tab, word_tab
+from adjointdpm.app import (
+    align_tab,
+    audit_tab,
+    generate_tab,
+    gradient_tab,
+    guide_tab,
+    runs_tab,
+    word_tab,
+)
 from adjointdpm.app.session import Session
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container main, .gradio-container .wrap, .gradio-container .tabs { width: 100%; }
 .adp-grid { display: grid; gap: 10px; grid-template-columns:
   repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
@@ -40,7 +49,7 @@ CSS = """
   border-radius: 6px; background: var(--background-fill-secondary); color: var(--body-text-color); }
 .adp-curve { margin-top: 10px; max-width: 640px; color: var(--body-text-color); }
 .adp-curve svg { width: 100%; height: auto; }
-.adp-curve text { font-size: 11px; fill: var(--body-text-color-subdued); }
+.adp-curve text { font-size: 9px; fill: var(--body-text-color-subdued); }
 .adp-title { font-size: 14px; font-weight: 600; }
 .adp-title span { font-weight: 400; font-size: 12px; margin-left: 8px; }
 .adp-axis { fill: none; stroke: var(--border-color-primary); }
@@ -93,7 +102,7 @@ def build_page(session: Session) -> gr.Blocks:
         title="adjointdpm", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
     ) as page:
         gr.Markdown(
-            f"# adjointdpm\nGradients through a diffusion sampler. Model: "
+            f"## adjointdpm\nGradients through a diffusion sampler. Model: "
             f"`{_model_of(session)}`, runs in `{session.runs}`."
         )
         made = []
@@ -127,8 +136,12 @@ def _tabs(session: Session) -> dict[str, Callable[[Session], list[gr.Timer]]]:
         tabs["A word"] = word_tab.build
     if offers.lora:
         tabs["Align"] = align_tab.build
-    tabs |= {"Audit": audit_tab.build, "Generate": generate_tab.build, "Runs": runs_tab.build}
-    return tabs
+    return tabs | {
+        "Audit": audit_tab.build,
+        "Gradient": gradient_tab.build,
+        "Generate": generate_tab.build,
+        "Runs": runs_tab.build,
+    }
 
 
 def _model_of(session: Session) -> str:

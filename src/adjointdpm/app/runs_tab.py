@@ -25,8 +25,8 @@ def build(session: Session) -> list[gr.Timer]:
     waiting = gr.HTML()
     with gr.Row():
         name = gr.Dropdown([], label="Run", info="Which one to look at.", allow_custom_value=False)
-        refresh = gr.Button("Look again", min_width=90, scale=0)
-        stop = gr.Button("Stop, or take out of the queue", variant="stop", min_width=90, scale=0)
+        refresh = gr.Button("Look again", size="md", min_width=130, scale=0)
+        stop = gr.Button("Stop it", variant="stop", size="md", min_width=130, scale=0)
     facts, report = gr.HTML(), gr.HTML()
     timer = gr.Timer(1.0, active=False)
 

@@ -51,12 +51,13 @@ def build(session: Session) -> list[gr.Timer]:
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in more]
         with gr.Column(scale=3, min_width=300):
-            seen = gr.HTML(_EMPTY)
             panel.place_status()
+            seen = gr.HTML(_EMPTY)
             held_out = gr.HTML()
             with gr.Row():
                 file = gr.DownloadButton("Download learned_embeds.safetensors", interactive=False)
             code = gr.Code("", label="Lines that use it", language="python", visible=False)
+            panel.place_details()
     gr.Examples(
         [[MOOD, "dusk", "<dusk>"], [MOOD, "sepia", "<sepia>"], [MOOD, "teal", "<teal>"]],
         [*metrics.controls[:2], controls[0]],
