@@ -114,7 +114,8 @@ def test_an_interrupted_run_prints_the_command_that_goes_on(files, monkeypatch, 
         "        open('stopped', 'w').close()\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return images[:, 0].mean((1, 2))\n"
     )
-    words = [*map(str, RUN), "--iterations", "12"]
+    words = [*map(str, RUN)]
+    words[words.index("--iterations") + 1] = "12"
     words[words.index("metric.py:score")] = "stop.py:score"
     code, _, err = run(monkeypatch, capsys, *words)
     assert code == 130
