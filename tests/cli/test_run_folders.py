@@ -13,6 +13,9 @@ import pytest
 from adjointdpm import errors
 from helpers.commands import EMBED, SMALL, run
 
+# The small tokenizer knows four words.
+pytestmark = pytest.mark.filterwarnings("ignore:prompt .* has no tokens for")
+
 RUN = (*EMBED, *SMALL, "--checkpoint-every", 1, "--out", "run")
 
 
