@@ -6,12 +6,16 @@ Results are kept as they come; a soak that was stopped goes on where it was.
 """
 
 import datetime
+import importlib
+import pkgutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
 
+import adjointdpm
+from adjointdpm.cli.terminal import quiet
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -84,12 +88,13 @@ def _kills(task: str, kept: dict[str, Any]) -> int:
 
 
 def _import_everything() -> None:
-    """What commands import, so that their copies of this process need not."""
-    import adjointdpm.runs.report
-    import adjointdpm.tasks.audit.task
-    from adjointdpm.cli.terminal import quiet
+    """Import what commands import, so that their copies of this process need not.
 
-    assert adjointdpm.runs.report is not None
+    Nor do they see what is changed in the source while they run.
+    """
+    for module in pkgutil.walk_packages(adjointdpm.__path__, "adjointdpm."):
+        if not module.name.startswith(("adjointdpm.app", "adjointdpm.__main__")):
+            importlib.import_module(module.name)
     quiet()
 
 

@@ -58,9 +58,9 @@ def run_command(
 
 def _command(command: list[str], folder: Path, output: Path) -> None:
     os.chdir(folder)
-    with output.open("wb") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
+    sys.stdout = sys.stderr = file = output.open("w", encoding="utf-8")
+    for descriptor in (1, 2):
+        os.dup2(file.fileno(), descriptor)
     import torch
 
     from adjointdpm import cli
