@@ -40,6 +40,11 @@ pipelines: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(ARGS)
 
+# Every task killed at random moments, resumed, and compared with runs that nobody killed.
+.PHONY: soak
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.soak --again --page docs/interruption.md
+
 training: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges]'
 

@@ -4,6 +4,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_large_weights_are_finite_until_they_are_cast(folder: Path) -> None:
     change(folder, "vae", put(3e38))
     change(folder, "unet", lambda tensors, name: tensors[name].fill_(3e38))
     assert adj.load(folder).pipe is not None
-    with pytest.raises(ModelError, match="vae .*bfloat16 or float32 if they overflow in float16"):
+    with pytest.raises(ModelError, match=r"vae .*bfloat16 or float32 if they overflow in float16"):
         adj.load(folder, torch_dtype=torch.float16, unet=build("StableDiffusionPipeline").unet)
 
 
@@ -179,11 +180,10 @@ def test_pictures_without_anything_on_them_are_told_of(name: str, bias: float, s
     pipe.vae.decoder.conv_out.bias.data.fill_(bias)
     model = AnyPipeline(pipe) if name == "FluxPipeline" else adj.from_pipeline(pipe)
     noise = model.noise(2, 1, **shaping(name))
+    call = model if isinstance(model, AnyPipeline) else partial(model.generate, steps=1)
+    given = CASES[name].arguments if call is model else {"prompt": "a fox"}
     with pytest.warns(AdjointDPMWarning, match=f"2 of 2 samples are {shade} all over"):
-        if isinstance(model, AnyPipeline):
-            model(noise=noise, **CASES[name].arguments)
-        else:
-            model.generate("a fox", noise, steps=1)
+        call(noise=noise, **given)
     pipe.vae.decoder.conv_out.bias.data.fill_(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", AdjointDPMWarning)

@@ -65,8 +65,13 @@ def generate(
     from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
     from adjointdpm.pipelines.learned_files import load_learned
     from adjointdpm.runs.folder import png
-    from adjointdpm.support.files import check_writable, write_bytes
+    from adjointdpm.support.files import check_path, check_writable, write_bytes
 
+    check_path(out)
+    if folders := [str(file) for file in files if file.is_dir()]:
+        raise OutputError(
+            f"{', '.join(folders)} is a folder; move it away, or choose another --out"
+        )
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise OutputError(f"--out {out}: {there} is a file; choose a folder")
@@ -105,4 +110,6 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> N
 
 def _slug(prompt: str) -> str:
     words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    return "-".join(words)[:60].rstrip("-") or "picture"
+    from adjointdpm.support.files import cut_to_bytes
+
+    return cut_to_bytes("-".join(words)).rstrip("-") or "picture"

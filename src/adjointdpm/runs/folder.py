@@ -1,6 +1,6 @@
 """The folder that a run leaves behind, and who may write into it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -15,6 +15,7 @@ from torch import Tensor
 from adjointdpm.errors import CheckpointError, InvalidInputError, OutputError
 from adjointdpm.runs import lock, replacement
 from adjointdpm.runs.checkpoints import Checkpoints
+from adjointdpm.runs.input_files import check_same_pictures
 from adjointdpm.runs.lock import RunLock
 from adjointdpm.runs.mark import CONFIG, MARK, PROGRAM, Mark, may_be_artefact, other_run, read_mark
 from adjointdpm.runs.stored_config import differences, dump_config, parse_config, read_config
@@ -68,6 +69,7 @@ class RunFolder:
         resume: bool = False,
         force: bool = False,
         part: bool = False,
+        inputs: Mapping[str, str] | None = None,
     ) -> Self:
         """Make the folder, or take over an existing one.
 
@@ -86,12 +88,13 @@ class RunFolder:
             force: replace the run in this folder; see `begin`.
             part: the run is a part of the one in the folder around it. It replaces such parts, and
                 is replaced with the whole run.
+            inputs: digests of the pictures that the run reads; with `resume` they must be the same.
 
         Raises:
             OutputError: the folder is not empty and neither flag is given, `force` would replace
                 something that is no run, another process writes into the folder, or it cannot be
                 written to.
-            CheckpointError: `resume` without a run here, or with other facts.
+            CheckpointError: `resume` without a run here, or with other facts or pictures.
             InvalidInputError: an artefact outside the folder, or one of its own files.
 
         """
@@ -103,7 +106,8 @@ class RunFolder:
                 )
         check_path(path)
         processes, held = Processes(), list[RunLock]()
-        mark, text = Mark(artefacts=[*artefacts], part=part), dump_config(facts)
+        mark = Mark(artefacts=[*artefacts], part=part, inputs={**(inputs or {})})
+        text = dump_config(facts)
         waiting = processes.from_main(lambda: _prepare(path, mark, text, resume, force, held))
         return cls(
             path,
@@ -118,9 +122,15 @@ class RunFolder:
             self._lock.release()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether this run has written anything but its config; see `begin`."""
-        return not self._waiting and _is_used(self.path)
+    def waits(self) -> bool:
+        """Whether the run that this one replaces is still there; see `begin`."""
+        return bool(self._waiting)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether there is anything that a resumed run could go on from."""
+        saved = self.checkpoints.folder
+        return not self._waiting and saved.is_dir() and any(saved.glob("*.safetensors"))
 
     def begin(self) -> None:
         """Delete the run that `force` replaces, and nothing that it did not write.
@@ -275,6 +285,8 @@ def _check(path: Path, mark: Mark, config: str, resume: bool, force: bool) -> No
     """Check that a run of this mark and config may write into an existing folder."""
     if resume:
         _check_same(path, config)
+        if (former := read_mark(path)) is not None:
+            check_same_pictures(path, former.inputs, mark.inputs)
         return
     if not _is_used(path):
         return

@@ -35,12 +35,14 @@ class Mark(Facts):
         artefacts: files and folders beside those of every run, as paths within the folder; one
             that ends in "/" is a run folder of its own.
         part: whether the run is a part of the one in the folder around it.
+        inputs: the digests of the pictures that the run reads; see `picture_digests`.
 
     """
 
     program: Literal["adjointdpm"] = PROGRAM
     artefacts: list[str] = Field(default_factory=list)
     part: bool = False
+    inputs: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("artefacts")
     @classmethod

@@ -50,8 +50,9 @@ class TokenEmbedding(Variable):
         learned: the vectors `[vectors, D]` of each text encoder, by its name in the pipeline.
 
     Raises:
-        PromptError: the token exists or is no single word, `initial` is one token nowhere, the
-            template lacks a field or has others, or the pipeline has no such text encoder.
+        PromptError: the token exists, is no single word, or is changed by a tokenizer before it
+            is looked up; `initial` is one token nowhere, the template lacks a field or has others,
+            or the pipeline has no such text encoder.
         InvalidInputError: `vectors` < 1 or `max_norm` <= 0.
 
     """
@@ -83,6 +84,7 @@ class TokenEmbedding(Variable):
             )
         for part in self.parts:
             _check_new(self.tokens, getattr(pipe, part.tokenizer))
+            self._check_read(part)
         pieces = [initial_ids(getattr(pipe, part.tokenizer), initial) for part in self.parts]
         if all(len(ids) != 1 for ids in pieces):
             raise PromptError(
@@ -132,11 +134,12 @@ class TokenEmbedding(Variable):
         }
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Check that a text encoder reads the whole token in every example's prompt.
+        """Check that a text encoder reads the whole token in every prompt, and only as placed.
 
         Raises:
-            PromptError: a prompt is so long that the tokenizers cut the token off, or the pipeline
-                changes prompts so that they no longer hold it.
+            PromptError: a prompt is so long that the tokenizers cut the token off, holds it itself,
+                also within another word, or the pipeline changes prompts so that they no longer
+                hold it.
 
         """
         prompts = self._placed([example.prompt for example in examples])
@@ -215,9 +218,49 @@ class TokenEmbedding(Variable):
         token = self.token if _loads_tokens(self.pipe) else " ".join(self.tokens)
         return [self.template.format(prompt=prompt, token=token) for prompt in prompts]
 
+    def _check_read(self, part: TextEncoder) -> None:
+        """Check that a tokenizer that knows the token finds all of it in a prompt."""
+        tokenizer = extended(getattr(self.pipe, part.tokenizer), self.tokens)
+        found = self._found(tokenizer, self._placed(["a"])[0])
+        lacking = [token for token in self.tokens if not found[token]]
+        if lacking:
+            raise PromptError(
+                f"the pipeline's {part.tokenizer} changes the token before it looks it up, and "
+                f"{', '.join(lacking)} would never be learned ({len(lacking)} of "
+                f"{len(self.tokens)} vectors); choose a plain token in lower case, such as "
+                f"{self.token.lower() if self.token.lower() != self.token else '<dusk>'}"
+            )
+
+    def _found(self, tokenizer: Any, prompt: str) -> Counter[str]:
+        """How often an extended tokenizer finds each of the token's parts in a prompt."""
+        ids = tokenizer(self._expanded(prompt, tokenizer), verbose=False).input_ids
+        own = dict(zip(tokenizer.convert_tokens_to_ids(self.tokens), self.tokens, strict=True))
+        return Counter(own[i] for i in ids if i in own)
+
+    def _expanded(self, prompt: str, tokenizer: Any) -> str:
+        """A prompt as the pipeline hands it to a tokenizer: with all parts of the token."""
+        expand = getattr(self.pipe, "maybe_convert_prompt", None)
+        return expand(prompt, tokenizer) if expand else prompt
+
+    def _check_alone(self, prompts: Sequence[str]) -> None:
+        """Check that prompts hold the token only where the template places it."""
+        fields = string.Formatter().parse(self.template)
+        placed = sum(name == "token" for _, name, *_ in fields)
+        for prompt in dict.fromkeys(prompts):
+            for part in self.parts:
+                found = self._found(getattr(self.pipe, part.tokenizer), prompt)
+                if any(count > placed for count in found.values()):
+                    raise PromptError(
+                        f"prompt {prompt!r} holds {self.token} more often than the template "
+                        f"{self.template!r} places it, perhaps within a word: the learned vectors "
+                        "would be looked up there too; leave the token out of the prompts, or "
+                        "choose one that is in none of them, such as <dusk>"
+                    )
+
     def _check_length(self, prompts: Sequence[str]) -> None:
         if not self._restore:  # outside of the context the tokenizers do not know the token
             return
+        self._check_alone(prompts)
         for prompt in dict.fromkeys(prompts):
             cut = [self._cut(getattr(self.pipe, part.tokenizer), prompt) for part in self.parts]
             if all(cut):
@@ -233,8 +276,7 @@ class TokenEmbedding(Variable):
         """How long a prompt is and how much is read, if a part of the token is cut off."""
         limit = tokenizer.model_max_length
         own = set(tokenizer.convert_tokens_to_ids(self.tokens))
-        expand = getattr(self.pipe, "maybe_convert_prompt", None)
-        text = expand(prompt, tokenizer) if expand else prompt
+        text = self._expanded(prompt, tokenizer)
         whole = tokenizer(text, verbose=False).input_ids  # verbose: it would warn of the length
         read = tokenizer(text, truncation=True, max_length=min(limit, LONGEST)).input_ids
         if Counter(i for i in read if i in own) == Counter(i for i in whole if i in own):
@@ -269,8 +311,7 @@ class TokenEmbedding(Variable):
         """Let one tokenizer know the token, and one text encoder look its vectors up."""
         known, encoder = getattr(self.pipe, part.tokenizer), getattr(self.pipe, part.encoder)
         table = encoder.get_input_embeddings()
-        tokenizer = copy.deepcopy(known)
-        tokenizer.add_tokens(self.tokens)
+        tokenizer = extended(known, self.tokens)
         first = tokenizer.convert_tokens_to_ids(self.token)
         self._restore.append((part, known, table))
         setattr(self.pipe, part.tokenizer, tokenizer)
@@ -281,6 +322,13 @@ class TokenEmbedding(Variable):
             setattr(self.pipe, part.tokenizer, tokenizer)
             getattr(self.pipe, part.encoder).set_input_embeddings(table)
         self._restore = []
+
+
+def extended(tokenizer: Any, tokens: Sequence[str]) -> Any:
+    """A copy of a tokenizer that knows new tokens."""
+    made = copy.deepcopy(tokenizer)
+    made.add_tokens(list(tokens))
+    return made
 
 
 def _table(pipe: Any, encoder: str) -> Any:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import adjointdpm as adj
 from adjointdpm.cli.terminal import printable, time_left
-from adjointdpm.errors import InvalidInputError
+from adjointdpm.errors import CutPromptWarning, InvalidInputError, PromptError
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.tasks.audit import noise_shards
@@ -19,6 +20,7 @@ from adjointdpm.tasks.audit.noise_file import noise_files, read_findings
 from adjointdpm.tasks.audit.picture_store import PictureStore
 from adjointdpm.tasks.audit.shared_blocks import block_size
 from adjointdpm.tasks.audit.story import verdict
+from helpers import toy_audit as toy_audits
 from helpers.toy_audit import Warm, toy_audit
 
 
@@ -161,3 +163,22 @@ def test_the_time_left_and_what_a_terminal_must_not_obey() -> None:
     assert time_left(60, 10, 20) == "  about 2 min left"
     assert time_left(60, 0, 20) == ""
     assert printable("a\x1b[31m b\n") == "a\\x1b[31m b\n"
+
+
+class Cutting(toy_audits._Toy):
+    """A toy whose text encoder reads few words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipe.components = {"tokenizer": adj.load("tiny").pipe.tokenizer}
+
+
+def test_prompts_whose_subject_is_cut_off_are_set_aside(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(toy_audits, "_Toy", Cutting)
+    filler = "and a lot of other things " * 4
+    prompts = ["day one", f"{filler}at day", "day two", f"day three {filler}"]
+    with pytest.warns(CutPromptWarning, match=r"1 prompts are set aside.*at day"):
+        result = toy_audit(tmp_path / "a", prompts=prompts)
+    assert result["set_aside"]["prompts"] == prompts[1:2]
+    with pytest.raises(PromptError, match=r"cut off; shorten"):
+        toy_audit(tmp_path / "b", prompts=[prompts[1], f"{filler}by day"])

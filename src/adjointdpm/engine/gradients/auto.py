@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adjointdpm.engine.gradients.autograd.kept_buffers import unchanged_buffers
+from adjointdpm.engine.gradients.autograd.managed_weights import who_manages
 from adjointdpm.engine.gradients.base import GradientMethod
 from adjointdpm.engine.gradients.checkpoint import Checkpoint
 from adjointdpm.engine.gradients.interpolated import Interpolated, Watch
@@ -163,7 +165,8 @@ class Auto(GradientMethod):
 
         While there is none, solve exactly, and measure when the gradient comes.
         """
-        if self.tolerance == 0 or problem.plan.requires_grad:
+        managed = who_manages(problem.denoiser) is not None  # then only exact methods work
+        if self.tolerance == 0 or problem.plan.requires_grad or managed:
             return self.exact.solve(problem)
         network = problem.denoiser.network
         owner = getattr(network, "__self__", network)
@@ -306,7 +309,8 @@ def _gradients(
     samples = [t for t in (problem.start, *problem.inputs) if t.requires_grad]
     weights = [p for p in problem.denoiser.parameters() if p.requires_grad]
     devices = [cotangent.device] if cotangent.is_cuda else []
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+    rng = torch.random.fork_rng(devices=devices)
+    with torch.enable_grad(), rng, unchanged_buffers(problem.denoiser):
         torch.default_generator.manual_seed(0)  # the same dropout for every method
         for device in devices:
             with torch.cuda.device(device):

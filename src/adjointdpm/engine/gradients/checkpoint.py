@@ -11,7 +11,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from adjointdpm.engine.denoiser import Denoiser
+from adjointdpm.engine.gradients.autograd.kept_buffers import unchanged_buffers
+from adjointdpm.engine.gradients.autograd.managed_weights import who_manages
 from adjointdpm.engine.gradients.autograd.recompute import Recomputation
+from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.gradients.base import AutogradMethod
 from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
 from adjointdpm.engine.tree import leaves
@@ -29,8 +32,10 @@ class Checkpoint(AutogradMethod):
     backward pass. The state arithmetic around the calls, kilobytes per step, stays in the autograd
     graph. Not the sampler step but the call is checkpointed, so stateful samplers work, and tensors
     captured by closures get their gradients. (A module must use captured tensors in its first call
-    already; its parameters may come and go.) The second run has the autocast, grad mode and random
-    state (dropout) of the first.
+    already; its parameters may come and go.) The second run has the autocast, grad mode, random
+    state (dropout) and buffers (running statistics) of the first, and leaves those of now as they
+    are. Where a library shards the weights or shares out their gradients by hooks (FSDP, DDP), the
+    call goes through `torch.utils.checkpoint`, which runs them.
 
     The backward pass needs the last calls first, so their graphs are the ones worth keeping. The
     last graph is always kept, since it costs no memory that the backward pass would not need
@@ -98,12 +103,14 @@ class Checkpoint(AutogradMethod):
         made = 0
         kept = int(self._keep_last)
         owner = _network(fn)
-        recompute: Recomputation | None = Recomputation(
-            owner if isinstance(owner, torch.nn.Module) else None
-        )
+        managed = who_manages(owner) is not None
+        recompute: Recomputation | None = None
+        if not managed:
+            recompute = Recomputation(owner if isinstance(owner, torch.nn.Module) else None)
+        draws: Draws | None = None
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal made, kept, recompute
+            nonlocal made, kept, recompute, draws
             if not torch.is_grad_enabled():
                 return fn(*args, **kwargs)
             if made == 0 and self.memory_budget is not None:
@@ -120,10 +127,14 @@ class Checkpoint(AutogradMethod):
                     recompute = None
             if hold:
                 return fn(*args, **kwargs)
-            # Only autograd can pass a gradient on to a captured result of other operations. That is
-            # slower, with hooks on every tensor that it saves.
-            weights = list(owner.parameters()) if isinstance(owner, torch.nn.Module) else []
-            again = _refuse_changes(fn, [*weights, *leaves([*args, *kwargs.values()])])
+            # Only autograd can pass a gradient on to a captured result of other operations, or run
+            # the hooks of a library that manages the weights. That is slower, with hooks on every
+            # tensor that it saves.
+            given = leaves([*args, *kwargs.values()])
+            plain = isinstance(owner, torch.nn.Module) and not managed
+            weights = list(owner.parameters()) if plain else []
+            draws = draws or Draws(given[0].device if given else torch.device("cpu"), owner)
+            again = _replayed(fn, draws, made, [*weights, *given])
             return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
         return call
@@ -179,16 +190,23 @@ def _network(fn: Callable[..., Any]) -> Any:
     return owner.network if isinstance(owner, Denoiser) else owner
 
 
-def _refuse_changes(fn: Callable[..., Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
-    """`fn`, which raises ChangedTensorError if `tensors` are changed in place before a later run.
+def _replayed(
+    fn: Callable[..., Any], draws: Draws, call: int, tensors: list[torch.Tensor]
+) -> Callable[..., Any]:
+    """`fn`, whose later runs start from the random numbers and buffers of its first.
 
-    Autograd itself checks only tensors that it saved.
+    They raise ChangedTensorError if `tensors` were changed in place meanwhile: autograd itself
+    checks only tensors that it saved.
     """
     before = change_counts(tensors)
+    runs = 0
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal runs
         check_unchanged(tensors, before, BETWEEN)
-        return fn(*args, **kwargs)
+        runs += 1
+        with draws.recorded(call) if runs == 1 else draws.repeated(call):
+            return fn(*args, **kwargs)
 
     return run
 
@@ -226,7 +244,8 @@ def graph_bytes(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
         args = (*args[:first], args[first].detach().requires_grad_(), *args[first + 1 :])
     cuda = [a.device for a in args if isinstance(a, torch.Tensor) and a.is_cuda]
     with torch.random.fork_rng(devices=cuda[:1]), torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with unchanged_buffers(fn), hooks:
             output = fn(*args, **kwargs)
         del output
     # What outlives the graph is a weight or an input, which is there anyway.

@@ -1,16 +1,18 @@
-"""Says when a prompt is longer than a tokenizer reads, and what was cut off; each prompt once."""
+"""Says what a tokenizer does not read of a prompt: what is cut off, and words unknown to it."""
 
 import copy
 import warnings
 import weakref
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from adjointdpm.errors import CutPromptWarning
+from adjointdpm.errors import AdjointDPMWarning, CutPromptWarning
 
 _SHOWN = 60  # characters of a prompt, and of what was cut off
+_UNKNOWN = -1  # in place of a length, for what is said of unknown words
 _said: weakref.WeakKeyDictionary[Any, set[tuple[str, int]]] = weakref.WeakKeyDictionary()
 
 
@@ -52,6 +54,7 @@ def _watching(cls: type) -> type:
             for one in texts if isinstance(texts, list | tuple) else []:
                 if isinstance(one, str):
                     _tell(self, cls, one, kwargs)
+                    _tell_of_unknown(self, cls, one)
         return found
 
     return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
@@ -75,6 +78,51 @@ def _tell(tokenizer: Any, cls: Any, text: str, kwargs: dict[str, Any]) -> None:
         CutPromptWarning,
         stacklevel=2,
     )
+
+
+def _tell_of_unknown(tokenizer: Any, cls: Any, text: str) -> None:
+    """Warn if a text holds what the tokenizer has no tokens for, unless that has been said."""
+    (name, said), unknown = vars(tokenizer)["_watched"], tokenizer.unk_token_id
+    if unknown is None or (text, _UNKNOWN) in said:
+        return
+    said.add((text, _UNKNOWN))
+
+    def is_unknown(part: str) -> bool:
+        ids = cls.__call__(tokenizer, part, add_special_tokens=False, verbose=False).input_ids
+        return unknown in ids
+
+    plain = text.replace(str(tokenizer.unk_token), " ")
+    if not is_unknown(plain):
+        return
+    words = [word for word in dict.fromkeys(plain.split()) if is_unknown(word)]
+    warnings.warn(
+        f"prompt {_short(text)!r} holds what the pipeline's {name} has no tokens for: "
+        f"{', '.join(map(repr, words))}; the model does not see it",
+        AdjointDPMWarning,
+        stacklevel=2,
+    )
+
+
+def read_part(pipe: Any, prompt: str) -> str:
+    """The part of a prompt that at least one of a pipeline's text encoders reads.
+
+    Args:
+        pipe: a diffusers pipeline; without tokenizers it is taken to read all.
+        prompt: what it is asked for.
+
+    """
+    read = [_read_by(part, prompt) for part in _parts(pipe) if is_tokenizer(part)]
+    return max(read, key=len) if read and prompt not in read else prompt
+
+
+def _read_by(tokenizer: Any, prompt: str) -> str:
+    ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    return prompt if len(ids) <= room else tokenizer.decode(ids[:room])
+
+
+def _parts(pipe: Any) -> Iterable[Any]:
+    return getattr(pipe, "components", {}).values()
 
 
 def _short(text: str) -> str:

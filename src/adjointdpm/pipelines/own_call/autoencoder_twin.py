@@ -1,11 +1,11 @@
 """A copy of an autoencoder that a pipeline may cast for its decoding; the user's own stays."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
+from adjointdpm.engine.shallow_copy import shallow_copy
 from adjointdpm.engine.torch_internals import is_compiled, target_of_to
 
 
@@ -18,7 +18,7 @@ def autoencoder_twin(autoencoder: nn.Module) -> nn.Module:
     """
     if is_compiled(autoencoder):  # compiled for these very weights
         return autoencoder
-    made = copy.copy(autoencoder)
+    made = shallow_copy(autoencoder)
     # Of parts that are run by hooks, a copy would run the original.
     has_hooks = any(
         "forward" in vars(part) for part in autoencoder.modules() if part is not autoencoder
@@ -42,7 +42,7 @@ def _cast(module: nn.Module, dtype: torch.dtype, seen: dict[int, nn.Module]) -> 
     """A copy of a module and its parts with weights of another dtype."""
     if id(module) in seen:
         return seen[id(module)]
-    made = seen[id(module)] = copy.copy(module)
+    made = seen[id(module)] = shallow_copy(module)
     for kind in ("_parameters", "_buffers"):
         vars(made)[kind] = {
             name: tensor.to(dtype) if tensor is not None and tensor.is_floating_point() else tensor

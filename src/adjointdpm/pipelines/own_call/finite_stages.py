@@ -122,7 +122,7 @@ def is_finite(values: Tensor) -> bool:
 
 
 def _warn_of_flat(samples: Tensor) -> None:
-    """Warn of pictures or videos whose every value is cut off at 0, or at 1, when they are saved."""
+    """Warn of pictures and videos whose every value is cut off at 0, or at 1, on saving."""
     if samples.ndim not in (4, 5) or samples.shape[-3] != 3 or in_functorch_transform(samples):
         return
     lowest, highest = samples.flatten(1).aminmax(dim=1)

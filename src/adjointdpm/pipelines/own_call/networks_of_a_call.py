@@ -2,17 +2,19 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from adjointdpm.engine.counted_network import counted
 from adjointdpm.engine.gradients import Backprop, Checkpoint, GradientMethod, Truncated
+from adjointdpm.engine.gradients.autograd.managed_weights import who_manages
 from adjointdpm.engine.gradients.autograd.recompute_tree import HeldGraphs, TreeRecomputation
 from adjointdpm.engine.gradients.checkpoint import AUTO_SHARE, free_bytes, graph_bytes
 from adjointdpm.engine.torch_internals import outside_function_mode
@@ -46,6 +48,8 @@ class NetworksOfACall:
         self.steps = 0
         self.grad = torch.is_grad_enabled()
         self.calls: dict[str, TreeRecomputation] = {}
+        self.managed: dict[str, bool] = {}  # networks whose weights another library manages
+        self.nodes: dict[Any, str] = {}  # of calls of those
         self.blocked: list[str] = []
         self.finite = FiniteStages()
         self.moving = False
@@ -95,6 +99,7 @@ class NetworksOfACall:
         """Let go of the tensors that were needed while the pipeline ran."""
         for calls in self.calls.values():
             calls.close()
+        self.nodes = {}
 
     @property
     def started(self) -> bool:
@@ -125,6 +130,10 @@ class NetworksOfACall:
         if isinstance(self.method, Truncated) and self._before_the_last(self.method.last):
             with torch.no_grad():
                 return run(*args, **kwargs)
+        if name not in self.managed:
+            self.managed[name] = who_manages(network) is not None
+        if self.managed[name]:
+            return self._checkpointed(name, network, args, kwargs)
         if name not in self.calls:
             parts = ChangingParts(network)
             self.calls[name] = TreeRecomputation(name, run, lambda: self._repeating(network, parts))
@@ -134,6 +143,23 @@ class NetworksOfACall:
             self.attached.add(name)
         elif _any_requires_grad((args, kwargs)):
             self.blocked.append(name)
+        elif self._wanted(network, args, kwargs):
+            self.detached.append(name)
+        return found
+
+    def _checkpointed(self, name: str, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A call that autograd repeats, with the hooks of the library that manages the weights."""
+        run, again = counted(network), self._repeating(network, ChangingParts(network))()
+        # Some pipelines write each new state into the tensor of the former one.
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, (tuple(args), dict(kwargs)))
+        found = checkpoint(
+            run, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again), **kwargs
+        )
+        leaves = tree_flatten(found)[0]
+        outputs = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
+        if outputs:
+            self.nodes[get_gradient_edge(outputs[0]).node] = name
+            self.attached.add(name)
         elif self._wanted(network, args, kwargs):
             self.detached.append(name)
         return found
@@ -196,7 +222,8 @@ class NetworksOfACall:
                 f"({len(self.blocked)} calls), so the gradient would be wrong; differentiate what "
                 "does not depend on it, or run the pipeline under torch.no_grad"
             )
-        wanted = {node: name for name, calls in self.calls.items() for node in calls.nodes}
+        wanted = dict(self.nodes)
+        wanted |= {node: name for name, calls in self.calls.items() for node in calls.nodes}
         wants_noise = self.grad and noise is not None and noise.requires_grad
         if not (wanted or wants_noise):
             return

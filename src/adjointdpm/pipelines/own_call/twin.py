@@ -19,6 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from adjointdpm.engine.shallow_copy import shallow_copy
 from adjointdpm.pipelines.arguments.cut_prompts import watched
 from adjointdpm.pipelines.own_call.autoencoder_twin import autoencoder_twin
 from adjointdpm.pipelines.own_call.initial_noise import draws_noise, with_own_draws
@@ -69,7 +70,7 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
 
 
 def _network_twin(network: nn.Module, name: str, wrap: Wrap) -> nn.Module:
-    made = copy.copy(network)
+    made = shallow_copy(network)
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     for kind in hooks:  # they run with the network itself, which is called below
         vars(made)[kind] = collections.OrderedDict()

@@ -1,12 +1,19 @@
 """What every part of an audit needs to know, checked before the first picture is drawn."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from adjointdpm.errors import PromptError, UnknownNameError, UnsupportedError
+from adjointdpm.errors import (
+    CutPromptWarning,
+    PromptError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.arguments.cut_prompts import read_part
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.victims import Victim, load_victim
 from adjointdpm.tasks.learning import renderer
@@ -56,7 +63,7 @@ class Setting:
 
     @property
     def set_aside(self) -> list[str]:
-        """The prompts that the victim has no class for."""
+        """The prompts that the victim has no class for, as far as the model reads them."""
         return [p for i, p in enumerate(self.config.prompts) if i not in self.labels]
 
     @property
@@ -75,7 +82,8 @@ def check_setting(
     """Load what the config names, and check that it fits together.
 
     Raises:
-        PromptError: the victim, or the second one, has a class for none of the prompts.
+        PromptError: the victim, or the second one, has a class for none of the prompts, as far as
+            the model reads them.
         ModelError, UnknownNameError: a victim or a target that is not there.
         UnsupportedError: the pipeline makes no pictures.
 
@@ -83,7 +91,18 @@ def check_setting(
     victim = victim or load_victim(config.victim, config.prompts)
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     labels = {i: label_of(victim, prompt) for i, prompt in enumerate(config.prompts)}
+    labelled = [i for i, label in labels.items() if label is not None]
+    cut = [i for i in labelled if _is_cut(model, victim, config.prompts[i])]
+    for i in cut:
+        labels[i] = None
+    if cut:
+        _tell_of_cut([config.prompts[i] for i in cut])
     known = {i: label for i, label in labels.items() if label is not None}
+    if not known and cut:
+        raise PromptError(
+            f"the model reads of none of the prompts what victim {victim.name} has a class for: it "
+            "stands in the part that is cut off; shorten the prompts, or name the subject first"
+        )
     if not known:
         victim.label(config.prompts[0])  # says what it has classes for
     if second is not None and all(label_of(second, config.prompts[i]) is None for i in known):
@@ -95,6 +114,21 @@ def check_setting(
     render = renderer(model, config)
     _check_pictures(render, Example(config.prompts[next(iter(known))], config.seed), victim)
     return Setting(config, render, victim, second, recognise, known, targets)
+
+
+def _is_cut(model: Any, victim: Victim, prompt: str) -> bool:
+    """Whether the model does not read what a prompt names."""
+    return label_of(victim, read_part(model.pipe, prompt)) != label_of(victim, prompt)
+
+
+def _tell_of_cut(prompts: list[str]) -> None:
+    warnings.warn(
+        f"{len(prompts)} prompts are set aside, since what they name stands in the part that the "
+        f"model's tokenizer cuts off: {', '.join(map(repr, prompts))}; shorten them, or name the "
+        "subject first",
+        CutPromptWarning,
+        stacklevel=2,
+    )
 
 
 def label_of(victim: Victim, prompt: str) -> int | None:

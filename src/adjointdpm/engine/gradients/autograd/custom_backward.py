@@ -17,6 +17,7 @@ from adjointdpm.engine.gradients.autograd.captured_tensors import (
     check_wanted,
     unknown_leaves,
 )
+from adjointdpm.engine.gradients.autograd.managed_weights import who_manages
 from adjointdpm.engine.gradients.autograd.replayed_randomness import Draws
 from adjointdpm.engine.inplace_changes import BETWEEN, change_counts, check_unchanged
 from adjointdpm.engine.plan import NetworkCall
@@ -166,10 +167,17 @@ def solve_with(backward: BackwardSolve, problem: Problem) -> Float[Tensor, "batc
 
     Raises:
         CapturedTensorError: the network uses a tensor computed outside of it that requires grad.
+        UnsupportedError: a library manages the network's weights by hooks, which need autograd.
 
     """
     if not torch.is_grad_enabled():
         return problem.run()
+    if (library := who_manages(problem.denoiser)) is not None:
+        raise UnsupportedError(
+            f"{library} manages the network's weights by hooks, which a gradient method with a "
+            "backward pass of its own goes past: its gradients would be wrong; use Checkpoint() or "
+            "Backprop()"
+        )
     parameters = [p for p in problem.denoiser.parameters() if p.requires_grad]
     own = backward.problem.inputs
     _, captured = captured_leaves(

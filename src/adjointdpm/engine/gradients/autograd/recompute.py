@@ -89,7 +89,8 @@ class Recomputation:
             lambda _: hole, (args, kwargs)
         )  # the inputs themselves must not outlive the graph
         if self._draws is None:
-            self._draws = Draws(tensors[0].device if tensors else torch.device("cpu"), self._owner)
+            device = tensors[0].device if tensors else torch.device("cpu")
+            self._draws = Draws(device, fn if self._owner is None else self._owner)
 
         number, self._calls = self._calls, self._calls + 1
         kinds = dict.fromkeys(["cpu", *(tensor.device.type for tensor in tensors)])

@@ -1,41 +1,48 @@
-"""Repeat the random numbers of a network's calls (dropout above all) and its training mode."""
+"""Repeat a network's calls: random numbers (dropout above all), buffers and training mode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from adjointdpm.engine.gradients.autograd.kept_buffers import KeptBuffers
+from adjointdpm.engine.gradients.autograd.network_modules import modules_behind
 
 
 class Draws:
     """The states of the random number generators before the calls that drew from them.
 
-    One state takes a few kilobytes.
+    One state takes a few kilobytes. Buffers that the calls change are kept as well.
 
     Args:
         device: where the network draws, besides the CPU.
-        module: the network, if it is a module. Repeated calls find it in the training or evaluation
-            mode of now.
+        network: the module, or the function around it. Repeated calls find its modules in the
+            training or evaluation mode of now.
 
     Attributes:
         states: by call, the states of the generators to repeat it from.
 
     """
 
-    def __init__(self, device: torch.device, module: nn.Module | None = None) -> None:
-        self._modes = {} if module is None else {part: part.training for part in module.modules()}
+    def __init__(self, device: torch.device, network: Callable[..., Any] | None = None) -> None:
+        parts = [] if network is None else modules_behind(network)
+        self._modes = {part: part.training for part in parts}
+        self._buffers = KeptBuffers(parts)
         self._devices = [device] if device.type == "cuda" else []
         self.states: dict[int, list[Tensor]] = {}
 
     @contextmanager
     def recorded(self, call: int) -> Iterator[None]:
-        """Remember the state of the generators if the block draws from them.
+        """Remember the state of the generators if the block draws from them, and the buffers.
 
-        If the block fails, they are put back.
+        If the block fails, the generators are put back.
         """
         before = self._now()
         try:
-            yield
+            with self._buffers.recorded(call):
+                yield
         except BaseException:
             self._restore(before)
             raise
@@ -44,8 +51,8 @@ class Draws:
 
     @contextmanager
     def repeated(self, call: int | None) -> Iterator[None]:
-        """Run the block with the draws of `call`, and leave the generators as they are."""
-        with self._mode():
+        """Run the block with the draws and buffers of `call`; those of now stay as they are."""
+        with self._mode(), self._buffers.repeated(call):
             if call not in self.states:
                 yield
                 return
