@@ -89,4 +89,4 @@ class NoGainWarning(AdjointDPMWarning):
 
 
 class CutPromptWarning(AdjointDPMWarning):
-    """A model does not see all of a prompt: it is too long, or has words that no token stands for."""
+    """A model does not see all of a prompt: it is too long, or has words without a token."""
