@@ -77,8 +77,9 @@ def test_the_message_names_the_argument_its_value_and_what_it_must_be() -> None:
         variables.Weights(3)
     with pytest.raises(errors.InvalidTypeError, match=r"metrics=.*each of it a Metric.*list"):
         metrics.WeightedSum(["color:mood=dusk"], [1.0])
+    table = adj.NoiseSchedule.from_alphas_cumprod(torch.linspace(0.9, 0.1, 9))
     with pytest.raises(TypeError, match="offset='one' must be an int"):
-        grids.leading(adj.NoiseSchedule.from_alphas_cumprod(torch.rand(9)), 2, offset="one")
+        grids.leading(table, 2, offset="one")
     with pytest.raises(errors.InvalidInputError, match="surrogate"):
         explaining(lambda text: text.encode())("\ud800")
 

@@ -14,7 +14,6 @@ from adjointdpm import errors
 from helpers.commands import EMBED, SMALL, run
 
 # The small tokenizer knows four words.
-pytestmark = pytest.mark.filterwarnings("ignore:prompt .* has no tokens for")
 
 RUN = (*EMBED, *SMALL, "--checkpoint-every", 1, "--out", "run")
 
