@@ -73,7 +73,7 @@ def _lock(path: Path, folder: Path) -> int:
             if not _try(descriptor, path):
                 raise OutputError(_in_use(folder, path))
             # Who held it before may have deleted the file after it was opened here.
-            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            if _is_at(path, descriptor):
                 _say_who(descriptor)
                 return descriptor
         except OSError as error:
@@ -96,6 +96,13 @@ def _try(descriptor: int, path: Path) -> bool:
             return not _is_alive(_holder(path))
         return True
     return not _is_alive(_holder(path))
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at a path."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def _say_who(descriptor: int) -> None:
@@ -160,7 +167,7 @@ def _give_back(path: Path, descriptor: int, owner: int) -> None:
         return
     with suppress(OSError):
         # While it is still locked: nobody else can have taken this file for theirs.
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        if _is_at(path, descriptor):
             path.unlink()
     with suppress(OSError):
         os.close(descriptor)
