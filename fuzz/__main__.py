@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.common import Page, PageOnly, check_known, publish, read_results, run, tell
 from fuzz.drawing import KINDS, draw, kind
-from fuzz.inputs import make_inputs
+from fuzz.inputs import make_inputs, make_runs
 from fuzz.page import RESULTS, page_of, write_kept
 from fuzz.sandbox import Limits, run_all
 from fuzz.verdict import Verdict
@@ -31,6 +31,9 @@ def main(
     only: Annotated[list[int] | None, typer.Option(help="Numbers of cases to run.")] = None,
     jobs: Annotated[int, typer.Option(help="Cases that run at once.")] = 2,
     seconds: Annotated[float, typer.Option(help="Time limit of one case.")] = 60,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Where what cases start from is kept for the next time.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print every verdict.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the counts as results.")] = False,
     page: Page = None,
@@ -44,7 +47,7 @@ def main(
     found, began = {}, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-inputs-") as folder:
         prepare()
-        inputs = make_inputs(Path(folder, "inputs"))
+        inputs = make_inputs((inputs or Path(folder, "inputs")).absolute())
         for name in kinds or KINDS:
             drawn = draw(name, cases or KINDS[name], seed)
             numbers = only or range(len(drawn))
@@ -68,6 +71,8 @@ def run_kind(
 ) -> Counter[str]:
     """Run cases of a kind, print those that end badly, and count their ends."""
     module, ends = kind(name), Counter[str]()
+    if getattr(module, "NEEDS_RUNS", False):
+        make_runs(inputs, jobs)
     works = [functools.partial(module.run, case, inputs) for case in chosen.values()]
     numbers = list(chosen)
     for place, verdict, took in run_all(works, limits, jobs):

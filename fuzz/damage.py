@@ -4,10 +4,10 @@ import json
 import os
 import struct
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
-from hypothesis import strategies as st
 
 VALUES: list[Any] = [
     None,
@@ -40,12 +40,11 @@ _PLACED = ["flip", "cut", "zeros", "append", "remove", "double", "swap"]
 _TYPES = ["F64", "F16", "I64", "BOOL", "U8", "X", "BF16"]
 
 
-@st.composite
-def damages(draw: st.DrawFn) -> dict[str, Any]:
+def damages(pick: Random) -> dict[str, Any]:
     """What is done, at which part of the file, and with which value."""
-    kind = draw(st.sampled_from([*_WHOLE[:7], *_PLACED, *["value"] * 8, *["header"] * 4]))
-    place = draw(st.integers(0, 9999)) / 10000
-    value = draw(st.integers(0, 9999))
+    kind = pick.choice([*_WHOLE[:7], *_PLACED, *["value"] * 8, *["header"] * 4])
+    place = pick.randint(0, 9999) / 10000
+    value = pick.randint(0, 9999)
     return {"kind": kind, "place": place, "value": value}
 
 

@@ -27,7 +27,8 @@ class Limits:
     """What a case may take.
 
     Args:
-        seconds: until it is killed.
+        seconds: of the processor, until it is killed; a quarter of that if it only waits, for a
+            machine may be busy with other things.
         memory: bytes beyond what the process has when it begins.
 
     """
@@ -36,7 +37,7 @@ class Limits:
     memory: int = 4 * GIB
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
     """A case at work.
 
@@ -44,12 +45,23 @@ class Running:
         number: of the case.
         folder: its working directory.
         began: when.
+        used: seconds of the processor.
+        moved: when it last used the processor.
 
     """
 
     number: int
     folder: Path
     began: float
+    used: float = 0.0
+    moved: float = 0.0
+
+    def look(self, process: int) -> None:
+        """Note how much of the processor the process has used."""
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if used > self.used or fields[0] == "R":
+            self.used, self.moved = used, time.monotonic()
 
 
 def run_all(
@@ -72,7 +84,8 @@ def run_all(
             while len(running) < jobs and (following := next(waiting, None)) is not None:
                 number, work = following
                 folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-                running[_fork(work, folder, limits)] = Running(number, folder, time.monotonic())
+                now = time.monotonic()
+                running[_fork(work, folder, limits)] = Running(number, folder, now, moved=now)
             if not running:
                 return
             for process in list(running):
@@ -81,7 +94,7 @@ def run_all(
                     case = running.pop(process)
                     shutil.rmtree(case.folder, ignore_errors=True)
                     yield case.number, found, time.monotonic() - case.began
-            time.sleep(0.005)
+            time.sleep(0.01)
     finally:
         for process, case in running.items():
             _kill(process)
@@ -92,10 +105,12 @@ def _look(process: int, case: Running, limits: Limits) -> Verdict | None:
     """The verdict of a process that has ended or must; None of one that is at work."""
     ended, status = os.waitpid(process, os.WNOHANG)
     if not ended:
-        if time.monotonic() - case.began < limits.seconds:
+        case.look(process)
+        waited = time.monotonic() - case.moved
+        if case.used < limits.seconds and waited < limits.seconds / 4:
             return None
         _kill(process)
-        return Verdict("hang", f"no end within {limits.seconds:g} s")
+        return Verdict("hang", f"{case.used:.0f} s at work, {waited:.0f} s waiting")
     kept = case.folder / "verdict.json"
     if kept.is_file():
         return Verdict(**json.loads(kept.read_text()))

@@ -1,7 +1,7 @@
 """Values that have gone wrong somewhere before, as a user would type them."""
 
-INTEGERS = ["0", "-1", "1", "2", "3", "010", "1e3", "1.5", "", "nan", "١", "1_0", "0x10", "yes"]
-INTEGERS += [str(10**9), str(2**31), str(2**63), str(2**64), str(10**30), "1" * 5000]
+INTEGERS = ["0", "-1", "1", "2", "3", "010", "1_0", "2.0", str(10**7), str(10**9), str(2**31)]
+INTEGERS += [str(2**63), str(2**64), str(10**30), "1" * 5000, "1e3", "1.5", "", "nan", "١", "yes"]
 NUMBERS = ["0", "-0.0", "-1", "0.5", "1", "1e-30", "1e-320", "1e30", "1e308", "1e400", "nan", "inf"]
 NUMBERS += ["-inf", "1,5", "", "1.5.2", "5", "0x1p3", "1_000.5", "true"]
 TEXTS = ["", " ", "\udcff", "\x1b[31mred", "a\nb", "日本", "😀" * 60, "a" * 300, "a" * 5000, "{"]

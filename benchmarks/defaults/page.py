@@ -6,7 +6,16 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import table
-from benchmarks.defaults.cells import METRICS, RATES, TASKS, TEMPLATES, WORDS, Cell, cells
+from benchmarks.defaults.cells import (
+    LIKE_TUNING,
+    METRICS,
+    RATES,
+    TASKS,
+    TEMPLATES,
+    WORDS,
+    Cell,
+    cells,
+)
 from benchmarks.defaults.verdict import LEAST_SHARE, MOST_LOST, Verdict, quiet_seconds, verdict
 
 Runs = Mapping[str, Mapping[str, Any]]
@@ -57,6 +66,12 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
         f"made. A cell takes {median(seconds):.0f} s in the median and {max(seconds):.0f} s at "
         f"most."
     )
+    unseen = [result for cell, result in found.items() if cell.metric not in LIKE_TUNING]
+    if unseen:
+        text += (
+            f" Settings were tried on metrics like {', '.join(LIKE_TUNING)}, which are marked *; "
+            f"of the other cells {sum(result.passed for result in unseen)} of {len(unseen)} pass."
+        )
     missing = every - len(found)
     if missing:
         text += f" {missing} of {every} cells have not been run."
@@ -134,9 +149,10 @@ def _of_task(task: str, found: Mapping[Cell, Verdict], runs: Runs) -> str:
 
 def _row(cell: Cell, result: Verdict, facts: Mapping[str, Any]) -> list[str]:
     mark = "passes" if result.passed else "**fails**"
+    metric = cell.metric + "*" * (cell.metric in LIKE_TUNING)
     seconds = f"{quiet_seconds(facts):.0f}"
     if "before" not in facts:
-        return [cell.metric, str(cell.seed), *["–"] * 5, seconds, mark]
+        return [metric, str(cell.seed), *["–"] * 5, seconds, mark]
     low, high = facts["interval"]
     interval = f" [{low:+.3f}, {high:+.3f}]" if facts["examples"] > 1 else " (one picture)"
     share = "–" if result.share is None else f"{result.share:.0%}"
@@ -144,7 +160,7 @@ def _row(cell: Cell, result: Verdict, facts: Mapping[str, Any]) -> list[str]:
         share += f" ({result.grid_runs} of {result.grid_size} runs)"
     judge = " → ".join(f"{value:.0%}" for value in facts.get("recognised") or ()) or "–"
     return [
-        cell.metric,
+        metric,
         str(cell.seed),
         f"{facts['before']:.3f} → {facts['after']:.3f}",
         f"{facts['change']:+.3f}{interval}",

@@ -21,10 +21,13 @@ from benchmarks import (
     pipeline_memory,
     stability,
     stylize,
+    task_gradients,
     vocabulary,
 )
 from benchmarks.defaults import __main__ as defaults
 from benchmarks.pipelines import __main__ as all_pipelines
+from benchmarks.soak import __main__ as soak
+from fuzz import __main__ as fuzz
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
@@ -33,6 +36,7 @@ WRITERS = {
     "defaults": defaults.main,
     "aligned": aligned.main,
     "effect": effect.main,
+    "faults": fuzz.main,
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
     "memory": memory.main,
@@ -40,7 +44,9 @@ WRITERS = {
     "pipeline-cost": pipeline_cost.main,
     "pipeline-memory": pipeline_memory.main,
     "pipelines": all_pipelines.main,
+    "interruption": soak.main,
     "stylize": stylize.main,
+    "task-gradients": task_gradients.main,
     "vocabulary": vocabulary.main,
 }
 
@@ -51,7 +57,7 @@ def nothing_is_measured(monkeypatch):
         raise AssertionError(f"{name} was measured again")
 
     pipelines = (pipeline_cost, pipeline_memory)
-    commands = (defaults, documented_commands)
+    commands = (defaults, documented_commands, task_gradients)
     tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
     for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)

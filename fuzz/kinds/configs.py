@@ -1,10 +1,10 @@
 """Files for --config: values as YAML writes them, and what the same flags would have said."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
-from hypothesis import strategies as st
 
 from fuzz.inputs import BASE, arguments, link
 from fuzz.kinds.command_lines import flags
@@ -77,18 +77,17 @@ _WHOLE += [
 _ENCODINGS = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(pick: Random) -> dict[str, Any]:
     """Entries that are added to, or doubled in, the file of a short run; or a whole other file."""
-    name = draw(st.sampled_from(["embed", "align", "guide", "audit"]))
-    if draw(st.sampled_from([False, False, False, True])):
-        return {"command": name, "whole": draw(st.sampled_from(_WHOLE)).hex()}
-    flag = draw(st.sampled_from(sorted(set(flags(name)) - {"config", "out", "replay"})))
+    name = pick.choice(["embed", "align", "guide", "audit"])
+    if pick.choice([False, False, False, True]):
+        return {"command": name, "whole": pick.choice(_WHOLE).hex()}
+    flag = pick.choice(sorted(set(flags(name)) - {"config", "out", "replay"}))
     plain = [v for v in values(flag, flags(name)[flag]) if v.isprintable() and len(v) < 400]
-    text = draw(st.sampled_from([*_SCALARS, *map(_quoted, plain)]))
-    doubled = draw(st.sampled_from([False, False, False, True]))
-    key = draw(st.sampled_from([flag, flag, flag, flag.replace("_", "-"), flag.upper()]))
-    encoding = draw(st.sampled_from(_ENCODINGS))
+    text = pick.choice([*_SCALARS, *map(_quoted, plain)])
+    doubled = pick.choice([False, False, False, True])
+    key = pick.choice([flag, flag, flag, flag.replace("_", "-"), flag.upper()])
+    encoding = pick.choice(_ENCODINGS)
     return {"command": name, "key": key, "text": text, "doubled": doubled, "encoding": encoding}
 
 

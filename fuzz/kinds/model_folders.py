@@ -2,9 +2,8 @@
 
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
 
 from fuzz.damage import damage, damages
 from fuzz.inputs import link
@@ -14,12 +13,11 @@ TITLE = "model folders"
 _TENSORS = ["none"] * 4 + ["left out", "nan", "infinite", "added", "shape", "zero", "dtype"]
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(pick: Random) -> dict[str, Any]:
     """A file by number, and what is done to it or to one of its tensors."""
-    found = {"file": draw(st.integers(0, 40)), "damage": draw(damages())}
-    tensor = draw(st.sampled_from(_TENSORS))
-    return found | {"tensor": tensor, "number": draw(st.integers(0, 200))}
+    found = {"file": pick.randint(0, 40), "damage": damages(pick)}
+    tensor = pick.choice(_TENSORS)
+    return found | {"tensor": tensor, "number": pick.randint(0, 200)}
 
 
 def run(case: dict[str, Any], inputs: Path) -> Verdict:

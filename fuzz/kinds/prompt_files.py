@@ -1,9 +1,8 @@
 """Files of prompts in every encoding: the prompts that were meant are read, or none."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
 
 from fuzz.damage import damage, damages
 from fuzz.verdict import Verdict
@@ -15,14 +14,13 @@ _ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", 
 _ENDS = ["\n", "\r\n", "\r"]
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(pick: Random) -> dict[str, Any]:
     """Lines, their encoding and ends, and sometimes a damage."""
     return {
-        "lines": draw(st.lists(st.sampled_from([*_LINES * 2, *_ODD]), max_size=6)),
-        "encoding": draw(st.sampled_from(_ENCODINGS)),
-        "end": draw(st.sampled_from(_ENDS)),
-        "damage": draw(st.none() | damages()),
+        "lines": pick.choices([*_LINES * 2, *_ODD], k=pick.randint(0, 6)),
+        "encoding": pick.choice(_ENCODINGS),
+        "end": pick.choice(_ENDS),
+        "damage": pick.choice([None, damages(pick)]),
     }
 
 
@@ -41,7 +39,7 @@ def run(case: dict[str, Any], inputs: Path) -> Verdict:
         return Verdict("refused", str(error))
     if not found or not all(isinstance(prompt, str) and prompt.strip() for prompt in found):
         return Verdict("different", f"{found!r} are no prompts")
-    if any(c in prompt for prompt in found for c in "\x00\ufeff\x1b\n\r\ufffd"):
+    if any(c in prompt for prompt in found for c in "\x00\ufeff\n\r\ufffd"):
         return Verdict("different", f"{found!r} hold what is no text")
     odd = any(line in _ODD for line in case["lines"])
     if case["damage"] is not None or odd or case["encoding"] == "utf-7":

@@ -6,25 +6,24 @@ The end must be that of the undamaged run, or a refusal.
 import json
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
 
 from fuzz.damage import damage, damages
 from fuzz.inputs import INTERRUPTED, interrupted, link
 from fuzz.verdict import Verdict, command
 
 TITLE = "run folders"
+NEEDS_RUNS = True
 _WAYS = ["resume"] * 4 + ["report", "replay"]
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(pick: Random) -> dict[str, Any]:
     """A task, what is done with its run, a file by number, and what is done to the file."""
-    way = draw(st.sampled_from(_WAYS))
-    name = "audit" if way == "replay" else draw(st.sampled_from(sorted(INTERRUPTED)))
-    file = draw(st.integers(0, 40))
-    return {"task": name, "way": way, "file": file, "damage": draw(damages())}
+    way = pick.choice(_WAYS)
+    name = "audit" if way == "replay" else pick.choice(sorted(INTERRUPTED))
+    file = pick.randint(0, 40)
+    return {"task": name, "way": way, "file": file, "damage": damages(pick)}
 
 
 def run(case: dict[str, Any], inputs: Path) -> Verdict:

@@ -7,9 +7,11 @@ import typer
 from typer.core import TyperGroup
 
 from adjointdpm.cli import app as page
-from adjointdpm.cli import audit, demo, inspection, learn, pictures
+from adjointdpm.cli import audit, demo, gradient, inspection, learn, pictures
+from adjointdpm.cli.arguments import Command, check_text
 from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
+from adjointdpm.support.memory import out_of_memory
 from adjointdpm.support.user_code import blamed_file
 
 
@@ -44,11 +46,12 @@ for command in (
     audit.audit,
     learn.guide,
     pictures.generate,
+    gradient.gradient,
     inspection.inspect,
     pictures.report,
     page.app,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:
@@ -58,14 +61,15 @@ def main() -> None:
     A warning of this library is one line too.
     """
     try:
+        check_text(sys.argv[1:])
         with warnings_in_a_line():
             app(standalone_mode=True)
     except AdjointDPMError as error:
         say(f"error: {in_words(error)}", "red")
         sys.exit(2)
     except Exception as error:
-        # A mistake in a file of the user's, wherever it shows.
-        blamed = blamed_file(error)
+        # A mistake in a file of the user's, wherever it shows; or no memory.
+        blamed = blamed_file(error) or out_of_memory(error)
         if blamed is None:
             raise
         say(f"error: {blamed}", "red")

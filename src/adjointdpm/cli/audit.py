@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
+from adjointdpm.cli.run_opening import opened_run, written_report
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, show_progress, tell
 from adjointdpm.errors import InvalidInputError, PromptError
 from adjointdpm.tasks.audit.config import AuditConfig
@@ -53,9 +54,6 @@ def _audit(flags: Flags) -> None:
     config, where = flags.build(AuditConfig), flags.build(Run)
     quiet()
     from adjointdpm.metrics.subject_recognition import recogniser_for
-    from adjointdpm.runs.folder import RunFolder
-    from adjointdpm.runs.input_files import picture_digests
-    from adjointdpm.runs.report import write_report
     from adjointdpm.support.distributed import Processes
     from adjointdpm.tasks.audit.noise_file import replay_command
     from adjointdpm.tasks.audit.setting import label_of
@@ -64,32 +62,25 @@ def _audit(flags: Flags) -> None:
 
     victim = load_victim(config.victim, config.prompts)
     facts = {"task": "audit"} | where.loading()
-    folder = RunFolder.open(
-        where.out,
-        facts | settings_of(config),
-        artefacts=config.artefacts,
-        resume=where.resume,
-        force=where.force,
-        inputs=picture_digests(settings_of(config)),
-    )
-    model = load_model(where.model, where.device, where.dtype, where.variant)
-    known = [prompt for prompt in config.prompts if label_of(victim, prompt) is not None]
-    recognise = recogniser_for(known, where.model, optimised=config.victim == "judge")
-    with progress_bar(visible=folder.writable) as progress:
-        result = run(
-            model,
-            config,
-            folder,
-            victim=victim,
-            model_name=where.model,
-            command=command_line(),
-            recognise=recognise,
-            resume=where.resume,
-            report=show_progress(progress),
-        )
-    if Processes().is_main:
-        again = replay_command(folder.path / result["artefact"], where.model, config.victim)
-        tell(f"{_summary(result)}Report: {write_report(folder)}\nReplay: {again}")
+    with opened_run(where, facts | settings_of(config), config.artefacts) as folder:
+        model = load_model(where.model, where.device, where.dtype, where.variant)
+        known = [prompt for prompt in config.prompts if label_of(victim, prompt) is not None]
+        recognise = recogniser_for(known, where.model, optimised=config.victim == "judge")
+        with progress_bar(visible=folder.writable) as progress:
+            result = run(
+                model,
+                config,
+                folder,
+                victim=victim,
+                model_name=where.model,
+                command=command_line(),
+                recognise=recognise,
+                resume=where.resume,
+                report=show_progress(progress),
+            )
+        if Processes().is_main:
+            again = replay_command(folder.path / result["artefact"], where.model, config.victim)
+            tell(f"{_summary(result)}Report: {written_report(folder)}\nReplay: {again}")
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -13,6 +13,11 @@ import yaml
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.optimization import settings
 from adjointdpm.support.text_files import read_text
+from adjointdpm.support.yaml_values import is_null, read_entries, text_of, value_of
+from adjointdpm.tasks.config import NAME_VALUE
+
+#: How --help calls a file of prompts; in a --config file the prompts may stand themselves.
+PROMPTS = "FILE"
 
 #: Former keys, and what they are called now.
 RENAMED = settings.RENAMED | {
@@ -27,6 +32,8 @@ RENAMED = settings.RENAMED | {
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """A callback of the flag: the file's values become the defaults of the command's flags.
 
+    A value is read as the flag reads the same text.
+
     Raises:
         InvalidInputError: the file cannot be read, is of another command's run, or holds what this
             command has no flag for.
@@ -34,9 +41,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
-    values, command = _read(path), str(context.command.name)
+    entries, command = _read(path), str(context.command.name)
     # Every run writes the first of these, and no flag has this name.
-    task = values.pop("task", command)
+    task = text_of(entries.pop("task")) if "task" in entries else command
     if task != command:
         raise InvalidInputError(
             f"--config {path} was written by `{task}`, not by `{command}`; choose the config.yaml "
@@ -47,39 +54,53 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         for option in context.command.params
         if option.name not in (None, "config", "help")
     }
-    unknown = sorted(set(values) - known.keys())
+    unknown = sorted(set(entries) - known.keys())
     _check_renamed(path, unknown)
     if unknown:
         raise InvalidInputError(
             f"--config {path}: unknown {', '.join(unknown)}; {command} takes "
             f"{', '.join(sorted(known))}"
         )
-    defaults = {
-        key: _listed(value) if getattr(known[key], "multiple", False) else value
-        for key, value in values.items()
-    }
+    defaults = {}
+    for key, node in entries.items():
+        try:
+            defaults[key] = _value(known[key], node)
+        except ValueError as error:
+            raise InvalidInputError(f"--config {path}: {key} {error}") from error
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
-def _listed(value: Any) -> list[Any]:
-    """The value of a flag that can be repeated; a mapping becomes NAME=VALUE."""
-    if isinstance(value, dict):
-        return [f"{name}={json.dumps(entry)}" for name, entry in value.items()]
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+def _value(option: Any, node: yaml.Node) -> Any:
+    """The value of a flag: texts, which the flag reads; a mapping becomes NAME=VALUE.
+
+    Raises:
+        ValueError: the flag has no such values.
+
+    """
+    several = getattr(option, "multiple", False)
+    if is_null(node):
+        return [] if several else None
+    if isinstance(node, yaml.MappingNode) and option.metavar == NAME_VALUE:
+        entries = value_of(node)
+        return [f"{name}={json.dumps(entry)}" for name, entry in entries.items()]
+    if isinstance(node, yaml.SequenceNode) and (several or option.metavar == PROMPTS):
+        return [text_of(entry) for entry in node.value]
+    return [text_of(node)] if several else text_of(node)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The file's values by flag."""
+def _read(path: Path) -> dict[str, yaml.Node]:
+    """The file's entries by flag."""
     try:
-        values = yaml.safe_load(read_text(path, "--config"))
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidInputError(f"--config {path} must hold flags and values, such as `steps: 50`")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+        entries = read_entries(read_text(path, "--config"))
+        found = {key.replace("-", "_"): node for key, node in entries.items()}
+        if len(found) < len(entries):
+            raise ValueError("a key stands there twice, with - and with _")
+    except ValueError as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"--config {path} cannot be used: {error}") from error
+    return found
 
 
 def _check_renamed(path: Path, unknown: list[str]) -> None:

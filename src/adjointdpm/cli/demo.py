@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Folder, command, load_model
+from adjointdpm.cli.run_opening import opened_run, written_report
 from adjointdpm.cli.terminal import command_line, progress_bar, quiet, tell
 from adjointdpm.errors import ModelError, OutputError
 from adjointdpm.tasks.config import settings_of
@@ -31,8 +32,6 @@ def demo(flags: Flags) -> None:
     """
     quiet()
     from adjointdpm.metrics.networks import load_network
-    from adjointdpm.runs.folder import RunFolder
-    from adjointdpm.runs.report import write_report
     from adjointdpm.support.files import write_bytes
     from adjointdpm.tasks.demo import demo as run
 
@@ -44,44 +43,40 @@ def demo(flags: Flags) -> None:
             config = replace(config, only_embed=True)
             missing = f"stylize and audit were left out: {error}\n"
     parts = config.parts()
-    folder = RunFolder.open(
-        where.out,
-        {"task": "demo", "model": "tiny"} | settings_of(config),
-        artefacts=parts.artefacts,
-        resume=where.resume,
-        force=where.force,
-    )
-    _check_storyboard(where.storyboard)
-    model = load_model("tiny", "cpu")
-    with progress_bar() as progress:
-        bars = {}
+    facts = {"task": "demo", "model": "tiny"} | settings_of(config)
+    with opened_run(where, facts, parts.artefacts) as folder:
+        _check_storyboard(where.storyboard)
+        model = load_model("tiny", "cpu")
+        with progress_bar() as progress:
+            bars = {}
 
-        def report(part: str, done: int, total: int, text: str) -> None:
-            if part not in bars:
-                for bar in bars.values():
-                    progress.update(bar, metric="")
-                bars[part] = progress.add_task(part, total=total, metric=text)
-            progress.update(bars[part], completed=done, total=total, metric=text)
+            def report(part: str, done: int, total: int, text: str) -> None:
+                if part not in bars:
+                    for bar in bars.values():
+                        progress.update(bar, metric="")
+                    bars[part] = progress.add_task(part, total=total, metric=text)
+                progress.update(bars[part], completed=done, total=total, metric=text)
 
-        result = run(
-            model, parts, folder, command=command_line(), resume=where.resume, report=report
+            result = run(
+                model, parts, folder, command=command_line(), resume=where.resume, report=report
+            )
+        report_path = written_report(folder)
+        if where.storyboard is not None:
+            write_bytes(where.storyboard, (folder.path / result["storyboard"]).read_bytes())
+        tell(
+            f"{_summary(result, missing)}Picture: {folder.path / result['storyboard']}\n"
+            f"Report: {report_path}\n"
+            f"Learned word, for stock diffusers: {folder.path / result['artefact']}"
         )
-    report_path = write_report(folder)
-    if where.storyboard is not None:
-        write_bytes(where.storyboard, (folder.path / result["storyboard"]).read_bytes())
-    tell(
-        f"{_summary(result, missing)}Picture: {folder.path / result['storyboard']}\n"
-        f"Report: {report_path}\n"
-        f"Learned word, for stock diffusers: {folder.path / result['artefact']}"
-    )
 
 
 def _check_storyboard(path: Path | None) -> None:
     """Raise OutputError if the picture could not be written there."""
     if path is None:
         return
-    from adjointdpm.support.files import check_writable
+    from adjointdpm.support.files import check_path, check_writable
 
+    check_path(path, "--storyboard", below=0)
     if path.is_dir():
         raise OutputError(
             f"--storyboard {path} is a folder; name the picture in it, such as {path / 'story.png'}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
+from adjointdpm.cli.run_opening import opened_run, written_report
 from adjointdpm.cli.terminal import (
     command_line,
     note,
@@ -97,9 +98,6 @@ def _learn(
     """Check everything that is cheap to check, open the folder, learn, and say what came out."""
     quiet()
     from adjointdpm.metrics.subject_recognition import recogniser_for
-    from adjointdpm.runs.folder import RunFolder
-    from adjointdpm.runs.input_files import picture_digests
-    from adjointdpm.runs.report import write_report
     from adjointdpm.support.distributed import Processes
 
     metric, where = config.resolve_metric(), flags.build(Run)
@@ -109,39 +107,32 @@ def _learn(
         "dtype": where.dtype,
         "variant": where.variant,
     }
-    folder = RunFolder.open(
-        where.out,
-        facts | settings_of(config),
-        artefacts=config.artefacts,
-        resume=where.resume,
-        force=where.force,
-        inputs=picture_digests(settings_of(config)),
-    )
-    folder = replace(folder, previews=flags.build(Watching).previews)
-    model = load_model(where.model, where.device, where.dtype, where.variant)
-    prompts = [example.prompt for example in config.sets().held_out]
-    recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
-    with progress_bar(visible=folder.writable) as progress:
-        bar = progress.add_task(
-            printable(title),
-            total=config.iterations,
-            metric="drawing the untouched model's pictures",
-        )
-        result = task(
-            model,
-            config,
-            folder,
-            metric=metric,
-            command=command_line(),
-            recognise=recognise,
-            resume=where.resume,
-            on_record=show_records(progress, bar, config.iterations, metric.sign),
-            **hooks,
-        )
-        progress.update(bar, completed=config.iterations)
-    if Processes().is_main:
-        learned = folder.path / result["artefact"]
-        tell(f"{_summary(result)}Report: {write_report(folder)}\nLearned: {learned}")
+    with opened_run(where, facts | settings_of(config), config.artefacts) as opened:
+        folder = replace(opened, previews=flags.build(Watching).previews)
+        model = load_model(where.model, where.device, where.dtype, where.variant)
+        prompts = [example.prompt for example in config.sets().held_out]
+        recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
+        with progress_bar(visible=folder.writable) as progress:
+            bar = progress.add_task(
+                printable(title),
+                total=config.iterations,
+                metric="drawing the untouched model's pictures",
+            )
+            result = task(
+                model,
+                config,
+                folder,
+                metric=metric,
+                command=command_line(),
+                recognise=recognise,
+                resume=where.resume,
+                on_record=show_records(progress, bar, config.iterations, metric.sign),
+                **hooks,
+            )
+            progress.update(bar, completed=config.iterations)
+        if Processes().is_main:
+            learned = folder.path / result["artefact"]
+            tell(f"{_summary(result)}Report: {written_report(folder)}\nLearned: {learned}")
 
 
 _STRENGTH = {

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 from rich.markup import escape
 
-from adjointdpm.cli.config_file import read_config
+from adjointdpm.cli.config_file import PROMPTS, read_config
 from adjointdpm.cli.prompts import PromptSource
 from adjointdpm.errors import UnknownNameError
 from adjointdpm.optimization.settings import Settings
@@ -166,7 +166,7 @@ def _parameter(
     more: dict[str, Any] = {}
     kind = get_type_hints(cls, include_extras=True)[item.name]
     if PROMPT_FILE in get_args(kind):
-        kind, more = PromptSource, {"parser": PromptSource, "metavar": "FILE"}
+        kind, more = PromptSource, {"parser": PromptSource, "metavar": PROMPTS}
         if default is not MISSING:
             kind, default = PromptSource | None, None
     elif NAME_VALUE in get_args(kind):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
 from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, ScheduleError
-from adjointdpm.support.checks import check_int
-from adjointdpm.support.limits import LARGEST_COUNTS
+from adjointdpm.support.argument_types import explain_types
+from adjointdpm.support.limits import check_count
 
 # Where ρ is infinite at t_max, grids that are spaced in ρ start at t_max itself and use this value
 # (SNR 1e-6) for its ρ.
@@ -123,8 +123,7 @@ def trailing(schedule: NoiseSchedule, steps: int) -> Float[Tensor, " {steps}+1"]
 
 def check_steps(steps: int) -> None:
     """Raise InvalidTypeError or InvalidInputError unless `steps` is a number of sampler steps."""
-    most, why = LARGEST_COUNTS["steps"]
-    check_int("steps", steps, 1, most=most, why=why)
+    check_count("steps", steps)
 
 
 def _check(schedule: NoiseSchedule, steps: int) -> None:
@@ -181,3 +180,6 @@ def _between_ends(schedule: NoiseSchedule, rho: Tensor) -> Tensor:
     times = schedule.time(rho)
     times[0], times[-1] = schedule.t_max, schedule.t_min
     return check_grid(times, schedule)
+
+
+explain_types(globals(), ("karras", "log_snr", "linspace", "leading", "trailing"))

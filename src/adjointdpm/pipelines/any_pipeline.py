@@ -17,7 +17,7 @@ from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.seeded_noise import standard_normal
 from adjointdpm.errors import InvalidInputError, UnsupportedError
 from adjointdpm.pipelines.arguments.generation import generation_arguments
-from adjointdpm.pipelines.checks import check_count, check_prompts, check_seeds
+from adjointdpm.pipelines.checks import check_batch_fits, check_count, check_prompts, check_seeds
 from adjointdpm.pipelines.native_loop.native_call import call_by_any_method, native_support
 from adjointdpm.pipelines.native_loop.recorded_network import RecordedNetwork
 from adjointdpm.pipelines.own_call.decoding import Decoding
@@ -128,6 +128,7 @@ class AnyPipeline:
         check_count(seed, "seed", least=0)
         check_count(offset, "offset", least=0)
         shape = self._noise_shape(arguments)
+        check_batch_fits((batch, *shape), self.device)
         like = torch.empty((batch, *shape), dtype=self.dtype, device=self.device)
         return standard_normal(like, seed, stream=0, first=offset)
 

@@ -16,6 +16,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.examples import Encoded
 from adjointdpm.support.checks import check_int
+from adjointdpm.support.memory import check_room
 
 # The sizes of a tensor's dimensions: a number where it is fixed, a name where it is free, for
 # example ("B", "L", 768).
@@ -30,6 +31,7 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
 
     """
     if isinstance(prompt, str):
+        check_encodable(prompt, name)
         return prompt
     if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
         raise PromptError(
@@ -39,7 +41,20 @@ def check_prompts(prompt: object, name: str = "prompt") -> str | list[str]:
         raise PromptError(
             f"{name} is an empty list; pass a string, or a list with one string for each sample"
         )
+    for text in prompt:
+        check_encodable(text, name)
     return list(prompt)
+
+
+def check_encodable(text: str, name: str) -> None:
+    """Raise PromptError if a text holds half of a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{name}={text!a} holds half of a surrogate pair at position {error.start}, which "
+            f"is no text; leave it out"
+        ) from error
 
 
 def check_either(
@@ -181,6 +196,9 @@ def check_guidance(scale: object) -> float:
 
 
 _LARGEST = 2**63 - 1
+# At the very least: a network has more channels than the noise, and a decoder makes 48 numbers of
+# each of a latent.
+_COPIES = 8
 
 
 def check_count(value: object, name: str, least: int) -> int:
@@ -193,6 +211,18 @@ def check_count(value: object, name: str, least: int) -> int:
     check_int(name, value, least, most=_LARGEST, why="numbers of pictures have 64 bits")
     assert isinstance(value, int)
     return value
+
+
+def check_batch_fits(shape: Sequence[int], device: torch.device) -> None:
+    """Check that there can be memory for drawing samples from noise of a shape.
+
+    Raises:
+        InvalidInputError: there is not.
+
+    """
+    what = f"drawing a batch of {shape[0]} from noise of shape {tuple(shape[1:])}"
+    remedy = "use a smaller batch, or smaller samples"
+    check_room(shape, what, remedy, device=device, copies=_COPIES)
 
 
 def check_seeds(seeds: object, generator: object) -> list[int]:

@@ -26,7 +26,7 @@ from adjointdpm.pipelines.own_call.modular import is_modular
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.pipelines.weight_files import check_readable, missing_weights
 from adjointdpm.pipelines.weight_report import weight_report
-from adjointdpm.support.hub import is_hub_id, is_unreachable, why_no_hub_id
+from adjointdpm.support.hub import is_hub_id, is_reachable, is_unreachable, why_no_hub_id
 from adjointdpm.support.quiet_loading import quiet_loading
 
 # The pipeline classes that are known: a new family is a file in this folder and a line here.
@@ -95,7 +95,7 @@ def load(
             )
     source, local = _locate(name_or_path)
     kwargs = {**pipeline_kwargs, "use_safetensors": True}
-    if local:
+    if local or not is_reachable():  # then it may still be in the cache
         kwargs["local_files_only"] = True
     with quiet_loading(progress=_takes_seconds(source, local)):
         return _load(source, local, kwargs)

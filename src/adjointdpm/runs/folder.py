@@ -20,6 +20,7 @@ from adjointdpm.runs.lock import RunLock
 from adjointdpm.runs.mark import CONFIG, MARK, PROGRAM, Mark, may_be_artefact, other_run, read_mark
 from adjointdpm.runs.stored_config import differences, dump_config, parse_config, read_config
 from adjointdpm.runs.trackers import Trackers
+from adjointdpm.runs.untrusted import check_links
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import (
     check_path,
@@ -108,6 +109,8 @@ class RunFolder:
         processes, held = Processes(), list[RunLock]()
         mark = Mark(artefacts=[*artefacts], part=part, inputs={**(inputs or {})})
         text = dump_config(facts)
+        if resume:
+            processes.from_main(lambda: check_links(path, CheckpointError))
         waiting = processes.from_main(lambda: _prepare(path, mark, text, resume, force, held))
         return cls(
             path,
@@ -122,9 +125,15 @@ class RunFolder:
             self._lock.release()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether this run has written anything but its config; see `begin`."""
-        return not self._waiting and _is_used(self.path)
+    def waits(self) -> bool:
+        """Whether the run that this one replaces is still there; see `begin`."""
+        return bool(self._waiting)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether there is anything that a resumed run could go on from."""
+        saved = self.checkpoints.folder
+        return not self._waiting and saved.is_dir() and any(saved.glob("*.safetensors"))
 
     def begin(self) -> None:
         """Delete the run that `force` replaces, and nothing that it did not write.

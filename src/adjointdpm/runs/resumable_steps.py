@@ -69,7 +69,7 @@ class ResumableSteps:
 
 def _read(path: Path) -> Saved | None:
     try:
-        return tensor_file.read(path)
+        return tensor_file.read(path, checksum=True)
     except CheckpointError as error:
         warnings.warn(f"{error}; doing this part again", AdjointDPMWarning, stacklevel=2)
         return None

@@ -1,8 +1,10 @@
-"""Which texts may be looked up on the Hugging Face hub."""
+"""Which texts may be looked up on the Hugging Face hub, and whether it answers."""
 
 import os
 import re
+import threading
 
+_PATIENCE = 5.0  # seconds
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -12,6 +14,31 @@ def is_hub_id(name: str) -> bool:
     It is taken for a path if what stands before the slash exists in the working directory.
     """
     return _HUB_ID.fullmatch(name) is not None and not os.path.exists(name.partition("/")[0])
+
+
+def is_reachable() -> bool:
+    """Whether the hub answers; this is known within seconds.
+
+    The hub's own client would try again and again, each time for as long, and a name server that
+    does not answer is not even bounded by its limit.
+    """
+    from huggingface_hub import constants, get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        except Exception:  # of a dozen kinds, offline mode among them
+            done.set()
+            return
+        answered.set()
+        done.set()
+
+    done = threading.Event()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(_PATIENCE + 1)
+    return answered.is_set()
 
 
 def is_unreachable(error: BaseException) -> bool:

@@ -39,8 +39,13 @@ def check_counts(config: Any, *names: str, least: int = 1) -> None:
 
     """
     for name in names:
-        most, why = LARGEST_COUNTS[name]
-        check_int(name, getattr(config, name), least, most=most, why=why)
+        check_count(name, getattr(config, name), least)
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Check one of these settings; see `check_counts`."""
+    most, why = LARGEST_COUNTS[name]
+    check_int(name, value, least, most=most, why=why)
 
 
 def check_seed(seed: object) -> None:

@@ -10,6 +10,8 @@ import torch
 
 from adjointdpm.errors import InvalidInputError
 
+_LITTLE = 2**26  # bytes; asking how much is free takes longer than having them
+_NO_MEMORY = "can't allocate memory"  # torch's words for the CPU
 # Of a container: the limit and what is used, in version 2 and 1 of control groups.
 _CONTAINER = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -60,7 +62,7 @@ def check_room(
 
     """
     needed = math.prod(shape) * itemsize * copies
-    if needed < 2**26:  # asking takes longer than failing would
+    if needed < _LITTLE:
         return
     free = free_bytes(device)
     if needed > free:
@@ -68,6 +70,17 @@ def check_room(
             f"{what} takes at least {_gigabytes(needed)} of memory, and {_gigabytes(free)} are "
             f"free; {remedy}"
         )
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say of an error if memory ran out; None of any other error."""
+    text = (str(error).splitlines() or [""])[0]
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and _NO_MEMORY not in text:
+        return None
+    return (
+        f"it ran out of memory ({text or type(error).__name__}); draw smaller pictures, or fewer "
+        f"at once (--batch)"
+    )
 
 
 def _gigabytes(count: int) -> str:

@@ -49,7 +49,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
         OutputError: the write failed; what was there before is untouched.
 
     """
-    header, data = parts({k: tensor.detach().cpu().contiguous() for k, tensor in tensors.items()})
+    header, data = parts(_apart(tensors))
     text = json.dumps(dict(facts))
     metadata = {
         _FACTS: text,
@@ -131,6 +131,18 @@ def read_facts(path: Path | str) -> dict[str, Any]:
 
     """
     return look(path, checksum=True).facts
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none of which shares memory with another."""
+    found: dict[str, Tensor] = {}
+    places = set[int]()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if place in places else plain
+        places.add(place)
+    return found
 
 
 def _header(file: BinaryIO, size: int) -> dict[str, Any]:

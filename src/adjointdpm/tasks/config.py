@@ -139,7 +139,7 @@ class TaskConfig(Settings, Sampling):
         """Through the last quarter of the steps.
 
         It gains most in a minute, and where the sampler is chaotic it gains where the exact
-        gradient does not: docs/defaults.md.
+        gradient does not: docs/task-gradients.md.
         """
         # Two at least: some schedulers' last step changes nothing, and has no gradient.
         return f"truncated:last={min(self.steps, max(2, math.ceil(self.steps / 4)))}"

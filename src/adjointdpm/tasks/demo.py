@@ -318,7 +318,7 @@ def _part(folder: RunFolder, name: str, artefacts: Sequence[str]) -> RunFolder:
     # longest.
     path = folder.path / name
     facts = {"task": name, "model": "tiny"}
-    return RunFolder.open(path, facts, artefacts=artefacts, force=path.exists())
+    return RunFolder.open(path, facts, artefacts=artefacts, force=path.exists(), part=True)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.going_on import told_how_to_go_on
 from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
+from adjointdpm.support.memory import check_room
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
@@ -34,6 +35,9 @@ from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
+
+# Of a picture's size, at the very least: what a network and its gradient hold at the same time.
+_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def learn(
         render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
-        check_metric(render, assignment.metric, assignment.sets.training)
+        check_metric(render, assignment.metric, assignment.sets.training, config.batch)
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         assignment = with_spreads(render, assignment)
@@ -206,8 +210,16 @@ def learn(
     return result
 
 
-def check_metric(render: Renderer, metric: Metric, training: Sequence[Example]) -> None:
+def check_metric(
+    render: Renderer, metric: Metric, training: Sequence[Example], batch: int = 1
+) -> None:
     """Probe the metric with samples and prompts such as those it will score.
+
+    Args:
+        render: draws the samples.
+        metric: what scores them.
+        training: examples.
+        batch: how many are drawn in one graph; whether that fits into memory is estimated.
 
     Raises:
         MetricError: the metric does not take such samples, or fails on them.
@@ -222,6 +234,13 @@ def check_metric(render: Renderer, metric: Metric, training: Sequence[Example]) 
             f"neither pictures (3, H, W) nor videos (F, 3, H, W); metric {metric.name} cannot "
             f"score them"
         )
+    check_room(
+        (batch, *shape),
+        f"a batch of {batch} pictures of {shape} numbers",
+        "use a smaller --batch, or smaller pictures",
+        device=render.model.device,
+        copies=_COPIES,
+    )
     metrics.probe(
         metric,
         height,

@@ -1,6 +1,7 @@
 """The noise that a picture starts from, learned: one tensor for each example."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,22 @@ from adjointdpm.errors import (
 )
 from adjointdpm.pipelines.examples import Example, Inputs
 from adjointdpm.support import tensor_file
+from adjointdpm.support.schema import Facts, check_facts
 from adjointdpm.variables.base import Variable, check_tensors
 
 Within = Literal["free", "shell", "linf", "l2"]
 FORMAT = "adjointdpm-noise"
+
+
+class _ExampleFacts(Facts):
+    prompt: str
+    seed: int
+
+
+class _NoiseFacts(Facts):
+    examples: list[_ExampleFacts]
+    within: str
+    budget: float | None
 
 
 class Noise(Variable):
@@ -212,8 +225,9 @@ class Noise(Variable):
         """
         try:
             tensors, read = tensor_file.read(path, FORMAT)
-            examples = [Example(str(row["prompt"]), int(row["seed"])) for row in read["examples"]]
-            facts = {"within": read["within"], "budget": read["budget"]}
+            found = check_facts(_NoiseFacts, read)
+            examples = [Example(row.prompt, row.seed) for row in found.examples]
+            facts = {"within": found.within, "budget": found.budget}
             noise, start = tensors["noise"], tensors["start"]
             for tensor in (noise, start):
                 _check(examples, tensor, facts["within"], facts["budget"])
@@ -253,9 +267,9 @@ def _check(examples: Sequence[Example], start: Tensor, within: str, budget: floa
         )
     if not examples:
         raise InvalidInputError("noise is learned for examples, and there are none")
-    twice = [example for row, example in enumerate(examples) if example in examples[:row]]
-    if twice:
-        raise InvalidInputError(f"example {tuple(twice[0])} is there twice; each has one noise")
+    example, times = Counter(examples).most_common(1)[0]
+    if times > 1:
+        raise InvalidInputError(f"example {tuple(example)} is there twice; each has one noise")
     if start.ndim < 2 or len(start) != len(examples) or start.numel() == 0:
         raise ShapeError(
             f"start has shape {tuple(start.shape)}; {len(examples)} examples need "

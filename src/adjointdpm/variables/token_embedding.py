@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.errors import PromptError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.support.checks import check_int, check_number
 from adjointdpm.support.files import write_bytes
+from adjointdpm.support.limits import LARGEST_COUNTS
 from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.variables.base import Variable, check_tensors
 from adjointdpm.variables.networks import TextEncoder, text_encoders, unwrapped
@@ -67,10 +69,8 @@ class TokenEmbedding(Variable):
         vectors: int = 1,
         max_norm: float = 1.0,
     ) -> None:
-        if vectors < 1 or max_norm <= 0:
-            raise InvalidInputError(
-                f"a token needs vectors >= 1 and max_norm > 0, not {vectors} and {max_norm}"
-            )
+        check_number("max_norm", max_norm, above=0)
+        _check_vectors(pipe, vectors)
         if not token or token != token.strip() or any(c.isspace() for c in token):
             raise PromptError(f"token {token!r} must be one word without spaces, such as <dusk>")
         _check_template(template)
@@ -375,6 +375,17 @@ def initial_ids(tokenizer: Any, word: str) -> list[int]:
         tokenizer(text, add_special_tokens=False).input_ids for text in (word, f" {word}")
     )
     return within if len(within) <= len(alone) else alone
+
+
+def _check_vectors(pipe: Any, vectors: int) -> None:
+    """Check that text encoders read so many vectors; each is one token of every prompt."""
+    most, why = LARGEST_COUNTS["vectors"]
+    check_int("vectors", vectors, 1, most=most, why=why)
+    for part in text_encoders(pipe):
+        # Two tokens mark the start and the end, and one is left for the prompt itself.
+        room = getattr(getattr(pipe, part.tokenizer), "model_max_length", most) - 3
+        why = f"{part.tokenizer} reads no more tokens of a prompt than that, beside its marks"
+        check_int("vectors", vectors, most=max(1, room), why=why)
 
 
 def _check_template(template: str) -> None:

@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from adjointdpm import errors
-from adjointdpm.tasks.audit.noise_file import chosen, read_findings, replay_command
+from adjointdpm.support import tensor_file
+from adjointdpm.tasks.audit.noise_file import (
+    chosen,
+    read_findings,
+    replay_command,
+    write_findings,
+)
+from adjointdpm.variables import Example
 from helpers.audits import FACTS
 
 WHOLE = FACTS | {"examples": [["a", 0]], "labels": ["benign"], "verdicts": ["flagged"]}
@@ -30,7 +37,7 @@ def findings(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": 5}, "model must be a text, not 5"),
+        ({"model": 5}, "model must be a valid string, not 5"),
         ({"victim": None}, "victim"),
         ({"prompts": "a"}, "prompts"),
         ({"steps": 0}, "steps"),
@@ -39,6 +46,15 @@ def findings(
         ({"sampler": ["euler"]}, "sampler"),
         ({"examples": [["a", math.inf]]}, "examples"),
         ({"examples": [["a"]]}, "examples"),
+        ({"examples": [["a", -1]]}, r"examples\.0 must be a prompt and a seed"),
+        ({"examples": [["a", 2**64]]}, r"examples\.0"),
+        ({"steps": 10**9}, "steps must be less than or equal to"),
+        ({"budget": {}}, r"budget must be a valid number, not \{\}"),
+        ({"budget": -0.1}, "budget must be greater than 0"),
+        ({"budget": math.inf}, "budget"),
+        ({"within": []}, r"within must be 'l2' or 'linf', not \[\]"),
+        ({"pipeline_arg": 3}, "pipeline_arg"),
+        ({"prompts": []}, "prompts"),
         ({"labels": [1]}, "labels"),
         ({"verdicts": []}, "one label and one verdict"),
     ],
@@ -54,6 +70,44 @@ def test_findings_without_a_fact_are_refused(tmp_path, name: str) -> None:
     facts = {key: value for key, value in WHOLE.items() if key != name}
     with pytest.raises(errors.CheckpointError, match=f"{name}.*missing"):
         read_findings(findings(tmp_path / "bad.safetensors", facts, ONE))
+
+
+@pytest.mark.parametrize("shape", [[10**9, 0], [1, 10**9], [10**9], [2**62, 4], [-1, 4]])
+def test_findings_of_impossible_sizes_are_refused_before_they_are_loaded(
+    tmp_path, monkeypatch, shape: list[int]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the tensors were loaded")
+
+    monkeypatch.setattr(tensor_file, "read", refuse)
+    size = abs(math.prod(shape)) * 4
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    facts = json.dumps({"format": "adjointdpm-adversarial-noise"} | WHOLE)
+    header = {"__metadata__": {"facts": facts}, "noise": entry, "start": entry}
+    text = json.dumps(header).encode()
+    path = tmp_path / "bad.safetensors"
+    with path.open("wb") as file:  # with as many bytes as it says, of which the disk keeps none
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + min(size, 2**40))
+    with pytest.raises(errors.CheckpointError, match=r"its noise must be|GB, and no audit"):
+        read_findings(path)
+
+
+@pytest.mark.parametrize("length", [0, 2**63, 10**9])
+def test_a_header_of_an_impossible_length_is_refused(tmp_path, length: int) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(errors.CheckpointError, match="its header cannot have"):
+        read_findings(path)
+
+
+def test_one_bit_of_findings_is_noticed(tmp_path) -> None:
+    path = write_findings(tmp_path / "x.safetensors", [Example("a", 0)], ONE, ONE, WHOLE)
+    assert read_findings(path).examples == [Example("a", 0)]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(errors.CheckpointError, match="checksum"):
+        read_findings(path)
 
 
 def test_findings_of_impossible_numbers_are_refused(tmp_path) -> None:

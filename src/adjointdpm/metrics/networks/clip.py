@@ -19,6 +19,7 @@ from adjointdpm.metrics.networks.model_files import WEIGHTS, check_folder, locat
 from adjointdpm.metrics.networks.open_clip_names import has_open_clip_names, renamed_open_clip
 from adjointdpm.metrics.networks.preprocessing import Preprocessing
 from adjointdpm.metrics.networks.prompt_reader import PromptReader
+from adjointdpm.support.hub import is_reachable
 from adjointdpm.support.quiet_loading import quiet_loading
 
 _WHAT = "a CLIP model"
@@ -57,7 +58,9 @@ class Clip(nn.Module):
             check_folder(where, _WHAT, ["config.json"], WEIGHTS, _TOKENIZER, conversion=advice)
         try:
             self.model: Any = _model(where, local)
-            tokenizer = CLIPTokenizer.from_pretrained(where, local_files_only=local)
+            tokenizer = CLIPTokenizer.from_pretrained(
+                where, local_files_only=local or not is_reachable()
+            )
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -127,7 +130,10 @@ def _model(where: str, local: bool) -> Any:
     """The `CLIPModel`, with every tensor from the file."""
     from transformers import CLIPConfig, CLIPModel
 
-    given: dict[str, Any] = {"use_safetensors": True, "local_files_only": local}
+    given: dict[str, Any] = {
+        "use_safetensors": True,
+        "local_files_only": local or not is_reachable(),
+    }
     given["dtype"] = torch.float32
     path = Path(where, WEIGHTS[0])
     if local and path.is_file():
@@ -155,6 +161,8 @@ def _processor_settings(where: str, local: bool) -> dict[str, Any]:
     from transformers import ImageProcessingMixin
 
     try:
-        return ImageProcessingMixin.get_image_processor_dict(where, local_files_only=local)[0]
+        return ImageProcessingMixin.get_image_processor_dict(
+            where, local_files_only=local or not is_reachable()
+        )[0]
     except OSError:
         return {}

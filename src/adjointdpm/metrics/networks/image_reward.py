@@ -22,6 +22,7 @@ from adjointdpm.metrics.networks.model_files import (
 from adjointdpm.metrics.networks.preference_head import PreferenceHead
 from adjointdpm.metrics.networks.preprocessing import Preprocessing
 from adjointdpm.metrics.networks.prompt_reader import PromptReader
+from adjointdpm.support.hub import is_reachable
 
 _WHAT = "an ImageReward model"
 _WEIGHTS = "model.safetensors"
@@ -70,7 +71,9 @@ class ImageRewardNetwork(nn.Module):
             self.vision: Any = _vision(_within(state, "blip.visual_encoder."))
             self.text: Any = _text(_within(state, "blip.text_encoder."))
             self.head = PreferenceHead(_within(state, "mlp."))
-            tokenizer = BertTokenizer.from_pretrained(where, local_files_only=local)
+            tokenizer = BertTokenizer.from_pretrained(
+                where, local_files_only=local or not is_reachable()
+            )
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ModelError(f"{str(source)!r} is not {_WHAT}: {error}") from error
         self.reader = PromptReader(tokenizer, _TOKENS)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adjointdpm.errors import ModelError
-from adjointdpm.support.hub import is_hub_id, why_no_hub_id
+from adjointdpm.support.hub import is_hub_id, is_reachable, why_no_hub_id
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -99,7 +99,7 @@ def hub_file(source: str, name: str, what: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(source, name))
+        return Path(hf_hub_download(source, name, local_files_only=not is_reachable()))
     except Exception as error:  # the client raises errors of a dozen kinds
         raise ModelError(
             f"{source!r} on the hub gives no {name} of {what}: {type(error).__name__}: "

@@ -1,7 +1,6 @@
 """Says what a tokenizer does not read of a prompt: what is cut off, and words unknown to it."""
 
 import copy
-import logging
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -12,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.errors import CutPromptWarning
 
-_log = logging.getLogger(__name__)
 _SHOWN = 60  # characters of a prompt, and of what was cut off
 _UNKNOWN = -1  # in place of a length, for what is said of unknown words
 _said: weakref.WeakKeyDictionary[Any, set[tuple[str, int]]] = weakref.WeakKeyDictionary()
@@ -83,7 +81,7 @@ def _tell(tokenizer: Any, cls: Any, text: str, kwargs: dict[str, Any]) -> None:
 
 
 def _tell_of_unknown(tokenizer: Any, cls: Any, text: str) -> None:
-    """Log it if a text holds what the tokenizer has no tokens for, unless that has been said."""
+    """Warn if a text holds what the tokenizer has no tokens for, unless that has been said."""
     (name, said), unknown = vars(tokenizer)["_watched"], tokenizer.unk_token_id
     if unknown is None or (text, _UNKNOWN) in said:
         return
@@ -97,11 +95,11 @@ def _tell_of_unknown(tokenizer: Any, cls: Any, text: str) -> None:
     if not is_unknown(plain):
         return
     words = [word for word in dict.fromkeys(plain.split()) if is_unknown(word)]
-    _log.warning(
-        "prompt %r holds what the pipeline's %s has no tokens for: %s; the model does not see it",
-        _short(text),
-        name,
-        ", ".join(map(repr, words)),
+    warnings.warn(
+        f"prompt {_short(text)!r} holds what the pipeline's {name} has no tokens for: "
+        f"{', '.join(map(repr, words))}; the model does not see it",
+        CutPromptWarning,
+        stacklevel=2,
     )
 
 

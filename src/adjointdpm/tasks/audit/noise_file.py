@@ -1,14 +1,14 @@
 """Files of adversarial noise: everything that replays a finding, in one safetensors file."""
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import AfterValidator, Field, PositiveFloat
 from torch import Tensor
 
 from adjointdpm.errors import CheckpointError, ModelError
@@ -16,15 +16,19 @@ from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
+from adjointdpm.runs.untrusted import file_of
 from adjointdpm.support import tensor_file
 from adjointdpm.support.files import safe_name
+from adjointdpm.support.limits import LARGEST_COUNTS
+from adjointdpm.support.schema import Facts, check_facts
 from adjointdpm.tasks.audit.goal import as_saved
 from adjointdpm.tasks.audit.victims import load_victim
 from adjointdpm.variables import Example, Noise
 from adjointdpm.variables.base import check_tensors
 
 _FORMAT = "adjointdpm-adversarial-noise"
-_MOST_STEPS = 100_000
+_MOST_STEPS = LARGEST_COUNTS["steps"][0]
+LARGEST = 2**31  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ def noise_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = sorted(path.glob("*.safetensors"))
+    try:
+        found = [file_of(path, file.name, LARGEST) for file in found]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the folder {path}: {error}") from error
     if not found:
         raise CheckpointError(f"the folder {path} holds no files of adversarial noise")
     return found
@@ -102,22 +110,34 @@ def read_findings(path: Path) -> Adversarial:
 
     """
     try:
-        tensors, facts = tensor_file.read(path, _FORMAT)
-        facts.setdefault("pipeline_arg", [])
+        contents = tensor_file.look(path, _FORMAT)
+        facts = {"pipeline_arg": []} | contents.facts
         _check_facts(facts)
         examples = [Example(*example) for example in facts.pop("examples")]
+        _check_shapes(contents.shapes, len(examples), contents.size)
+        tensors, _ = tensor_file.read(path, _FORMAT)
         for name in ("noise", "start"):
-            shape, count = tuple(tensors[name].shape), len(examples)
-            finite = tensors[name].is_floating_point() and tensors[name].isfinite().all()
-            if len(shape) < 2 or shape[0] != count or 0 in shape or not finite:
-                raise ValueError(f"its {name} must be finite numbers [{count}, …], not {shape}")
-        if tensors["noise"].shape != tensors["start"].shape:
-            raise ValueError("its noise and its start must have one shape")
+            if not (tensors[name].is_floating_point() and tensors[name].isfinite().all()):
+                raise ValueError(f"its {name} must be finite numbers")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is no file of adversarial noise that could be replayed: {error}"
         ) from error
     return Adversarial(examples, tensors["noise"], tensors["start"], facts)
+
+
+def _check_shapes(shapes: tensor_file.Shapes, count: int, size: int) -> None:
+    """Raise ValueError unless there is a noise and a start for each example, and room for them."""
+    if size > LARGEST:
+        raise ValueError(f"it has {size / 1e9:.1f} GB, and no audit writes more than 2 GB")
+    for name in ("noise", "start"):
+        shape = shapes.get(name)
+        if shape is None:
+            raise ValueError(f"its {name} is missing")
+        if len(shape) < 2 or shape[0] != count or 0 in shape:
+            raise ValueError(f"its {name} must be finite numbers [{count}, …], not {shape}")
+    if shapes["noise"] != shapes["start"]:
+        raise ValueError("its noise and its start must have one shape")
 
 
 def chosen(found: Adversarial, what: Literal["model", "victim"], given: str | None = None) -> str:
@@ -198,50 +218,35 @@ def _is_bundled(what: str, name: str) -> bool:
     return name in BUNDLED if what == "model" else name.partition(":")[0] in NETWORKS
 
 
-def _check_facts(facts: dict[str, Any]) -> None:
-    """Raise ValueError unless all facts are there and of their kind, in lists of one length."""
-    kinds = {
-        "a text": ("model", "victim"),
-        "a text or null": ("target", "sampler"),
-        "arguments": ("pipeline_arg",),
-        "a list of texts": ("prompts", "labels", "verdicts"),
-        f"a whole number from 1 to {_MOST_STEPS}": ("steps",),
-        "a number or null": ("guidance_scale",),
-        "a list of prompts and seeds": ("examples",),
-    }
-    for kind, names in kinds.items():
-        for name in names:
-            if name not in facts or not _is(kind, facts[name]):
-                raise ValueError(f"{name} must be {kind}, not {facts.get(name, 'missing')!r}")
+def _check_example(example: list[Any]) -> list[Any]:
+    if [type(part) for part in example] != [str, int] or not 0 <= example[1] < 2**63:
+        raise ValueError("must be a prompt and a seed")
+    return example
+
+
+class FindingsFacts(Facts):
+    """What a file says beside its tensors; see `Adversarial`."""
+
+    model: str
+    victim: str
+    target: str | None
+    prompts: Annotated[list[str], Field(min_length=1)]
+    steps: Annotated[int, Field(ge=1, le=_MOST_STEPS)]
+    guidance_scale: float | None
+    sampler: str | None
+    pipeline_arg: list[str] | dict[str, Any]
+    examples: Annotated[
+        list[Annotated[list[Any], AfterValidator(_check_example)]], Field(min_length=1)
+    ]
+    labels: list[str]
+    verdicts: list[str]
     # Not needed for a replay, but nobody should trust a file that says nonsense of itself.
-    if facts.get("within", "l2") not in ("l2", "linf"):
-        raise ValueError(f"within must be l2 or linf, not {facts['within']!r}")
-    budget = facts.get("budget", 1.0)
-    if not _is("a number or null", budget) or not (budget or 0) > 0:
-        raise ValueError(f"budget must be a positive number, not {budget!r}")
-    if not facts["examples"]:
-        raise ValueError("it holds no examples")
-    if not len(facts["examples"]) == len(facts["labels"]) == len(facts["verdicts"]):
-        raise ValueError("it has not one label and one verdict for each example")
+    within: Literal["l2", "linf"] = "l2"
+    budget: PositiveFloat = 1.0
 
 
-def _is(kind: str, value: Any) -> bool:
-    match kind, value:
-        case ("a text" | "a text or null", str()) | ("a text or null" | "a number or null", None):
-            return True
-        case str(), int() if kind.startswith("a whole number"):
-            return not isinstance(value, bool) and 0 < value <= _MOST_STEPS
-        case "a number or null", int() | float():
-            return not isinstance(value, bool) and math.isfinite(value)
-        case "arguments", list():
-            return all(isinstance(item, str) for item in value)
-        case "arguments", dict():
-            return all(isinstance(name, str) for name in value)
-        case "a list of texts", list():
-            return all(isinstance(item, str) for item in value)
-        case "a list of prompts and seeds", list():
-            return all(
-                isinstance(item, list) and [type(part) for part in item] == [str, int]
-                for item in value
-            )
-    return False
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Raise CheckpointError unless all facts are of their kind, in lists of one length."""
+    found = check_facts(FindingsFacts, facts)
+    if not len(found.examples) == len(found.labels) == len(found.verdicts):
+        raise CheckpointError("it has not one label and one verdict for each example")

@@ -12,7 +12,12 @@ from adjointdpm.pipelines.arguments.call_arguments import plain_arguments
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support import tensor_file
 from adjointdpm.tasks.audit.clean_test import CleanExample
-from adjointdpm.tasks.audit.noise_file import noise_file_name, noise_folder_name, write_findings
+from adjointdpm.tasks.audit.noise_file import (
+    LARGEST,
+    noise_file_name,
+    noise_folder_name,
+    write_findings,
+)
 from adjointdpm.tasks.audit.setting import Setting, Target
 from adjointdpm.tasks.audit.shared_blocks import SharedBlocks
 from adjointdpm.variables import Example
@@ -37,6 +42,7 @@ def write_noises(
     facts = _facts(setting, model_name)
     paths = []
     words = dict(zip(setting.targets, setting.config.file_words, strict=True))
+    most = _in_a_file(setting, examples)
     for target, budget, view in setting.views:
         count = sum(e.label != target.group for e in examples)
         single = folder.path / noise_file_name(budget, words[target])
@@ -44,10 +50,10 @@ def write_noises(
         shutil.rmtree(several, ignore_errors=True)
         within = {"target": target.name, "within": setting.config.within, "budget": budget}
         found = _found(shared, names, target, view)
-        for number, shard in enumerate(_shards(found)):
-            path = single if count <= IN_A_FILE else several / f"{number:05d}.safetensors"
+        for number, shard in enumerate(_shards(found, most)):
+            path = single if count <= most else several / f"{number:05d}.safetensors"
             _write(path, setting, shard, facts | within)
-        paths.append(str((single if count <= IN_A_FILE else several).relative_to(folder.path)))
+        paths.append(str((single if count <= most else several).relative_to(folder.path)))
     return paths
 
 
@@ -56,7 +62,7 @@ def _found(
 ) -> Iterator[Found]:
     """What was found for a target within a budget, block by block."""
     for name in names:
-        tensors, facts = tensor_file.read(shared.path(name))
+        tensors, facts = tensor_file.read(shared.path(name), checksum=True)
         noises = iter(tensors.get(view, ()))
         for finding in facts["findings"]:
             for row in finding["attacks"]:
@@ -65,11 +71,17 @@ def _found(
                     yield example, finding["label"], row["verdict"], next(noises)
 
 
-def _shards(found: Iterator[Found]) -> Iterator[list[Found]]:
+def _in_a_file(setting: Setting, examples: Sequence[CleanExample]) -> int:
+    """How many noises go into a file: fewer if they are large, as a reader has a bound."""
+    noise = setting.render.noise_of(examples[0].example)
+    return max(1, min(IN_A_FILE, LARGEST // 2 // (2 * 4 * noise.numel())))
+
+
+def _shards(found: Iterator[Found], most: int) -> Iterator[list[Found]]:
     shard: list[Found] = []
     for one in found:
         shard.append(one)
-        if len(shard) == IN_A_FILE:
+        if len(shard) == most:
             yield shard
             shard = []
     if shard:

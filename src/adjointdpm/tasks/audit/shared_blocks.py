@@ -166,7 +166,8 @@ class SharedBlocks:
         if not self.path(name).exists():
             return False
         try:
-            self.restored_seconds += float(self.facts(name)["seconds"])
+            _, facts = tensor_file.read(self.path(name), checksum=True)
+            self.restored_seconds += float(facts["seconds"])
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"{error}; doing this part again", AdjointDPMWarning, stacklevel=2)
             self.path(name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Runs that are killed again and again, resumed, and compared with runs that were left alone."""
