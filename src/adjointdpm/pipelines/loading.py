@@ -109,7 +109,7 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
     _check_parts(source, index, pipeline_class)
     networks = [name for name, value in index.items() if _is_network(value)]
     if local:
-        check_readable(source, networks)
+        check_readable(source, [name for name in networks if name not in kwargs])
     try:
         with weight_report() as report:
             pipe = pipeline_class.from_pretrained(source, **kwargs)
