@@ -31,6 +31,9 @@ def main(
     only: Annotated[list[int] | None, typer.Option(help="Numbers of cases to run.")] = None,
     jobs: Annotated[int, typer.Option(help="Cases that run at once.")] = 2,
     seconds: Annotated[float, typer.Option(help="Time limit of one case.")] = 60,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Where what cases start from is kept for the next time.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print every verdict.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the counts as results.")] = False,
     page: Page = None,
@@ -44,7 +47,7 @@ def main(
     found, began = {}, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-inputs-") as folder:
         prepare()
-        inputs = make_inputs(Path(folder, "inputs"))
+        inputs = make_inputs((inputs or Path(folder, "inputs")).absolute())
         for name in kinds or KINDS:
             drawn = draw(name, cases or KINDS[name], seed)
             numbers = only or range(len(drawn))

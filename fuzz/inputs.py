@@ -89,12 +89,14 @@ def link(inputs: Path) -> None:
 
 
 def make_inputs(folder: Path) -> Path:
-    """Write all inputs but the runs to a new folder, and return it."""
+    """Write all inputs but the runs to a folder that has none yet, and return it."""
     import torch
     from PIL import Image
 
     from helpers.tiny_pipelines import tiny_pipeline
 
+    if (folder / "style.png").exists():
+        return folder
     folder.mkdir(parents=True)
     tiny_pipeline(folder / "tokenizer").save_pretrained(folder / "model")
     shutil.rmtree(folder / "tokenizer", ignore_errors=True)
@@ -110,14 +112,16 @@ def make_inputs(folder: Path) -> Path:
 
 def make_runs(inputs: Path, jobs: int = 2) -> None:
     """Make the runs that are damaged, and those that others must equal; once."""
-    if (inputs / "runs").exists():
+    if (inputs / "runs" / "all").exists():
         return
+    shutil.rmtree(inputs / "runs", ignore_errors=True)
     (inputs / "runs").mkdir()
     works = [_maker(inputs, name, interrupted(name), stops) for name, stops in INTERRUPTED.items()]
     works += [_maker(inputs, name, two_iterations(name)) for name in INTERRUPTED]
     for _, verdict, _ in run_all(works, Limits(seconds=300), jobs):
         if not verdict.good:
             raise RuntimeError(f"no run to damage could be made: {verdict.why}")
+    (inputs / "runs" / "all").touch()
 
 
 def _maker(

@@ -133,3 +133,19 @@ def test_a_picture_with_a_comma_in_its_name(tmp_path) -> None:
     Image.new("RGB", (16, 16), "teal").save(path)
     metric = metrics.resolve(f"reference:reference='{path}',distance=l1")
     assert metrics.resolve(metric.name).name == metric.name
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(errors.InvalidInputError, match="number is given twice"):
+        build_named("thing", "options:number=1,number=2", {"options": options})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("no", "no"), ("010", 10), ("true", True), ("1e-3", 1e-3), ("12:30", "12:30")],
+)
+def test_without_annotation_a_value_is_what_it_looks_like(text: str, value: Any) -> None:
+    def free(x):
+        return x
+
+    assert build_named("thing", f"free:x={text}", {"free": free}) == value

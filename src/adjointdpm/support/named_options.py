@@ -8,9 +8,8 @@ from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
-
 from adjointdpm.errors import InvalidInputError, InvalidTypeError, UnknownNameError
+from adjointdpm.support.yaml_values import read_value
 
 T = TypeVar("T")
 # A quote inside a value that stands in such quotes is written twice.
@@ -42,7 +41,7 @@ def build_named(
     Raises:
         UnknownNameError: there is no such name; the message lists the known ones.
         InvalidInputError: an option is not of the form key=value, is unknown to the builder, is
-            missing, or has a value of another kind.
+            missing, is given twice, or has a value of another kind.
 
     """
     name, _, rest = text.partition(":")
@@ -58,6 +57,8 @@ def build_named(
                 f"{kind} {text!r}: {name} has no option {option!r}; it takes "
                 f"{', '.join(known) or 'none'}"
             )
+        if option in given:
+            raise InvalidInputError(f"{kind} {text!r}: {option} is given twice; leave one out")
         try:
             given[option] = _read(value, in_quotes, known[option].annotation)
         except ValueError as error:
@@ -175,7 +176,7 @@ def _as(kind: Any, text: str, in_quotes: bool) -> Any:
 def _scalar(text: str) -> Any:
     """A number, true, false, null, or else the text itself, also where YAML reads a date."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = read_value(text)
+    except ValueError:
         return text
     return value if isinstance(value, str | bool | int | float | None) else text

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.pipelines.own_call.pipeline_call import call_parameters, check_arguments
 from adjointdpm.support.picture_files import open_picture
+from adjointdpm.support.yaml_values import read_value
 
 # What a task says itself, and how.
 SAID_ELSEWHERE = {
@@ -156,8 +156,8 @@ def _fitted(name: str, value: Any, hint: Any, parameter: inspect.Parameter | Non
     if not isinstance(value, Text):
         return value
     try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
+        read = read_value(value)
+    except ValueError:
         read = str(value)
     if isinstance(read, str) and float in accepted:  # YAML takes 1e-3 for a text
         with suppress(ValueError):
