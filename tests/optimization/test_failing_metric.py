@@ -42,9 +42,7 @@ class Failing(metrics.Metric):
         return samples[:, 2].mean((1, 2)) + 0 * torch.rand(len(samples))
 
 
-def learn(
-    path: Path, metric: metrics.Metric, *, resume: bool = False
-) -> tuple[Tensor, Outcome]:
+def learn(path: Path, metric: metrics.Metric, *, resume: bool = False) -> tuple[Tensor, Outcome]:
     model = from_pipeline(tiny_pipeline(path))
     noise = Noise(EXAMPLES, torch.cat([model.noise(1, e.seed) for e in EXAMPLES]))
     outcome = optimize(
