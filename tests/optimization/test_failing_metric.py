@@ -42,12 +42,9 @@ class Failing(metrics.Metric):
         return samples[:, 2].mean((1, 2)) + 0 * torch.rand(len(samples))
 
 
-def learn(
-    path: Path, metric: metrics.Metric, history: list, *, resume: bool = False
-) -> tuple[Tensor, Outcome]:
+def learn(path: Path, metric: metrics.Metric, *, resume: bool = False) -> tuple[Tensor, Outcome]:
     model = from_pipeline(tiny_pipeline(path))
     noise = Noise(EXAMPLES, torch.cat([model.noise(1, e.seed) for e in EXAMPLES]))
-    former = list(history)
     outcome = optimize(
         MetricObjective(Renderer(model, 2, 1.0), metric),
         noise,
@@ -55,9 +52,7 @@ def learn(
         EXAMPLES,
         LOOP,
         checkpoints=Checkpoints(path / "checkpoint"),
-        history=former,
         resume=resume,
-        on_history=lambda records: history.__setitem__(slice(None), records),
     )
     return noise.noise.detach().clone(), outcome
 
@@ -78,22 +73,21 @@ def course(outcome: Outcome) -> list[dict[str, Any]]:
     ],
 )
 def test_it_ends_as_a_run_that_never_failed(tmp_path, at: int, failure: BaseException) -> None:
-    whole, wanted = learn(tmp_path / "whole", Failing(0, None), [])
-    history: list = []
+    whole, wanted = learn(tmp_path / "whole", Failing(0, None))
     stopped = isinstance(failure, KeyboardInterrupt)
     with pytest.raises(Interrupted if stopped else errors.MetricError) as raised:
-        learn(tmp_path / "cut", Failing(at, failure), history)
+        learn(tmp_path / "cut", Failing(at, failure))
     told = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
     assert "is saved in" in told
     assert "--resume" in told
-    noise, outcome = learn(tmp_path / "cut", Failing(0, None), history, resume=True)
+    noise, outcome = learn(tmp_path / "cut", Failing(0, None), resume=True)
     assert torch.equal(noise, whole)
     assert course(outcome) == course(wanted)
 
 
 def test_a_failure_before_the_first_record_saves_nothing(tmp_path) -> None:
     with pytest.raises(errors.MetricError, match="first"):
-        learn(tmp_path, Failing(1, RuntimeError("first")), [])
+        learn(tmp_path, Failing(1, RuntimeError("first")))
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -104,4 +98,4 @@ def test_nan_after_the_probe_is_an_error(tmp_path) -> None:
             return scores * float("nan") if self.calls > 4 else scores
 
     with pytest.raises(errors.MetricError, match=r"NaN or infinite scores: \[nan"):
-        learn(tmp_path, Late(0, None), [])
+        learn(tmp_path, Late(0, None))

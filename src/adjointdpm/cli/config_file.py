@@ -4,6 +4,7 @@ Its keys are the flags' names. The `config.yaml` of a run folder is such a file.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.optimization import settings
+from adjointdpm.runs.mark import MARK
 from adjointdpm.support.text_files import read_text
 from adjointdpm.support.yaml_values import is_null, read_entries, text_of, value_of
 from adjointdpm.tasks.config import NAME_VALUE
@@ -67,6 +69,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             defaults[key] = _value(known[key], node)
         except ValueError as error:
             raise InvalidInputError(f"--config {path}: {key} {error}") from error
+        _check_code(path, key, defaults[key])
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -101,6 +104,23 @@ def _read(path: Path) -> dict[str, yaml.Node]:
             raise
         raise InvalidInputError(f"--config {path} cannot be used: {error}") from error
     return found
+
+
+def _check_code(path: Path, key: str, value: Any) -> None:
+    """Raise InvalidInputError if a run folder's config would run a Python file of that folder.
+
+    Runs write none: somebody put it there.
+    """
+    home = path.resolve().parent
+    if not (home / MARK).exists():
+        return
+    for text in value if isinstance(value, list) else [value]:
+        for name in re.findall(r"[^=,\"']+\.py(?![^:,\"'])", text or ""):
+            if Path(name).resolve().is_relative_to(home):
+                raise InvalidInputError(
+                    f"--config {path}: {key} names {name}, a Python file inside the run folder, "
+                    f"where runs put none; if you trust it, move it elsewhere and name it yourself"
+                )
 
 
 def _check_renamed(path: Path, unknown: list[str]) -> None:

@@ -24,7 +24,7 @@ def inside(path: object) -> str:
     """
     if isinstance(path, str) and path.isprintable() and not {":", "\\"} & {*path}:
         parts = PurePosixPath(path).parts
-        if parts and ".." not in parts and parts[0] != "/":
+        if parts and ".." not in parts and not path.startswith("/"):
             return path
     raise ValueError(f"{path!r} is no file of the run folder")
 
