@@ -35,15 +35,15 @@ docs: $(VENV)/.installed-dev
 pipelines: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.pipelines --again --page docs/pipelines.md
 
-# Faulty inputs by the thousand, a quarter of an hour or more; a share of them is among the slow tests.
-.PHONY: fuzz
-fuzz: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(ARGS)
-
 # Every task killed at random moments, resumed, and compared with runs that nobody killed.
 .PHONY: soak
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.soak --again --page docs/interruption.md
+
+# Faulty inputs by the thousand, a quarter of an hour or more; a share of them is among the slow tests.
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(ARGS)
 
 training: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,judges]'

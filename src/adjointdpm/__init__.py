@@ -27,6 +27,7 @@ from adjointdpm.engine.sampling import sample
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.stats import Stats, stats
 from adjointdpm.pipelines import from_pipeline, load
+from adjointdpm.support.argument_types import explain_types
 
 __version__ = "0.1.0"
 
@@ -57,3 +58,5 @@ __all__ = [
     "sample",
     "stats",
 ]
+
+explain_types(globals(), __all__)

@@ -89,4 +89,4 @@ class NoGainWarning(AdjointDPMWarning):
 
 
 class CutPromptWarning(AdjointDPMWarning):
-    """A prompt is longer than a tokenizer reads; the message says what was cut off."""
+    """A model does not see all of a prompt: it is too long, or has words without a token."""

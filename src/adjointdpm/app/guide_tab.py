@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import gradio as gr
 
 from adjointdpm.app.forms import Setting, prompt_lines, settings, words_of
 from adjointdpm.app.job_queue import Job
+from adjointdpm.app.looks import points
 from adjointdpm.app.markup import curves, figure, grid, note, picture
 from adjointdpm.app.metric_menu import MOOD, MetricMenu
 from adjointdpm.app.run_panel import RunPanel
@@ -23,8 +23,8 @@ from adjointdpm.tasks.guide import LEARNED, PRESETS, GuideConfig
 _USUAL = "as usual"
 
 
-def build(session: Session) -> gr.Timer:
-    """Make the tab; return its timer."""
+def build(session: Session) -> list[gr.Timer]:
+    """Make the tab; return its timers."""
     offers = session.offers
     learn = LEARNED if offers.reads_text else ("noise",)
     main = settings(GuideConfig, "learn", "seed", "steps", learn=learn)
@@ -54,15 +54,16 @@ def build(session: Session) -> gr.Timer:
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in more]
         with gr.Column(scale=3, min_width=300):
+            panel.place_status()
             pictures = gr.HTML(empty())
             states = gr.HTML()
-            panel.place_status()
-            with gr.Group(visible=False) as keeping:
+            with gr.Column(visible=False) as keeping:
                 state = gr.Slider(
                     0, 1, value=0, step=1, label="State", info="Which state to look at and keep."
                 )
                 chosen = gr.HTML()
-                keep = gr.DownloadButton("Keep this state", interactive=False)
+                keep = gr.DownloadButton("Keep this state", size="md", interactive=False)
+            panel.place_details()
     gr.Examples(
         [
             ["a noto emoji of a cat", MOOD, "dusk", "noise", 0, 20],
@@ -89,7 +90,7 @@ def build(session: Session) -> gr.Timer:
     state.change(
         look, [panel.shown, state], [chosen, keep], api_visibility="private", show_progress="hidden"
     )
-    return panel.timer
+    return [panel.timer]
 
 
 def prompt_words(prompt: str) -> list[str]:
@@ -131,15 +132,6 @@ def show(view: RunView, job: Job) -> list[Any]:
         grid(strip, "adp-strip") if strip else "",
         gr.update(visible=len(looks) > 1),
         gr.update(maximum=max(1, len(looks) - 1), value=max(0, len(looks) - 1)),
-    ]
-
-
-def points(history: Sequence[dict[str, Any]], name: str, sign: int = 1) -> list[tuple[int, float]]:
-    """A value of all looks, by iteration."""
-    return [
-        (record["iteration"], sign * record["validation"][name])
-        for record in history
-        if name in record.get("validation", {})
     ]
 
 

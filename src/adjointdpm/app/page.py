@@ -1,20 +1,31 @@
 """The page: its tabs, and how it looks."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 
 import gradio as gr
 
-from adjointdpm.app import guide_tab
+from adjointdpm.app import (
+    align_tab,
+    audit_tab,
+    generate_tab,
+    gradient_tab,
+    guide_tab,
+    runs_tab,
+    word_tab,
+)
 from adjointdpm.app.session import Session
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container main, .gradio-container .wrap, .gradio-container .tabs { width: 100%; }
 .adp-grid { display: grid; gap: 10px; grid-template-columns:
   repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
+.adp-pairs { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 .adp-three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .adp-strip { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)); gap: 6px; }
 .adp-grid figure { margin: 0; }
@@ -38,7 +49,7 @@ CSS = """
   border-radius: 6px; background: var(--background-fill-secondary); color: var(--body-text-color); }
 .adp-curve { margin-top: 10px; max-width: 640px; color: var(--body-text-color); }
 .adp-curve svg { width: 100%; height: auto; }
-.adp-curve text { font-size: 11px; fill: var(--body-text-color-subdued); }
+.adp-curve text { font-size: 9px; fill: var(--body-text-color-subdued); }
 .adp-title { font-size: 14px; font-weight: 600; }
 .adp-title span { font-weight: 400; font-size: 12px; margin-left: 8px; }
 .adp-axis { fill: none; stroke: var(--border-color-primary); }
@@ -85,34 +96,52 @@ def theme() -> gr.themes.Base:
 
 def build_page(session: Session) -> gr.Blocks:
     """The page of a session."""
-    tabs: list[tuple[str, Any]] = [("Guide", guide_tab.build)]
+    timers: list[list[gr.Timer]] = []
     # What the page made for a download is deleted after a day.
     with gr.Blocks(
         title="adjointdpm", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
     ) as page:
         gr.Markdown(
-            f"# adjointdpm\nGradients through a diffusion sampler. Model: "
+            f"## adjointdpm\nGradients through a diffusion sampler. Model: "
             f"`{_model_of(session)}`, runs in `{session.runs}`."
         )
-        timers, made = [], []
+        made = []
         with gr.Tabs():
-            for name, build in tabs:
+            for name, build in _tabs(session).items():
                 with gr.Tab(name) as tab:
                     timers.append(build(session))
                 made.append(tab)
-        for i, tab in enumerate(made):
-            tab.select(
-                lambda i=i: [gr.Timer(active=i == j) for j in range(len(timers))],
-                None,
-                timers,
-                api_visibility="private",
-                show_progress="hidden",
-                queue=False,
-            )
-        page.load(
-            lambda: gr.Timer(active=True), None, timers[0], api_visibility="private", queue=False
-        )
+        every = [timer for of_tab in timers for timer in of_tab]
+
+        def only(chosen: int) -> list[gr.Timer]:
+            """Keep the timers of one tab going, and let the others rest."""
+            return [
+                gr.Timer(active=number == chosen)
+                for number, of_tab in enumerate(timers)
+                for _ in of_tab
+            ]
+
+        quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+        for number, tab in enumerate(made):
+            tab.select(partial(only, number), None, every, **quiet)
+        page.load(partial(only, 0), None, every, **quiet)
     return page
+
+
+def _tabs(session: Session) -> dict[str, Callable[[Session], list[gr.Timer]]]:
+    """The tabs whose tasks work with the model."""
+    offers = session.offers
+    tabs = {"Guide": guide_tab.build}
+    if offers.token:
+        tabs["A word"] = word_tab.build
+    if offers.lora:
+        tabs["Align"] = align_tab.build
+    return tabs | {
+        "Audit": audit_tab.build,
+        "Gradient": gradient_tab.build,
+        "Generate": generate_tab.build,
+        "Runs": runs_tab.build,
+    }
 
 
 def _model_of(session: Session) -> str:

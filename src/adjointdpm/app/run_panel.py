@@ -31,6 +31,7 @@ class RunPanel:
         tasks: the commands whose newest run is shown at first.
         label: of the button that starts one.
         resumes: whether a stopped run can go on.
+        follows: whether the newest run of these commands is shown before one is started here.
 
     """
 
@@ -38,18 +39,27 @@ class RunPanel:
     tasks: Sequence[str]
     label: str = "Run"
     resumes: bool = True
+    follows: bool = True
 
     def __post_init__(self) -> None:
         with gr.Row(elem_classes="adp-buttons"):
-            self.run = gr.Button(self.label, variant="primary", min_width=90)
-            self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90)
-            self.go_on = gr.Button("Go on", visible=self.resumes, interactive=False, min_width=90)
+            self.run = gr.Button(self.label, variant="primary", size="md", min_width=90)
+            self.stop = gr.Button(
+                "Stop", variant="stop", size="md", interactive=False, min_width=80
+            )
+            self.go_on = gr.Button(
+                "Go on", size="md", visible=self.resumes, interactive=False, min_width=80
+            )
         self.shown, self.seen = gr.State(None), gr.State(None)
         self.timer = gr.Timer(0.5, active=False)
 
     def place_status(self) -> None:
         """Make what says how the run is going; call it where that shall stand."""
         self.status = gr.HTML()
+
+    def place_details(self) -> None:
+        """Make what shows the run's own words and its command line."""
+        self.details = gr.HTML()
 
     def connect(
         self,
@@ -67,7 +77,7 @@ class RunPanel:
             show: their values.
 
         """
-        parts = [self.shown, self.seen, self.status, self.run, self.stop, self.go_on, *outputs]
+        parts = [self.shown, self.seen, self.status, self.details, self.stop, self.go_on, *outputs]
 
         def begin(*values: Any) -> list[Any]:
             return self._tried(lambda: start(*values), len(outputs))
@@ -94,13 +104,14 @@ class RunPanel:
             job = start()
         except AdjointDPMError as error:
             return [gr.skip(), gr.skip(), problem(str(error))] + [gr.skip()] * (3 + outputs)
-        words = note(f"{job.name} is in the queue")
+        words = _box(job, "is in the queue")
         return [job.name, None, words] + [gr.skip()] * (3 + outputs)
 
     def _look(self, name: str | None, seen: Any, show: Show, outputs: int) -> list[Any]:
         """What has changed since the last look."""
         queue, nothing = self.session.queue, gr.skip()
-        job = queue.newest(*self.tasks) if name is None else queue.find(name)
+        newest = queue.newest(*self.tasks) if self.follows else None
+        job = newest if name is None else queue.find(name)
         if job is None:
             return [nothing] * (6 + outputs)
         if not job.is_over:
@@ -112,28 +123,37 @@ class RunPanel:
             status = nothing if seen[1] == words else words
             return [job.name, (sight, words), status] + [nothing] * (3 + outputs)
         buttons = [
-            nothing,
+            self._details(job),
             gr.Button(interactive=not job.is_over),
             gr.Button(interactive=job.state == STOPPED and self.resumes),
         ]
         return [job.name, (sight, words), words, *buttons, *show(view, job)]
 
     def _words(self, view: RunView, job: Job) -> str:
-        """What is going on, what was printed, and the command line."""
+        """What is going on, and the error's sentence."""
+        words = _box(job, state_of(view, job, self._place(job)))
+        return words + (problem(job.message) if job.state == FAILED else "")
+
+    def _details(self, job: Job) -> str:
+        """What was printed, and the command line."""
         log = printed(self.session.queue.log(job.name).name, self.session)
-        command = shlex.join(["adjointdpm", *job.arguments])
         said = "" if job.state == FAILED else "".join(map(note, log))
+        command = shlex.join(["adjointdpm", *job.arguments])
         return (
-            f'<div role="status" class="adp-status adp-{job.state}"><strong>{escape(job.name)}'
-            f"</strong> {escape(state_of(view, job, self._place(job)))}</div>"
-            f"{problem(job.message) if job.state == FAILED else ''}{said}"
-            f'<p class="adp-note">The command line that repeats it:</p>'
+            f'{said}<p class="adp-note">The command line that repeats it:</p>'
             f'<pre class="adp-command" tabindex="0">{escape(command)}</pre>'
         )
 
     def _place(self, job: Job) -> int:
         waiting = [other.name for other in self.session.queue.jobs() if other.state == WAITING]
         return waiting.index(job.name) if job.name in waiting else 0
+
+
+def _box(job: Job, words: str) -> str:
+    return (
+        f'<div role="status" class="adp-status adp-{job.state}"><strong>{escape(job.name)}'
+        f"</strong> {escape(words)}</div>"
+    )
 
 
 def problem(sentence: str) -> str:

@@ -9,6 +9,7 @@ from adjointdpm.app.job_queue import Job, JobQueue
 from adjointdpm.app.offers import Offers
 from adjointdpm.app.security import new_name, run_folder
 from adjointdpm.app.worker import ensure_worker
+from adjointdpm.errors import InvalidInputError
 from adjointdpm.support.files import write_text
 
 
@@ -45,20 +46,27 @@ class Session:
         """The folder of a run."""
         return run_folder(self.runs, name)
 
-    def start(self, task: str, title: str, words: Sequence[str]) -> Job:
-        """Put a command into the queue; its folder is named by the task and the title."""
+    def start(self, task: str, title: str, words: Sequence[str], texts: Sequence[str] = ()) -> Job:
+        """Put a command into the queue; its folder is named by the task and the title.
+
+        Args:
+            task: the command.
+            title: what it is about.
+            words: its flags.
+            texts: its arguments that are no flags, whatever they begin with.
+
+        """
         name = new_name(self.runs, task, title)
         while self.queue.find(name) is not None:  # it waits, and has no folder yet
             name = f"{name}-{int(time.time()) % 10_000}"
         out = [f"--out={self.runs / name}"]
-        return self._add(name, [task, *words, *self.model, *out])
+        last = ["--", *texts] if texts else []
+        return self._add(name, [task, *words, *self.model, *out, *last])
 
     def resume(self, name: str) -> Job:
         """Go on with a run that was stopped; from its start if nothing of it was saved."""
         former = self.queue.find(name)
         if former is None:
-            from adjointdpm.errors import InvalidInputError
-
             raise InvalidInputError(f"run {name!r} was not started by this page")
         kept = [word for word in former.arguments if word not in ("--resume", "--force")]
         begun = any((self.folder(name) / "checkpoint").glob("*"))

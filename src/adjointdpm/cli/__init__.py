@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from adjointdpm.cli import app as page
-from adjointdpm.cli import audit, demo, inspection, learn, pictures
+from adjointdpm.cli import audit, demo, gradient, inspection, learn, pictures
 from adjointdpm.cli.arguments import Command, check_text, refused_path
 from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
@@ -46,6 +46,7 @@ for command in (
     audit.audit,
     learn.guide,
     pictures.generate,
+    gradient.gradient,
     inspection.inspect,
     pictures.report,
     page.app,

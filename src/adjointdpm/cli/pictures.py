@@ -9,6 +9,7 @@ from adjointdpm.cli.options import Run, load_model, option
 from adjointdpm.cli.terminal import quiet
 from adjointdpm.errors import OutputError, PromptError, UnsupportedError
 from adjointdpm.support.checks import check_int
+from adjointdpm.support.files import check_path, check_writable, cut_to_bytes, write_bytes
 from adjointdpm.support.limits import check_count
 from adjointdpm.tasks.config import NAME_VALUE, Sampling
 
@@ -53,11 +54,7 @@ def generate(
     check_count("steps", steps)
     check_int("seed", seed, 0, most=2**63 - 1, why="seeds have 64 bits")
     files = [out / f"{_slug(prompt or Path(model).name)}-{seed}-{i}.png" for i in range(batch)]
-    existing = [str(file) for file in files if file.exists()]
-    if existing and not force:
-        raise OutputError(
-            f"{', '.join(existing)} would be overwritten; use --force, or another --out or --seed"
-        )
+    _check_files(out, files, force)
     quiet()
     import torch
 
@@ -65,13 +62,7 @@ def generate(
     from adjointdpm.pipelines.arguments.prompting import NOTHING, reads
     from adjointdpm.pipelines.learned_files import load_learned
     from adjointdpm.runs.folder import png
-    from adjointdpm.support.files import check_path, check_writable, write_bytes
 
-    check_path(out)
-    if folders := [str(file) for file in files if file.is_dir()]:
-        raise OutputError(
-            f"{', '.join(folders)} is a folder; move it away, or choose another --out"
-        )
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise OutputError(f"--out {out}: {there} is a file; choose a folder")
@@ -108,8 +99,20 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> N
     typer.echo(str(write_report(RunFolder(folder))))
 
 
+def _check_files(out: Path, files: list[Path], force: bool) -> None:
+    """Raise OutputError if a picture could not be written, or would overwrite something."""
+    check_path(out)
+    if folders := [str(file) for file in files if file.is_dir()]:
+        raise OutputError(
+            f"{', '.join(folders)} is a folder; move it away, or choose another --out"
+        )
+    existing = [str(file) for file in files if file.exists()]
+    if existing and not force:
+        raise OutputError(
+            f"{', '.join(existing)} would be overwritten; use --force, or another --out or --seed"
+        )
+
+
 def _slug(prompt: str) -> str:
     words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    from adjointdpm.support.files import cut_to_bytes
-
     return cut_to_bytes("-".join(words)).rstrip("-") or "picture"

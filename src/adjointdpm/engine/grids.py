@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adjointdpm.engine.schedules import NoiseSchedule, TableSchedule
 from adjointdpm.errors import GridError, InvalidInputError, InvalidTypeError, ScheduleError
+from adjointdpm.support.argument_types import explain_types
 from adjointdpm.support.limits import check_count
 
 # Where ρ is infinite at t_max, grids that are spaced in ρ start at t_max itself and use this value
@@ -179,3 +180,6 @@ def _between_ends(schedule: NoiseSchedule, rho: Tensor) -> Tensor:
     times = schedule.time(rho)
     times[0], times[-1] = schedule.t_max, schedule.t_min
     return check_grid(times, schedule)
+
+
+explain_types(globals(), ("karras", "log_snr", "linspace", "leading", "trailing"))

@@ -1,5 +1,6 @@
 """`sample`: from noise to data along the probability-flow ODE, and differentiable."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -83,10 +84,7 @@ def sample(
     times = karras(schedule, steps) if grid is None else check_grid(grid, schedule)
     _check_noise(noise, denoiser)
     _check_cond(cond, noise)
-    if callback is not None and not callable(callback):
-        raise InvalidTypeError(
-            f"callback={callback!r} must be callable as callback(step, t, x, denoised)"
-        )
+    _check_callback(callback)
     denoiser.check_cond(cond, len(noise))
     _check_transforms([noise, *leaves(cond)], gradient)
     noise, cond = tree_map(_recordable, (noise, cond))
@@ -104,6 +102,24 @@ def sample(
         denoiser, schedule, sampler, plan, start, cond, null_cond, denoiser.guidance_scale, callback
     )
     return gradient.solve(problem)
+
+
+def _check_callback(callback: Callback | None) -> None:
+    called = "callback(step, t, x, denoised)"
+    if callback is None:
+        return
+    if not callable(callback):
+        raise InvalidTypeError(f"callback={callback!r} must be callable as {called}")
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return
+    try:
+        signature.bind(0, 0.0, None, None)
+    except TypeError:
+        raise InvalidTypeError(
+            f"the callback is called as {called}, and takes {signature}; change its parameters"
+        ) from None
 
 
 def _recordable(tensor: Tensor) -> Tensor:

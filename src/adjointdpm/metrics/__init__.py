@@ -32,6 +32,7 @@ from adjointdpm.metrics.safety_filter import SafetyFilter
 from adjointdpm.metrics.structure import Structure, structure_distance
 from adjointdpm.metrics.text_similarity import TextSimilarity
 from adjointdpm.metrics.weighted_sum import WeightedSum
+from adjointdpm.support.argument_types import explain_types
 from adjointdpm.support.named_options import build_named
 from adjointdpm.support.user_code import file_and_function, load_function, user_code
 
@@ -149,3 +150,5 @@ __all__ = [
     "score",
     "structure_distance",
 ]
+
+explain_types(globals(), __all__, check_objects=True)

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from adjointdpm.errors import AdjointDPMError, MetricError
+from adjointdpm.errors import AdjointDPMError, InvalidInputError, MetricError
+from adjointdpm.support.checks import check_int
 from adjointdpm.support.process_state import fixed_draw
 from adjointdpm.support.user_code import describe, user_code
 
@@ -156,6 +157,10 @@ def probe(
 
     """
     metric.check_size(height, width)
+    check_int("frames", 1 if frames is None else frames, 1)
+    if not prompts:
+        raise MetricError("prompts=[] names nothing; give what the pictures show, two at best")
+    _check_device(device)
     samples = _smooth_samples(height, width, frames).to(device, dtype).requires_grad_()
     with torch.enable_grad():
         scores = score(metric, samples, [prompts[0], prompts[-1]])
@@ -259,6 +264,15 @@ def _is_the_users(metric: Metric) -> bool:
     return isinstance(metric, FunctionMetric) or not type(metric).__module__.startswith(
         "adjointdpm."
     )
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"device={device!r} is none that torch knows; name one such as cpu, cuda or cuda:1"
+        ) from error
 
 
 def _smooth_samples(height: int, width: int, frames: int | None) -> Tensor:

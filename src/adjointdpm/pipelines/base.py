@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adjointdpm.engine.denoiser import Denoiser, network_dtype
 from adjointdpm.engine.gradients import Auto, AutogradMethod, Checkpoint, GradientMethod
 from adjointdpm.engine.gradients import resolve as resolve_gradient
+from adjointdpm.engine.problem import Callback
 from adjointdpm.engine.samplers import Sampler
 from adjointdpm.engine.samplers import resolve as resolve_sampler
 from adjointdpm.engine.sampling import sample
@@ -228,6 +229,7 @@ class DiffusionModel(ABC):
         gradient: GradientMethod | str = "exact",
         generator: Generators | None = None,
         seeds: Sequence[int] | None = None,
+        callback: Callback | None = None,
         **encoded: Any,
     ) -> Float[Tensor, "batch *sample"]:
         """Draw pictures that can be differentiated.
@@ -266,6 +268,8 @@ class DiffusionModel(ABC):
                 scheduler or native sampler draws for a sample then depends on its seed (and on the
                 native sampler's own), not on its place in the batch. They may be the seeds that the
                 noise was made from: the draws are different.
+            callback: sees every state, and with two methods every costate, as in `sample`; it needs
+                a native sampler, as gradient methods do that solve an ODE of their own.
             **encoded: encoded prompts in place of `prompt`, by the names that `encode` gives them
                 (`prompt_embeds` for Stable Diffusion), and encoded negative prompts, by the same
                 names with `negative_` in front. Any other argument of the pipeline's call
@@ -298,6 +302,11 @@ class DiffusionModel(ABC):
             general |= {"negative_prompt": negative_prompt, "generator": generator} | encoded
             general = {name: value for name, value in general.items() if value is not None}
             _check_general(further, sampler, method, guidance_scale)
+            if callback is not None:
+                raise UnsupportedError(
+                    f"a callback sees the states of a native sampler, and {further[0]} is for the "
+                    f"pipeline's own call; leave one of the two out"
+                )
             return self._general().generate(noise=noise, steps=steps, gradient=method, **general)
         if seeds is not None:
             seeds = check_seeds(seeds, generator)
@@ -313,11 +322,12 @@ class DiffusionModel(ABC):
             scale = _as_input(guidance_scale, null_cond)
 
         grid = None
-        if sampler is None and not isinstance(method, AutogradMethod):
+        solves = callback is not None or not isinstance(method, AutogradMethod)
+        if sampler is None and solves:
             try:
                 sampler, grid = native_equivalent(loop.scheduler)
             except UnsupportedError:
-                if not isinstance(method, Auto):
+                if callback is not None or not isinstance(method, Auto):
                     raise
                 method = method.exact  # which takes every scheduler
         if isinstance(method, Checkpoint):
@@ -341,7 +351,8 @@ class DiffusionModel(ABC):
         if seeds is not None:
             sampler = resolve_sampler(sampler).for_samples(seeds)
         solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
-        latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **solve)
+        watched = solve | {"callback": callback}
+        latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **watched)
         samples = self.decode(latents)
         stages = FiniteStages(self._is_half)
         if not is_finite(samples.detach()):

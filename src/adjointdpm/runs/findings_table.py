@@ -6,13 +6,15 @@ never as HTML, and pictures are files of the run folder.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.untrusted import file_of, inside
 
+_MOST_BYTES = 2**30
 _PAGE = Path(__file__).parent / "findings_table.html"
 
 
@@ -25,7 +27,9 @@ def findings_table(folder: RunFolder, result: dict[str, Any]) -> Markup | None:
     """
     if "findings" not in result:
         return None
-    rows = [_row(finding) for finding in _lines(folder.path / _inside(result["findings"]))]
+    rows = [
+        _row(finding) for finding in _lines(file_of(folder.path, result["findings"], _MOST_BYTES))
+    ]
     # "<" would end the script, or begin a comment.
     data = json.dumps(rows, separators=(",", ":")).replace("<", "\\u003c")
     return Markup(_PAGE.read_text(encoding="utf-8").replace("FINDINGS", data))
@@ -42,23 +46,15 @@ def _row(finding: dict[str, Any]) -> list[Any]:
         str(finding["prompt"]),
         int(finding["seed"]),
         str(finding["label"]),
-        _inside(finding["picture"]),
+        inside(finding["picture"]),
         [
             [
                 "" if row["target"] is None else f"{row['target']} ",
                 f"{row['budget']:g}",
                 str(row["verdict"]),
                 int(row["success"]),
-                _inside(row["picture"]),
+                inside(row["picture"]),
             ]
             for row in finding["attacks"]
         ],
     ]
-
-
-def _inside(path: str) -> str:
-    """A path, unless it leads out of the run folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or path.startswith("/") or ":" in path or "\\" in path:
-        raise ValueError(f"{path!r} is no file of the run folder")
-    return path

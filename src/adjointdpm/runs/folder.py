@@ -20,6 +20,7 @@ from adjointdpm.runs.lock import RunLock
 from adjointdpm.runs.mark import CONFIG, MARK, PROGRAM, Mark, may_be_artefact, other_run, read_mark
 from adjointdpm.runs.stored_config import differences, dump_config, parse_config, read_config
 from adjointdpm.runs.trackers import Trackers
+from adjointdpm.runs.untrusted import check_links
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import (
     check_path,
@@ -108,6 +109,8 @@ class RunFolder:
         processes, held = Processes(), list[RunLock]()
         mark = Mark(artefacts=[*artefacts], part=part, inputs={**(inputs or {})})
         text = dump_config(facts)
+        if resume:
+            processes.from_main(lambda: check_links(path, CheckpointError))
         waiting = processes.from_main(lambda: _prepare(path, mark, text, resume, force, held))
         return cls(
             path,

@@ -29,9 +29,16 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     }
 
     def request(number: int, frame: object) -> None:
+        # It stays in place: a signal that arrives within a user's function must not look as if
+        # that had changed the handler.
         nonlocal requested
-        requested = True
-        signal.signal(number, former[number])
+        if not requested:
+            requested = True
+        elif callable(former[number]):
+            former[number](number, frame)
+        elif former[number] != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in former:
         signal.signal(number, request)

@@ -138,6 +138,7 @@ def _is_alive(holder: dict[str, Any]) -> bool:
 
 
 def _in_use(folder: Path, path: Path) -> str:
+    holder: dict[str, Any] = {}
     for _ in range(10):  # it may have been locked a moment ago, and nothing written yet
         if holder := _holder(path):
             break

@@ -8,14 +8,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from adjointdpm.errors import InvalidInputError, OutputError
+from adjointdpm.errors import AdjointDPMError, InvalidInputError, OutputError
 from adjointdpm.runs.findings_table import findings_table
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.own_sign import direction, in_own_sign, sign_of
 from adjointdpm.runs.report_curves import optimisation_svg, strength_svg, success_svg
+from adjointdpm.runs.untrusted import file_of, link_to, png_of
 from adjointdpm.support.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_MOST_BYTES = 2**28  # of a result
+_PLAIN = (OSError, ValueError, KeyError)  # whose text says enough
 _GALLERY = 24  # examples that are shown large where a table has them all
 
 
@@ -30,24 +33,28 @@ def write_report(folder: RunFolder) -> Path:
     """
     result = read_result(folder)
     try:
-        labels = result["story"]["views"]
-        result = in_own_sign(result, list(labels))
-        pictures = [
-            row | {view: _data_uri(folder.path / row[view]) for view in labels}
-            for row in (
-                result["pictures"][:_GALLERY] if "findings" in result else result["pictures"]
-            )
-        ]
-        findings = findings_table(folder, result)
-        trajectory = [_data_uri(folder.path / path) for path in result.get("trajectory", [])]
-        storyboard = (
-            _data_uri(folder.path / result["storyboard"]) if "storyboard" in result else None
-        )
-        facts = _facts(result)
-    except (OSError, ValueError, KeyError) as error:
+        html = _html(folder, result)
+    except AdjointDPMError:
+        raise
+    except Exception as error:  # somebody else's file may hold anything
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, _PLAIN) else str(error)
         raise OutputError(
-            f"{folder.path} holds no finished run ({error}); run the task to its end first"
+            f"{folder.path} holds no finished run that could be shown ({reason}); run the task to "
+            f"its end first"
         ) from error
+    return write_text(folder.path / "report.html", html)
+
+
+def _html(folder: RunFolder, result: dict[str, Any]) -> str:
+    """The page; any exception where the result is not what a run writes."""
+    labels = result["story"]["views"]
+    result = in_own_sign(result, list(labels))
+    rows = result["pictures"][:_GALLERY] if "findings" in result else result["pictures"]
+    pictures = [row | {view: _data_uri(folder, row[view]) for view in labels} for row in rows]
+    storyboard = _data_uri(folder, result["storyboard"]) if "storyboard" in result else None
+    parts = [part | {"link": link_to(part["folder"])} for part in result.get("parts", [])]
+    if (folder.path / "history.jsonl").is_symlink():
+        file_of(folder.path, "history.jsonl")
     try:
         curve, no_curve = _curve(folder, result), ""
         strength = _strength_curve(result)
@@ -57,7 +64,7 @@ def write_report(folder: RunFolder) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"score": _score, "percent": _percent, "bytes": _bytes, "prose": prose}
-    html = environment.from_string(_TEMPLATE.read_text()).render(
+    return environment.from_string(_TEMPLATE.read_text()).render(
         result=result,
         config=result["config"],
         story=result["story"],
@@ -65,18 +72,17 @@ def write_report(folder: RunFolder) -> Path:
         held_out_is_new=not result["held_out"].get("same_examples", False),
         several_prompts=_several_prompts(result),
         success=result.get("success"),
-        parts=result.get("parts", []),
+        parts=parts,
         labels=labels,
-        facts=facts,
+        facts=_facts(result),
         pictures=pictures,
-        findings=findings,
-        trajectory=trajectory,
+        findings=findings_table(folder, result),
+        trajectory=[_data_uri(folder, path) for path in result.get("trajectory", [])],
         storyboard=storyboard,
         curve=curve,
         no_curve=no_curve,
         strength_curve=strength,
     )
-    return write_text(folder.path / "report.html", html)
 
 
 def read_result(folder: RunFolder) -> dict[str, Any]:
@@ -87,11 +93,15 @@ def read_result(folder: RunFolder) -> dict[str, Any]:
 
     """
     try:
-        return json.loads((folder.path / "result.json").read_text())
-    except (OSError, ValueError) as error:
+        path = file_of(folder.path, "result.json", _MOST_BYTES)
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict):
+            raise ValueError("its result.json is no mapping")
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"{folder.path} holds no finished run ({error}); run the task to its end first"
         ) from error
+    return result
 
 
 def prose(text: str) -> Markup:
@@ -174,12 +184,12 @@ def _strength_curve(result: dict[str, Any]) -> str | None:
     return strength_svg(result["strength"], direction(result)) if "strength" in result else None
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _data_uri(folder: RunFolder, path: object) -> str:
+    return "data:image/png;base64," + base64.b64encode(png_of(folder.path, path)).decode()
 
 
-def _score(value: float) -> str:
-    return f"{value:.3f}"
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _percent(share: float | None) -> str:

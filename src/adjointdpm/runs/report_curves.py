@@ -142,6 +142,7 @@ def _figure(columns: int) -> Iterator[tuple["Figure", list["Axes"]]]:
         {
             "svg.hashsalt": "adjointdpm",
             "svg.fonttype": "none",
+            "text.parse_math": False,  # labels name what others called so
             "font.family": "sans-serif",
             "font.size": 10,
         }

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from adjointdpm.errors import OutputError
 from adjointdpm.runs.folder import RunFolder
+from adjointdpm.runs.untrusted import file_of
 from adjointdpm.support.files import write_bytes
 
 _MARGIN, _SIDE, _GAP, _LEFT, _BETWEEN, _CAPTION = 8, 112, 6, 108, 18, 18
@@ -60,7 +61,7 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
         for view, label in band.views.items():
             draw.text((_MARGIN, y + 8), label, fill=_INK, font=font)
             for x, row in enumerate(band.result["pictures"][:columns]):
-                canvas.paste(_picture(band.folder.path / row[view], _SIDE), (_LEFT + x * step, y))
+                canvas.paste(_picture(_shown(band, row[view]), _SIDE), (_LEFT + x * step, y))
                 if band.verdicts:
                     verdict = row[f"{view}_verdict"]
                     color = _INK if verdict == row["before_verdict"] else _WRONG
@@ -78,6 +79,13 @@ def write_storyboard(bands: Sequence[Band], path: Path, columns: int = 8) -> Pat
     buffer = BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return write_bytes(path, buffer.getvalue())
+
+
+def _shown(band: Band, path: object) -> Path:
+    try:
+        return file_of(band.folder.path, path)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"a picture of {band.folder.path} cannot be read: {error}") from error
 
 
 def _picture(path: Path, side: int) -> Image.Image:

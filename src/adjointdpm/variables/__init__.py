@@ -1,6 +1,7 @@
 """What is optimised; a new variable is a file here."""
 
 from adjointdpm.pipelines.examples import Example, Inputs
+from adjointdpm.support.argument_types import explain_types
 from adjointdpm.variables.base import Variable
 from adjointdpm.variables.joint import Joint
 from adjointdpm.variables.lora import LoRA
@@ -20,3 +21,5 @@ __all__ = [
     "Variable",
     "Weights",
 ]
+
+explain_types(globals(), __all__)

@@ -203,7 +203,7 @@ def test_an_attack_pays_for_no_weight_and_leaves_the_flags_as_they_were(tmp_path
     )
     attack(Renderer(model, 1, 1.0), goal, examples, noise, iterations=2, batch=2)
     assert [p.requires_grad for p in weights] == flags
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(errors.ModelError, match="broken"):
         attack(Renderer(model, 1, 1.0), goal, examples, noise, iterations=2, batch=2)
     assert [p.requires_grad for p in weights] == flags
     assert asked == [False] * 3

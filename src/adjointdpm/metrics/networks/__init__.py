@@ -19,6 +19,7 @@ from adjointdpm.metrics.networks.judge import Judge
 from adjointdpm.metrics.networks.onnx_graph import OnnxGraph
 from adjointdpm.metrics.networks.open_nsfw import OpenNSFW
 from adjointdpm.metrics.networks.placement import placed
+from adjointdpm.support.argument_types import explain_types
 from adjointdpm.support.user_code import file_and_function, load_function, user_code
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -98,3 +99,5 @@ __all__ = [
     "load_network",
     "placed",
 ]
+
+explain_types(globals(), __all__)

@@ -6,6 +6,7 @@ from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from adjointdpm.engine.inplace_changes import change_counts
@@ -17,7 +18,7 @@ _copies: WeakKeyDictionary[nn.Module, dict[_Place, tuple[Hashable, nn.Module]]] 
 )
 
 
-def placed(network: nn.Module, images: Tensor) -> nn.Module:
+def placed(network: nn.Module, images: Float[Tensor, "*shape"]) -> nn.Module:
     """The network on the device and in the dtype of `images`: itself or a copy.
 
     A copy is kept for the next call, until the network goes or its weights, its buffers or its

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from adjointdpm.errors import AdjointDPMWarning, CutPromptWarning
+from adjointdpm.errors import CutPromptWarning
 
 _SHOWN = 60  # characters of a prompt, and of what was cut off
 _UNKNOWN = -1  # in place of a length, for what is said of unknown words
@@ -98,7 +98,7 @@ def _tell_of_unknown(tokenizer: Any, cls: Any, text: str) -> None:
     warnings.warn(
         f"prompt {_short(text)!r} holds what the pipeline's {name} has no tokens for: "
         f"{', '.join(map(repr, words))}; the model does not see it",
-        AdjointDPMWarning,
+        CutPromptWarning,
         stacklevel=2,
     )
 

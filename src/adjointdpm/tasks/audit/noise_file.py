@@ -16,6 +16,7 @@ from adjointdpm.metrics.networks import NETWORKS
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.pipelines.loading import BUNDLED
+from adjointdpm.runs.untrusted import file_of
 from adjointdpm.support import tensor_file
 from adjointdpm.support.files import safe_name
 from adjointdpm.support.limits import LARGEST_COUNTS
@@ -91,6 +92,10 @@ def noise_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = sorted(path.glob("*.safetensors"))
+    try:
+        found = [file_of(path, file.name, LARGEST) for file in found]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the folder {path}: {error}") from error
     if not found:
         raise CheckpointError(f"the folder {path} holds no files of adversarial noise")
     return found

@@ -166,9 +166,7 @@ class SharedBlocks:
         if not self.path(name).exists():
             return False
         try:
-            _, facts = tensor_file.read(
-                self.path(name), checksum=True
-            )  # its tensors are needed too
+            _, facts = tensor_file.read(self.path(name), checksum=True)
             self.restored_seconds += float(facts["seconds"])
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"{error}; doing this part again", AdjointDPMWarning, stacklevel=2)
