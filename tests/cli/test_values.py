@@ -224,3 +224,15 @@ def test_a_path_that_is_too_long_is_refused_in_a_line(files, monkeypatch, capsys
     assert code == 2
     assert "too long" in err or "does not exist" in err
     assert "xxx" in err
+
+
+def test_a_link_to_itself_is_refused_in_a_line(files, monkeypatch, capsys) -> None:
+    Path("loop").symlink_to("loop")
+    for words in (
+        ("report", "loop"),
+        (*EMBED, *SMALL, "--out", "loop"),
+        (*GENERATE, "--out", "loop"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *words)
+        assert code == 2
+        assert "loop" in err
