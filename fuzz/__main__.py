@@ -16,10 +16,19 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.common import Page, PageOnly, check_known, publish, read_results, run, tell
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    check_known,
+    has_results,
+    publish,
+    read_results,
+    run,
+    tell,
+)
 from fuzz.drawing import KINDS, draw, kind
 from fuzz.inputs import make_inputs, make_runs
-from fuzz.page import RESULTS, page_of, write_kept
+from fuzz.page import RESULTS, kept_beside, page_of
 from fuzz.sandbox import Limits, run_all
 from fuzz.verdict import Verdict
 
@@ -44,7 +53,8 @@ def main(
     if page_only:
         publish(page_of(read_results(RESULTS)), page)
         return
-    found, began = {}, time.monotonic()
+    found, began, kept = {}, time.monotonic(), {}
+    first = read_results(RESULTS)["first"] if has_results(RESULTS) else None
     with tempfile.TemporaryDirectory(prefix="fuzz-inputs-") as folder:
         prepare()
         inputs = make_inputs((inputs or Path(folder, "inputs")).absolute())
@@ -54,9 +64,11 @@ def main(
             chosen = {number: drawn[number] for number in numbers}
             found[name] = run_kind(name, chosen, inputs, Limits(seconds), jobs, verbose)
             tell(f"{name}: {dict(found[name])}")
-    counted = {"seed": seed, "seconds": time.monotonic() - began, "kinds": found}
+            if keep or page is not None:
+                seconds_in_all = time.monotonic() - began
+                kept = kept_beside(first, {"seed": seed, "seconds": seconds_in_all, "kinds": found})
     if keep or page is not None:
-        publish(page_of(write_kept(counted)), page)
+        publish(page_of(kept), page)
     if any(end not in ("worked", "refused") for ends in found.values() for end in ends):
         raise SystemExit(1)
 

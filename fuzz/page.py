@@ -3,18 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.common import has_results, machine, read_results, table, write_results
+from benchmarks.common import machine, table, write_results
 from fuzz.drawing import kind
 from fuzz.verdict import FAULTS, GOOD
 
 RESULTS = "faults"
 
 
-def write_kept(counted: dict[str, Any]) -> dict[str, Any]:
-    """Keep what was counted beside the first counts that were ever kept; returns both."""
+def kept_beside(first: dict[str, Any] | None, counted: dict[str, Any]) -> dict[str, Any]:
+    """Keep what was counted beside the counts of the first run, if there was one; returns both."""
     counted |= {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
-    first = read_results(RESULTS)["first"] if has_results(RESULTS) else counted
-    kept = {"first": first, "latest": counted}
+    kept = {"first": first or counted, "latest": counted}
     write_results(RESULTS, kept)
     return kept
 

@@ -211,3 +211,28 @@ def test_budgets_that_collide_or_mean_nothing_are_refused(
     code, _, err = run(monkeypatch, capsys, "audit", *more, *words)
     assert code == 2
     assert reason in err or (reason == "above 0" and "positive" in err)
+
+
+@pytest.mark.parametrize("flag", ["--model", "--out", "--prompts", "--metric", "--config"])
+def test_a_path_that_is_too_long_is_refused_in_a_line(files, monkeypatch, capsys, flag) -> None:
+    words = [*EMBED]
+    if flag in words:
+        place = words.index(flag)
+        del words[place : place + 2]
+    name = "x" * 300 + (".py:score" if flag == "--metric" else "")
+    code, _, err = run(monkeypatch, capsys, *words, *SMALL, flag, name)
+    assert code == 2
+    assert any(words in err for words in ("too long", "does not exist", "has 300 bytes"))
+    assert "xxx" in err
+
+
+def test_a_link_to_itself_is_refused_in_a_line(files, monkeypatch, capsys) -> None:
+    Path("loop").symlink_to("loop")
+    for words in (
+        ("report", "loop"),
+        (*EMBED, *SMALL, "--out", "loop"),
+        (*GENERATE, "--out", "loop"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *words)
+        assert code == 2
+        assert "loop" in err

@@ -40,7 +40,7 @@ def test_a_value_is_what_it_looks_like(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, -2.5e-7, True, None, "no", "010", "1e3", "", "~", "ä\n", [1, "x"], {"a": [None]}]
+    "value", [1, -2.5e-7, True, None, "no", "010", "", "~", "ä\n", [1, "x"], {"a": [None]}]
 )
 def test_what_pyyaml_writes_is_read_back(value: Any) -> None:
     assert read_value(yaml.safe_dump(value)) == value

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from adjointdpm.cli import app as page
 from adjointdpm.cli import audit, demo, gradient, inspection, learn, pictures
-from adjointdpm.cli.arguments import Command, check_text
+from adjointdpm.cli.arguments import Command, check_text, refused_path
 from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
 from adjointdpm.support.memory import out_of_memory
@@ -68,8 +68,9 @@ def main() -> None:
         say(f"error: {in_words(error)}", "red")
         sys.exit(2)
     except Exception as error:
-        # A mistake in a file of the user's, wherever it shows; or no memory.
-        blamed = blamed_file(error) or out_of_memory(error)
+        # A mistake in a file of the user's, wherever it shows; no memory; or what the system
+        # refuses to do with a path, such as one that is too long.
+        blamed = blamed_file(error) or out_of_memory(error) or refused_path(error)
         if blamed is None:
             raise
         say(f"error: {blamed}", "red")

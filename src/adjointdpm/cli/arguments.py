@@ -27,6 +27,17 @@ def check_text(words: Sequence[str]) -> None:
             ) from error
 
 
+def refused_path(error: Exception) -> str | None:
+    """What to say of a file or folder that the system refuses; None of any other error."""
+    if str(error).startswith("Symlink loop from"):  # a RuntimeError before Python 3.13
+        return f"{error}: it leads to itself; choose another file or folder"
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    path = error.filename.decode() if isinstance(error.filename, bytes) else str(error.filename)
+    shown = path if len(path) <= 100 else f"{path[:100]}…"
+    return f"{shown} cannot be used: {error.strerror}; choose another file or folder"
+
+
 class Command(TyperCommand):
     """A command that takes each flag once, unless the flag is a list."""
 

@@ -200,6 +200,10 @@ class LearningConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "seeds_per_prompt", "held_out_seeds", "validation", "strength_pictures")
+        # Of some tasks; what is learned checks them too, but after pictures have been drawn.
+        check_counts(self, *(name for name in ("vectors", "rank") if hasattr(self, name)))
+        if hasattr(self, "max_norm"):
+            check_number("max_norm", getattr(self, "max_norm"), above=0)  # noqa: B009
         object.__setattr__(self, "strength", str(self.strength))  # in Python it may be a number
         _ = self.wanted_strength
         check_prompts(self.prompts, "prompts")

@@ -159,7 +159,9 @@ def learn(
         render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
-        check_metric(render, assignment.metric, assignment.sets.training, config.batch)
+        check_metric(
+            render, assignment.metric, assignment.sets.training, config.loop_settings().batch
+        )
         stack.enter_context(variable)
         stack.enter_context(frozen(model.pipe, variable.tensors().values()))
         assignment = with_spreads(render, assignment)

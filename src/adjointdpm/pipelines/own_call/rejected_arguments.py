@@ -8,17 +8,22 @@ from typing import Any
 import diffusers
 import transformers
 
+import adjointdpm
 from adjointdpm.errors import AdjointDPMError, InvalidInputError, InvalidTypeError
+from adjointdpm.pipelines.own_call import last_tensor
+from adjointdpm.support.memory import out_of_memory
 
 _PACKAGES = {Path(package.__file__ or "").parent for package in (diffusers, transformers)}
+_OURS = Path(adjointdpm.__file__ or "").parent
+_PASSES_ON = Path(last_tensor.__file__)  # is on the way to every function of torch
 
 
 @contextmanager
 def rejected_by(pipe: Any, networks: Any = None) -> Iterator[None]:
     """Turn what a pipeline raises about its arguments into errors of this library.
 
-    Those are a ValueError or TypeError that code of diffusers or transformers raises before a
-    network of the loop has run.
+    Those are exceptions that code of diffusers or transformers raises, or lets torch raise, before
+    a network of the loop has run.
 
     Args:
         pipe: the pipeline.
@@ -30,18 +35,27 @@ def rejected_by(pipe: Any, networks: Any = None) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except Exception as error:
         started = networks is not None and networks.started
         if started or isinstance(error, AdjointDPMError) or not _is_theirs(error):
             raise
         kind = InvalidTypeError if isinstance(error, TypeError) else InvalidInputError
-        raise kind(f"{type(pipe).__name__} refuses its arguments: {error}") from error
+        # A sentence that was written for users, or what Python says where nobody expected it.
+        written = isinstance(error, ValueError | TypeError)
+        text = str(error) if written else f"{type(error).__name__}: {error}"
+        raise kind(f"{type(pipe).__name__} refuses its arguments: {text}") from error
 
 
 def _is_theirs(error: BaseException) -> bool:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
+    """Whether the pipeline's code was at work, not this library's, and memory had not run out."""
+    if out_of_memory(error) is not None:
         return False
-    return not _PACKAGES.isdisjoint(Path(trace.tb_frame.f_code.co_filename).parents)
+    theirs, trace = False, error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if not _PACKAGES.isdisjoint(file.parents):
+            theirs = True
+        elif _OURS in file.parents and file != _PASSES_ON:
+            theirs = False
+        trace = trace.tb_next
+    return theirs
