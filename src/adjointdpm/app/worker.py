@@ -6,11 +6,13 @@ of itself. The picture of a small model is there before a new Python would have 
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +41,18 @@ def ensure_worker(queue: JobQueue) -> None:
 Run = Callable[[JobQueue, Job, IO[str]], None]
 
 
+def end_worker(queue: JobQueue) -> None:
+    """End the worker of a queue, and the run that it waits for."""
+    for job in queue.jobs():
+        queue.stop(job.name)
+    lock = _locked(queue)
+    if lock is not None:  # there is none, and the number may be another process's now
+        lock.close()
+        return
+    with suppress(OSError, ValueError):
+        os.kill(int((queue.folder / "worker.pid").read_text()), signal.SIGTERM)
+
+
 def work(queue: JobQueue, run: Run, server: int) -> None:
     """Run what waits until the server that started this process is gone and nothing waits.
 
@@ -53,6 +67,7 @@ def work(queue: JobQueue, run: Run, server: int) -> None:
     lock = _locked(queue)
     if lock is None:
         return
+    (queue.folder / "worker.pid").write_text(str(os.getpid()))
     while True:
         _settle(queue)
         job = queue.take()
