@@ -5,7 +5,9 @@ of itself. The picture of a small model is there before a new Python would have 
 """
 
 import fcntl
+import importlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,12 +29,15 @@ def ensure_worker(queue: JobQueue) -> None:
     if lock is None:
         return
     lock.close()  # the worker takes it; of two that are started only one can
+    here = str(Path(__file__).parents[2])  # so that the worker is of the same package
+    paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     with (queue.folder / "worker.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "adjointdpm.app.worker", str(queue.runs), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=os.environ | {"PYTHONPATH": paths},
             start_new_session=True,  # Ctrl-C in the server's terminal is not for the runs
         )
 
@@ -113,9 +118,7 @@ def _become(queue: JobQueue, name: str, arguments: Sequence[str]) -> None:
         for stream in (1, 2):
             os.dup2(out, stream)
         sys.argv = ["adjointdpm", *arguments]
-        from adjointdpm.cli import main
-
-        main()
+        runpy.run_module("adjointdpm", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -156,12 +159,11 @@ def _preload() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # the page gets nothing from the network
     import torch
 
-    from adjointdpm.cli.terminal import quiet
-
-    quiet()
-    import adjointdpm.cli
+    import adjointdpm.pipelines
     import adjointdpm.runs.report
     import adjointdpm.runs.trackers
+
+    importlib.import_module("adjointdpm.cli")  # by name, since it stands above this package
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a pool of threads would be dead in a fork
