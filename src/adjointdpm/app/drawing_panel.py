@@ -1,4 +1,4 @@
-"""A prompt and its pictures, drawn by `adjointdpm generate`: plain, or with what a run has learned."""
+"""A prompt and its pictures, by `adjointdpm generate`: plain, or with what a run has learned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

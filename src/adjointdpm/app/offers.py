@@ -9,13 +9,12 @@ from typing import Any
 
 from adjointdpm.errors import ModelError
 
-#: By the name of a method's class: what the page calls it, and the text that names it.
+#: Texts that name gradient methods, by the method's class.
 _GRADIENTS = {
-    "Checkpoint": {"exact": "exact"},
-    "Truncated": {"truncated": "the last quarter of the steps"},
-    "Adjoint": {"adjoint": "the adjoint ODE"},
-    "Interpolated": {"interpolated:vjps=10": "ten backward passes"},
-    "Auto": {"auto": "chosen by measuring"},
+    "Checkpoint": "exact",
+    "Adjoint": "adjoint",
+    "Interpolated": "interpolated:vjps=10",
+    "Auto": "auto",
 }
 
 
@@ -56,14 +55,8 @@ class Offers:
             facts["reads"] == "text",
             artefacts.get("token") is True,
             artefacts.get("LoRA") is True,
-            [
-                text
-                for name, texts in _GRADIENTS.items()
-                if methods.get(name) is True
-                for text in texts
-                if name != "Truncated"
-            ],
-            [name for name, works in supports["native samplers"].items() if works is True],
+            tuple(text for name, text in _GRADIENTS.items() if methods.get(name) is True),
+            tuple(name for name, works in supports["native samplers"].items() if works is True),
         )
 
 

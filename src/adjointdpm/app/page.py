@@ -25,7 +25,8 @@ CSS = """
 .adp-grid { display: grid; gap: 10px; grid-template-columns:
   repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
-.adp-pairs { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
+.adp-pairs { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 .adp-three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .adp-strip { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)); gap: 6px; }
 .adp-grid figure { margin: 0; }

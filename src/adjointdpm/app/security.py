@@ -85,6 +85,8 @@ def kept_picture(folder: Path, upload: str | Path) -> Path:
     """
     path = Path(upload)
     try:
+        if not path.is_file():  # a pipe would never end
+            raise InvalidInputError("the picture is no file; drop it into its field again")
         size = path.stat().st_size
         if size > LARGEST_UPLOAD:
             raise InvalidInputError(

@@ -60,6 +60,8 @@ def open_page(session: Any, address: Address) -> tuple[Any, str, str | None]:
             auth=None if password is None else (USER, password),
             prevent_thread_lock=True,
             share=False,
+            # No request to itself: a slow machine or a proxy would make it ask for a public link.
+            _frontend=False,
             quiet=True,
             inbrowser=False,
             ssr_mode=False,

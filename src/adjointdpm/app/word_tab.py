@@ -93,6 +93,6 @@ def build(session: Session) -> list[gr.Timer]:
 
 
 _EMPTY = looks.note(
-    "A word is learned from a number about pictures. Its pictures, before and while it learns, come "
-    "here."
+    "A word is learned from a number about pictures. Its pictures, before and while it learns, "
+    "come here."
 )

@@ -5,12 +5,16 @@ of itself. The picture of a small model is there before a new Python would have 
 """
 
 import fcntl
+import importlib
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,18 +29,33 @@ def ensure_worker(queue: JobQueue) -> None:
     if lock is None:
         return
     lock.close()  # the worker takes it; of two that are started only one can
+    here = str(Path(__file__).parents[2])  # so that the worker is of the same package
+    paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     with (queue.folder / "worker.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "adjointdpm.app.worker", str(queue.runs), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=os.environ | {"PYTHONPATH": paths},
             start_new_session=True,  # Ctrl-C in the server's terminal is not for the runs
         )
 
 
 #: Runs a command to its end; the lock is the worker's.
 Run = Callable[[JobQueue, Job, IO[str]], None]
+
+
+def end_worker(queue: JobQueue) -> None:
+    """End the worker of a queue, and the run that it waits for."""
+    for job in queue.jobs():
+        queue.stop(job.name)
+    lock = _locked(queue)
+    if lock is not None:  # there is none, and the number may be another process's now
+        lock.close()
+        return
+    with suppress(OSError, ValueError):
+        os.kill(int((queue.folder / "worker.pid").read_text()), signal.SIGTERM)
 
 
 def work(queue: JobQueue, run: Run, server: int) -> None:
@@ -53,6 +72,7 @@ def work(queue: JobQueue, run: Run, server: int) -> None:
     lock = _locked(queue)
     if lock is None:
         return
+    (queue.folder / "worker.pid").write_text(str(os.getpid()))
     while True:
         _settle(queue)
         job = queue.take()
@@ -98,9 +118,7 @@ def _become(queue: JobQueue, name: str, arguments: Sequence[str]) -> None:
         for stream in (1, 2):
             os.dup2(out, stream)
         sys.argv = ["adjointdpm", *arguments]
-        from adjointdpm.cli import main
-
-        main()
+        runpy.run_module("adjointdpm", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -141,12 +159,11 @@ def _preload() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # the page gets nothing from the network
     import torch
 
-    from adjointdpm.cli.terminal import quiet
-
-    quiet()
-    import adjointdpm.cli
+    import adjointdpm.pipelines
     import adjointdpm.runs.report
     import adjointdpm.runs.trackers
+
+    importlib.import_module("adjointdpm.cli")  # by name, since it stands above this package
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a pool of threads would be dead in a fork

@@ -29,7 +29,9 @@ def gradient(flags: Flags) -> None:
     folder = RunFolder.open(where.out, facts | settings_of(config), force=where.force)
     model = load_model(where.model, where.device, where.dtype, where.variant)
     result = run(model, config, folder, metric=metric, command=command_line(), report=note)
-    table = Table(*COLUMNS, title=f"∂ {escape(metric.name)} / ∂ noise")
+    table = Table(title=f"∂ {escape(metric.name)} / ∂ noise")
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
     for row in table_of(result):
         table.add_row(*map(escape, row))
     Console().print(table)

@@ -230,7 +230,7 @@ def table_of(result: Mapping[str, Any]) -> list[Sequence[str]]:
         rows.append(
             (
                 name,
-                f"{found['relative_error']:.2g}",
+                f"{found['relative_error']:.3g}",
                 f"{found['cosine']:.4f}",
                 str(found["network_calls"]),
                 str(found["vjps"]),
