@@ -108,7 +108,7 @@ def test_a_prompt_that_is_cut_off_is_said_once(there, monkeypatch, capsys) -> No
     short = ("--steps", 2, "--batch", 2, "--device", "cpu", "--out", "drawn")
     code, _, err = run(monkeypatch, capsys, "generate", prompt, *flags, *short)
     assert code == 0, err
-    assert err.count("warning: prompt") == 1
+    assert err.count("tokens long") == 1
     said = " ".join(err.split())
     assert re.search(r"is \d+ tokens long, and the pipeline's tokenizer reads 8; cut off: '", said)
     assert "red blurry owl" in said.partition("cut off")[2]

@@ -59,8 +59,8 @@ def test_more_pictures_than_memory_holds_are_refused(files, monkeypatch, capsys,
 @pytest.mark.parametrize(
     "twice",
     [
-        ("--steps", 2, "--steps", 3),
-        ("--token", "<t>", "--token", "<u>"),
+        ("--steps", 4, "--steps", 3),
+        ("--token", "<v>", "--token", "<u>"),
         ("--out", "a", "--out", "b"),
     ],
 )

@@ -1,5 +1,6 @@
 """Arguments that a pipeline itself refuses, as errors of this library."""
 
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,10 @@ from adjointdpm.support.memory import out_of_memory
 
 _PACKAGES = {Path(package.__file__ or "").parent for package in (diffusers, transformers)}
 _OURS = Path(adjointdpm.__file__ or "").parent
-_PASSES_ON = Path(last_tensor.__file__)  # is on the way to every function of torch
+# What lies between the pipeline's code and what it asks for: other libraries, Python's own, and
+# what is on the way to every function of torch.
+_LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
+_PASSES_ON = Path(last_tensor.__file__)
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def rejected_by(pipe: Any, networks: Any = None) -> Iterator[None]:
 
 
 def _is_theirs(error: BaseException) -> bool:
-    """Whether the pipeline's code was at work, not this library's, and memory had not run out."""
+    """Whether the pipeline's code was at work, not this library's or the user's; memory was left."""
     if out_of_memory(error) is not None:
         return False
     theirs, trace = False, error.__traceback__
@@ -55,7 +59,11 @@ def _is_theirs(error: BaseException) -> bool:
         file = Path(trace.tb_frame.f_code.co_filename)
         if not _PACKAGES.isdisjoint(file.parents):
             theirs = True
-        elif _OURS in file.parents and file != _PASSES_ON:
+        elif file != _PASSES_ON and (_OURS in file.parents or not _is_library(file)):
             theirs = False
         trace = trace.tb_next
     return theirs
+
+
+def _is_library(file: Path) -> bool:
+    return not file.is_absolute() or not _LIBRARIES.isdisjoint(file.parents)
