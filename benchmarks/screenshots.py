@@ -68,9 +68,9 @@ def _run(page: Any, button: str) -> None:
 
 
 def _guide(page: Any) -> None:
-    _fill(page, Prompt="a noto emoji of a cat", Steps=10)
+    _fill(page, Prompt="a noto emoji of a cat", Steps=8)
     _more(page)
-    _fill(page, Iterations=24)
+    _fill(page, Iterations=8)
     _more(page)
     _run(page, "Run")
 

@@ -20,6 +20,7 @@ from adjointdpm.app.job_queue import (
     birth_of,
     last_words,
 )
+from adjointdpm.app.worker import end_worker, ensure_worker
 from adjointdpm.errors import InvalidInputError
 
 SLEEPER = (
@@ -154,39 +155,58 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
+def worker_of(queue: JobQueue) -> int:
+    return int((queue.folder / "worker.pid").read_text())
+
+
+def test_many_looks_start_one_worker(queue, monkeypatch):
+    started = []
+
+    def sleeping(command, **more):
+        """A worker that is still importing."""
+        process = popen([sys.executable, "-c", "import time; time.sleep(60)"], **more)
+        started.append(process)
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr("adjointdpm.app.worker.subprocess.Popen", sleeping)
+    for _ in range(5):
+        ensure_worker(queue)
+    assert len(started) == 1
+    started[0].kill()
+    started[0].wait()
+    ensure_worker(queue)  # the lock was the dead one's
+    assert len(started) == 2
+    end_worker(queue)
+    started[1].wait(timeout=20)
+
+
 @pytest.mark.slow
-def test_a_worker_runs_commands_and_outlives_nothing(queue, tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "adjointdpm.app.worker", str(tmp_path), str(os.getpid())],
-        env=environment,
-        start_new_session=True,
-    )
+def test_a_worker_runs_commands_and_a_run_outlives_it(queue, tmp_path):
     try:
         queue.add("bad", ["guide", "--prompt= ", "--metric=color:mood=dusk"])
         queue.add("good", ["generate", "--steps=1", f"--out={tmp_path / 'good'}", "--", "a cat"])
+        ensure_worker(queue)
         wait_for(lambda: [job.state for job in queue.jobs()] == [FAILED, DONE])
         assert "prompt" in queue.jobs()[0].message
         assert len(list((tmp_path / "good").glob("*.png"))) == 4
         # A worker that is killed leaves its run alone, and the next one waits for the run's end.
         command = ["guide", "--prompt=a cat", "--metric=color:mood=dusk", "--steps=4"]
-        queue.add("long", [*command, "--iterations=200", f"--out={tmp_path / 'long'}"])
+        command += ["--iterations=200", f"--out={tmp_path / 'long'}"]
+        queue.add("long", command)
         wait_for(lambda: (tmp_path / "long" / "history.jsonl").exists())
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "adjointdpm.app.worker", str(tmp_path), str(os.getpid())],
-            env=environment,
-            start_new_session=True,
-        )
+        former = worker_of(queue)
+        os.kill(former, signal.SIGKILL)
+        wait_for(lambda: birth_of(former) is None)
+        ensure_worker(queue)
+        assert worker_of(queue) != former
         assert queue.find("long").is_alive
         queue.stop("long")
         wait_for(lambda: queue.find("long").state == STOPPED)
-        queue.add("long", [*command, "--iterations=200", f"--out={tmp_path / 'long'}", "--resume"])
+        queue.add("long", [*command, "--resume"])
         wait_for(lambda: queue.find("long").state == RUNNING and queue.find("long").pid)
         queue.stop("long")
         wait_for(lambda: queue.find("long").state == STOPPED)
         assert WAITING not in {job.state for job in queue.jobs()}
     finally:
-        worker.kill()
-        worker.wait()
+        end_worker(queue)

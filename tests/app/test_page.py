@@ -39,9 +39,9 @@ def status(page, *words: str) -> str:
 def test_a_guided_run_ends_with_another_picture_and_a_lower_metric(page, served):
     _, runs, queue = served
     time.sleep(1)
-    fill(page, Prompt="a noto emoji of a cat", Steps=4)
+    fill(page, Prompt="a noto emoji of a cat", Steps=10)
     more(page)
-    fill(page, Iterations=3)
+    fill(page, Iterations=5)
     start(page)
     asked = time.monotonic()
     page.locator(".adp-pair img").first.wait_for()
@@ -55,12 +55,12 @@ def test_a_guided_run_ends_with_another_picture_and_a_lower_metric(page, served)
     assert result["metric"]["after"] < result["metric"]["before"]
     with (
         Image.open(folder / "images" / "untouched_00.png") as before,
-        Image.open(folder / "images" / "iteration_0003.png") as after,
+        Image.open(folder / "images" / "iteration_0005.png") as after,
     ):
         assert ImageChops.difference(before, after).getbbox() is not None
     shown = page.locator(".adp-pair img")
     assert shown.nth(0).get_attribute("src") != shown.nth(1).get_attribute("src")
-    assert page.locator(".adp-strip img").count() == 4
+    assert page.locator(".adp-strip img").count() == 6
     assert page.locator(".adp-curve svg").count() == 1
     command = page.locator(".adp-command").filter(visible=True).first.inner_text()
     assert command.startswith("adjointdpm guide ")

@@ -24,22 +24,28 @@ _WAIT = 0.1  # seconds between two looks at the queue
 
 
 def ensure_worker(queue: JobQueue) -> None:
-    """Start a worker for a queue unless one is at work."""
+    """Start a worker for a queue unless one is at work, or about to be.
+
+    The worker inherits the lock. It is held from now on, and not only when the worker has loaded
+    what it needs: until then the page asks many times.
+    """
     lock = _locked(queue)
     if lock is None:
         return
-    lock.close()  # the worker takes it; of two that are started only one can
     here = str(Path(__file__).parents[2])  # so that the worker is of the same package
     paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (queue.folder / "worker.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "adjointdpm.app.worker", str(queue.runs), str(os.getpid())],
+    words = [str(queue.runs), str(os.getpid()), str(lock.fileno())]
+    with lock, (queue.folder / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "adjointdpm.app.worker", *words],
+            pass_fds=[lock.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=os.environ | {"PYTHONPATH": paths},
             start_new_session=True,  # Ctrl-C in the server's terminal is not for the runs
         )
+        (queue.folder / "worker.pid").write_text(str(worker.pid))
 
 
 #: Runs a command to its end; the lock is the worker's.
@@ -58,7 +64,7 @@ def end_worker(queue: JobQueue) -> None:
         os.kill(int((queue.folder / "worker.pid").read_text()), signal.SIGTERM)
 
 
-def work(queue: JobQueue, run: Run, server: int) -> None:
+def work(queue: JobQueue, run: Run, server: int, lock: IO[str]) -> None:
     """Run what waits until the server that started this process is gone and nothing waits.
 
     A job that a former worker started and that still runs is waited for.
@@ -67,12 +73,9 @@ def work(queue: JobQueue, run: Run, server: int) -> None:
         queue: where the jobs are.
         run: runs a command to its end.
         server: the process that started this one.
+        lock: held as long as this process works.
 
     """
-    lock = _locked(queue)
-    if lock is None:
-        return
-    (queue.folder / "worker.pid").write_text(str(os.getpid()))
     while True:
         _settle(queue)
         job = queue.take()
@@ -177,4 +180,6 @@ if __name__ == "__main__":
     forks = sys.platform == "linux"
     if forks:
         _preload()
-    work(JobQueue(Path(sys.argv[1])), run_forked if forks else run_anew, int(sys.argv[2]))
+    runs, parent, descriptor = sys.argv[1:]
+    with os.fdopen(int(descriptor), "w") as held:
+        work(JobQueue(Path(runs)), run_forked if forks else run_anew, int(parent), held)
