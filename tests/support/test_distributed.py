@@ -22,7 +22,6 @@ from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.loop import Interrupted, Settings, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.runs.checkpoints import Checkpoints
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.trackers import flatten
 from adjointdpm.support.distributed import Processes
@@ -107,7 +106,7 @@ def refusal(function: Callable[[], object]) -> list[str]:
 def failures(out: Path) -> dict[str, Any]:
     """What goes wrong in one process, as all see it."""
     processes = Processes()
-    main, other = processes.is_main, processes.index == 1
+    other = processes.index == 1
 
     def bad_scores(x: Tensor) -> Tensor:
         return x.mean((1, 2, 3)) / (0 if other else 1)
@@ -122,9 +121,6 @@ def failures(out: Path) -> dict[str, Any]:
         "folder": refusal(lambda: RunFolder.open(out, {})),
         "metric": refusal(lambda: learn(Tint(), {}, metric=metrics.resolve(bad_scores))),
         "history": refusal(lambda: learn(Tint(), {}, on_history=full_disk)),
-        "checkpoint": refusal(
-            lambda: learn(Tint(), {}, checkpoints=Checkpoints(out / f"none-{main}"), resume=True)
-        ),
         "other": refusal(lambda: processes.from_main(fail)),
     }
 
@@ -330,7 +326,6 @@ def test_what_fails_in_one_process_fails_in_both(two) -> None:
         ("folder", "OutputError", "not empty"),
         ("metric", "MetricError", "infinite"),
         ("history", "OutputError", "disk full"),
-        ("checkpoint", "CheckpointError", "none-True"),
     ):
         for result in seen:
             assert result[name][0] == kind

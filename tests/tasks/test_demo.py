@@ -52,6 +52,7 @@ def test_the_demo_leaves_a_whole_run_folder(tmp_path, gradient: str) -> None:
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
         "run.json",
+        "run.lock",
         "config.yaml",
         "result.json",
         "history.jsonl",
