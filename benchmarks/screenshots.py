@@ -5,6 +5,7 @@ model, and looks at every tab with Chromium, wide and narrow, light and dark.
 """
 
 import argparse
+import re
 import shutil
 import tempfile
 import time
@@ -24,7 +25,7 @@ from adjointdpm.app.worker import end_worker
 OUT = Path("docs/images")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDE, _NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-_LONGEST = 900  # seconds that a run may take
+_LONGEST = 240  # seconds that a run may take
 _COLOURS = 128  # of a picture: pages have few
 
 
@@ -44,7 +45,8 @@ def _served() -> Iterator[tuple[str, JobQueue]]:
 def _fill(page: Any, **values: object) -> None:
     panel = page.get_by_role("tabpanel").filter(visible=True)
     for label, value in values.items():
-        panel.get_by_label(label.replace("_", " ")).first.fill(str(value))
+        named = re.compile(rf"^\W*{label.replace('_', ' ')}\b")
+        panel.get_by_label(named).first.fill(str(value))
 
 
 def _more(page: Any) -> None:
@@ -68,28 +70,34 @@ def _run(page: Any, button: str) -> None:
 
 
 def _guide(page: Any) -> None:
-    _fill(page, Prompt="a noto emoji of a cat", Steps=8)
+    _fill(page, Prompt="a noto emoji of a cat", Steps=4)
     _more(page)
-    _fill(page, Iterations=8)
+    _fill(page, Iterations=6, Lr=0.3)
     _more(page)
     _run(page, "Run")
 
 
 def _word(page: Any) -> None:
-    _fill(page, Iterations=12, Steps=10)
+    _fill(page, Iterations=4, Steps=5)
     _more(page)
-    _fill(page, Initial="purple", Template="{token} {prompt}", Validation=6)
+    _fill(page, Initial="purple", Template="{token} {prompt}", Lr=0.1, Validation=4)
     _more(page)
     _run(page, "Learn the word")
 
 
 def _align(page: Any) -> None:
-    _fill(page, Iterations=6, Steps=6)
+    _fill(page, Iterations=4, Steps=5)
+    _more(page)
+    _fill(page, Batch=1, Strength=1, Strength_pictures=4, Validation=4, Held_out_seeds=2)
+    _more(page)
     _run(page, "Align")
 
 
 def _audit(page: Any) -> None:
-    _fill(page, Budgets="0.1 0.3", Clean_seeds=5, Iterations=5)
+    _fill(page, Budgets="0.3 0.6", Clean_seeds=2, Iterations=4)
+    _more(page)
+    _fill(page, Steps=8)
+    _more(page)
     _run(page, "Audit")
 
 
@@ -117,6 +125,9 @@ def _open_tab(page: Any, name: str) -> None:
 
 
 def _save(page: Any, path: Path, full: bool = False) -> None:
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)
     image = Image.open(BytesIO(page.screenshot(full_page=full))).convert("RGB")
     image.quantize(_COLOURS).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
@@ -127,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tabs", nargs="*", default=list(TABS), choices=list(TABS))
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--every", action="store_true", help="every tab also dark and narrow")
     given = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -152,6 +164,9 @@ def main() -> None:
             other.locator(".adp-status").first.wait_for()
             other.wait_for_timeout(2500)
             _save(other, given.out / f"app-{kind}.png", full=kind == "phone")
+            for name in given.tabs[1:] if given.every else ():
+                _open_tab(other, name)
+                _save(other, given.out / f"app-{name.lower().replace(' ', '-')}-{kind}.png", True)
         browser.close()
 
 

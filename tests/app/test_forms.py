@@ -11,6 +11,7 @@ from adjointdpm.app.metric_menu import CLASS, COLOUR, LIKE, MOOD, STYLE, MetricM
 from adjointdpm.app.offers import Offers
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.tasks.align import AlignConfig
+from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.guide import GuideConfig
 
 pytest.importorskip("gradio")
@@ -31,6 +32,15 @@ def test_lists_and_switches():
     some = settings(AlignConfig, "full", "rank")
     assert words_of(some, [True, 8]) == ["--full"]
     assert words_of([Setting(GuideConfig, "gradient")], ["exact"]) == ["--gradient=exact"]
+
+
+def test_several_numbers_are_a_text_with_spaces():
+    budgets = Setting(AuditConfig, "budget", label="budgets")
+    assert type(budgets.control()).__name__ == "Textbox"
+    assert budgets.words(budgets.shown) == []
+    assert budgets.words("0.3 0.60") == ["--budget=0.3", "--budget=0.6"]
+    with pytest.raises(InvalidInputError, match="a number"):
+        budgets.words("0.3, x")
 
 
 @pytest.mark.parametrize("value", ["1e999", "nan", "two", True, "0x10", []])

@@ -97,9 +97,10 @@ class DrawingPanel:
         return self.session.start("generate", " ".join(lines), words, text)
 
     def _learned(self, source: str | None, strength: float) -> list[str]:
+        source = None if self.learned is None else self.learned.current(source)
         if source is None:
             raise InvalidInputError(
-                "there is no run yet whose result could be drawn with; Run first"
+                "there is no run yet whose result could be drawn with; start one above"
             )
         folder = self.session.folder(source)
         if not (folder / "result.json").is_file():

@@ -72,9 +72,15 @@ class Setting:
         kind, value = _kind(self.cls, self.name), self.shown
         if kind is bool:
             return gr.Checkbox(value=bool(value), **words)
-        if kind in (int, float) and value is not None:
+        if kind in (int, float) and value is not None and not self.is_list:
             return gr.Number(value=value, precision=0 if kind is int else None, **words)
         return gr.Textbox(value=value or "", placeholder=_EMPTY, max_lines=1, **words)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the field takes several values."""
+        hint = _hint(self.cls, self.name)
+        return list in (get_origin(hint), *map(get_origin, get_args(hint)))
 
     @property
     def usual(self) -> Any:
@@ -97,6 +103,14 @@ class Setting:
         if kind is bool:
             negative = f"--no-{self.name.replace('_', '-')}"
             return [] if bool(value) == self.usual else [flag if value else negative]
+        if self.is_list:
+            text = checked_text(value, self.name)
+            if text == self.shown and self.default is None:
+                return []
+            parts = text.split()
+            if kind in (int, float):
+                parts = [f"{_number(self.name, kind, part):.10g}" for part in parts]
+            return [f"{flag}={part}" for part in parts]
         if kind in (int, float):
             value = _number(self.name, kind, value)
             same = self.usual is not None and value == self.usual
@@ -104,8 +118,6 @@ class Setting:
         text = checked_text(value, self.name)
         if text == self.shown and self.default is None:
             return []
-        if get_origin(_hint(self.cls, self.name)) is list:
-            return [f"{flag}={word}" for word in text.split()]
         return [f"{flag}={text}"]
 
 

@@ -85,7 +85,7 @@ def build(session: Session) -> list[gr.Timer]:
     panel.connect(start, [prompt, *metrics.controls, *controls], outputs, show)
 
     def look(name: str | None, number: float) -> list[Any]:
-        return _kept(session, name, int(number))
+        return _kept(session, panel.current(name), int(number))
 
     state.change(
         look, [panel.shown, state], [chosen, keep], api_visibility="private", show_progress="hidden"

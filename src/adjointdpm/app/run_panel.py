@@ -83,12 +83,14 @@ class RunPanel:
             return self._tried(lambda: start(*values), len(outputs))
 
         def halt(name: str | None) -> list[Any]:
-            if name is not None:
-                self.session.queue.stop(name)
+            current = self.current(name)
+            if current is not None:
+                self.session.queue.stop(current)
             return self._look(name, None, show, len(outputs))
 
         def resume(name: str | None) -> list[Any]:
-            return self._tried(lambda: self.session.resume(str(name)), len(outputs))
+            current = str(self.current(name))
+            return self._tried(lambda: self.session.resume(current), len(outputs))
 
         def tick(name: str | None, seen: Any) -> list[Any]:
             return self._look(name, seen, show, len(outputs))
@@ -97,6 +99,17 @@ class RunPanel:
         self.stop.click(halt, self.shown, parts, **_QUIET)
         self.go_on.click(resume, self.shown, parts, **_QUIET)
         self.timer.tick(tick, [self.shown, self.seen], parts, queue=False, **_QUIET)
+
+    def current(self, shown: str | None) -> str | None:
+        """The run that is looked at: the one started here, else the newest.
+
+        Only `begin` and `resume` set `shown`. A tick that had begun before a click, and ended
+        after it, would put the former run back.
+        """
+        if shown is not None or not self.follows:
+            return shown
+        newest = self.session.queue.newest(*self.tasks)
+        return None if newest is None else newest.name
 
     def _tried(self, start: Callable[[], Job], outputs: int) -> list[Any]:
         """Start a run, or say the sentence of the error."""
@@ -110,8 +123,8 @@ class RunPanel:
     def _look(self, name: str | None, seen: Any, show: Show, outputs: int) -> list[Any]:
         """What has changed since the last look."""
         queue, nothing = self.session.queue, gr.skip()
-        newest = queue.newest(*self.tasks) if self.follows else None
-        job = newest if name is None else queue.find(name)
+        current = self.current(name)
+        job = None if current is None else queue.find(current)
         if job is None:
             return [nothing] * (6 + outputs)
         if not job.is_over:
@@ -121,13 +134,13 @@ class RunPanel:
         words = self._words(view, job)
         if seen is not None and seen[0] == sight:
             status = nothing if seen[1] == words else words
-            return [job.name, (sight, words), status] + [nothing] * (3 + outputs)
+            return [nothing, (sight, words), status] + [nothing] * (3 + outputs)
         buttons = [
             self._details(job),
             gr.Button(interactive=not job.is_over),
             gr.Button(interactive=job.state == STOPPED and self.resumes),
         ]
-        return [job.name, (sight, words), words, *buttons, *show(view, job)]
+        return [nothing, (sight, words), words, *buttons, *show(view, job)]
 
     def _words(self, view: RunView, job: Job) -> str:
         """What is going on, and the error's sentence."""
