@@ -241,7 +241,6 @@ class Run:
                     validation,
                     self.learning.settings(),
                     checkpoints=folder.checkpoints,
-                    history=folder.read_history(),
                     resume=any(folder.checkpoints.folder.glob("state-*")),
                     on_history=note,
                 )

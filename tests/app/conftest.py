@@ -52,7 +52,7 @@ def page(browser: Any, served: tuple[str, Path, Any]) -> Iterator[Any]:
     """The page, open; a message on its console or a request to elsewhere fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     opened, wrong = context.new_page(), []
-    opened.set_default_timeout(90_000)
+    opened.set_default_timeout(45_000)
     opened.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on(

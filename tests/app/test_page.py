@@ -1,6 +1,7 @@
 """The page in a real browser, with the bundled model."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -8,12 +9,22 @@ import pytest
 from PIL import Image, ImageChops
 
 pytestmark = pytest.mark.slow
+#: A button of each tab.
+TABS = {
+    "A word": "Learn the word",
+    "Align": "Align",
+    "Audit": "Audit",
+    "Gradient": "Differentiate",
+    "Generate": "Draw",
+    "Runs": "Look again",
+}
 
 
 def fill(page, **values) -> None:
     panel = page.get_by_role("tabpanel").filter(visible=True)
     for label, value in values.items():
-        panel.get_by_label(label.replace("_", " "), exact=False).first.fill(str(value))
+        named = re.compile(rf"^\W*{label.replace('_', ' ')}\b")
+        panel.get_by_label(named).first.fill(str(value))
 
 
 def more(page) -> None:
@@ -27,21 +38,21 @@ def start(page, button: str = "Run") -> None:
 def status(page, *words: str) -> str:
     """The status line, once it says one of these."""
     line = page.locator(".adp-status").filter(visible=True).first
-    end = time.monotonic() + 300
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         text = line.inner_text() if line.count() else ""
         if any(word in text for word in words):
             return text
         page.wait_for_timeout(100)
-    raise AssertionError(f"none of {words} within 5 minutes")
+    raise AssertionError(f"none of {words} within 2 minutes")
 
 
 def test_a_guided_run_ends_with_another_picture_and_a_lower_metric(page, served):
     _, runs, queue = served
     time.sleep(1)
-    fill(page, Prompt="a noto emoji of a cat", Steps=10)
+    fill(page, Prompt="a noto emoji of a cat", Steps=4)
     more(page)
-    fill(page, Iterations=5)
+    fill(page, Iterations=3, Lr=0.3)
     start(page)
     asked = time.monotonic()
     page.locator(".adp-pair img").first.wait_for()
@@ -55,12 +66,12 @@ def test_a_guided_run_ends_with_another_picture_and_a_lower_metric(page, served)
     assert result["metric"]["after"] < result["metric"]["before"]
     with (
         Image.open(folder / "images" / "untouched_00.png") as before,
-        Image.open(folder / "images" / "iteration_0005.png") as after,
+        Image.open(folder / "images" / "iteration_0003.png") as after,
     ):
         assert ImageChops.difference(before, after).getbbox() is not None
     shown = page.locator(".adp-pair img")
     assert shown.nth(0).get_attribute("src") != shown.nth(1).get_attribute("src")
-    assert page.locator(".adp-strip img").count() == 6
+    assert page.locator(".adp-strip img").count() == 4
     assert page.locator(".adp-curve svg").count() == 1
     command = page.locator(".adp-command").filter(visible=True).first.inner_text()
     assert command.startswith("adjointdpm guide ")
@@ -143,9 +154,9 @@ def test_a_learned_word_loads_in_stock_diffusers(page, served, tmp_path: Path):
 
 
 def test_every_tab_opens_and_gradients_are_shown(page):
-    for name in ("A word", "Align", "Audit", "Gradient", "Generate", "Runs"):
+    for name, button in TABS.items():
         page.get_by_role("tab", name=name, exact=True).click()
-        page.get_by_role("tabpanel", name=name).filter(visible=True).first.wait_for()
+        page.get_by_role("button", name=button, exact=True).filter(visible=True).first.wait_for()
     page.get_by_role("tab", name="Gradient", exact=True).click()
     fill(page, Steps=3)
     start(page, "Differentiate")

@@ -15,6 +15,7 @@ from adjointdpm.pipelines.base import DiffusionModel
 from adjointdpm.pipelines.schedulers import draw_seed
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.files import write_bytes
+from adjointdpm.support.safetensors_bytes import save
 from adjointdpm.tasks.config import Sampling
 from adjointdpm.tasks.stock_code import as_code, drawing_lines
 from adjointdpm.variables import Example, PromptEmbedding

@@ -32,15 +32,15 @@ from helpers.tiny_pipelines import tiny_pipeline
 VARY = {"seconds", "peak_memory_bytes"}
 
 
-def config_for(model, tmp_path, bluer: float = 0.3) -> AuditConfig:
+def config_for(model, tmp_path, bluer: float = 0.3, prompt: str = PROMPTS[0]) -> AuditConfig:
     path = tmp_path / "victim.py"
     with torch.no_grad():
-        images = model.generate([PROMPTS[0]] * 2, model.noise(2, 0), steps=2, guidance_scale=3.0)
+        images = model.generate([prompt] * 2, model.noise(2, 0), steps=2, guidance_scale=3.0)
     blue = (images[:, 2].mean((1, 2)) - images[:, 0].mean((1, 2))).max().item()
     path.write_text(VICTIM.replace("THRESHOLD", f"{blue + bluer:.4f}"))
     return AuditConfig(
         victim=f"{path}:build",
-        prompts=[PROMPTS[0]],
+        prompts=[prompt],
         budget=[0.05, 0.8],
         clean_seeds=2,
         iterations=2,
@@ -128,7 +128,10 @@ def test_an_audit_stops_after_a_small_part_and_ends_with_the_same_numbers(number
 def test_the_last_that_is_told_of_a_budget_is_what_came_of_it(tmp_path) -> None:
     model, told = from_pipeline(tiny_pipeline(tmp_path)), []
     config = replace(
-        config_for(model, tmp_path, bluer=0.05), budget=[0.8], iterations=1, random_search=False
+        config_for(model, tmp_path, bluer=0.05, prompt="a lion"),
+        budget=[0.8],
+        iterations=1,
+        random_search=False,
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "audit"})
     result = audit(model, config, folder, report=lambda what, done, total: told.append(what))

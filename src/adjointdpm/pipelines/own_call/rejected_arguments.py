@@ -51,7 +51,7 @@ def rejected_by(pipe: Any, networks: Any = None) -> Iterator[None]:
 
 
 def _is_theirs(error: BaseException) -> bool:
-    """Whether the pipeline's code was at work, not this library's or the user's; memory was left."""
+    """Whether the pipeline's code was at work, not ours or the user's, and memory was left."""
     if out_of_memory(error) is not None:
         return False
     theirs, trace = False, error.__traceback__
