@@ -10,6 +10,8 @@ import itertools
 import math
 import os
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -129,7 +131,8 @@ def _short(text: str) -> str:
 
 
 def prepare() -> None:
-    """Import once what every case needs: it would be seconds in each of their processes."""
+    """Import once what every case needs, which would be seconds in each of their processes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `run_all` ends the case at work
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     os.environ.pop("COLUMNS", None)
     import torch
