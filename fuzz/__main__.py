@@ -6,8 +6,12 @@ Cases are drawn from a seed, so that `python -m fuzz KIND --only 17 --verbose` r
 """
 
 import functools
+import itertools
+import math
 import os
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -40,6 +44,9 @@ def main(
     only: Annotated[list[int] | None, typer.Option(help="Numbers of cases to run.")] = None,
     jobs: Annotated[int, typer.Option(help="Cases that run at once.")] = 2,
     seconds: Annotated[float, typer.Option(help="Time limit of one case.")] = 60,
+    minutes: Annotated[
+        float, typer.Option(help="For all kinds together: each begins no case after its share.")
+    ] = math.inf,
     inputs: Annotated[
         Path | None, typer.Option(help="Where what cases start from is kept for the next time.")
     ] = None,
@@ -58,11 +65,14 @@ def main(
     with tempfile.TemporaryDirectory(prefix="fuzz-inputs-") as folder:
         prepare()
         inputs = make_inputs((inputs or Path(folder, "inputs")).absolute())
-        for name in kinds or KINDS:
+        names = list(kinds or KINDS)
+        for place, name in enumerate(names):
             drawn = draw(name, cases or KINDS[name], seed)
             numbers = only or range(len(drawn))
             chosen = {number: drawn[number] for number in numbers}
-            found[name] = run_kind(name, chosen, inputs, Limits(seconds), jobs, verbose)
+            share = (began + 60 * minutes - time.monotonic()) / (len(names) - place)
+            limits = Limits(seconds)
+            found[name] = run_kind(name, chosen, inputs, limits, jobs, verbose, share)
             tell(f"{name}: {dict(found[name])}")
             if keep or page is not None:
                 seconds_in_all = time.monotonic() - began
@@ -80,14 +90,27 @@ def run_kind(
     limits: Limits,
     jobs: int,
     verbose: bool = False,
+    within: float = math.inf,
 ) -> Counter[str]:
-    """Run cases of a kind, print those that end badly, and count their ends."""
+    """Run cases of a kind, print those that end badly, and count their ends.
+
+    Args:
+        name: of the kind.
+        chosen: cases by number.
+        inputs: folder of what they start from.
+        limits: what each may take.
+        jobs: how many run at once.
+        verbose: print every verdict.
+        within: seconds after which no case begins.
+
+    """
     module, ends = kind(name), Counter[str]()
     if getattr(module, "NEEDS_RUNS", False):
         make_runs(inputs, jobs)
     works = [functools.partial(module.run, case, inputs) for case in chosen.values()]
-    numbers = list(chosen)
-    for place, verdict, took in run_all(works, limits, jobs):
+    numbers, end = list(chosen), time.monotonic() + within
+    in_time = itertools.takewhile(lambda _: time.monotonic() < end, works)
+    for place, verdict, took in run_all(in_time, limits, jobs):
         ends[verdict.end] += 1
         number = numbers[place]
         if verbose or not verdict.good:
@@ -108,7 +131,8 @@ def _short(text: str) -> str:
 
 
 def prepare() -> None:
-    """Import once what every case needs: it would be seconds in each of their processes."""
+    """Import once what every case needs, which would be seconds in each of their processes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `run_all` ends the case at work
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     os.environ.pop("COLUMNS", None)
     import torch

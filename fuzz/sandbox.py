@@ -139,6 +139,7 @@ def _fork(work: Callable[[], Verdict], folder: Path, limits: Limits) -> int:
 
 def _work(work: Callable[[], Verdict], folder: Path, limits: Limits) -> None:
     """Run the function in the child, and leave its verdict as a file."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     place = folder / "work"
     place.mkdir()
     os.chdir(place)

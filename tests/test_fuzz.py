@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.__main__ import run_kind
 from fuzz.drawing import KINDS, draw
 from fuzz.sandbox import GIB, Limits, run_all
 from fuzz.verdict import Done, Verdict
@@ -87,6 +88,11 @@ def test_a_seed_says_which_cases_there_are(name: str) -> None:
     assert cases == draw(name, 20, from_seed=3)
     assert len({str(case) for case in cases}) == 20
     assert cases != draw(name, 20, from_seed=4)
+
+
+def test_no_case_begins_after_its_time(tmp_path: Path) -> None:
+    cases = dict(enumerate(draw("prompt_files", 2, from_seed=0)))
+    assert not run_kind("prompt_files", cases, tmp_path, Limits(), jobs=1, within=0)
 
 
 @pytest.mark.slow

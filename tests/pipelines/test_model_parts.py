@@ -1,6 +1,7 @@
 """Model folders whose weights are not what their config says: named, and never random pictures."""
 
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -188,3 +189,24 @@ def test_pictures_without_anything_on_them_are_told_of(name: str, bias: float, s
     with warnings.catch_warnings():
         warnings.simplefilter("error", AdjointDPMWarning)
         model(noise=noise, **CASES[name].arguments)
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "tokenizer/tokenizer.json", "notes"])
+def test_a_pipe_in_the_folder_is_refused_before_it_is_read(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=rf"{name} is no file but a pipe"):
+        adj.load(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model": 1}', '{"model": {"type": "nothing"}}'])
+def test_a_damaged_tokenizer_is_a_refusal(folder: Path, content: str) -> None:
+    (folder / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelError, match="could not be loaded"):
+        adj.load(folder)
+
+
+def test_a_tokenizer_without_a_longest_prompt_is_refused(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json may be missing"):
+        adj.load(folder)

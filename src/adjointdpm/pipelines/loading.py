@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from safetensors import SafetensorError
 from torch import nn
 
 from adjointdpm.errors import AdjointDPMWarning, ModelError
@@ -24,7 +23,7 @@ from adjointdpm.pipelines.own_call.missing_weights import (
 )
 from adjointdpm.pipelines.own_call.modular import is_modular
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
-from adjointdpm.pipelines.weight_files import check_readable, missing_weights
+from adjointdpm.pipelines.weight_files import check_readable, check_regular, missing_weights
 from adjointdpm.pipelines.weight_report import weight_report
 from adjointdpm.support.hub import is_hub_id, is_reachable, is_unreachable, why_no_hub_id
 from adjointdpm.support.quiet_loading import quiet_loading
@@ -103,6 +102,8 @@ def load(
 
 def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | AnyPipeline:
     """Read the index, check the parts, and only then load them."""
+    if local:
+        check_regular(source)
     index = _read_index(source, local, kwargs)
     class_name = index.get("_class_name")
     pipeline_class = _pipeline_class(source, class_name)
@@ -115,16 +116,9 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
             pipe = pipeline_class.from_pretrained(source, **kwargs)
     except ModelError as error:
         raise ModelError(f"{source!r}: {error}") from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        AttributeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers raises no other class
         hint = missing_weights(source, networks, kwargs.get("variant")) if local else ""
         if not local and "safetensors" in str(error):
             hint = 'its weights may be of a variant (variant="fp16", --variant fp16)'

@@ -77,6 +77,12 @@ class StableDiffusion(DiffusionModel):
                 f"the UNet takes {channels} channels and the VAE has {latent_channels}: an "
                 f"inpainting or otherwise conditioned UNet, which needs more than a prompt"
             )
+        length = getattr(getattr(pipe, "tokenizer", None), "model_max_length", 1)
+        if not (isinstance(length, int) and 0 < length < 2**31):
+            raise ModelError(
+                f"the tokenizer's longest prompt (model_max_length) is {length!r} tokens; its "
+                f"tokenizer_config.json may be missing or damaged"
+            )
         self._network = UNet(pipe.unet)
         super().__init__(pipe)
 

@@ -57,6 +57,18 @@ def check_readable(source: str, parts: Iterable[str]) -> None:
                 ) from error
 
 
+def check_regular(source: str) -> None:
+    """Check that a folder holds files and folders only: a pipe or a device is read for ever.
+
+    Raises:
+        ModelError: something else is in it; the message names it.
+
+    """
+    for path in sorted(Path(source).rglob("*")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelError(f"{path} is no file but a pipe or device, which may never end")
+
+
 def _advice(source: str, files: dict[str, tuple[str | None, str]]) -> str:
     """What to do about a part without the weights that were asked for."""
     others = sorted(v for v, kind in files.values() if kind == SAFE and v is not None)
