@@ -24,7 +24,8 @@ from adjointdpm.app.worker import end_worker
 
 OUT = Path("docs/images")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_WIDE, _NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+_WIDE: Any = {"width": 1280, "height": 800}
+_NARROW: Any = {"width": 390, "height": 844}
 _LONGEST = 240  # seconds that a run may take
 _COLOURS = 128  # of a picture: pages have few
 
@@ -158,7 +159,9 @@ def main() -> None:
             _save(
                 page, given.out / f"app-{name.lower().replace(' ', '-')}.png", full=name != "Guide"
             )
-        for kind, size, scheme in (("dark", _WIDE, "dark"), ("phone", _NARROW, "light")):
+        looks: list[tuple[str, Any, Any]]
+        looks = [("dark", _WIDE, "dark"), ("phone", _NARROW, "light")]
+        for kind, size, scheme in looks:
             other = browser.new_context(viewport=size, color_scheme=scheme).new_page()
             other.goto(url)
             other.locator(".adp-status").first.wait_for()

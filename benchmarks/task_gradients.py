@@ -107,7 +107,7 @@ def main(
     page_only: PageOnly = False,
 ) -> None:
     """Make every run that has no result, and make the page."""
-    kept = read_results(RESULTS) if has_results(RESULTS) else {"runs": {}}
+    kept: dict[str, Any] = read_results(RESULTS) if has_results(RESULTS) else {"runs": {}}
     if not page_only:
         kept |= {"machine": machine()}
         threads = max(1, os.cpu_count() or 1)

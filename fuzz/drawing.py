@@ -44,7 +44,7 @@ def draw(name: str, count: int, from_seed: int) -> list[dict[str, Any]]:
         phases=[Phase.generate],
         database=None,
         deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck],  # pyright: ignore[reportArgumentType]
     )
     # Whole cases from a generator's seed: hypothesis would vary parts of the cases that it had.
     @given(st.randoms(use_true_random=True).map(kind(name).cases))

@@ -93,7 +93,9 @@ def make_inputs(folder: Path) -> Path:
     import torch
     from PIL import Image
 
-    from helpers.tiny_pipelines import tiny_pipeline
+    from helpers.tiny_pipelines import (  # pyright: ignore[reportMissingImports] - of the tests
+        tiny_pipeline,
+    )
 
     if (folder / "style.png").exists():
         return folder

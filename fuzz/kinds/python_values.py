@@ -106,7 +106,7 @@ def run(case: dict[str, Any], inputs: Path) -> Verdict:
     from adjointdpm.errors import AdjointDPMError
 
     Path("model").symlink_to(inputs / "model")
-    names = _names()
+    names = dict(_names())
     call: Callable[..., Any] = eval(case["call"], names)
     given = CALLS[case["call"]] | case["changes"]
     values = {key: eval(text, names) for key, text in given.items()}

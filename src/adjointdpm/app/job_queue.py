@@ -19,6 +19,7 @@ from adjointdpm.support.files import write_text
 STATE = ".app"
 WAITING, RUNNING, STOPPED, DONE, FAILED = "waiting", "running", "stopped", "done", "failed"
 _INTERRUPTED = 130  # the exit code of a command that was interrupted
+_STATES = {0: DONE, _INTERRUPTED: STOPPED}
 _KEPT = 200  # jobs that have ended and that the file remembers
 
 
@@ -151,7 +152,7 @@ class JobQueue:
             if place is None:
                 return
             code = _exit_code(self.exit_code(name))
-            state = {0: DONE, _INTERRUPTED: STOPPED}.get(code, FAILED)
+            state = FAILED if code is None else _STATES.get(code, FAILED)
             message = last_words(self.log(name))
             if code is None:
                 message = f"its process was killed. {message}".strip()

@@ -100,7 +100,7 @@ def download(view: RunView) -> Any:
 
 def copied(path: Path) -> str:
     """A copy where the server may hand it out; no path of the runs is ever given to it."""
-    return shutil.copy(path, Path(tempfile.mkdtemp(prefix="adjointdpm-")) / path.name)
+    return str(shutil.copy(path, Path(tempfile.mkdtemp(prefix="adjointdpm-")) / path.name))
 
 
 def _escaped(text: str) -> str:

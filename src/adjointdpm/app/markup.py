@@ -31,9 +31,11 @@ def difference(path: Path, other: Path, alt: str, times: int = 8) -> str:
     except OSError:
         return picture(None, alt)
     more, less = ImageChops.subtract(second, first), ImageChops.subtract(first, second)
+    up = [min(127, value * times) for value in range(256)] * 3
+    down = [min(128, value * times) for value in range(256)] * 3
     grey = Image.new("RGB", first.size, (128, 128, 128))
-    shown = ImageChops.add(grey, more.point(lambda v: min(127, v * times)))
-    shown = ImageChops.subtract(shown, less.point(lambda v: min(128, v * times)))
+    shown = ImageChops.add(grey, more.point(up))
+    shown = ImageChops.subtract(shown, less.point(down))
     return f'<img src="{_encoded(shown)}" alt="{escape(alt)}">'
 
 

@@ -18,7 +18,7 @@ from adjointdpm.errors import AdjointDPMError
 
 #: Makes the outputs of a tab from a run's folder and its job.
 Show = Callable[[RunView, Job], Sequence[Any]]
-_QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _LINES = 12  # of what a run has printed
 
 

@@ -17,7 +17,7 @@ from adjointdpm.errors import AdjointDPMError
 
 _LARGEST_REPORT = 60_000_000  # bytes
 _MOST = 100  # runs in the list
-_QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(session: Session) -> list[gr.Timer]:

@@ -18,5 +18,5 @@ __all__ = [
 ]
 
 explain_types(globals(), __all__)
-explain_types(vars(any_pipeline), ("AnyPipeline",))
-explain_types(vars(stable_diffusion), ("StableDiffusion",))
+explain_types(any_pipeline.__dict__, ("AnyPipeline",))
+explain_types(stable_diffusion.__dict__, ("StableDiffusion",))

@@ -351,7 +351,7 @@ class DiffusionModel(ABC):
         if seeds is not None:
             sampler = resolve_sampler(sampler).for_samples(seeds)
         solve: dict[str, Any] = {"schedule": schedule, "steps": steps, "grid": grid}
-        watched = solve | {"callback": callback}
+        watched: dict[str, Any] = solve | {"callback": callback}
         latents = sample(denoiser, x, cond=cond, sampler=sampler, gradient=method, **watched)
         samples = self.decode(latents)
         stages = FiniteStages(self._is_half)

@@ -82,7 +82,7 @@ def explaining(function: Callable[..., Any], always: bool = False) -> Callable[.
                 raise wrong
         return result
 
-    called.explains_types = True  # pyright: ignore[reportFunctionMemberAccess]
+    called.explains_types = True  # pyright: ignore[reportAttributeAccessIssue]
     return called
 
 

@@ -1,5 +1,6 @@
 """gradient: what a metric asks of the noise, by several gradient methods side by side."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ def gradient(
     render = renderer(model, config)
     check_metric(render, metric, [example])
     rows: dict[str, dict[str, Any]] = {}
+    value = math.nan
     gradients: dict[str, Tensor] = {}
     with frozen(model.pipe):
         for name in [EXACT, *(method for method in config.method if method != EXACT)]:

@@ -103,7 +103,10 @@ def test_a_signal_to_one_process_stops_both_and_one_alone_goes_on(two: Path, tmp
 def test_a_failure_in_one_process_ends_both(two: Path) -> None:
     for rank in (0, 1):
         kind, text = json.loads((two / f"found-{rank}.json").read_text())["failed"]
-        assert kind == ("RuntimeError", "ModelError")[rank] or kind == ("ModelError", "RuntimeError")[rank]
+        assert (
+            kind == ("RuntimeError", "ModelError")[rank]
+            or kind == ("ModelError", "RuntimeError")[rank]
+        )
         assert "broken network" in text
 
 
