@@ -61,7 +61,7 @@ def main(
         publish(page_of(read_results(RESULTS)), page)
         return
     found, began, kept = {}, time.monotonic(), {}
-    first = read_results(RESULTS)["first"] if has_results(RESULTS) else None
+    before = read_results(RESULTS) if has_results(RESULTS) else None
     with tempfile.TemporaryDirectory(prefix="fuzz-inputs-") as folder:
         prepare()
         inputs = make_inputs((inputs or Path(folder, "inputs")).absolute())
@@ -76,7 +76,9 @@ def main(
             tell(f"{name}: {dict(found[name])}")
             if keep or page is not None:
                 seconds_in_all = time.monotonic() - began
-                kept = kept_beside(first, {"seed": seed, "seconds": seconds_in_all, "kinds": found})
+                kept = kept_beside(
+                    before, {"seed": seed, "seconds": seconds_in_all, "kinds": found}
+                )
     if keep or page is not None:
         publish(page_of(kept), page)
     if any(end not in ("worked", "refused") for ends in found.values() for end in ends):

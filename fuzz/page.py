@@ -10,16 +10,31 @@ from fuzz.verdict import FAULTS, GOOD
 RESULTS = "faults"
 
 
-def kept_beside(first: dict[str, Any] | None, counted: dict[str, Any]) -> dict[str, Any]:
-    """Keep what was counted beside the counts of the first run, if there was one; returns both."""
+def kept_beside(before: dict[str, Any] | None, counted: dict[str, Any]) -> dict[str, Any]:
+    """Keep what was counted, beside the first counts of each kind; returns both.
+
+    Args:
+        before: what was kept until now; kinds that were not run again stay as they are there.
+        counted: seed, seconds and counts of this run.
+
+    """
     counted |= {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
-    kept = {"first": first or counted, "latest": counted}
+    first = latest = counted
+    if before is not None:
+        latest = counted | {
+            "kinds": before["latest"]["kinds"] | counted["kinds"],
+            "seconds": before["latest"]["seconds"] + counted["seconds"],
+        }
+        first = before["first"] | {"kinds": counted["kinds"] | before["first"]["kinds"]}
+    kept = {"first": first, "latest": latest}
     write_results(RESULTS, kept)
     return kept
 
 
 def page_of(kept: dict[str, Any]) -> str:
     """What came of the cases: now, and when they were first run."""
+    if kept["first"] == kept["latest"]:
+        return _section("At first", kept["first"])
     return f"{_section('Now', kept['latest'])}\n\n{_section('At first', kept['first'])}"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from fuzz.__main__ import run_kind
 from fuzz.drawing import KINDS, draw
+from fuzz.page import kept_beside
 from fuzz.sandbox import GIB, Limits, run_all
 from fuzz.verdict import Done, Verdict
 
@@ -88,6 +89,18 @@ def test_a_seed_says_which_cases_there_are(name: str) -> None:
     assert cases == draw(name, 20, from_seed=3)
     assert len({str(case) for case in cases}) == 20
     assert cases != draw(name, 20, from_seed=4)
+
+
+def test_kinds_that_are_not_run_again_keep_their_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuzz.page.write_results", lambda name, content: None)
+    runs = [{"a": {"hang": 1}, "b": {"worked": 2}}, {"a": {"refused": 1}, "c": {"worked": 4}}]
+    kept = None
+    for kinds in runs:
+        kept = kept_beside(kept, {"seed": 0, "seconds": 30.0, "kinds": kinds})
+    assert kept is not None
+    assert kept["first"]["kinds"] == runs[0] | {"c": {"worked": 4}}
+    assert kept["latest"]["kinds"] == runs[0] | runs[1]
+    assert kept["latest"]["seconds"] == 60
 
 
 def test_no_case_begins_after_its_time(tmp_path: Path) -> None:

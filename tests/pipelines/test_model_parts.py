@@ -1,5 +1,6 @@
 """Model folders whose weights are not what their config says: named, and never random pictures."""
 
+import json
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adjointdpm as adj
-from adjointdpm.errors import AdjointDPMWarning, ModelError, NonFiniteError
+from adjointdpm.errors import AdjointDPMWarning, ModelError, NonFiniteError, ScheduleError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from benchmarks.pipelines.cases import CASES, build, shaping
 
@@ -209,4 +210,12 @@ def test_a_damaged_tokenizer_is_a_refusal(folder: Path, content: str) -> None:
 def test_a_tokenizer_without_a_longest_prompt_is_refused(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer_config\.json may be missing"):
+        adj.load(folder)
+
+
+@pytest.mark.parametrize("value", ["x", [], 10**30])
+def test_an_unknown_prediction_is_refused_when_it_is_loaded(folder: Path, value: object) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": value}))
+    with pytest.raises(ScheduleError, match=r"prediction_type=.* does not know"):
         adj.load(folder)

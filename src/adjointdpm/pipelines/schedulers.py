@@ -163,6 +163,11 @@ def _twin(scheduler: Any) -> Any:
     return twin
 
 
+# What the schedulers of diffusers know; some have no such setting.
+_PREDICTIONS = (None, "epsilon", "sample", "original_sample", "v_prediction", "flow_prediction")
+_PREDICTIONS += ("trigflow",)
+
+
 def check_scheduler(scheduler: Any, needs: Sequence[str]) -> None:
     """Check that a pipeline can draw with a scheduler.
 
@@ -172,7 +177,8 @@ def check_scheduler(scheduler: Any, needs: Sequence[str]) -> None:
 
     Raises:
         UnsupportedError: it lacks one of them.
-        ScheduleError: it starts where the network's prediction says nothing about the picture.
+        ScheduleError: it starts where the network's prediction says nothing about the picture, or
+            its prediction is one that diffusers does not know.
 
     """
     lacking = [name for name in needs if not hasattr(scheduler, name)]
@@ -181,6 +187,12 @@ def check_scheduler(scheduler: Any, needs: Sequence[str]) -> None:
             f"{type(scheduler).__name__} has no {' and no '.join(lacking)}, which this pipeline "
             "needs; give it one such as DDIMScheduler (all of them: "
             f"{', '.join(sorted(c.__name__ for c in DDIMScheduler().compatibles))})"
+        )
+    prediction = option(scheduler, "prediction_type")
+    if type(scheduler).__module__.startswith("diffusers.") and prediction not in _PREDICTIONS:
+        raise ScheduleError(
+            f"{type(scheduler).__name__} has prediction_type={prediction!r}, which diffusers does "
+            f"not know; its scheduler_config.json may be damaged"
         )
     if (
         option(scheduler, "rescale_betas_zero_snr")
