@@ -196,7 +196,7 @@ def printed(name: str, session: Session) -> list[str]:
     except OSError:
         return []
     lines = (line.strip() for line in text.splitlines())
-    left_out = ("Report: ", "Learned: ", "Replay: ")
+    left_out = ("Report: ", "Learned: ", "Replay: ", "Pictures: ", "∂", *"│┃├└┏┡")
     return [line for line in lines if line and "━" not in line and not line.startswith(left_out)][
         -_LINES:
     ]
