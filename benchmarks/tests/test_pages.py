@@ -27,6 +27,7 @@ from benchmarks import (
 from benchmarks.defaults import __main__ as defaults
 from benchmarks.pipelines import __main__ as all_pipelines
 from benchmarks.soak import __main__ as soak
+from fuzz import __main__ as fuzz
 
 BENCHMARKS = Path(common.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,6 +36,7 @@ WRITERS = {
     "defaults": defaults.main,
     "aligned": aligned.main,
     "effect": effect.main,
+    "faults": fuzz.main,
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
     "memory": memory.main,
