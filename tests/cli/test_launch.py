@@ -62,7 +62,8 @@ def test_accelerate_launch_gives_the_result_of_one_process(files, monkeypatch, c
     results = [json.loads(Path(name, "result.json").read_text()) for name in ("both", "alone")]
     assert [result["processes"] for result in results] == [2, 1]
     for values, wanted in zip(history("both"), history("alone"), strict=True):
-        values.pop("network_calls"), wanted.pop("network_calls")  # batches are shared out
+        for record in (values, wanted):
+            record.pop("network_calls", None)  # batches are shared out
         assert values == pytest.approx(wanted, rel=1e-4, abs=1e-5)
     assert results[0]["held_out"]["after"] == pytest.approx(
         results[1]["held_out"]["after"], rel=1e-4
