@@ -190,3 +190,14 @@ def checked_choice(value: object, choices: Mapping[str, Any], what: str) -> str:
     if value not in choices:
         raise InvalidInputError(f"{what} {value!r} must be one of {', '.join(choices)}")
     return str(value)
+
+
+def learning_prompts(examples: str) -> gr.Textbox:
+    """The box for the prompts that something is learned from and measured on."""
+    return gr.Textbox(
+        examples,
+        label="Prompts",
+        info="One a line; every fourth is kept aside for the final measurement.",
+        lines=5,
+        max_lines=12,
+    )

@@ -6,7 +6,7 @@ import gradio as gr
 
 from adjointdpm.app import looks
 from adjointdpm.app.drawing_panel import DrawingPanel
-from adjointdpm.app.forms import Setting, prompt_lines, settings, words_of
+from adjointdpm.app.forms import Setting, learning_prompts, prompt_lines, settings, words_of
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.metric_menu import CLASS, COLOUR, LIKE, MOOD, STYLE, MetricMenu
 from adjointdpm.app.run_panel import RunPanel
@@ -38,13 +38,7 @@ def build(session: Session) -> list[gr.Timer]:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             metrics.build()
-            prompts = gr.Textbox(
-                PROMPTS,
-                label="Prompts",
-                info="One a line; every fourth is kept aside for the final measurement.",
-                lines=5,
-                max_lines=12,
-            )
+            prompts = learning_prompts(PROMPTS)
             with gr.Row():
                 controls = [setting.control() for setting in main]
             panel = RunPanel(session, ["embed"], "Learn the word")

@@ -138,8 +138,8 @@ class TaskConfig(Settings, Sampling):
     def usual_gradient(self) -> str:
         """Through the last quarter of the steps.
 
-        It gains most in a minute, and where the sampler is chaotic it gains where the exact
-        gradient does not: docs/task-gradients.md.
+        They cost less than all of them, and where the sampler is chaotic the exact gradient may
+        lead nowhere. `benchmarks.task_gradients` compares what each method gains in a minute.
         """
         # Two at least: some schedulers' last step changes nothing, and has no gradient.
         return f"truncated:last={min(self.steps, max(2, math.ceil(self.steps / 4)))}"
