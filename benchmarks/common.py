@@ -39,6 +39,11 @@ def machine(device: str | torch.device = "cpu") -> str:
     )
 
 
+def usable_cores() -> int:
+    """How many cores this process may use: fewer than there are, if it is bound to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_device(device: str) -> None:
     """Check that torch can use the device here.
 

@@ -9,7 +9,6 @@ output, it is replaced by what the command prints now.
 """
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -34,6 +33,7 @@ from benchmarks.common import (
     read_results,
     run,
     tell,
+    usable_cores,
     write_results,
 )
 from benchmarks.user_process import ADJOINTDPM, Finished, run_as_user, stop_all
@@ -255,7 +255,7 @@ def main(
     if not page_only:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left
         kept = _kept()
-        used = threads or os.cpu_count() or 1
+        used = threads or usable_cores()
         for document in every:
             former = kept["documents"].get(document.name)
             chosen = document.name in only if only else True

@@ -6,7 +6,6 @@ Each run is a command line with the default of every flag but `--gradient` and t
 process of its own. Results are kept as they come; a run that was stopped goes on where it was.
 """
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -28,6 +27,7 @@ from benchmarks.common import (
     run,
     table,
     tell,
+    usable_cores,
     write_results,
 )
 from benchmarks.defaults.__main__ import code_version, facts_of
@@ -110,7 +110,7 @@ def main(
     kept: dict[str, Any] = read_results(RESULTS) if has_results(RESULTS) else {"runs": {}}
     if not page_only:
         kept |= {"machine": machine()}
-        threads = max(1, os.cpu_count() or 1)
+        threads = usable_cores()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left
         WORK.mkdir(parents=True, exist_ok=True)
         write_text(WORK / "prompts.txt", "\n".join(prompts()) + "\n")

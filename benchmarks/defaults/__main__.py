@@ -9,7 +9,6 @@ the cells are compared with: ten times the iterations, over learning rates and t
 
 import hashlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from benchmarks.common import (
     read_results,
     run,
     tell,
+    usable_cores,
     write_results,
 )
 from benchmarks.defaults.cells import FACTOR, Cell, cells, supply
@@ -146,7 +146,7 @@ def main(
         raise UnknownNameError(f"--only {only} names no cell of a command that this version has")
     if not page_only:
         kept = _kept(name) | {"machine": machine(), "commands": commands()}
-        kept["threads"] = threads = max(1, (os.cpu_count() or 1) // jobs)
+        kept["threads"] = threads = max(1, usable_cores() // jobs)
         version = code_version() if stale else None
         tasks = _grid_tasks(chosen, factor) if grid else [Task(cell) for cell in chosen]
         todo = [task for task in tasks if again or _due(kept["runs"].get(task.name), version)]
