@@ -172,11 +172,11 @@ def learn_word(
     return embed(model, config, folder, resume=resume, on_record=interrupt)
 
 
-@pytest.mark.parametrize(("preservation", "redrawn"), [(0.0, 0), (0.5, 2)])
+@pytest.mark.parametrize(("preservation", "redrawn"), [(0.0, 2), (0.5, 4)])
 def test_a_resumed_run_reports_what_all_its_sessions_took(
     tmp_path, preservation: float, redrawn: int
 ) -> None:
-    """Plain pictures are drawn anew in every session: here in one batch of two steps."""
+    """Plain pictures and the spread are drawn anew in each session: batches of two steps."""
     calls = []
 
     def model() -> DiffusionModel:

@@ -5,11 +5,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from adjointdpm.engine.gradients import resolve
 from adjointdpm.engine.stats import Stats, stats
 from adjointdpm.errors import (
     AdjointDPMError,
@@ -20,6 +21,8 @@ from adjointdpm.errors import (
 )
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
+from adjointdpm.optimization.content_weight import lowered
+from adjointdpm.optimization.exact_fallback import MARK, ExactFallback, changed_after
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
@@ -37,6 +40,7 @@ from adjointdpm.variables.freezing import frozen
 
 __all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
+_STALLED = 2  # looks without a better objective
 Record = dict[str, Any]  # one line of history.jsonl
 
 
@@ -48,6 +52,7 @@ class Outcome:
         history: the records of all iterations.
         best_iteration: after which the best state was reached.
         stopped: why the run ended.
+        content: the factor of the content's weights in the end, see `MetricObjective`.
         former_calls, former_seconds: network calls of all processes, and seconds, of the earlier
             sessions of a resumed run.
 
@@ -56,6 +61,7 @@ class Outcome:
     history: list[Record] = field(default_factory=list)
     best_iteration: int = 0
     stopped: str = "all iterations done"
+    content: float = 1.0
     former_calls: int = 0
     former_seconds: float = 0.0
 
@@ -72,6 +78,7 @@ def optimize(
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
     guard: Guard | None = None,
+    exact_after: int = 0,
 ) -> Outcome:
     """Minimise an objective over the training examples.
 
@@ -98,6 +105,8 @@ def optimize(
         trackers: get every new record, in the main process.
         guard: decides which states may be the best, and ends a run that only pleases its metric;
             the objective's looks must have its values.
+        exact_after: the iteration after which a run that has gained nothing takes the exact
+            gradient; 0: never. See `ExactFallback`.
 
     Raises:
         PromptError: no training or no validation examples, or see `Variable.check`.
@@ -112,6 +121,7 @@ def optimize(
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
+    run.exact_after = exact_after
     with stats(memory=False) as run.cost:
         run.prepare(resume)
         return run.learn()
@@ -123,6 +133,7 @@ class _Run:
     on_history: Callable[[list[Record]], None]
     trackers: Trackers | None
     guard: Guard | None
+    exact_after: int
     cost: Stats  # of this session and process so far
     searching: bool = False  # in the middle of a line search
 
@@ -169,6 +180,12 @@ class _Run:
         progress = self.state.progress
         outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
         adopt(self.objective.render, progress.gradients)
+        if changed_after(outcome.history):
+            self.take_exact_gradients()
+
+    def take_exact_gradients(self) -> None:
+        """Differentiate all steps from now on."""
+        self.objective.render = replace(self.objective.render, gradient=resolve("exact"))
 
     def learn(self) -> Outcome:
         """Iterate until all is done, nothing gets better, or a signal arrives."""
@@ -251,7 +268,8 @@ class _Run:
             self.training, settings.step_examples, progress.iteration, settings.seed
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_at(progress.iteration) * progress.step_scale
+            begun = changed_after(self.outcome.history)
+            group["lr"] = settings.lr_at(progress.iteration, begun) * progress.step_scale
         evaluated: list[Record] = []  # a line search evaluates more than once
 
         def evaluate() -> float:
@@ -289,10 +307,17 @@ class _Run:
                 added["validation"] = self.validate()
             calls = sum(self.processes.gather([looked.network_calls]))
             added["network_calls"] = record["network_calls"] + calls
+            if self.content_lowered(added["validation"]):
+                added["content_lowered"] = True
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
+            fallback = ExactFallback(self.exact_after, self.objective.spread)
+            if fallback.due([*self.outcome.history, record | added]):
+                self.state.begin_again()
+                self.take_exact_gradients()
+                added[MARK] = True
         progress.unseen = None
         added["seconds"] = record.pop("seconds") + time.perf_counter() - started
         return record | added
@@ -317,6 +342,27 @@ class _Run:
             values = self.objective.look(self.validation)
             self.state.consider(values["objective"] if self.accepts(values) else math.inf)
         return values
+
+    def content_lowered(self, values: dict[str, float]) -> bool:
+        """Lower the weights of the content if it costs all that was gained and no guard objects."""
+        progress = self.state.progress
+        if not (self.settings.relax and self.objective.spread and self.accepts(values)):
+            return False
+        if progress.looks_without_progress < (self.settings.backtrack or _STALLED):
+            return False
+        best = next(
+            record["validation"]
+            for record in self.outcome.history
+            if record["iteration"] == progress.best_iteration
+        )
+        total, content = self.objective.total, self.objective.content_cost
+        factor = lowered(best, values, total, content, self.objective.spread)
+        if factor == 1:
+            return False
+        self.objective.lower_content(factor)
+        self.state.judge_anew(total(best), total(self.outcome.history[0]["validation"]))
+        self.state.consider(total(values))
+        return True
 
     def accepts(self, values: dict[str, float]) -> bool:
         """Whether the guard takes a state with these values."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, MetricError
 from adjointdpm.metrics import Metric, score, structure_distance
+from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.prediction_drift import NetworkCall, PredictionDrift
@@ -32,6 +33,8 @@ class Objective(Protocol):
     """
 
     render: Renderer  #: Draws the pictures. The loop freezes its model's weights.
+    #: Of its scores over untouched pictures, known after `prepare`: less is no gain. 0: not known.
+    spread: float = 0.0
 
     @property
     def name(self) -> str:
@@ -57,6 +60,17 @@ class Objective(Protocol):
         """The values without a gradient."""
         ...
 
+    def total(self, values: Values) -> float:
+        """The objective of a state with these values, with the weights of now."""
+        return values["objective"]
+
+    def content_cost(self, values: Values) -> float:
+        """What keeping the content adds to it."""
+        return 0.0
+
+    def lower_content(self, factor: float) -> None:
+        """Multiply the weights of the content by a factor."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the objective itself; JSON must be able to hold it."""
         return {}
@@ -67,12 +81,12 @@ class Objective(Protocol):
 
 @dataclass
 class MetricObjective(Objective):
-    """mean(metric) + preservation · mean(structure distance) + kl · drift + Σ weight · regulariser.
+    """mean(metric) + content · (preservation · mean(structure distance) + kl · drift) + Σ others.
 
-    The drift is that of `PredictionDrift`. The structure distance is that to the plain picture:
-    what the model draws without the variable. All pictures are unclamped, the plain ones too, so
-    that an untouched drawing has distance 0, and what is learned from and what is validated are the
-    same quantity.
+    The others are the regularisers, each with its weight. The drift is that of `PredictionDrift`.
+    The structure distance is that to the plain picture: what the model draws without the variable.
+    All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and
+    what is learned from and what is validated are the same quantity.
 
     Args:
         render: draws the examples, and fixes the gradient method.
@@ -80,10 +94,13 @@ class MetricObjective(Objective):
         enough: where the metric is good enough: below, it is not made smaller any more, and
             relu(metric − enough) takes its place in the objective.
         guard: is measured whenever the loop looks, and no part of the objective.
+        measure_spread: measures `Objective.spread`. Without it, the weights that keep the content
+            count as they are given, and are never lowered.
         scale: for gradients through float16.
         processes: with whom the examples are shared.
 
     Attributes:
+        content: the factor of the weights that keep the content; see `content_weight`.
         plain: the plain picture `[3, H, W]` of every example, with preservation.
 
     """
@@ -92,6 +109,7 @@ class MetricObjective(Objective):
     metric: Metric
     enough: float | None = None
     guard: Guard | None = None
+    measure_spread: Callable[[], float] | None = None
     scale: GradientScale = field(default_factory=GradientScale)
     processes: Processes = field(default_factory=Processes)
     steps: int = field(default=0, init=False)  # backward passes, which choose what is compared
@@ -99,6 +117,8 @@ class MetricObjective(Objective):
     settings: Settings = field(init=False)
     plain: dict[Example, Tensor] = field(init=False)
     drift: PredictionDrift | None = field(default=None, init=False)
+    spread: float = field(default=0.0, init=False)
+    content: float | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -115,6 +135,10 @@ class MetricObjective(Objective):
         """
         self.variable, self.settings, self.plain = variable, settings, {}
         _check_regularisers(variable, settings)
+        if self.measure_spread is not None:
+            self.spread = self.measure_spread()
+        if self.content is None:
+            self.content = scaled(self.spread)
         if settings.kl:
             self.drift = self._watchable_drift(examples[0])
         if settings.preservation:
@@ -171,13 +195,29 @@ class MetricObjective(Objective):
         return self._values(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale, and the number of backward passes."""
-        return asdict(self.scale) | {"steps": self.steps}
+        """The scale, the number of backward passes, and the factor of the content's weights."""
+        return asdict(self.scale) | {"steps": self.steps, "content": self.content}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a saved state."""
-        self.steps = state.get("steps", 0)
-        self.scale = GradientScale(**{k: v for k, v in state.items() if k != "steps"})
+        own = ("steps", "content")
+        self.steps, self.content = state.get("steps", 0), state.get("content")
+        self.scale = GradientScale(**{k: v for k, v in state.items() if k not in own})
+
+    def total(self, values: Values) -> float:
+        """As `Objective.total`."""
+        total = sum(weight * values[name] for name, weight in self._weights.items())
+        weights = self.settings.regularisers.items()
+        return total + sum(weight * values[name] for name, weight in weights)
+
+    def content_cost(self, values: Values) -> float:
+        """As `Objective.content_cost`."""
+        weights = self._weights
+        return sum(weights[name] * values[name] for name in ("drift", "kl") if name in weights)
+
+    def lower_content(self, factor: float) -> None:
+        """As `Objective.lower_content`."""
+        self.content = self._content * factor
 
     def _gradients(
         self, examples: Sequence[Example], count: int, tensors: Sequence[Tensor]
@@ -205,7 +245,7 @@ class MetricObjective(Objective):
         if self.drift is None:
             return _rows(parts, {}), gradients
         value, held = self.drift.gradients(calls, tensors, self.scale, float16)
-        weight = self.settings.kl * len(examples) / count
+        weight = self._weights["kl"] * len(examples) / count
         pairs = zip(gradients, held, strict=True)
         return _rows(parts, {"kl": value}), [_plus(a, b, weight) for a, b in pairs]
 
@@ -304,9 +344,13 @@ class MetricObjective(Objective):
     def _weights(self) -> dict[str, float]:
         """Of the terms of the objective, by name."""
         metric = "metric" if self.enough is None else "excess"
-        kl = 0.0 if self.drift is None else self.settings.kl
-        weights = {metric: 1.0, "drift": self.settings.preservation, "kl": kl}
+        kl = 0.0 if self.drift is None else self._content * self.settings.kl
+        weights = {metric: 1.0, "drift": self._content * self.settings.preservation, "kl": kl}
         return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def _content(self) -> float:
+        return 1.0 if self.content is None else self.content
 
     def _parts(
         self, images: Tensor, examples: Sequence[Example], draw: str = LOOK
@@ -337,9 +381,8 @@ class MetricObjective(Objective):
         every = self.processes.gather(rows)
         means = {name: math.fsum(row[name] for row in every) / len(every) for name in every[0]}
         extra = self.processes.from_main(self._regulariser_values)
-        total = sum(weight * means[name] for name, weight in self._weights.items())
-        penalty = sum(weight * extra[name] for name, weight in self.settings.regularisers.items())
-        values = means | extra | {"objective": total + penalty}
+        values = means | extra
+        values["objective"] = self.total(values)
         if "guard" in means:
             off = [(row["guard"] - means["guard"]) ** 2 for row in every]
             values["guard_error"] = (math.fsum(off) / max(1, len(off) - 1) / len(off)) ** 0.5

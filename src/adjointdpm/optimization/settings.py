@@ -40,14 +40,17 @@ class Settings:
             that is then validated, kept and saved. 0 is none; the decay of step k is min(ema, (1 +
             k) / (10 + k)), so that the start is soon forgotten.
         preservation: weight of the structure distance to the plain picture of the same prompt and
-            seed. A metric alone is over-optimised: every prompt ends as the same picture. With 0
-            the plain pictures are not drawn, and no record has a "drift".
+            seed, for a metric of usual spread; see `content_weight`. A metric alone is
+            over-optimised: every prompt ends as the same picture. With 0 the plain pictures are not
+            drawn, and no record has a "drift".
         kl: weight of how far the changed network's predictions are from the untouched one's, on the
             sampler's own way: up to the steps' weights, the KL divergence. See `PredictionDrift`.
         distance: weight of the variable's own distance from where it started.
         norm: weight of the negative logarithm of how often natural noise has such a norm (ReNO,
             Eyring et al. 2024, arXiv 2406.04312); of noise variables only.
         likelihood: weight of how unlikely what is learned is as noise; of noise variables only.
+        relax: lower the weights of preservation and kl where they cost all that the metric gains
+            and the guard, if there is one, is no worse than it may be.
         backtrack: after so many looks without a better objective, go back to the best state and
             halve the learning rate; 0: never.
         validate_every: iterations between looks at the validation examples.
@@ -80,6 +83,7 @@ class Settings:
     lr_schedule: str = "constant"
     optimizer: str = "adam"
     backtrack: int = 0
+    relax: bool = True
 
     def __post_init__(self) -> None:
         check_counts(
@@ -121,13 +125,14 @@ class Settings:
         names = ("distance", "likelihood", "norm")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
-    def lr_at(self, iteration: int) -> float:
-        """The learning rate of the step after `iteration` steps.
+    def lr_at(self, iteration: int, begun: int = 0) -> float:
+        """The learning rate of the step after `iteration` steps, of a schedule begun at `begun`.
 
         It depends on nothing else, so that a resumed run needs no state for it.
         """
+        done = (iteration - begun) / (self.iterations - begun)
         if self.lr_schedule == "constant":
             return self.lr
         if self.lr_schedule == "linear":
-            return self.lr * (1 - iteration / self.iterations)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+            return self.lr * (1 - done)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))

@@ -91,11 +91,20 @@ class LoopState:
         else:
             progress.looks_without_progress += 1
 
+    def judge_anew(self, best: float, start: float) -> None:
+        """Take other objectives of the best state and of the start: weights have changed."""
+        self.progress.best_objective, self.progress.start_objective = best, start
+
     def go_back(self) -> None:
         """Go back to the best state, for steps of half the size; the optimiser starts anew."""
         self.variable.load_tensors(self.best)
         self.optimizer.state.clear()
         self.progress.step_scale *= 0.5
+
+    def begin_again(self) -> None:
+        """Go back to the best state, for steps of full size; the optimiser starts anew."""
+        self.go_back()
+        self.progress.step_scale, self.progress.looks_without_progress = 1.0, 0
 
     def size(self) -> int:
         """How many bytes a checkpoint has at least: an optimiser may add its own."""

@@ -165,8 +165,8 @@ def check_layout(tensor: object, name: str, layout: Layout) -> None:
     """Check that a tensor is floating point, not empty, and laid out as told.
 
     Raises:
-        InvalidTypeError: no tensor, or of another dtype.
-        ShapeError: another layout.
+        InvalidTypeError: no tensor, of another dtype, or sparse.
+        ShapeError: another shape.
 
     """
     shown = f"[{', '.join(map(str, layout))}]"
@@ -174,6 +174,8 @@ def check_layout(tensor: object, name: str, layout: Layout) -> None:
         raise InvalidTypeError(f"{name} must be a tensor {shown}, not {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise InvalidTypeError(f"{name} has dtype {tensor.dtype}; it must be floating point")
+    if tensor.layout != torch.strided:
+        raise InvalidTypeError(f"{name} has layout {tensor.layout}; pass {name}.to_dense()")
     wrong = tensor.ndim != len(layout) or any(
         isinstance(size, int) and size != n for size, n in zip(layout, tensor.shape, strict=True)
     )

@@ -238,12 +238,15 @@ def _content(
     best = min(looks[1:], key=lambda look: look["metric"], default=looks[0])
     if looks[0]["metric"] - best["metric"] <= _NOTHING * _unit(looks, seen):
         return None
+    given = [("--preservation", settings.preservation), ("--kl", settings.kl)]
+    weights = " and ".join(f"{name} from {value:g}" for name, value in given if value)
+    if not weights:
+        return None
     return Diagnosis(
         "content",
         f"The metric fell from {looks[0]['metric']:.3f} to {best['metric']:.3f}, and what holds "
         f"the content cost more than that.",
-        f"Lower --preservation from {settings.preservation:g}, or --lr, which changes content "
-        f"less for the same gain.",
+        f"Lower {weights}, or --lr, which changes content less for the same gain.",
     )
 
 
@@ -335,6 +338,7 @@ class Watch:
         settings: the loop's.
         advice: what to do if pictures do not depend on what is learned.
         acts: whether pictures can change, where that was tried before the run.
+        spread: of the metric over different pictures.
 
     """
 
@@ -343,6 +347,7 @@ class Watch:
     settings: Settings
     advice: str = ADVICE
     acts: bool | None = None
+    spread: float = 0.0
     watched: WatchedMetric = field(init=False)
     _warned: bool = field(default=False, init=False)
 
@@ -385,7 +390,8 @@ class Watch:
 
     @property
     def _seen(self) -> Seen:
-        return replace(self.watched.seen, acts=self.acts)
+        seen = replace(self.watched.seen, acts=self.acts)
+        return replace(seen, spread=self.spread or seen.spread)
 
     @torch.no_grad()
     def _moved(self) -> float:

@@ -16,6 +16,7 @@ from adjointdpm.engine.stats import stats
 from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.optimization.exact_fallback import changed_after
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Outcome, Record, optimize
@@ -30,7 +31,7 @@ from adjointdpm.support.memory import check_room
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
 from adjointdpm.tasks.diagnosis import ADVICE, Watch
 from adjointdpm.tasks.evaluation import evaluate
-from adjointdpm.tasks.metric_spreads import on_reward_device, with_spreads
+from adjointdpm.tasks.metric_spreads import on_reward_device, spread_of, with_spreads
 from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
 from adjointdpm.variables import Example, Variable
@@ -83,6 +84,8 @@ class Assignment:
         guard: what must not get worse.
         strength_examples: with any, how much of what was learned is kept is settled on them.
         strength: how much; None lets the guard choose.
+        exact_after: the iteration after which a run that has gained nothing changes to the exact
+            gradient; 0: never.
 
     """
 
@@ -103,6 +106,7 @@ class Assignment:
     guard: Guard | None = None
     strength_examples: Sequence[Example] = ()
     strength: float | None = None
+    exact_after: int = 0
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -271,8 +275,15 @@ def _optimise(
         folder.write_history(history)
         on_record(history[-1])
 
-    return optimize(
-        MetricObjective(render, watch.watched, assignment.enough, assignment.guard),
+    def spread() -> float:
+        with variable.disabled():
+            watch.spread = spread_of(render, assignment.metric, sets.training)
+        return watch.spread
+
+    metric, guard = watch.watched, assignment.guard
+    objective = MetricObjective(render, metric, assignment.enough, guard, spread)
+    outcome = optimize(
+        objective,
         variable,
         sets.training,
         sets.validation,
@@ -282,7 +293,10 @@ def _optimise(
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
         guard=assignment.guard,
+        exact_after=assignment.exact_after,
     )
+    outcome.content = objective.content or 1.0
+    return outcome
 
 
 def _course(outcome: Outcome, assignment: Assignment) -> dict[str, Any]:
@@ -291,6 +305,7 @@ def _course(outcome: Outcome, assignment: Assignment) -> dict[str, Any]:
         "best_iteration": outcome.best_iteration,
         "iterations": outcome.history[-1]["iteration"],
         "stopped": outcome.stopped,
+        "content": outcome.content,
         "validation_examples": len(assignment.sets.validation),
         "settings": asdict(assignment.config.loop_settings()),
     }
@@ -331,6 +346,7 @@ def _gradient(
         "method": method,
         "class": repr(gradient),
         "exact": exact,
+        "exact_after": changed_after(history),
         "error": []
         if exact
         else gradient_error(render, assignment.variable, assignment.metric, some),

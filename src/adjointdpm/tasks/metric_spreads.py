@@ -1,10 +1,13 @@
-"""Several metrics count alike: each is divided by its spread over untouched pictures."""
+"""A metric's spread over untouched pictures: what is a large difference of it.
+
+Several metrics count alike: each is divided by its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adjointdpm.metrics import WeightedSum, placed_elsewhere
+from adjointdpm.metrics import Metric, WeightedSum, placed_elsewhere
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.support.distributed import Processes
 from adjointdpm.variables import Example
@@ -68,6 +71,25 @@ def with_spreads(render: Renderer, assignment: "Assignment") -> "Assignment":
     )
     story = replace(assignment.story, how=[*assignment.story.how, text])
     return replace(assignment, metric=replace(metric, spreads=spreads), story=story)
+
+
+def spread_of(render: Renderer, metric: Metric, training: Sequence[Example]) -> float:
+    """The standard deviation of a metric over pictures that the untouched model draws.
+
+    Args:
+        render: draws the pictures.
+        metric: scores them.
+        training: examples to draw.
+
+    """
+
+    def measure() -> float:
+        examples = _examples(training)
+        prompts = [example.prompt for example in examples]
+        scores = render.score(metric, render.look(examples), prompts)
+        return scores.double().std(correction=0).item()
+
+    return float(f"{Processes().from_main(measure):.{_DIGITS}g}")
 
 
 def _examples(training: Sequence[Example]) -> list[Example]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics import Metric, score, structure_distance
+from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.normalized_descent import NormalizedDescent
 from adjointdpm.optimization.renderer import LOOK, Renderer
 from adjointdpm.variables import Example, TokenEmbedding
@@ -74,10 +75,13 @@ class SentenceTrial:
         seen = list(self.looked_at)[:_EXAMPLES]
         with torch.no_grad():
             plain = torch.cat([images for _, images in rough.draw([*learned, *seen])])
+            prompts = [example.prompt for example in [*learned, *seen]]
+            spread = score(self.metric, plain, prompts, LOOK).std(correction=0).item()
+        there = replace(self, preservation=self.preservation * scaled(spread))
         with token:
-            before = self._look(rough, token, seen, plain[len(learned) :])
-            self._learn(rough, token, learned, plain[: len(learned)])
-            after = self._look(rough, token, seen, plain[len(learned) :])
+            before = there._look(rough, token, seen, plain[len(learned) :])
+            there._learn(rough, token, learned, plain[: len(learned)])
+            after = there._look(rough, token, seen, plain[len(learned) :])
         if before is None or after is None:
             return before if after is None else after
         return min(before, after + (after - before) / 2)

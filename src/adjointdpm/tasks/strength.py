@@ -22,6 +22,7 @@ from adjointdpm.tasks.evaluation import prompt_spread
 from adjointdpm.variables import Example, Variable
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+FURTHER = (1.5, 2.0)  # are tried in turn, where the largest so far is the best
 
 Row = dict[str, Any]  # a point of the curve
 
@@ -56,7 +57,10 @@ def settle_strength(
     guard = _on_these(render, variable, examples, guard)
     measure = _measure(render, variable, metric, examples, guard)
     curve: list[Row] = []
-    for strength in strengths:
+    further = FURTHER if wanted is None and guard is not None else ()
+    for strength in (*strengths, *further):
+        if strength in further and _best(curve, guard) != curve[-1]["strength"]:
+            break
         variable.load_tensors(learned)
         variable.load_tensors(variable.at_strength(strength))
         variable.project()
@@ -83,8 +87,9 @@ def settle_strength(
     return found | {"chosen": chosen, "by": by}
 
 
-def _best(curve: Sequence[Row], guard: Guard) -> float:
+def _best(curve: Sequence[Row], guard: Guard | None) -> float:
     """The strength with the best metric, of those that the guard takes; else the guard's best."""
+    assert guard is not None
     taken = [row for row in curve if guard.accepts(row, curve[0])]
     taken = taken or [min(curve, key=lambda row: row["guard"])]
     return min(taken, key=lambda row: (row["metric"], row["strength"]))["strength"]

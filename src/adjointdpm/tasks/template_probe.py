@@ -20,6 +20,7 @@ from torch import Tensor
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import CheckpointError, PromptError
 from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
@@ -44,7 +45,7 @@ TEMPLATES = (
 )
 _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 _FINE_STEPS = 10  # with which it tells whether a word leaves the subjects
-_EXAMPLES = 2
+_EXAMPLES = 4
 _WORDS = 4  # existing words in each sentence
 _STARTS = 16  # existing words in the best sentence, to find where the token starts
 _TRIED = 3  # of the sentences in which words act, so many are tried by learning in them
@@ -348,7 +349,9 @@ class TemplateProbe:
         scores = self.render.score(self.metric, images, prompts).mean().item()
         if not self.preservation:
             return scores
-        return scores + self.preservation * structure_distance(images, plain).mean().item()
+        spread = self.render.score(self.metric, plain, prompts).std(correction=0).item()
+        weight = self.preservation * scaled(spread)
+        return scores + weight * structure_distance(images, plain).mean().item()
 
 
 def chosen_template(probe: Callable[[], Choice], folder: RunFolder, resume: bool) -> Choice:

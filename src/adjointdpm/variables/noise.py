@@ -261,9 +261,10 @@ def _check(examples: Sequence[Example], start: Tensor, within: str, budget: floa
             f'budget={budget!r} has no use within="{within}"; choose "linf" or "l2", or leave it '
             f"out"
         )
-    if not isinstance(start, Tensor) or not start.is_floating_point():
+    dense = isinstance(start, Tensor) and start.layout == torch.strided
+    if not dense or not start.is_floating_point():
         raise InvalidTypeError(
-            "start must be a floating point tensor [n, …], as model.noise makes it"
+            "start must be a dense floating point tensor [n, …], as model.noise makes it"
         )
     if not examples:
         raise InvalidInputError("noise is learned for examples, and there are none")
