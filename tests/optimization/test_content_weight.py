@@ -91,6 +91,12 @@ def test_weights_fall_where_the_content_costs_all_that_is_gained() -> None:
     assert metrics[1] <= metrics[0]
 
 
+def test_a_run_goes_on_where_its_best_state_gets_better_by_next_to_nothing() -> None:
+    settings = replace(SETTINGS, iterations=80, patience=80, backtrack=2, lr_schedule="constant")
+    _, outcome = run(1.0, settings)
+    assert outcome.history[-1]["iteration"] == 80
+
+
 VALUES = st.fixed_dictionaries({name: st.floats(0, 10) for name in ("metric", "drift")})
 
 

@@ -171,6 +171,11 @@ def _summary(result: dict[str, Any]) -> str:
             f"That is no gain: the 95 % interval of the change goes from "
             f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}."
         )
+    if iteration := result.get("gradient", {}).get("exact_after"):
+        lines.append(
+            f"After {iteration} iterations {result['gradient']['method']} had gained nothing, and "
+            f"the exact gradient took over."
+        )
     if (found := result.get("diagnosis")) is not None:
         lines.append(f"{found['what']} {found['change']}")
     if kept := result.get("strength"):

@@ -350,6 +350,8 @@ class _Run:
             return False
         if progress.looks_without_progress < (self.settings.backtrack or _STALLED):
             return False
+        if progress.best_iteration == progress.iteration:  # better, if only by next to nothing
+            return False
         best = next(
             record["validation"]
             for record in self.outcome.history

@@ -47,7 +47,9 @@ _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 _FINE_STEPS = 10  # with which it tells whether a word leaves the subjects
 _EXAMPLES = 4
 _WORDS = 4  # existing words in each sentence
-_STARTS = 16  # existing words in the best sentence, to find where the token starts
+_STARTS = 64  # existing words in the best sentences, to find where the token starts,
+_SCREENED = 2  # each first with so few examples,
+_FINAL = 8  # and so many of them with all
 _TRIED = 3  # of the sentences in which words act, so many are tried by learning in them
 _LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
 _NOTHING = 0.1  # and below which there is no point in trying
@@ -191,7 +193,7 @@ class TemplateProbe:
     def _choose(self, own: str | None) -> Choice:
         if own is not None:
             self._check(own)  # before anything is drawn
-        plain = self._draw([example.prompt for example in self._drawn])
+        plain = self._draw([example.prompt for example in self._drawn], len(self._drawn))
         tried = [] if own is None else [self._try(own, plain)]
         if not tried or not tried[0].acts:
             others = [template for template in TEMPLATES if template != own]
@@ -269,7 +271,11 @@ class TemplateProbe:
 
     def _by_objective(self, sentence: Sentence, plain: Tensor) -> list[str]:
         """Words in the order of their rough pictures' objective, those that lose subjects last."""
-        more = [word for word in self._words(_STARTS) if word not in sentence.objectives]
+        words = self._words(_STARTS)
+        if len(words) > _FINAL:
+            rough = self._seen(sentence.template, words, plain[:_SCREENED])
+            words = sorted(rough.objectives, key=lambda word: rough.objectives[word])[:_FINAL]
+        more = [word for word in words if word not in sentence.objectives]
         seen = [sentence, self._seen(sentence.template, more, plain)] if more else [sentence]
         rows = [(s.loses, value, word) for s in seen for word, value in s.objectives.items()]
         return [word for _, _, word in sorted(rows)]
@@ -294,9 +300,9 @@ class TemplateProbe:
 
     def _seen(self, template: str, words: Sequence[str], plain: Tensor) -> Sentence:
         """Draw a sentence with each of these words."""
-        known = [example.prompt for example in self._drawn]
+        known = [example.prompt for example in self._drawn[: len(plain)]]
         prompts = [template.format(prompt=p, token=word) for word in words for p in known]
-        pictures = self._draw(prompts).unflatten(0, (len(words), len(known)))
+        pictures = self._draw(prompts, len(known)).unflatten(0, (len(words), len(known)))
         objectives = {
             word: self._objective(images, plain)
             for word, images in zip(words, pictures, strict=True)
@@ -313,7 +319,7 @@ class TemplateProbe:
         """Of the words, one for each row of pictures, those that lose no subject."""
         if self.lost is None:
             return dict(objectives)
-        known = [example.prompt for example in self._drawn]
+        known = [example.prompt for example in self._drawn[: len(plain)]]
         most = self.lost(plain, known)
         words = zip(objectives.items(), pictures, strict=True)
         return {word: value for (word, value), seen in words if self.lost(seen, known) <= most}
@@ -336,16 +342,16 @@ class TemplateProbe:
         more = range(1, 1 + _EXAMPLES - len(several))
         return several + [several[0]._replace(seed=several[0].seed + i) for i in more]
 
-    def _draw(self, prompts: Sequence[str]) -> Tensor:
-        """Rough pictures of prompts, which stand for those of the drawn examples in turn."""
+    def _draw(self, prompts: Sequence[str], count: int) -> Tensor:
+        """Rough pictures of prompts, which stand for those of the first examples in turn."""
         rough = replace(self.render, steps=min(self.render.steps, _STEPS))
-        drawn = self._drawn
+        drawn = self._drawn[:count]
         examples = [drawn[i % len(drawn)]._replace(prompt=p) for i, p in enumerate(prompts)]
         return torch.cat([images.float().cpu() for _, images in rough.draw(examples)])
 
     def _objective(self, images: Tensor, plain: Tensor) -> float:
         """What the run minimises, with the metric told of the prompts without the word."""
-        prompts = [example.prompt for example in self._drawn]
+        prompts = [example.prompt for example in self._drawn[: len(plain)]]
         scores = self.render.score(self.metric, images, prompts).mean().item()
         if not self.preservation:
             return scores
