@@ -81,8 +81,8 @@ class StableDiffusion(DiffusionModel):
         scale = getattr(pipe.vae.config, "scaling_factor", None)
         if not (isinstance(scale, int | float) and math.isfinite(scale) and scale):
             raise ModelError(
-                f"the VAE's config.json has scaling_factor={scale!r}, which must be a finite number "
-                "other than 0; correct it, or save or download the model again"
+                f"the VAE's config.json has scaling_factor={scale!r}, which must be a finite "
+                "number other than 0; correct it, or save or download the model again"
             )
         length = getattr(getattr(pipe, "tokenizer", None), "model_max_length", 1)
         if not (isinstance(length, int) and 0 < length < 2**31):

@@ -1,4 +1,4 @@
-"""Modes of torch that hold for the whole program, and code of the user's that leaves them changed."""
+"""Modes of torch that hold for the whole program, and code that leaves them changed."""
 
 import inspect
 from collections.abc import Callable
