@@ -95,8 +95,8 @@ def test_other_schedulers_are_refused_with_the_one_to_set(name: str) -> None:
     assert code is not None
     given = {"DDIMScheduler": diffusers.DDIMScheduler, "pipe": model.pipe}
     model.pipe.scheduler = eval(code[1], given)
-    found = equivalent(schedulers.start(model.pipe.scheduler, 20, model.device))
-    assert isinstance(found[0], adj.Euler)
+    repeated = equivalent(schedulers.start(model.pipe.scheduler, 20, model.device))
+    assert isinstance(repeated[0], adj.Euler)
 
 
 def reversible(
