@@ -101,3 +101,23 @@ def test_a_victim_that_fails_late(files, monkeypatch, capsys) -> None:
     code, _, err = run(monkeypatch, capsys, *flags, "--out", "run", "--resume")
     assert code == 0, err
     assert result("run")["success"] == result("whole")["success"]
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("tokenizer/tokenizer_config.json", {"pad_token": None}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**6}),
+        ("text_encoder/config.json", {"eos_token_id": None}),
+    ],
+)
+def test_a_model_whose_files_do_not_fit_together_is_one_sentence(
+    files, monkeypatch, capsys, part: str, changes: dict
+) -> None:
+    path = files / "model" / part
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    flags = ("--model", "model", "--device", "cpu", "--steps", 1, "--batch", 1, "--out", "out")
+    code, _, err = run(monkeypatch, capsys, "generate", "red fox", *flags)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "may not fit together" in err

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from adjointdpm.pipelines import description
 from benchmarks.pipelines.cases import build
 from helpers.commands import run
 
@@ -98,6 +99,20 @@ def test_inspect_prints_tables_and_json(there, monkeypatch, capsys) -> None:
     assert (code, "UNet2DConditionModel" in out) == (0, True)
     code, _, err = run(monkeypatch, capsys, "inspect", "sdxl")
     assert (code, "--variant fp16" in err) == (2, True)
+
+
+@pytest.mark.parametrize("flag", [(), ("--json",)])
+def test_inspect_prints_no_terminal_escapes(there, monkeypatch, capsys, flag) -> None:
+    folder = "m\x1b]0;title\x07\x1b[31m"
+    build("StableDiffusionXLPipeline").save_pretrained(folder)
+    facts = {"noise": "\x1b[2J[red]none", "scheduler": "\x1b[31mX"}
+    describe = description.describe
+    monkeypatch.setattr(description, "describe", lambda *a, **k: describe(*a, **k) | facts)
+    code, out, err = run(monkeypatch, capsys, "inspect", folder, *flag)
+    assert code == 0, err
+    assert "\x1b" not in out + err
+    assert "\x07" not in out + err
+    assert "[red]none" in out
 
 
 @pytest.mark.filterwarnings("always::adjointdpm.errors.CutPromptWarning")

@@ -224,6 +224,58 @@ def test_a_callback_that_changes_the_state_is_refused(method, seen):
         traps.sample(adj.Euler(), method, callback=callback)
 
 
+@pytest.mark.parametrize("method", ["exact", "backprop", "adjoint", "auto"])
+@pytest.mark.parametrize("who", ["network", "callback"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
+            "whether gradients are recorded",
+        ),
+        (lambda: torch.set_default_dtype(torch.float64), "the default dtype"),
+        (lambda: torch.autograd.set_detect_anomaly(True), "the detection of anomalies"),
+    ],
+    ids=["grad", "dtype", "anomaly"],
+)
+def test_modes_that_are_left_changed_are_set_back_and_refused(method, who, change, says) -> None:
+    schedule = SCHEDULES["linear"]()
+    mixture = Mixture(schedule)
+
+    def network(x, t, cond):
+        if who == "network":
+            change()
+        return mixture(x, t, cond)
+
+    def callback(*_: object) -> None:
+        change()
+
+    given = {"callback": callback} if who == "callback" else {}
+    noise = torch.randn(2, 3, requires_grad=True)
+    pattern = rf"the {who} \(.*test_misuse.py, line \d+\) changed {says}"
+    before = torch.get_default_dtype()
+    with pytest.raises(adj.errors.AdjointDPMError, match=pattern):
+        adj.sample(network, noise, schedule=schedule, steps=3, gradient=method, **given)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == before
+    assert not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize("method", ["exact", adj.Interpolated(3)], ids=name)
+def test_a_network_may_change_modes_within_itself(method) -> None:
+    schedule = SCHEDULES["linear"]()
+    mixture = Mixture(schedule)
+
+    def network(x, t, cond):
+        with torch.no_grad():
+            shift = 0 * x.mean()
+        return mixture(x, t, cond) + shift
+
+    noise = torch.randn(2, 3, requires_grad=True)
+    found = adj.sample(network, noise, schedule=schedule, steps=3, gradient=method)
+    assert torch.autograd.grad(found.sum(), noise)[0].norm() > 0
+
+
 @pytest.mark.parametrize("method", ["exact", "adjoint", adj.Interpolated(3)], ids=name)
 def test_an_observer_that_changes_a_costate_is_refused(method):
     class Observer:

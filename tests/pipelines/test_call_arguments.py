@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+import adjointdpm as adj
 from adjointdpm import errors
 from adjointdpm.pipelines.arguments.call_arguments import (
     PictureFile,
@@ -77,3 +78,20 @@ def test_values_in_python_are_taken_as_they_are_and_kept_as_plain_ones(flux) -> 
     plain = plain_arguments(given)
     assert plain["height"] == 16
     assert plain["prompt_embeds"] == "<Tensor (1, 8, 16)>"
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_one_side_that_would_be_ignored_is_refused(side: str) -> None:
+    model = adj.load("tiny")
+    with pytest.raises(errors.InvalidInputError, match=f"would ignore {side}=128 alone.*pass both"):
+        model.noise(1, 0, **{side: 128})
+    with pytest.raises(errors.InvalidInputError, match="pass both"):
+        model.generate("a fox", steps=1, **{side: 128})
+    with pytest.raises(errors.InvalidInputError, match="pass both"):
+        call_arguments(model.pipe, [f"{side}=128"])
+    assert model.noise(1, 0, height=128, width=96).shape == (1, 4, 32, 24)
+
+
+def test_one_side_is_taken_where_the_pipeline_takes_it() -> None:
+    model = adj.from_pipeline(build("FluxPipeline"))
+    assert model.noise(1, 0, height=32, width=16).shape != model.noise(1, 0, width=16).shape

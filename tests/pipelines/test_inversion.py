@@ -1,5 +1,8 @@
 """A picture inverted to noise is drawn again from it."""
 
+import re
+
+import diffusers
 import pytest
 import torch
 
@@ -8,7 +11,9 @@ from adjointdpm import errors
 from adjointdpm.engine.denoiser import Denoiser
 from adjointdpm.engine.inversion import invert_euler, invert_reversible
 from adjointdpm.engine.problem import Problem
+from adjointdpm.pipelines import schedulers
 from adjointdpm.pipelines.inversion import invert, invert_exactly
+from adjointdpm.pipelines.native_samplers import equivalent
 from helpers.mixtures import SCHEDULES, Mixture, relative_error
 
 
@@ -76,6 +81,22 @@ def test_what_cannot_be_inverted_is_an_error(tiny) -> None:
         invert_euler(problem, iterations=15)
     with pytest.raises(errors.ShapeError, match="multiples"):
         invert(tiny, torch.zeros(1, 3, 63, 64), "a fox")
+
+
+@pytest.mark.parametrize("name", ["PNDM", "DPMSolverMultistep", "DDPM", "EulerDiscrete", "LCM"])
+def test_other_schedulers_are_refused_with_the_one_to_set(name: str) -> None:
+    model = adj.load("tiny")
+    picture, own = torch.rand(1, 3, 64, 64), model.pipe.scheduler
+    model.pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(own.config)
+    with pytest.raises(errors.UnsupportedError, match="only DDIM's steps can be inverted") as found:
+        invert(model, picture, "a fox", steps=20)
+    assert "gradient" not in str(found.value)
+    code = re.search(r"pipe.scheduler = (DDIMScheduler.*?\))", str(found.value))
+    assert code is not None
+    given = {"DDIMScheduler": diffusers.DDIMScheduler, "pipe": model.pipe}
+    model.pipe.scheduler = eval(code[1], given)
+    repeated = equivalent(schedulers.start(model.pipe.scheduler, 20, model.device))
+    assert isinstance(repeated[0], adj.Euler)
 
 
 def reversible(

@@ -215,9 +215,25 @@ def test_force_does_not_delete_what_is_no_run(tmp_path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_resuming_nothing_is_an_error(tmp_path) -> None:
-    with pytest.raises(errors.CheckpointError, match="no run"):
-        RunFolder.open(tmp_path / "none", {}, resume=True)
+@pytest.mark.parametrize("left", [None, (), ("run.lock",), (".run.json.x1",)])
+def test_a_run_that_was_killed_before_it_wrote_anything_is_resumed_from_its_start(
+    tmp_path, left
+) -> None:
+    path = tmp_path / "run"
+    if left is not None:
+        path.mkdir()
+        for name in left:
+            (path / name).touch()
+    folder = RunFolder.open(path, {"seed": 1}, resume=True)
+    assert not folder.has_saved
+    assert (path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_resuming_something_else_is_an_error(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(errors.CheckpointError, match=r"no run.*choose another --out"):
+        RunFolder.open(tmp_path, {}, resume=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_history_line_that_was_cut_off_is_left_out(tmp_path) -> None:

@@ -12,7 +12,7 @@ from adjointdpm.cli.arguments import Command, check_text, refused_path
 from adjointdpm.cli.terminal import in_words, say, warnings_in_a_line
 from adjointdpm.errors import AdjointDPMError
 from adjointdpm.support.memory import out_of_memory
-from adjointdpm.support.user_code import blamed_file
+from adjointdpm.support.user_code import blamed_file, failed_in_model
 
 
 class _Commands(TyperGroup):
@@ -68,9 +68,10 @@ def main() -> None:
         say(f"error: {in_words(error)}", "red")
         sys.exit(2)
     except Exception as error:
-        # A mistake in a file of the user's, wherever it shows; no memory; or what the system
-        # refuses to do with a path, such as one that is too long.
+        # A mistake in a file of the user's, wherever it shows; no memory; what the system refuses
+        # to do with a path, such as one that is too long; or a model that cannot be run.
         blamed = blamed_file(error) or out_of_memory(error) or refused_path(error)
+        blamed = blamed or failed_in_model(error)
         if blamed is None:
             raise
         say(f"error: {blamed}", "red")

@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from adjointdpm.cli.options import Flags, Run, command, load_model
-from adjointdpm.cli.terminal import command_line, note, quiet, tell
+from adjointdpm.cli.terminal import command_line, note, printable, quiet, tell
 from adjointdpm.errors import UnsupportedError
 from adjointdpm.tasks.config import settings_of
 from adjointdpm.tasks.gradient_probe import GradientProbeConfig, table_of
@@ -29,10 +29,10 @@ def gradient(flags: Flags) -> None:
     folder = RunFolder.open(where.out, facts | settings_of(config), force=where.force)
     model = load_model(where.model, where.device, where.dtype, where.variant)
     result = run(model, config, folder, metric=metric, command=command_line(), report=note)
-    table = Table(title=f"∂ {escape(metric.name)} / ∂ noise")
+    table = Table(title=f"∂ {escape(printable(metric.name))} / ∂ noise")
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in table_of(result):
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(word)) for word in row))
     Console().print(table)
     tell(f"Pictures: {folder.path / 'images'}")

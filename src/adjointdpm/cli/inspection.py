@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from adjointdpm.cli.options import Run, load_model, option
-from adjointdpm.cli.terminal import quiet
+from adjointdpm.cli.terminal import printable, quiet
 from adjointdpm.tasks.config import NAME_VALUE, Sampling
 
 
@@ -38,16 +38,29 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    console = Console()
+    facts, console = _harmless(facts), Console()
     noise = facts["noise"]
-    noise = f"[{', '.join(map(str, noise))}]" if isinstance(noise, list) else noise
+    noise = escape(f"[{', '.join(map(str, noise))}]") if isinstance(noise, list) else noise
     console.print(
-        f"[bold]{facts['class']}[/bold], reads {facts['reads']}; noise of one sample: "
-        f"{escape(noise)}",
+        f"[bold]{facts['class']}[/bold], reads {facts['reads']}; noise of one sample: {noise}",
         highlight=False,
     )
-    for table in (_networks(facts, Path(model).name), _arguments(facts), _supports(facts)):
+    name = printable(Path(model).name)
+    for table in (_networks(facts, name), _arguments(facts), _supports(facts)):
         console.print(table)
+
+
+def _harmless(facts: Any) -> Any:
+    """The facts without what a terminal or rich would obey: names may come from others' files."""
+    match facts:
+        case dict():
+            return {_harmless(name): _harmless(value) for name, value in facts.items()}
+        case list():
+            return [_harmless(value) for value in facts]
+        case str():
+            return escape(printable(facts))
+        case _:
+            return facts
 
 
 def _networks(facts: dict[str, Any], name: str) -> Table:
@@ -63,7 +76,7 @@ def _networks(facts: dict[str, Any], name: str) -> Table:
 def _arguments(facts: dict[str, Any]) -> Table:
     table = Table("argument", "default", title="Arguments of its call (--pipeline-arg NAME=VALUE)")
     for name, default in facts["arguments"].items():
-        table.add_row(name, "required" if default is None else escape(default))
+        table.add_row(name, "required" if default is None else default)
     return table
 
 
@@ -71,7 +84,7 @@ def _supports(facts: dict[str, Any]) -> Table:
     table = Table("kind", "name", "works", title="What works", show_lines=False)
     for kind, entries in facts["supports"].items():
         for i, (works, group) in enumerate(groupby(entries, key=lambda name: entries[name])):
-            said = "[green]yes[/green]" if works is True else escape(str(works))
+            said = "[green]yes[/green]" if works is True else str(works)
             table.add_row(kind if i == 0 else "", ", ".join(group), said)
         table.add_section()
     return table

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adjointdpm.cli.options import Run, load_model, option
-from adjointdpm.cli.terminal import quiet
+from adjointdpm.cli.terminal import quiet, tell
 from adjointdpm.errors import OutputError, PromptError, UnsupportedError
 from adjointdpm.support.checks import check_int
 from adjointdpm.support.files import check_path, check_writable, cut_to_bytes, write_bytes
@@ -88,7 +88,7 @@ def generate(
             "which are no pictures or videos to write; adjointdpm.load(…).generate returns them"
         )
     for file, image in zip(files, images, strict=True):
-        typer.echo(str(write_bytes(file, png(image))))
+        tell(str(write_bytes(file, png(image))))
 
 
 def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
@@ -96,7 +96,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run.")]) -> N
     from adjointdpm.runs.folder import RunFolder
     from adjointdpm.runs.report import write_report
 
-    typer.echo(str(write_report(RunFolder(folder))))
+    tell(str(write_report(RunFolder(folder))))
 
 
 def _check_files(out: Path, files: list[Path], force: bool) -> None:

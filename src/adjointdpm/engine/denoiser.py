@@ -22,6 +22,7 @@ from adjointdpm.errors import (
     ShapeError,
     UnknownNameError,
 )
+from adjointdpm.support.torch_modes import call_keeping_modes
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
@@ -207,15 +208,11 @@ class Denoiser(nn.Module):
 
     def _call(self, x: Tensor, t: Tensor, cond: Tree) -> Tensor:
         dtype = self._network_dtype(x)
-        if dtype is None:
-            output = self.network(x, t, cond)
-        else:
-            # t keeps its precision: bfloat16 cannot hold t = 999.
-            output = self.network(
-                x.to(dtype),
-                t,
-                tree_map(lambda c: c.to(dtype) if c.is_floating_point() else c, cond),
-            )
+        given = (x, t, cond)
+        if dtype is not None:  # t keeps its precision: bfloat16 cannot hold t = 999
+            cond = tree_map(lambda c: c.to(dtype) if c.is_floating_point() else c, cond)
+            given = (x.to(dtype), t, cond)
+        output = call_keeping_modes(self.network, "the network", NetworkOutputError, *given)
         if not isinstance(output, Tensor):
             raise NetworkOutputError(
                 f"the network returned {type(output).__name__} instead of a tensor; wrap a "

@@ -15,6 +15,8 @@ from adjointdpm.engine.plan import Evaluate, NetworkCall, Plan
 from adjointdpm.engine.samplers.base import Sampler
 from adjointdpm.engine.schedules import NoiseSchedule
 from adjointdpm.engine.tree import Tree, leaves, tree_map
+from adjointdpm.errors import InvalidInputError
+from adjointdpm.support.torch_modes import call_keeping_modes
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
 COPY = (
@@ -122,7 +124,8 @@ class Problem:
         def report(step: int, x: Tensor, denoised: Tensor) -> None:
             if self.callback is not None:
                 before = change_counts((x, denoised))
-                self.callback(step, self._time(step), x, denoised)
+                given = (step, self._time(step), x, denoised)
+                call_keeping_modes(self.callback, "the callback", InvalidInputError, *given)
                 check_unchanged((x, denoised), before, COPY)
             watch(step, x)
 

@@ -16,7 +16,7 @@ from adjointdpm.pipelines import schedulers
 from adjointdpm.pipelines.any_pipeline import check_family
 from adjointdpm.pipelines.checks import check_tensor
 from adjointdpm.pipelines.examples import expand_batch
-from adjointdpm.pipelines.native_samplers import native_equivalent, schedule_and_prediction
+from adjointdpm.pipelines.native_samplers import equivalent, schedule_and_prediction
 
 RANGE = 1.0  # how far a model's own unclamped pictures may lie outside of [0, 1]
 
@@ -55,12 +55,16 @@ def invert(
     check_family(model, "invert")
     latents = _encode(model, images)
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
-    sampler, grid = native_equivalent(scheduler)
-    if not isinstance(sampler, Euler):
+    found = equivalent(scheduler)
+    if isinstance(found, str) or not isinstance(found[0], Euler):
+        why = f" ({found})" if isinstance(found, str) else ""
         raise UnsupportedError(
-            f"only DDIM's steps can be inverted, not those of {type(scheduler).__name__}; give the "
-            f"pipeline a DDIMScheduler"
+            f"only DDIM's steps can be inverted, not those of {type(scheduler).__name__}{why}; "
+            "set pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, "
+            "clip_sample=False, set_alpha_to_one=False), and for the command line save the "
+            "pipeline with it"
         )
+    sampler, grid = found
     return invert_euler(_problem(model, scheduler, sampler, grid, latents, prompt, guidance_scale))
 
 

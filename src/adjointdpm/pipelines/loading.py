@@ -16,6 +16,7 @@ from torch import nn
 from adjointdpm.errors import AdjointDPMWarning, ModelError
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.pipelines.base import DiffusionModel
+from adjointdpm.pipelines.network_configs import check_configs
 from adjointdpm.pipelines.own_call.missing_weights import (
     check_finite,
     check_loaded,
@@ -110,7 +111,9 @@ def _load(source: str, local: bool, kwargs: dict[str, Any]) -> DiffusionModel | 
     _check_parts(source, index, pipeline_class)
     networks = [name for name, value in index.items() if _is_network(value)]
     if local:
-        check_readable(source, [name for name in networks if name not in kwargs])
+        own = [name for name in networks if name not in kwargs]
+        check_readable(source, own)
+        check_configs(source, {name: (index[name][0], index[name][1]) for name in own})
     try:
         with weight_report() as report:
             pipe = pipeline_class.from_pretrained(source, **kwargs)

@@ -60,13 +60,31 @@ def schedule_and_prediction(scheduler: Any) -> tuple[NoiseSchedule, Prediction]:
 
 
 def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]:
-    """Return the sampler and the grid that make the same picture as a scheduler.
+    """Return the sampler and the grid with which a gradient method steps as a scheduler does.
 
     Args:
         scheduler: a diffusers scheduler whose timesteps are set.
 
     Raises:
         UnsupportedError: there are none; the message says why.
+
+    """
+    found = equivalent(scheduler)
+    if isinstance(found, str):
+        raise UnsupportedError(
+            "this gradient method solves an ODE of its own and cannot step "
+            f"{type(scheduler).__name__} ({found}); pass a native sampler, "
+            "such as sampler=adjointdpm.Euler(), or a method that takes every scheduler, such as "
+            'gradient="exact"'
+        )
+    return found
+
+
+def equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]] | str:
+    """The sampler and the grid that make the same picture as a scheduler, or why there are none.
+
+    Args:
+        scheduler: a diffusers scheduler whose timesteps are set.
 
     """
     reason = next(iter(blocked_gradients(scheduler)), None) or next(
@@ -92,12 +110,7 @@ def native_equivalent(scheduler: Any) -> tuple[Sampler, Float[Tensor, " times"]]
     ):
         reason = f"its timesteps {_short(times)} do not decrease to 0"
     if reason is not None:
-        raise UnsupportedError(
-            "this gradient method solves an ODE of its own and cannot step "
-            f"{type(scheduler).__name__} ({reason}); pass a native sampler, "
-            "such as sampler=adjointdpm.Euler(), or a method that takes every scheduler, such as "
-            'gradient="exact"'
-        )
+        return reason
     return sampler, torch.tensor(grid, dtype=torch.float64)
 
 
@@ -115,12 +128,9 @@ def native_support(scheduler: Any) -> dict[str, dict[str, bool | str]]:
         levels = str(error)
     trial = copy.deepcopy(scheduler)
     trial.set_timesteps(10)
-    try:
-        native_equivalent(trial)
-        solving = levels
-    except UnsupportedError:
-        name = type(scheduler).__name__
-        solving = levels if levels is not True else f"only with a native sampler, not with {name}"
+    solving = levels
+    if levels is True and isinstance(equivalent(trial), str):
+        solving = f"only with a native sampler, not with {type(scheduler).__name__}"
     autograd: dict[str, bool | str] = dict.fromkeys(("Checkpoint", "Backprop", "Truncated"), True)
     solvers = dict.fromkeys(("Adjoint", "Interpolated"), solving)
     reversible = "only with the sampler reversible_euler" if levels is True else levels

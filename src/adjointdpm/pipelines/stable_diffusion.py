@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x: a UNet that sees text, in the latent space of a VAE."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,12 @@ class StableDiffusion(DiffusionModel):
                 f"the UNet takes {channels} channels and the VAE has {latent_channels}: an "
                 f"inpainting or otherwise conditioned UNet, which needs more than a prompt"
             )
+        scale = getattr(pipe.vae.config, "scaling_factor", None)
+        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale):
+            raise ModelError(
+                f"the VAE's config.json has scaling_factor={scale!r}, which must be a finite "
+                "number other than 0; correct it, or save or download the model again"
+            )
         length = getattr(getattr(pipe, "tokenizer", None), "model_max_length", 1)
         if not (isinstance(length, int) and 0 < length < 2**31):
             raise ModelError(
@@ -101,8 +108,14 @@ class StableDiffusion(DiffusionModel):
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W): the UNet's channels and its `sample_size`."""
         size = self.pipe.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.pipe.unet.config.in_channels, height, width
+        sides = (size, size) if isinstance(size, int) else size
+        match sides:
+            case [int(height), int(width)] if height > 0 and width > 0:
+                return self.pipe.unet.config.in_channels, height, width
+        raise ModelError(
+            f"the UNet's config.json has sample_size={size!r}, which must be one or two ints of at "
+            "least 1; correct it, or pass height and width"
+        )
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:

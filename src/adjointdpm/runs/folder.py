@@ -95,7 +95,8 @@ class RunFolder:
             OutputError: the folder is not empty and neither flag is given, `force` would replace
                 something that is no run, another process writes into the folder, or it cannot be
                 written to.
-            CheckpointError: `resume` without a run here, or with other facts or pictures.
+            CheckpointError: `resume` in a folder of something else, or with other facts or
+                pictures.
             InvalidInputError: an artefact outside the folder, or one of its own files.
 
         """
@@ -247,8 +248,6 @@ def _prepare(
     if path.is_dir() and (read_mark(path) is None or not _is_used(path)):
         # Nothing but a run is ever locked: what is refused stays as it is.
         _check(path, mark, config, resume, force)
-    elif resume and not path.is_dir():
-        _check_same(path, config)
     made = _make(path)
     try:
         held.append(RunLock.of(path))
@@ -324,16 +323,23 @@ def _is_used(path: Path) -> bool:
     Nothing is lost if a run wrote only its mark and its config, since it was refused, say for its
     metric; nor are the temporary files of a write that was cut off.
     """
-    names = {
+    names = _contents(path)
+    return bool(names) and not (names <= {CONFIG, MARK} and read_mark(path) is not None)
+
+
+def _contents(path: Path) -> set[str]:
+    """What a folder holds besides a lock and the temporary files of a write that was cut off."""
+    return {
         child.name
         for child in path.iterdir()
         if child.name != lock.NAME and not child.name.startswith((f".{CONFIG}.", f".{MARK}."))
     }
-    return bool(names) and not (names <= {CONFIG, MARK} and read_mark(path) is not None)
 
 
 def _check_same(path: Path, config: str) -> None:
     """Check that a folder holds a run of this config, or one that never got to write its own."""
+    if not path.is_dir() or not _contents(path):
+        return  # a run that was killed before it wrote anything: nothing is lost
     try:
         if read_mark(path) is None:
             raise CheckpointError(f"it has no {MARK} of {PROGRAM}")
@@ -353,7 +359,7 @@ def _check_same(path: Path, config: str) -> None:
 
 def _instead(path: Path) -> str:
     """What to do with a folder that holds nothing to resume."""
-    if not path.is_dir() or not _is_used(path):
+    if not _is_used(path):
         return "leave out --resume to start a run there"
     if read_mark(path) is not None:
         return "start it again with --force in place of --resume, or choose another --out"

@@ -6,7 +6,7 @@ Nothing of a file is loaded before its size and its facts are known.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -89,11 +89,19 @@ def read(
     return tensors, contents.facts
 
 
-def look(path: Path | str, file_format: str | None = None, *, checksum: bool = False) -> Contents:
+def look(
+    path: Path | str,
+    file_format: str | None = None,
+    *,
+    checksum: bool = False,
+    check: Callable[[dict[str, Any]], object] = lambda facts: None,
+) -> Contents:
     """Read what a file says of itself; the tensors are left on disk, and their checksum unread.
 
     Args:
         path, file_format, checksum: as for `read`.
+        check: raises if the facts are not what they must be. It runs before their checksum is
+            looked at, so that the message names the fact.
 
     Raises:
         CheckpointError: as `read`.
@@ -116,10 +124,11 @@ def look(path: Path | str, file_format: str | None = None, *, checksum: bool = F
     checked = _FACTS_SUM in metadata or _TENSORS_SUM in metadata
     if checksum and not checked:
         raise CheckpointError(f"{path} is damaged (it has no checksum)")
-    if checked and metadata.get(_FACTS_SUM) != hashlib.sha256(text.encode()).hexdigest():
-        raise CheckpointError(f"{path} is damaged (the checksum of its facts is another)")
     if file_format is not None and facts.get("format") != file_format:
         raise CheckpointError(f"{path} has the format {facts.get('format')!r}, not {file_format!r}")
+    check(facts)
+    if checked and metadata.get(_FACTS_SUM) != hashlib.sha256(text.encode()).hexdigest():
+        raise CheckpointError(f"{path} is damaged (the checksum of its facts is another)")
     return Contents(facts, shapes, size, checked)
 
 

@@ -7,6 +7,7 @@ import inspect
 import linecache
 import sys
 import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ _NOT_THE_USERS = tuple(
     str(Path(folder).resolve())
     for folder in (_PACKAGE, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib")))
 )
+_MODELS = ("diffusers", "transformers")
 # Files that functions were loaded from: by path, the name that messages call them by.
 _loaded: dict[str, str] = {}
 
@@ -110,6 +112,28 @@ def blamed_file(failure: BaseException) -> str | None:
         if place_of(failure, only=path):
             return describe(f"{name} failed", failure)
     return None
+
+
+def failed_in_model(failure: BaseException) -> str | None:
+    """Describe an exception that a model raised, its networks or its tokenizers; None of others.
+
+    Parts whose files do not fit together may show that only when they run.
+    """
+    files = [frame.filename for frame in traceback.extract_tb(failure.__traceback__)]
+    inside = [i for i, name in enumerate(files) if _package_of(name) in _MODELS]
+    if not inside or any(str(_PACKAGE) in name for name in files[inside[-1] :]):
+        return None
+    last = Path(files[inside[-1]])
+    return (
+        f"{describe('the model failed', failure)}, in {_package_of(str(last))}'s {last.name}; its "
+        "files (config.json, tokenizer, weights) may not fit together: save or download it again"
+    )
+
+
+def _package_of(filename: str) -> str:
+    """The installed package that a file is of; "" of others."""
+    path, site = Path(filename), Path(sysconfig.get_path("purelib"))
+    return path.relative_to(site).parts[0] if path.is_relative_to(site) else ""
 
 
 def file_and_function(text: str) -> tuple[Path, str] | None:

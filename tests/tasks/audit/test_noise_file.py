@@ -65,6 +65,29 @@ def test_findings_with_impossible_facts_are_refused(tmp_path, change: dict, mess
         read_findings(findings(tmp_path / "bad.safetensors", WHOLE | change, ONE))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": {}}, r"budget must be a valid number, not \{\}"),
+        ({"within": []}, r"within must be 'l2' or 'linf'"),
+        ({"steps": 4}, "the checksum of its facts is another"),
+    ],
+)
+def test_facts_that_were_edited_under_their_checksum_are_refused_by_name(
+    tmp_path, change: dict, message: str
+) -> None:
+    path = write_findings(tmp_path / "x.safetensors", [Example("a", 0)], ONE, ONE, WHOLE)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    facts = json.loads(header["__metadata__"]["facts"])
+    header["__metadata__"]["facts"] = json.dumps(facts | change)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(errors.CheckpointError, match=message):
+        read_findings(path)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_findings_without_a_fact_are_refused(tmp_path, name: str) -> None:
     facts = {key: value for key, value in WHOLE.items() if key != name}

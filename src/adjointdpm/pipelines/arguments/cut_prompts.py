@@ -1,16 +1,27 @@
-"""Says what a tokenizer does not read of a prompt: what is cut off, and words unknown to it."""
+"""Says what a pipeline does not read of a prompt: what is cut off, and words unknown to it.
+
+Most pipelines let the tokenizer cut. Some cut what the text encoder returns (Qwen-Image), which
+shows only in that.
+"""
 
 import copy
+import functools
+import inspect
 import warnings
 import weakref
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.errors import CutPromptWarning
 
+_ENCODER = "encode_prompt"
+_LONGEST = "max_sequence_length"  # of pipelines with long prompts, in tokens
 _SHOWN = 60  # characters of a prompt, and of what was cut off
 _UNKNOWN = -1  # in place of a length, for what is said of unknown words
 _said: weakref.WeakKeyDictionary[Any, set[tuple[str, int]]] = weakref.WeakKeyDictionary()
@@ -45,6 +56,72 @@ def with_watched_tokenizers(pipe: Any) -> Any:
     return made
 
 
+def watch_encoding(twin: Any) -> None:
+    """Let a copy of a pipeline warn when its `encode_prompt` cuts off what a tokenizer has read."""
+    encode = getattr(twin, _ENCODER, None)
+    if encode is None or not any(is_tokenizer(part) for part in vars(twin).values()):
+        return
+
+    @functools.wraps(encode)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        found = encode(*args, **kwargs)
+        _tell_of_lost_rows(twin, encode, args, kwargs, found)
+        return found
+
+    vars(twin)[_ENCODER] = encode_prompt
+
+
+def _tell_of_lost_rows(
+    twin: Any, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any
+) -> None:
+    """Warn of a prompt with more tokens than came back, if its last ones change nothing.
+
+    Only such a prompt is encoded again, with another end.
+    """
+    try:
+        bound = inspect.signature(encode).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return
+    prompt, rows = bound.arguments.get("prompt"), _rows(found)
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if rows is None or not isinstance(texts, list | tuple):
+        return
+    for text in dict.fromkeys(one for one in texts if isinstance(one, str)):
+        tokenizer, ids = min(
+            ((part, _plain_ids(part, text)) for part in vars(twin).values() if is_tokenizer(part)),
+            key=lambda read: len(read[1]),
+        )
+        name, said = vars(tokenizer).get("_watched", ("tokenizer", set()))
+        if len(ids) <= rows or (text, rows) in said:
+            continue
+        said.add((text, rows))
+        kept = tokenizer.decode(ids[:rows])
+        other = kept + " " + tokenizer.decode(list(reversed(ids[rows:])))
+        given = [other if one == text else one for one in texts]
+        bound.arguments["prompt"] = given[0] if isinstance(prompt, str) else given
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            again = encode(*bound.args, **bound.kwargs)
+        if _are_close(found, again):
+            _warn_of_cut(text, len(ids), name, rows, tokenizer.decode(ids[rows:]))
+
+
+def _rows(encoded: Any) -> int | None:
+    """The most tokens that something encoded stands for; None of what has none."""
+    return max(
+        (t.shape[-2] for t in tree_leaves(encoded) if isinstance(t, Tensor) and t.ndim >= 3),
+        default=None,
+    )
+
+
+def _are_close(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(
+        a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4)
+        for a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )
+
+
 @cache
 def _watching(cls: type) -> type:
     def call(self: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -72,11 +149,15 @@ def _tell(tokenizer: Any, cls: Any, text: str, kwargs: dict[str, Any]) -> None:
         return
     said.add((text, limit))
     cut = tokenizer.decode(ids[max(0, limit - special) :])
+    _warn_of_cut(text, len(ids) + special, name, limit, cut)
+
+
+def _warn_of_cut(text: str, length: int, name: str, limit: int, cut: str) -> None:
     warnings.warn(
-        f"prompt {_short(text)!r} is {len(ids) + special} tokens long, and the pipeline's {name} "
+        f"prompt {_short(text)!r} is {length} tokens long, and the pipeline's {name} "
         f"reads {limit}; cut off: {_short(cut)!r}",
         CutPromptWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 
@@ -103,22 +184,32 @@ def _tell_of_unknown(tokenizer: Any, cls: Any, text: str) -> None:
     )
 
 
-def read_part(pipe: Any, prompt: str) -> str:
+def read_part(pipe: Any, prompt: str, longest: int | None = None) -> str:
     """The part of a prompt that at least one of a pipeline's text encoders reads.
 
     Args:
         pipe: a diffusers pipeline; without tokenizers it is taken to read all.
         prompt: what it is asked for.
+        longest: the pipeline's `max_sequence_length`, if it is not the default.
 
     """
-    read = [_read_by(part, prompt) for part in _parts(pipe) if is_tokenizer(part)]
+    parameters = inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
+    if longest is None and _LONGEST in parameters:
+        longest = parameters[_LONGEST].default
+    most = longest if isinstance(longest, int) else None
+    read = [_read_by(part, prompt, most) for part in _parts(pipe) if is_tokenizer(part)]
     return max(read, key=len) if read and prompt not in read else prompt
 
 
-def _read_by(tokenizer: Any, prompt: str) -> str:
-    ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+def _read_by(tokenizer: Any, prompt: str, most: int | None) -> str:
+    ids = _plain_ids(tokenizer, prompt)
+    limit = tokenizer.model_max_length if most is None else min(most, tokenizer.model_max_length)
+    room = max(0, limit - tokenizer.num_special_tokens_to_add())
     return prompt if len(ids) <= room else tokenizer.decode(ids[:room])
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
 
 def _parts(pipe: Any) -> Iterable[Any]:

@@ -2,8 +2,10 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Mapping
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -136,6 +138,10 @@ def draws_in_prepare(pipe: Any) -> bool:
     return prepare is not None and draws_noise(inspect.unwrap(prepare))
 
 
+# How pipelines ask for their default size.
+_BOTH_SIDES = r"if (not height or not width|height is None or width is None):"
+
+
 def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     """Raise InvalidInputError for arguments that are unknown or that `call_pipeline` sets."""
     for name in ("output_type", "return_dict"):
@@ -151,3 +157,19 @@ def check_arguments(pipe: Any, arguments: Mapping[str, Any], names: Mapping[str,
                 f"{type(pipe).__name__} takes no argument {name!r}; the closest are "
                 f"{', '.join(close)}"
             )
+    sides = [name for name in ("height", "width") if arguments.get(name) is not None]
+    if len(sides) == 1 and _ignores_one_side(type(pipe)):
+        raise InvalidInputError(
+            f"{type(pipe).__name__} would ignore {sides[0]}={arguments[sides[0]]!r} alone: it "
+            "takes height and width together; pass both"
+        )
+
+
+@cache
+def _ignores_one_side(cls: type) -> bool:
+    """Whether a pipeline's call takes both defaults where one of height and width is missing."""
+    try:
+        source = inspect.getsource(inspect.unwrap(cls.__call__))
+    except (OSError, TypeError):
+        return False
+    return bool(re.search(_BOTH_SIDES, source))

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adjointdpm.engine.shallow_copy import shallow_copy
-from adjointdpm.pipelines.arguments.cut_prompts import watched
+from adjointdpm.pipelines.arguments.cut_prompts import watch_encoding, watched
 from adjointdpm.pipelines.own_call.autoencoder_twin import autoencoder_twin
 from adjointdpm.pipelines.own_call.initial_noise import draws_noise, with_own_draws
 from adjointdpm.pipelines.own_call.network_state import alone_with
@@ -66,6 +66,7 @@ def _twin(pipe: Any, wrap: Wrap, seen: dict[int, Any], quiet: bool, prefix: str)
         vars(made)["_progress_bar_config"] = {"disable": True}
     vars(made)["maybe_free_model_hooks"] = lambda: _offload(pipe)
     made.__class__ = differentiable_class(type(pipe))
+    watch_encoding(made)
     return made
 
 

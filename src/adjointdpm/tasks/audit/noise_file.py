@@ -29,6 +29,7 @@ from adjointdpm.variables.base import check_tensors
 _FORMAT = "adjointdpm-adversarial-noise"
 _MOST_STEPS = LARGEST_COUNTS["steps"][0]
 LARGEST = 2**31  # bytes of a file
+_OLD: dict[str, Any] = {"pipeline_arg": []}  # what files of the first versions lack
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,8 @@ def read_findings(path: Path) -> Adversarial:
 
     """
     try:
-        contents = tensor_file.look(path, _FORMAT)
-        facts = {"pipeline_arg": []} | contents.facts
-        _check_facts(facts)
+        contents = tensor_file.look(path, _FORMAT, check=lambda facts: _check_facts(_OLD | facts))
+        facts = _OLD | contents.facts
         examples = [Example(*example) for example in facts.pop("examples")]
         _check_shapes(contents.shapes, len(examples), contents.size)
         tensors, _ = tensor_file.read(path, _FORMAT)

@@ -13,6 +13,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.pipelines.arguments.call_arguments import call_arguments
 from adjointdpm.pipelines.arguments.cut_prompts import read_part
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.victims import Victim, load_victim
@@ -92,7 +93,8 @@ def check_setting(
     second = None if config.transfer is None else load_victim(config.transfer, config.prompts)
     labels = {i: label_of(victim, prompt) for i, prompt in enumerate(config.prompts)}
     labelled = [i for i, label in labels.items() if label is not None]
-    cut = [i for i in labelled if _is_cut(model, victim, config.prompts[i])]
+    longest = call_arguments(model.pipe, config.pipeline_arg).get("max_sequence_length")
+    cut = [i for i in labelled if _is_cut(model, victim, config.prompts[i], longest)]
     for i in cut:
         labels[i] = None
     if cut:
@@ -116,9 +118,9 @@ def check_setting(
     return Setting(config, render, victim, second, recognise, known, targets)
 
 
-def _is_cut(model: Any, victim: Victim, prompt: str) -> bool:
+def _is_cut(model: Any, victim: Victim, prompt: str, longest: int | None) -> bool:
     """Whether the model does not read what a prompt names."""
-    return label_of(victim, read_part(model.pipe, prompt)) != label_of(victim, prompt)
+    return label_of(victim, read_part(model.pipe, prompt, longest)) != label_of(victim, prompt)
 
 
 def _tell_of_cut(prompts: list[str]) -> None:
