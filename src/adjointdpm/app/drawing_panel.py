@@ -14,6 +14,7 @@ from adjointdpm.app.run_view import RunView
 from adjointdpm.app.security import checked_text
 from adjointdpm.app.session import Session
 from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.pipelines.arguments.prompting import NOTHING
 
 _MOST = 16  # pictures at once
 
@@ -37,9 +38,15 @@ class DrawingPanel:
 
     def build(self) -> gr.Timer:
         """Make it; return its timer."""
+        offers = self.session.offers
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                prompt = gr.Textbox(label="Prompt to draw", value=self.prompt, max_lines=3)
+                prompt = gr.Textbox(
+                    label="Prompt to draw",
+                    value=offers.prompts(self.prompt) if offers.reads != NOTHING else "",
+                    max_lines=3,
+                    visible=offers.reads != NOTHING,
+                )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
                     count = gr.Number(
@@ -90,8 +97,10 @@ class DrawingPanel:
         if self.learned is not None:
             words += self._learned(source, strength)
         lines = prompt_lines(prompt, "the prompt")
-        if len(lines) > 1 or (self.session.offers.reads_text and not lines):
+        if len(lines) > 1 or (not lines and self.session.offers.reads != NOTHING):
             raise PromptError("the prompt must be one line of text")
+        if self.session.offers.reads == NOTHING:
+            lines = []
         # Behind "--" nothing is a flag. It stands at the end, after what the session adds.
         text = [checked_text(line, "the prompt") for line in lines]
         return self.session.start("generate", " ".join(lines), words, text)

@@ -8,8 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
+from adjointdpm.app.offers import Offers
 from adjointdpm.app.security import checked_text
 from adjointdpm.errors import InvalidInputError
+from adjointdpm.pipelines.arguments.prompting import TEXT
 from adjointdpm.support.argument_help import argument_help
 
 #: What the page never sets, since text there may name a file to be run or read.
@@ -201,3 +203,11 @@ def learning_prompts(examples: str) -> gr.Textbox:
         lines=5,
         max_lines=12,
     )
+
+
+def examples(
+    offers: Offers, rows: Sequence[Sequence[Any]], controls: Sequence[gr.components.Component]
+) -> None:
+    """Rows that fill a form; none for a model that cannot read their texts."""
+    if offers.reads == TEXT:
+        gr.Examples([list(row) for row in rows], list(controls), label="Examples fill the form")

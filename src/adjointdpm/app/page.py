@@ -22,6 +22,15 @@ from adjointdpm.app.session import Session
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container main, .gradio-container .wrap, .gradio-container .tabs { width: 100%; }
+gradio-app, .gradio-container { width: 100%; min-width: 0; box-sizing: border-box; }
+/* Without it a row of tabs or a table that could scroll makes the page wider than a phone. */
+.gradio-container :where(.main, .wrap, .contain, .column, .row, .form, .block, .tabs, .tabitem) {
+  min-width: 0; }
+.gradio-container .table-wrap table { border-collapse: collapse; }
+.gradio-container .table-wrap :is(th, td) { border-left: 0; border-right: 0; }
+.gradio-container .table-wrap tr { box-shadow: none; }
+.dark .gradio-container button:disabled, .gradio-container.dark button:disabled {
+  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 .adp-grid { display: grid; gap: 10px; grid-template-columns:
   repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
@@ -104,7 +113,7 @@ def build_page(session: Session) -> gr.Blocks:
     ) as page:
         gr.Markdown(
             f"## adjointdpm\nGradients through a diffusion sampler. Model: "
-            f"`{_model_of(session)}`, runs in `{session.runs}`."
+            f"`{_model_of(session)}`, runs in `{session.brief(str(session.runs))}`."
         )
         made = []
         with gr.Tabs():

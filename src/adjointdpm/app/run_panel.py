@@ -116,7 +116,9 @@ class RunPanel:
         try:
             job = start()
         except AdjointDPMError as error:
-            return [gr.skip(), gr.skip(), problem(str(error))] + [gr.skip()] * (3 + outputs)
+            return [gr.skip(), gr.skip(), problem(self.session.brief(str(error)))] + [gr.skip()] * (
+                3 + outputs
+            )
         words = _box(job, "is in the queue")
         return [job.name, None, words] + [gr.skip()] * (3 + outputs)
 
@@ -145,13 +147,15 @@ class RunPanel:
     def _words(self, view: RunView, job: Job) -> str:
         """What is going on, and the error's sentence."""
         words = _box(job, state_of(view, job, self._place(job)))
-        return words + (problem(job.message) if job.state == FAILED else "")
+        return words + (problem(self.session.brief(job.message)) if job.state == FAILED else "")
 
     def _details(self, job: Job) -> str:
         """What was printed, and the command line."""
         log = printed(self.session.queue.log(job.name).name, self.session)
-        said = "" if job.state == FAILED else "".join(map(note, log))
-        command = shlex.join(["adjointdpm", *job.arguments])
+        said = (
+            "" if job.state == FAILED else "".join(note(self.session.brief(line)) for line in log)
+        )
+        command = self.session.brief(shlex.join(["adjointdpm", *job.arguments]))
         return (
             f'{said}<p class="adp-note">The command line that repeats it:</p>'
             f'<pre class="adp-command" tabindex="0">{escape(command)}</pre>'
