@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from helpers.page_steps import TABS, fill, more, open_tab, start, status
+from helpers.page_steps import TABS, fill, more, open_tab, run, start, status
 
 pytestmark = pytest.mark.slow
 
@@ -96,14 +96,19 @@ def test_a_metric_that_raises_shows_its_sentence(page):
 
 
 def test_a_learned_word_loads_in_stock_diffusers(page, served, tmp_path: Path):
-    page.get_by_role("tab", name="A word").click()
+    open_tab(page, "A word")
+    start(page, "Draw")
+    said = page.get_by_role("alert").filter(visible=True).first
+    said.wait_for()
+    assert "no run yet" in said.inner_text()
     fill(page, Prompts="a noto emoji of a cat\na noto emoji of a dog\na noto emoji of an owl")
     fill(page, Token="<dusk>", Iterations=1, Steps=2)
     more(page)
     fill(page, Initial="blue", Template="{token} {prompt}", Validation=1)
-    start(page, "Learn the word")
-    assert "is done" in status(page, "is done", "error")
-    page.wait_for_timeout(1500)
+    run(page, "Learn the word")
+    fill(page, Prompt_to_draw="<dusk> a noto emoji of a lemon", How_many=2, Sampler_steps=2)
+    run(page, "Draw", place=1)
+    page.get_by_role("img", name="<dusk> a noto emoji of a lemon, 1").wait_for()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download learned_embeds").click()
     path = tmp_path / "learned_embeds.safetensors"

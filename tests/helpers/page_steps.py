@@ -62,6 +62,18 @@ def start(page: Any, button: str = "Run") -> None:
     page.get_by_role("button", name=button, exact=True).filter(visible=True).first.click()
 
 
+def run(page: Any, button: str = "Run", place: int = 0) -> None:
+    """Start a run, and wait for its end; it must be done."""
+    line = page.locator(".adp-status").filter(visible=True)
+    former = line.nth(place).inner_text() if line.count() > place else ""
+    start(page, button)
+    while former and line.nth(place).inner_text() == former:
+        page.wait_for_timeout(100)
+    text = status(page, "is done", "error", "was stopped", place=place)
+    assert "is done" in text, page.locator(".adp-problem").filter(visible=True).all_inner_texts()
+    page.wait_for_timeout(1000)
+
+
 def status(page: Any, *words: str, place: int = 0) -> str:
     """The status line, once it says one of these; of several lines on a tab, one by its place."""
     line = page.locator(".adp-status").filter(visible=True)
@@ -96,7 +108,7 @@ def served_by_command(runs: Path, *words: str) -> Iterator[tuple[str, list[str]]
             raise AssertionError("".join(lines))
         if any("0.0.0.0" in word for word in words):
             lines.append(process.stdout.readline())
-        yield found[1].replace("0.0.0.0", "127.0.0.1"), lines
+        yield found[1], lines
     finally:
         queue = JobQueue(runs.resolve())
         process.terminate()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from adjointdpm.app.forms import prompt_lines
+from adjointdpm.app.forms import checked_number, prompt_lines
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.markup import figure, grid, note, picture
 from adjointdpm.app.run_panel import RunPanel
@@ -90,9 +90,9 @@ class DrawingPanel:
         self, prompt: str, seed: int, count: int, steps: int, strength: float, source: str | None
     ) -> Job:
         words = [
-            f"--seed={int(seed or 0)}",
-            f"--batch={int(count or 1)}",
-            f"--steps={int(steps or 20)}",
+            f"--seed={checked_number('seed', int, seed or 0)}",
+            f"--batch={_count(count or 1)}",
+            f"--steps={checked_number('steps', int, steps or 20)}",
         ]
         if self.learned is not None:
             words += self._learned(source, strength)
@@ -117,13 +117,24 @@ class DrawingPanel:
                 f"{source} has not ended yet; wait for it, or choose its states"
             )
         words = [f"--learned={folder}"]
-        return [*words, f"--strength={strength:g}"] if self.scale else words
+        return (
+            [*words, f"--strength={checked_number('scale', float, strength):g}"]
+            if self.scale
+            else words
+        )
 
     def _show(self, view: RunView, job: Job) -> Sequence[Any]:
         files = sorted(view.path.glob("*.png"), key=_place)
         prompt = job.arguments[-1] if "--" in job.arguments else job.name
         cells = [figure(picture(path, f"{prompt}, {i}"), str(i)) for i, path in enumerate(files)]
         return [grid(cells) if cells else note("The pictures come when the model is loaded.")]
+
+
+def _count(value: object) -> int:
+    count = int(checked_number("how many", int, value))
+    if not 1 <= count <= _MOST:
+        raise InvalidInputError(f"how many={count} must be from 1 to {_MOST}")
+    return count
 
 
 def _place(path: Any) -> tuple[str, int]:

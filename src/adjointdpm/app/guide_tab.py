@@ -88,7 +88,12 @@ def build(session: Session) -> list[gr.Timer]:
         return _kept(session, panel.current(name), int(number))
 
     state.change(
-        look, [panel.shown, state], [chosen, keep], api_visibility="private", show_progress="hidden"
+        look,
+        [panel.shown, state],
+        [chosen, keep],
+        api_visibility="private",
+        show_progress="hidden",
+        preprocess=False,  # gradio checks the number against the range of the former run
     )
     return [panel.timer]
 

@@ -134,7 +134,8 @@ def build_page(session: Session) -> gr.Blocks:
         quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for number, tab in enumerate(made):
             tab.select(partial(only, number), None, every, **quiet)
-        page.load(partial(only, 0), None, every, **quiet)
+        for timer in timers[0]:  # not by an event, which might end after a tab was chosen
+            timer.active = True
     return page
 
 

@@ -95,9 +95,13 @@ class RunPanel:
         def tick(name: str | None, seen: Any) -> list[Any]:
             return self._look(name, seen, show, len(outputs))
 
-        self.run.click(begin, list(inputs), parts, **_QUIET)
+        # The values are checked by `start`. gradio's own checks answer with no sentence, and would
+        # open what was dropped as a picture of whatever format.
+        self.run.click(begin, list(inputs), parts, preprocess=False, **_QUIET)
         self.stop.click(halt, self.shown, parts, **_QUIET)
         self.go_on.click(resume, self.shown, parts, **_QUIET)
+        for button in (self.run, self.go_on):  # two tabs chosen in haste may both rest
+            button.click(lambda: gr.Timer(active=True), None, self.timer, queue=False, **_QUIET)
         self.timer.tick(tick, [self.shown, self.seen], parts, queue=False, **_QUIET)
 
     def current(self, shown: str | None) -> str | None:
