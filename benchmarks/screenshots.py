@@ -28,7 +28,7 @@ OUT = Path("docs/images")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDE: Any = {"width": 1280, "height": 800}
 _NARROW: Any = {"width": 390, "height": 844}
-_SHOWN = ["Guide", "A word", "Gradient"]  # by the README and the guide
+_SHOWN = ["Guide", "Gradient"]  # by the README and the guide
 _LONGEST = 240  # seconds that a run may take
 _COLOURS = 128  # of a picture: pages have few
 

@@ -39,7 +39,7 @@ def build(session: Session) -> list[gr.Timer]:
             metrics.build()
             with gr.Row():
                 controls = [setting.control() for setting in given[:2]]
-            panel = RunPanel(session, ["gradient"], "Differentiate", resumes=False)
+            panel = RunPanel(session, ["gradient"], "Differentiate", resumes=False, says=False)
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in given[2:]]
         with gr.Column(scale=3, min_width=300):

@@ -32,6 +32,7 @@ class RunPanel:
         label: of the button that starts one.
         resumes: whether a stopped run can go on.
         follows: whether the newest run of these commands is shown before one is started here.
+        says: whether what a run has printed is shown.
 
     """
 
@@ -40,6 +41,7 @@ class RunPanel:
     label: str = "Run"
     resumes: bool = True
     follows: bool = True
+    says: bool = True
 
     def __post_init__(self) -> None:
         with gr.Row(elem_classes="adp-buttons"):
