@@ -73,7 +73,7 @@ polyline { fill: none; stroke-width: 2; }
 .adp-table { overflow-x: auto; } .adp-table table { border-collapse: collapse; font-size: 14px; }
 .adp-table caption { text-align: left; font-weight: 600; padding: 4px 0; }
 /* gradio's own rules for tables in a text draw lines around every cell. */
-.gradio-container .adp-table :is(tr, th, td) { border: 0 !important; }
+.gradio-container .adp-table :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
 .gradio-container .adp-table :is(th, td) { text-align: left; padding: 4px 12px 4px 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; vertical-align: top; }
 .adp-table td img { width: 128px; image-rendering: pixelated; border-radius: 6px; }

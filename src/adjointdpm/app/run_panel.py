@@ -158,9 +158,8 @@ class RunPanel:
     def _details(self, job: Job) -> str:
         """What was printed, and the command line."""
         log = printed(self.session.queue.log(job.name).name, self.session)
-        said = (
-            "" if job.state == FAILED else "".join(note(self.session.brief(line)) for line in log)
-        )
+        shown = self.says and job.state != FAILED
+        said = "".join(note(self.session.brief(line)) for line in log) if shown else ""
         command = self.session.brief(shlex.join(["adjointdpm", *job.arguments]))
         return (
             f'{said}<p class="adp-note">The command line that repeats it:</p>'
