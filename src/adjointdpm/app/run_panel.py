@@ -57,7 +57,8 @@ class RunPanel:
 
     def place_status(self) -> None:
         """Make what says how the run is going; call it where that shall stand."""
-        self.status = gr.HTML()
+        # Apart, since the status of a run that goes on would soon take the sentence's place.
+        self.trouble, self.status = gr.HTML(), gr.HTML()
 
     def place_details(self) -> None:
         """Make what shows the run's own words and its command line."""
@@ -99,9 +100,9 @@ class RunPanel:
 
         # The values are checked by `start`. gradio's own checks answer with no sentence, and would
         # open what was dropped as a picture of whatever format.
-        self.run.click(begin, list(inputs), parts, preprocess=False, **_QUIET)
+        self.run.click(begin, list(inputs), [*parts, self.trouble], preprocess=False, **_QUIET)
         self.stop.click(halt, self.shown, parts, **_QUIET)
-        self.go_on.click(resume, self.shown, parts, **_QUIET)
+        self.go_on.click(resume, self.shown, [*parts, self.trouble], **_QUIET)
         for button in (self.run, self.go_on):  # two tabs chosen in haste may both rest
             button.click(lambda: gr.Timer(active=True), None, self.timer, queue=False, **_QUIET)
         self.timer.tick(tick, [self.shown, self.seen], parts, queue=False, **_QUIET)
@@ -122,11 +123,9 @@ class RunPanel:
         try:
             job = start()
         except AdjointDPMError as error:
-            return [gr.skip(), gr.skip(), problem(self.session.brief(str(error)))] + [gr.skip()] * (
-                3 + outputs
-            )
+            return [gr.skip()] * (6 + outputs) + [problem(self.session.brief(str(error)))]
         words = _box(job, "is in the queue")
-        return [job.name, None, words] + [gr.skip()] * (3 + outputs)
+        return [job.name, None, words] + [gr.skip()] * (3 + outputs) + [""]
 
     def _look(self, name: str | None, seen: Any, show: Show, outputs: int) -> list[Any]:
         """What has changed since the last look."""
