@@ -1,10 +1,12 @@
 """Pictures of the playground for the documentation: `python -m benchmarks.screenshots`.
 
 It serves the page in a folder that is deleted afterwards, runs a few small commands on the bundled
-model, and looks at every tab with Chromium, wide and narrow, light and dark.
+model, and looks at the tabs that the documentation shows. `--every --out FOLDER` looks at all of
+them, wide and narrow, light and dark.
 """
 
 import argparse
+import os
 import re
 import shutil
 import tempfile
@@ -18,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from adjointdpm.app.job_queue import JobQueue
-from adjointdpm.app.server import Address, open_page
+from adjointdpm.app.server import Address, check_runs, open_page
 from adjointdpm.app.session import Session
 from adjointdpm.app.worker import end_worker
 
@@ -26,21 +28,33 @@ OUT = Path("docs/images")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDE: Any = {"width": 1280, "height": 800}
 _NARROW: Any = {"width": 390, "height": 844}
+_SHOWN = ["Guide", "Gradient"]  # by the README and the guide
 _LONGEST = 240  # seconds that a run may take
 _COLOURS = 128  # of a picture: pages have few
 
 
 @contextmanager
 def _served() -> Iterator[tuple[str, JobQueue]]:
-    runs = Path(tempfile.mkdtemp(prefix="adjointdpm-screenshots-"))
-    queue = JobQueue(runs)
+    # In its own folder, so that the pictures name the runs as everybody's page does.
+    here, folder = Path.cwd(), Path(tempfile.mkdtemp(prefix="adjointdpm-screenshots-"))
+    os.chdir(folder)
+    queue = JobQueue(check_runs(Path("runs/app")))
     page, url, _ = open_page(Session(queue), Address(port=0))
     try:
         yield url, queue
     finally:
         end_worker(queue)
         page.close()
-        shutil.rmtree(runs, ignore_errors=True)
+        os.chdir(here)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def browser_path() -> str:
+    """Where a Chromium is installed."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise SystemExit(f"none of {', '.join(BROWSERS)} is installed")
+    return found
 
 
 def _fill(page: Any, **values: object) -> None:
@@ -106,12 +120,24 @@ def _gradient(page: Any) -> None:
     _run(page, "Differentiate")
 
 
+def _generate(page: Any) -> None:
+    _run(page, "Draw")
+
+
+def _runs(page: Any) -> None:
+    page.get_by_label("Run", exact=True).filter(visible=True).first.click()
+    page.get_by_role("option").first.click()
+    page.wait_for_timeout(1000)
+
+
 TABS: dict[str, Callable[[Any], None]] = {
     "Guide": _guide,
     "A word": _word,
     "Align": _align,
     "Audit": _audit,
     "Gradient": _gradient,
+    "Generate": _generate,
+    "Runs": _runs,
 }
 
 
@@ -137,15 +163,16 @@ def _save(page: Any, path: Path, full: bool = False) -> None:
 def main() -> None:
     """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tabs", nargs="*", default=list(TABS), choices=list(TABS))
+    parser.add_argument("--tabs", nargs="*", default=_SHOWN, choices=list(TABS))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--every", action="store_true", help="every tab also dark and narrow")
+    parser.add_argument(
+        "--every", action="store_true", help="every tab, wide, dark and narrow; name a folder too"
+    )
     given = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        raise SystemExit(f"none of {', '.join(BROWSERS)} is installed")
+    tabs = list(TABS) if given.every else given.tabs
+    found, given.out = browser_path(), given.out.resolve()
     given.out.mkdir(parents=True, exist_ok=True)
     with _served() as (url, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
@@ -153,7 +180,7 @@ def main() -> None:
         page.set_default_timeout(120_000)
         page.goto(url)
         page.get_by_role("button", name="Run", exact=True).wait_for()
-        for name in given.tabs:
+        for name in tabs:
             _open_tab(page, name)
             TABS[name](page)
             _save(
@@ -161,13 +188,12 @@ def main() -> None:
             )
         looks: list[tuple[str, Any, Any]]
         looks = [("dark", _WIDE, "dark"), ("phone", _NARROW, "light")]
-        for kind, size, scheme in looks:
+        for kind, size, scheme in looks if given.every else ():
             other = browser.new_context(viewport=size, color_scheme=scheme).new_page()
             other.goto(url)
             other.locator(".adp-status").first.wait_for()
             other.wait_for_timeout(2500)
-            _save(other, given.out / f"app-{kind}.png", full=kind == "phone")
-            for name in given.tabs[1:] if given.every else ():
+            for name in tabs:
                 _open_tab(other, name)
                 _save(other, given.out / f"app-{name.lower().replace(' ', '-')}-{kind}.png", True)
         browser.close()

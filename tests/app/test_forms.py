@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from adjointdpm.app.forms import NEVER, Setting, prompt_lines, settings, words_of
+from adjointdpm.app.job_queue import JobQueue
 from adjointdpm.app.metric_menu import CLASS, COLOUR, LIKE, MOOD, STYLE, MetricMenu
 from adjointdpm.app.offers import Offers
+from adjointdpm.app.session import Session
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
@@ -136,13 +138,32 @@ def test_what_is_offered_for_the_bundled_model_is_what_works_with_it():
 def test_a_model_that_reads_nothing_is_offered_no_words():
     facts = {
         "reads": "nothing",
+        "arguments": {"eta": "0.0"},
         "supports": {
+            "variables": {"noise": True, "prompt embedding": "it takes none"},
             "gradient methods": {"Checkpoint": True, "Adjoint": "why not"},
             "native samplers": {"euler": "why not"},
             "artefacts": {"LoRA": True, "token": "it reads no text"},
         },
     }
     offers = Offers.read(facts)
-    assert (offers.reads_text, offers.token, offers.lora) == (False, False, True)
+    assert (offers.reads, offers.embedding, offers.guidance) == ("nothing", False, ())
+    assert (offers.token, offers.lora) == (False, True)
     assert list(offers.gradients) == ["exact"]
     assert list(offers.samplers) == []
+
+
+def test_a_model_of_classes_has_numbers_in_its_forms():
+    offers = Offers(reads="class labels")
+    assert offers.prompts("a cat\na dog") == "0\n1"
+    assert Offers().prompts("a cat\na dog") == "a cat\na dog"
+
+
+def test_a_page_names_its_runs_as_they_are_reached_from_where_it_was_started(tmp_path, monkeypatch):
+    session = Session(JobQueue(tmp_path / "runs" / "app"))
+    text = f"--out={tmp_path}/runs/app/guide-a --metric={tmp_path}/own.py:f"
+    monkeypatch.chdir(tmp_path)
+    assert session.brief(text) == f"--out=runs/app/guide-a --metric={tmp_path}/own.py:f"
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    assert session.brief(text) == text

@@ -1,50 +1,15 @@
 """The page in a real browser, with the bundled model."""
 
 import json
-import re
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
 
+from helpers.page_steps import TABS, fill, more, open_tab, run, start, status
+
 pytestmark = pytest.mark.slow
-#: A button of each tab.
-TABS = {
-    "A word": "Learn the word",
-    "Align": "Align",
-    "Audit": "Audit",
-    "Gradient": "Differentiate",
-    "Generate": "Draw",
-    "Runs": "Look again",
-}
-
-
-def fill(page, **values) -> None:
-    panel = page.get_by_role("tabpanel").filter(visible=True)
-    for label, value in values.items():
-        named = re.compile(rf"^\W*{label.replace('_', ' ')}\b")
-        panel.get_by_label(named).first.fill(str(value))
-
-
-def more(page) -> None:
-    page.get_by_role("button", name="More settings").filter(visible=True).first.click()
-
-
-def start(page, button: str = "Run") -> None:
-    page.get_by_role("button", name=button, exact=True).filter(visible=True).click()
-
-
-def status(page, *words: str) -> str:
-    """The status line, once it says one of these."""
-    line = page.locator(".adp-status").filter(visible=True).first
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        text = line.inner_text() if line.count() else ""
-        if any(word in text for word in words):
-            return text
-        page.wait_for_timeout(100)
-    raise AssertionError(f"none of {words} within 2 minutes")
 
 
 def test_a_guided_run_ends_with_another_picture_and_a_lower_metric(page, served):
@@ -90,7 +55,8 @@ def test_stop_stops_and_go_on_goes_on_also_after_the_page_was_closed(page, serve
     fill(page, Iterations=300)
     start(page)
     status(page, "iteration 1 ", "iteration 2 ")
-    page.get_by_role("button", name="Stop", exact=True).filter(visible=True).click()
+    page.get_by_role("button", name="Stop", exact=True).filter(visible=True).focus()
+    page.keyboard.press("Enter")
     assert "was stopped" in status(page, "was stopped", "error", "is done")
     job = queue.newest("guide")
     done = len((runs / job.name / "history.jsonl").read_text().splitlines())
@@ -130,14 +96,19 @@ def test_a_metric_that_raises_shows_its_sentence(page):
 
 
 def test_a_learned_word_loads_in_stock_diffusers(page, served, tmp_path: Path):
-    page.get_by_role("tab", name="A word").click()
+    open_tab(page, "A word")
+    start(page, "Draw")
+    said = page.get_by_role("alert").filter(visible=True).first
+    said.wait_for()
+    assert "no run yet" in said.inner_text()
     fill(page, Prompts="a noto emoji of a cat\na noto emoji of a dog\na noto emoji of an owl")
     fill(page, Token="<dusk>", Iterations=1, Steps=2)
     more(page)
     fill(page, Initial="blue", Template="{token} {prompt}", Validation=1)
-    start(page, "Learn the word")
-    assert "is done" in status(page, "is done", "error")
-    page.wait_for_timeout(1500)
+    run(page, "Learn the word")
+    fill(page, Prompt_to_draw="<dusk> a noto emoji of a lemon", How_many=2, Sampler_steps=2)
+    run(page, "Draw", place=1)
+    page.get_by_role("img", name="<dusk> a noto emoji of a lemon, 1").wait_for()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download learned_embeds").click()
     path = tmp_path / "learned_embeds.safetensors"
@@ -154,10 +125,9 @@ def test_a_learned_word_loads_in_stock_diffusers(page, served, tmp_path: Path):
 
 
 def test_every_tab_opens_and_gradients_are_shown(page):
-    for name, button in TABS.items():
-        page.get_by_role("tab", name=name, exact=True).click()
-        page.get_by_role("button", name=button, exact=True).filter(visible=True).first.wait_for()
-    page.get_by_role("tab", name="Gradient", exact=True).click()
+    for name in TABS:
+        open_tab(page, name)
+    open_tab(page, "Gradient")
     fill(page, Steps=3)
     start(page, "Differentiate")
     assert "is done" in status(page, "is done", "error")
@@ -166,3 +136,6 @@ def test_every_tab_opens_and_gradients_are_shown(page):
     text = page.locator(".adp-table").filter(visible=True).first.inner_text()
     assert "exact" in text
     assert "adjoint" in text
+    # A large error is explained where it stands.
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    assert "solves the states back" in panel.inner_text()

@@ -6,7 +6,7 @@ import gradio as gr
 
 from adjointdpm.app import looks
 from adjointdpm.app.drawing_panel import DrawingPanel
-from adjointdpm.app.forms import learning_prompts, prompt_lines, settings, words_of
+from adjointdpm.app.forms import examples, learning_prompts, prompt_lines, settings, words_of
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.markup import curves
 from adjointdpm.app.metric_menu import CLASS, COLOUR, LIKE, MOOD, STYLE, MetricMenu
@@ -25,14 +25,16 @@ def build(session: Session) -> list[gr.Timer]:
     more = [
         *settings(AlignConfig, "lr", "batch", "kl", "clip_reward", "strength", "guard_bound"),
         *settings(AlignConfig, "strength_pictures", "validation", "seeds_per_prompt"),
-        *settings(AlignConfig, "held_out_seeds", "seed", "guidance_scale", "validate_every"),
+        *settings(
+            AlignConfig, "held_out_seeds", "seed", *session.offers.guidance, "validate_every"
+        ),
         *settings(AlignConfig, "patience"),
     ]
     metrics = MetricMenu(session.metrics, (MOOD, STYLE, COLOUR, LIKE, CLASS))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             metrics.build()
-            prompts = learning_prompts(PROMPTS)
+            prompts = learning_prompts(session.offers.prompts(PROMPTS))
             with gr.Row():
                 controls = [setting.control() for setting in main]
             panel = RunPanel(session, ["align", "stylize"], "Align")
@@ -45,10 +47,10 @@ def build(session: Session) -> list[gr.Timer]:
             file = gr.DownloadButton("Download pytorch_lora_weights.safetensors", interactive=False)
             code = gr.Code("", label="Lines that use it", language="python", visible=False)
             panel.place_details()
-    gr.Examples(
+    examples(
+        session.offers,
         [[MOOD, "golden_hour"], [MOOD, "teal"], [MOOD, "sepia"]],
         metrics.controls[:2],
-        label="Examples fill the form",
     )
     gr.Markdown("### Try it in any prompt")
     trial = DrawingPanel(session, "a noto emoji of a lemon", scale=True, learned=panel).build()

@@ -37,7 +37,7 @@ def build(session: Session) -> list[gr.Timer]:
     more = [
         *settings(AuditConfig, "steps", "least_right", "preservation", "batch", "random_search"),
         *settings(AuditConfig, "within", within=("l2", "linf")),
-        *settings(AuditConfig, "guidance_scale", "seed"),
+        *settings(AuditConfig, *session.offers.guidance, "seed"),
     ]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -48,7 +48,7 @@ def build(session: Session) -> list[gr.Timer]:
                 info="The classifier that is tested.",
             )
             prompts = gr.Textbox(
-                _PROMPTS,
+                session.offers.prompts(_PROMPTS),
                 label="Prompts",
                 info="Harmless ones, one a line; each names something that the victim has a class "
                 "for.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from adjointdpm.app.forms import prompt_lines
+from adjointdpm.app.forms import checked_number, prompt_lines
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.markup import figure, grid, note, picture
 from adjointdpm.app.run_panel import RunPanel
@@ -14,6 +14,7 @@ from adjointdpm.app.run_view import RunView
 from adjointdpm.app.security import checked_text
 from adjointdpm.app.session import Session
 from adjointdpm.errors import InvalidInputError, PromptError
+from adjointdpm.pipelines.arguments.prompting import NOTHING
 
 _MOST = 16  # pictures at once
 
@@ -37,9 +38,15 @@ class DrawingPanel:
 
     def build(self) -> gr.Timer:
         """Make it; return its timer."""
+        offers = self.session.offers
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                prompt = gr.Textbox(label="Prompt to draw", value=self.prompt, max_lines=3)
+                prompt = gr.Textbox(
+                    label="Prompt to draw",
+                    value=offers.prompts(self.prompt) if offers.reads != NOTHING else "",
+                    max_lines=3,
+                    visible=offers.reads != NOTHING,
+                )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
                     count = gr.Number(
@@ -83,15 +90,17 @@ class DrawingPanel:
         self, prompt: str, seed: int, count: int, steps: int, strength: float, source: str | None
     ) -> Job:
         words = [
-            f"--seed={int(seed or 0)}",
-            f"--batch={int(count or 1)}",
-            f"--steps={int(steps or 20)}",
+            f"--seed={checked_number('seed', int, seed or 0)}",
+            f"--batch={_count(count or 1)}",
+            f"--steps={checked_number('steps', int, steps or 20)}",
         ]
         if self.learned is not None:
             words += self._learned(source, strength)
         lines = prompt_lines(prompt, "the prompt")
-        if len(lines) > 1 or (self.session.offers.reads_text and not lines):
+        if len(lines) > 1 or (not lines and self.session.offers.reads != NOTHING):
             raise PromptError("the prompt must be one line of text")
+        if self.session.offers.reads == NOTHING:
+            lines = []
         # Behind "--" nothing is a flag. It stands at the end, after what the session adds.
         text = [checked_text(line, "the prompt") for line in lines]
         return self.session.start("generate", " ".join(lines), words, text)
@@ -108,13 +117,24 @@ class DrawingPanel:
                 f"{source} has not ended yet; wait for it, or choose its states"
             )
         words = [f"--learned={folder}"]
-        return [*words, f"--strength={strength:g}"] if self.scale else words
+        return (
+            [*words, f"--strength={checked_number('scale', float, strength):g}"]
+            if self.scale
+            else words
+        )
 
     def _show(self, view: RunView, job: Job) -> Sequence[Any]:
         files = sorted(view.path.glob("*.png"), key=_place)
         prompt = job.arguments[-1] if "--" in job.arguments else job.name
         cells = [figure(picture(path, f"{prompt}, {i}"), str(i)) for i, path in enumerate(files)]
         return [grid(cells) if cells else note("The pictures come when the model is loaded.")]
+
+
+def _count(value: object) -> int:
+    count = int(checked_number("how many", int, value))
+    if not 1 <= count <= _MOST:
+        raise InvalidInputError(f"how many={count} must be from 1 to {_MOST}")
+    return count
 
 
 def _place(path: Any) -> tuple[str, int]:

@@ -8,8 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
+from adjointdpm.app.offers import Offers
 from adjointdpm.app.security import checked_text
 from adjointdpm.errors import InvalidInputError
+from adjointdpm.pipelines.arguments.prompting import TEXT
 from adjointdpm.support.argument_help import argument_help
 
 #: What the page never sets, since text there may name a file to be run or read.
@@ -109,10 +111,10 @@ class Setting:
                 return []
             parts = text.split()
             if kind in (int, float):
-                parts = [f"{_number(self.name, kind, part):.10g}" for part in parts]
+                parts = [f"{checked_number(self.name, kind, part):.10g}" for part in parts]
             return [f"{flag}={part}" for part in parts]
         if kind in (int, float):
-            value = _number(self.name, kind, value)
+            value = checked_number(self.name, kind, value)
             same = self.usual is not None and value == self.usual
             return [] if same else [f"{flag}={value:.10g}" if kind is float else f"{flag}={value}"]
         text = checked_text(value, self.name)
@@ -139,8 +141,13 @@ def prompt_lines(text: object, what: str = "prompts") -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _number(name: str, kind: type, value: object) -> int | float:
-    """A number of a control, which is text where nothing stands for the usual one."""
+def checked_number(name: str, kind: type, value: object) -> int | float:
+    """A number of a control, which is text where nothing stands for the usual one.
+
+    Raises:
+        InvalidInputError: it is none, or not a whole one where one is wanted.
+
+    """
     try:
         if isinstance(value, bool):
             raise ValueError
@@ -187,9 +194,9 @@ def as_example(given: Sequence[Setting], **values: Any) -> list[Any]:
 
 def checked_choice(value: object, choices: Mapping[str, Any], what: str) -> str:
     """A menu's choice."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InvalidInputError(f"{what} {value!r} must be one of {', '.join(choices)}")
-    return str(value)
+    return value
 
 
 def learning_prompts(examples: str) -> gr.Textbox:
@@ -201,3 +208,11 @@ def learning_prompts(examples: str) -> gr.Textbox:
         lines=5,
         max_lines=12,
     )
+
+
+def examples(
+    offers: Offers, rows: Sequence[Sequence[Any]], controls: Sequence[gr.components.Component]
+) -> None:
+    """Rows that fill a form; none for a model that cannot read their texts."""
+    if offers.reads == TEXT:
+        gr.Examples([list(row) for row in rows], list(controls), label="Examples fill the form")

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from adjointdpm.app.forms import Setting, settings, words_of
+from adjointdpm.app.forms import Setting, examples, settings, words_of
 from adjointdpm.app.guide_tab import prompt_words
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.markup import curves, figure, grid, note, picture, table
@@ -21,34 +21,38 @@ _HEAD = ("method", "relative error", "cosine", "network calls", "backward passes
 
 def build(session: Session) -> list[gr.Timer]:
     """Make the tab; return its timers."""
+    offers = session.offers
     given = [
-        *settings(GradientProbeConfig, "seed", "steps", "guidance_scale"),
-        Setting(GradientProbeConfig, "sampler", "as usual", ("as usual", *session.offers.samplers)),
+        *settings(GradientProbeConfig, "seed", "steps", *offers.guidance),
+        Setting(GradientProbeConfig, "sampler", "as usual", ("as usual", *offers.samplers)),
         Setting(GradientProbeConfig, "method", label="methods"),
     ]
     metrics = MetricMenu(session.metrics)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
-                "a noto emoji of a cat", label="Prompt", info="What to draw.", max_lines=3
+                offers.prompts("a noto emoji of a cat"),
+                label="Prompt",
+                info=offers.prompt_info,
+                max_lines=3,
             )
             metrics.build()
             with gr.Row():
                 controls = [setting.control() for setting in given[:2]]
-            panel = RunPanel(session, ["gradient"], "Differentiate", resumes=False)
+            panel = RunPanel(session, ["gradient"], "Differentiate", resumes=False, says=False)
             with gr.Accordion("More settings", open=False):
                 controls += [setting.control() for setting in given[2:]]
         with gr.Column(scale=3, min_width=300):
             panel.place_status()
             shown = gr.HTML(_EMPTY)
             panel.place_details()
-    gr.Examples(
+    examples(
+        offers,
         [
             ["a noto emoji of a cat", MOOD, "dusk", 0, 20],
             ["a twemoji emoji of a pineapple", MOOD, "teal", 1, 10],
         ],
         [prompt, *metrics.controls[:2], *controls[:2]],
-        label="Examples fill the form",
     )
     count = len(metrics.controls)
 
@@ -87,6 +91,7 @@ def show(view: RunView) -> str:
         note(words)
         + grid(cells)
         + table(_HEAD, rows, "Against the exact gradient")
+        + note(_ADJOINT if any(map(_solves_back, result["methods"])) else "")
         + curves("size of the costate, its decimal logarithm", {"log10": sizes}, "step")
         + note(
             "A costate is the gradient of the metric with respect to the state after a step. "
@@ -97,6 +102,18 @@ def show(view: RunView) -> str:
     )
 
 
+def _solves_back(method: str) -> bool:
+    """Whether a method is the adjoint that solves the states back."""
+    return method.startswith("adjoint") and "stored" not in method
+
+
+_ADJOINT = (
+    "adjoint differentiates the ODE that the sampler's steps approximate, and solves the states "
+    "back from the picture to the noise; exact differentiates the very steps that drew the "
+    "picture. The errors of both solves are in adjoint: on few steps they are large, and more "
+    "steps help only as far as solving back is stable. adjoint:states=stored keeps the states "
+    "instead. A gradient with an error above 1 is of no use."
+)
 _EMPTY = note(
     "What does a metric ask of the noise? The exact gradient comes here as a picture, beside those "
     "of approximate methods and their errors."

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from adjointdpm.app.forms import Setting, prompt_lines, settings, words_of
+from adjointdpm.app.forms import Setting, examples, prompt_lines, settings, words_of
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.looks import points
 from adjointdpm.app.markup import curves, figure, grid, note, picture
@@ -26,11 +26,11 @@ _USUAL = "as usual"
 def build(session: Session) -> list[gr.Timer]:
     """Make the tab; return its timers."""
     offers = session.offers
-    learn = LEARNED if offers.reads_text else ("noise",)
+    learn = LEARNED if offers.embedding else ("noise",)
     main = settings(GuideConfig, "learn", "seed", "steps", learn=learn)
     more = [
         *settings(GuideConfig, "iterations", "pictures", "lr", "preservation"),
-        *settings(GuideConfig, "guidance_scale"),
+        *settings(GuideConfig, *offers.guidance),
         *settings(GuideConfig, "within", within=("shell", "l2", "linf", "free")),
         *settings(GuideConfig, "budget"),
         Setting(GuideConfig, "gradient", _USUAL, (_USUAL, *offers.gradients)),
@@ -43,8 +43,8 @@ def build(session: Session) -> list[gr.Timer]:
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
                 label="Prompt",
-                info="What to draw.",
-                value="a noto emoji of a cat",
+                info=offers.prompt_info,
+                value=offers.prompts("a noto emoji of a cat"),
                 max_lines=3,
             )
             metrics.build()
@@ -64,14 +64,14 @@ def build(session: Session) -> list[gr.Timer]:
                 chosen = gr.HTML()
                 keep = gr.DownloadButton("Keep this state", size="md", interactive=False)
             panel.place_details()
-    gr.Examples(
+    examples(
+        offers,
         [
             ["a noto emoji of a cat", MOOD, "dusk", "noise", 0, 20],
             ["a twemoji emoji of a pineapple", MOOD, "teal", "both", 3, 20],
             ["a fluent emoji of an owl", MOOD, "golden_hour", "embedding", 1, 20],
         ],
         [prompt, *metrics.controls[:2], *controls[: len(main)]],
-        label="Examples fill the form",
     )
     given, count = [*main, *more], len(metrics.controls)
 
@@ -88,7 +88,12 @@ def build(session: Session) -> list[gr.Timer]:
         return _kept(session, panel.current(name), int(number))
 
     state.change(
-        look, [panel.shown, state], [chosen, keep], api_visibility="private", show_progress="hidden"
+        look,
+        [panel.shown, state],
+        [chosen, keep],
+        api_visibility="private",
+        show_progress="hidden",
+        preprocess=False,  # gradio checks the number against the range of the former run
     )
     return [panel.timer]
 

@@ -22,6 +22,15 @@ from adjointdpm.app.session import Session
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container main, .gradio-container .wrap, .gradio-container .tabs { width: 100%; }
+gradio-app, .gradio-container { width: 100%; min-width: 0; box-sizing: border-box; }
+/* Without it a row of tabs or a table that could scroll makes the page wider than a phone. */
+.gradio-container :where(.main, .wrap, .contain, .column, .row, .form, .block, .tabs, .tabitem) {
+  min-width: 0; }
+.gradio-container .table-wrap table { border-collapse: collapse; }
+.gradio-container .table-wrap :is(th, td) { border-left: 0; border-right: 0; }
+.gradio-container .table-wrap tr { box-shadow: none; }
+.dark .gradio-container button:disabled, .gradio-container.dark button:disabled {
+  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 .adp-grid { display: grid; gap: 10px; grid-template-columns:
   repeat(auto-fill, minmax(120px, 1fr)); }
 .adp-pair { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 640px; }
@@ -63,8 +72,10 @@ polyline { fill: none; stroke-width: 2; }
 .adp-key-2::before { color: #7c3aed; }
 .adp-table { overflow-x: auto; } .adp-table table { border-collapse: collapse; font-size: 14px; }
 .adp-table caption { text-align: left; font-weight: 600; padding: 4px 0; }
-.adp-table th, .adp-table td { text-align: left; padding: 4px 12px 4px 0;
-  border-bottom: 1px solid var(--border-color-primary); vertical-align: top; }
+/* gradio's own rules for tables in a text draw lines around every cell. */
+.gradio-container .adp-table :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
+.gradio-container .adp-table :is(th, td) { text-align: left; padding: 4px 12px 4px 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; vertical-align: top; }
 .adp-table td img { width: 128px; image-rendering: pixelated; border-radius: 6px; }
 .adp-report { width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
   border-radius: 6px; background: white; }
@@ -104,7 +115,7 @@ def build_page(session: Session) -> gr.Blocks:
     ) as page:
         gr.Markdown(
             f"## adjointdpm\nGradients through a diffusion sampler. Model: "
-            f"`{_model_of(session)}`, runs in `{session.runs}`."
+            f"`{_model_of(session)}`, runs in `{session.brief(str(session.runs))}`."
         )
         made = []
         with gr.Tabs():
@@ -125,7 +136,8 @@ def build_page(session: Session) -> gr.Blocks:
         quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for number, tab in enumerate(made):
             tab.select(partial(only, number), None, every, **quiet)
-        page.load(partial(only, 0), None, every, **quiet)
+        for timer in timers[0]:  # not by an event, which might end after a tab was chosen
+            timer.active = True
     return page
 
 

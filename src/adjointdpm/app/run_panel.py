@@ -32,6 +32,7 @@ class RunPanel:
         label: of the button that starts one.
         resumes: whether a stopped run can go on.
         follows: whether the newest run of these commands is shown before one is started here.
+        says: whether what a run has printed is shown.
 
     """
 
@@ -40,6 +41,7 @@ class RunPanel:
     label: str = "Run"
     resumes: bool = True
     follows: bool = True
+    says: bool = True
 
     def __post_init__(self) -> None:
         with gr.Row(elem_classes="adp-buttons"):
@@ -55,7 +57,8 @@ class RunPanel:
 
     def place_status(self) -> None:
         """Make what says how the run is going; call it where that shall stand."""
-        self.status = gr.HTML()
+        # Apart, since the status of a run that goes on would soon take the sentence's place.
+        self.trouble, self.status = gr.HTML(), gr.HTML()
 
     def place_details(self) -> None:
         """Make what shows the run's own words and its command line."""
@@ -95,9 +98,13 @@ class RunPanel:
         def tick(name: str | None, seen: Any) -> list[Any]:
             return self._look(name, seen, show, len(outputs))
 
-        self.run.click(begin, list(inputs), parts, **_QUIET)
+        # The values are checked by `start`. gradio's own checks answer with no sentence, and would
+        # open what was dropped as a picture of whatever format.
+        self.run.click(begin, list(inputs), [*parts, self.trouble], preprocess=False, **_QUIET)
         self.stop.click(halt, self.shown, parts, **_QUIET)
-        self.go_on.click(resume, self.shown, parts, **_QUIET)
+        self.go_on.click(resume, self.shown, [*parts, self.trouble], **_QUIET)
+        for button in (self.run, self.go_on):  # two tabs chosen in haste may both rest
+            button.click(lambda: gr.Timer(active=True), None, self.timer, queue=False, **_QUIET)
         self.timer.tick(tick, [self.shown, self.seen], parts, queue=False, **_QUIET)
 
     def current(self, shown: str | None) -> str | None:
@@ -116,9 +123,9 @@ class RunPanel:
         try:
             job = start()
         except AdjointDPMError as error:
-            return [gr.skip(), gr.skip(), problem(str(error))] + [gr.skip()] * (3 + outputs)
+            return [gr.skip()] * (6 + outputs) + [problem(self.session.brief(str(error)))]
         words = _box(job, "is in the queue")
-        return [job.name, None, words] + [gr.skip()] * (3 + outputs)
+        return [job.name, None, words] + [gr.skip()] * (3 + outputs) + [""]
 
     def _look(self, name: str | None, seen: Any, show: Show, outputs: int) -> list[Any]:
         """What has changed since the last look."""
@@ -145,13 +152,14 @@ class RunPanel:
     def _words(self, view: RunView, job: Job) -> str:
         """What is going on, and the error's sentence."""
         words = _box(job, state_of(view, job, self._place(job)))
-        return words + (problem(job.message) if job.state == FAILED else "")
+        return words + (problem(self.session.brief(job.message)) if job.state == FAILED else "")
 
     def _details(self, job: Job) -> str:
         """What was printed, and the command line."""
         log = printed(self.session.queue.log(job.name).name, self.session)
-        said = "" if job.state == FAILED else "".join(map(note, log))
-        command = shlex.join(["adjointdpm", *job.arguments])
+        shown = self.says and job.state != FAILED
+        said = "".join(note(self.session.brief(line)) for line in log) if shown else ""
+        command = self.session.brief(shlex.join(["adjointdpm", *job.arguments]))
         return (
             f'{said}<p class="adp-note">The command line that repeats it:</p>'
             f'<pre class="adp-command" tabindex="0">{escape(command)}</pre>'

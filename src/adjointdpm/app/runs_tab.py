@@ -39,7 +39,7 @@ def build(session: Session) -> list[gr.Timer]:
         try:
             return _shown(session, name)
         except AdjointDPMError as error:
-            return [problem(str(error)), ""]
+            return [problem(session.brief(str(error))), ""]
 
     def halt(name: str | None) -> str:
         if name:
@@ -87,7 +87,7 @@ def _shown(session: Session, name: str) -> list[str]:
     folder = session.folder(name)
     view, job = RunView(folder), session.queue.find(name)
     result = view.result
-    rows = [("folder", escape(str(folder)))]
+    rows = [("folder", escape(session.brief(str(folder))))]
     if folder.is_dir():
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
         rows.append(("changed", made))
@@ -97,9 +97,9 @@ def _shown(session: Session, name: str) -> list[str]:
         rows.append((escape(str(result["metric"]["name"])), words))
     command = result.get("command") or ("" if job is None else " ".join(job.arguments))
     if command:
-        rows.append(("command line", f"<code>{escape(command)}</code>"))
+        rows.append(("command line", f"<code>{escape(session.brief(command))}</code>"))
     if view.config:
-        text = json.dumps(view.config, indent=1, default=str, ensure_ascii=False)
+        text = session.brief(json.dumps(view.config, indent=1, default=str, ensure_ascii=False))
         rows.append(
             ("settings", f"<details><summary>show</summary><pre>{escape(text)}</pre></details>")
         )
@@ -107,6 +107,6 @@ def _shown(session: Session, name: str) -> list[str]:
     path = view.file("report.html")
     if path is None or path.stat().st_size > _LARGEST_REPORT:
         return [facts, note("It has no report: only a finished run of a task has one.")]
-    html = escape(path.read_text(encoding="utf-8"))
+    html = escape(session.brief(path.read_text(encoding="utf-8")))
     frame = f'<iframe class="adp-report" title="Report of {escape(name)}" sandbox srcdoc="{html}">'
     return [facts, f"{frame}</iframe>"]

@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import secrets
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -74,16 +75,21 @@ def checked_text(text: object, what: str) -> str:
     return words.strip()
 
 
-def kept_picture(folder: Path, upload: str | Path) -> Path:
+def kept_picture(folder: Path, upload: object) -> Path:
     """Write an uploaded picture anew as a PNG in a folder, named by its content.
 
     Nothing of the file is kept but its pixels.
+
+    Args:
+        folder: where it is kept.
+        upload: its path, or what gradio says of it; that it lies among the uploads is checked by
+            gradio.
 
     Raises:
         InvalidInputError: it is no PNG, JPEG or WebP file, or too large or too small.
 
     """
-    path = Path(upload)
+    path = Path(str(upload.get("path") if isinstance(upload, Mapping) else upload))
     try:
         if not path.is_file():  # a pipe would never end
             raise InvalidInputError("the picture is no file; drop it into its field again")

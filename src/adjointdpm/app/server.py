@@ -1,7 +1,7 @@
 """Serving the page: on the loopback address, or with a password elsewhere."""
 
-import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def open_page(session: Any, address: Address) -> tuple[Any, str, str | None]:
             server_name=address.host,
             server_port=address.port or _free_port(address.host),
             auth=None if password is None else (USER, password),
+            auth_message=f"The user is {USER}.",
             prevent_thread_lock=True,
             share=False,
             # No request to itself: a slow machine or a proxy would make it ask for a public link.
@@ -94,14 +95,9 @@ def check_runs(folder: Path) -> Path:
 
 
 def check_gradio() -> None:
-    """Raise ModelError if gradio is missing."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise ModelError(
-            "the page needs gradio; install it with `pip install 'adjointdpm[app]'`"
-        ) from error
+    """Raise ModelError if gradio is missing; it is not imported yet, which takes seconds."""
+    if find_spec("gradio") is None:
+        raise ModelError("the page needs gradio; install it with `pip install 'adjointdpm[app]'`")
 
 
 def _free_port(host: str) -> int:

@@ -1,5 +1,6 @@
 """What all tabs of the page share."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Session:
     def folder(self, name: str) -> Path:
         """The folder of a run."""
         return run_folder(self.runs, name)
+
+    def brief(self, text: str) -> str:
+        """A text with the runs folder named as it is reached from where the page was started."""
+        here = os.path.relpath(self.runs)
+        return text if here.startswith(os.pardir) else text.replace(str(self.runs), here)
 
     def start(self, task: str, title: str, words: Sequence[str], texts: Sequence[str] = ()) -> Job:
         """Put a command into the queue; its folder is named by the task and the title.

@@ -6,7 +6,14 @@ import gradio as gr
 
 from adjointdpm.app import looks
 from adjointdpm.app.drawing_panel import DrawingPanel
-from adjointdpm.app.forms import Setting, learning_prompts, prompt_lines, settings, words_of
+from adjointdpm.app.forms import (
+    Setting,
+    examples,
+    learning_prompts,
+    prompt_lines,
+    settings,
+    words_of,
+)
 from adjointdpm.app.job_queue import Job
 from adjointdpm.app.metric_menu import CLASS, COLOUR, LIKE, MOOD, STYLE, MetricMenu
 from adjointdpm.app.run_panel import RunPanel
@@ -32,7 +39,7 @@ def build(session: Session) -> list[gr.Timer]:
     more = [
         *settings(EmbedConfig, "initial", "template", "vectors", "lr", "preservation", "batch"),
         *settings(EmbedConfig, "validation", "seeds_per_prompt", "held_out_seeds", "seed"),
-        *settings(EmbedConfig, "guidance_scale", "validate_every", "patience"),
+        *settings(EmbedConfig, *session.offers.guidance, "validate_every", "patience"),
     ]
     metrics = MetricMenu(session.metrics, (MOOD, COLOUR, STYLE, LIKE, CLASS))
     with gr.Row():
@@ -52,10 +59,10 @@ def build(session: Session) -> list[gr.Timer]:
                 file = gr.DownloadButton("Download learned_embeds.safetensors", interactive=False)
             code = gr.Code("", label="Lines that use it", language="python", visible=False)
             panel.place_details()
-    gr.Examples(
+    examples(
+        session.offers,
         [[MOOD, "dusk", "<dusk>"], [MOOD, "sepia", "<sepia>"], [MOOD, "teal", "<teal>"]],
         [*metrics.controls[:2], controls[0]],
-        label="Examples fill the form",
     )
     gr.Markdown("### Try the word in any prompt")
     trial = DrawingPanel(session, "<dusk> a noto emoji of a lemon", learned=panel).build()

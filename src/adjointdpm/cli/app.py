@@ -46,11 +46,16 @@ def app(
 
     It needs the extra `app`, and sends nothing anywhere.
     """
+    from adjointdpm.app.job_queue import JobQueue
+    from adjointdpm.app.security import password_for
     from adjointdpm.app.server import Address, check_gradio, check_runs, open_page
+    from adjointdpm.app.worker import ensure_worker
 
     check_gradio()
+    password_for(host, password)  # a short one is refused now
+    queue = JobQueue(check_runs(out))
+    ensure_worker(queue)  # it loads what the runs need while the page is made
     from adjointdpm import metrics
-    from adjointdpm.app.job_queue import JobQueue
     from adjointdpm.app.offers import offers_for
     from adjointdpm.app.server import USER
     from adjointdpm.app.session import Session
@@ -60,11 +65,10 @@ def app(
     given = {"model": model, "device": device, "dtype": dtype, "variant": variant}
     usual = {"model": Run.model, "device": None, "dtype": Run.dtype, "variant": None}
     words = [f"--{name}={value}" for name, value in given.items() if value != usual[name]]
-    runs = check_runs(out)
     if words:
         quiet()
         console.print(f"looking at {model} …", markup=False, highlight=False)
-    session = Session(JobQueue(runs), words, offers_for(words), metric or [], victim or [])
+    session = Session(queue, words, offers_for(words), metric or [], victim or [])
     page, url, secret = open_page(session, Address(host=host, port=port, password=password))
     typer.echo(f"The page is at {url}; Ctrl-C closes it, and what runs goes on.")
     if secret is not None:

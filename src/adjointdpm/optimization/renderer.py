@@ -152,6 +152,10 @@ class Renderer:
             return self.noises[example]
         return self.model.noise(1, example.seed, **self.arguments)
 
+    def draw_from(self, example: Example, noise: Tensor) -> Tensor:
+        """An example's picture from a noise that may ask for its gradient."""
+        return self._generate(Inputs([example], [example.prompt], noise))
+
     def _inputs(self, examples: Sequence[Example]) -> Inputs:
         # Sample 0 of each seed: an example's picture does not depend on the batch that it is drawn
         # in.

@@ -134,16 +134,7 @@ def _differentiated(
     noise = render.noise_of(example).detach().requires_grad_()
     started = time.perf_counter()
     with stats(memory=False) as counted:
-        images = render.model.generate(
-            example.prompt,
-            noise,
-            steps=render.steps,
-            guidance_scale=render.guidance_scale,
-            sampler=render.sampler,
-            gradient=method,
-            seeds=[example.seed],
-            **render.arguments,
-        )
+        images = render.with_gradient(method).draw_from(example, noise)
         value = metric(images, prompts=[example.prompt]).sum()
         (found,) = torch.autograd.grad(value, [noise])
     cost = {
