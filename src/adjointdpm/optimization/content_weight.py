@@ -1,6 +1,6 @@
 """How much the content counts beside the metric, whatever the metric's scale."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 #: The spread of a metric, the standard deviation over untouched pictures, at which the weights of
 #: the content count as they are given.
@@ -8,7 +8,7 @@ REFERENCE = 0.1
 _LEAST = 0.25  # of the spread: what the metric must have gained before weights are lowered
 _LEFT = 0.5  # of what the metric gained, that the content may cost after that
 
-Values = Mapping[str, float]
+Values = dict[str, float]
 
 
 def scaled(spread: float) -> float:
