@@ -17,6 +17,7 @@ from benchmarks import (
     inversion,
     memory,
     overhead,
+    page_speed,
     pipeline_cost,
     pipeline_memory,
     stability,
@@ -40,6 +41,7 @@ WRITERS = {
     "few-vjps": few_vjps.main,
     "inversion": inversion.main,
     "memory": memory.main,
+    "guides/app": page_speed.main,
     "overhead": overhead.main,
     "pipeline-cost": pipeline_cost.main,
     "pipeline-memory": pipeline_memory.main,
@@ -58,7 +60,7 @@ def nothing_is_measured(monkeypatch):
 
     pipelines = (pipeline_cost, pipeline_memory)
     commands = (defaults, documented_commands, task_gradients)
-    tiny = (aligned, effect, few_vjps, inversion, memory, overhead, stylize, vocabulary)
+    tiny = (aligned, effect, few_vjps, inversion, memory, overhead, page_speed, stylize, vocabulary)
     for module in (common, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 

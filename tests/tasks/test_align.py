@@ -21,7 +21,7 @@ from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.align import AlignConfig, align
 from adjointdpm.tasks.config import settings_of
 from adjointdpm.tasks.evaluation import evaluate
-from adjointdpm.tasks.strength import STRENGTHS, settle_strength
+from adjointdpm.tasks.strength import FURTHER, STRENGTHS, settle_strength
 from adjointdpm.tasks.stylize import StylizeConfig
 from adjointdpm.variables import Example, LoRA, Weights
 from helpers.tiny_pipelines import tiny_pipeline
@@ -118,7 +118,10 @@ def test_the_result_holds_the_curve_the_diversity_and_the_guard(tmp_path) -> Non
         tmp_path, "run", guard="color:mood=dusk", guard_bound=1.0, metric=["red"], kl=0.01
     )
     found = result["strength"]
-    assert [row["strength"] for row in found["curve"]] == list(STRENGTHS)
+    assert [row["strength"] for row in found["curve"]] == [*STRENGTHS, *FURTHER][
+        : len(found["curve"])
+    ]
+    assert len(found["curve"]) >= len(STRENGTHS)
     assert all(
         {"strength", "metric", "guard", "diversity", "kl"} == row.keys() for row in found["curve"]
     )
@@ -170,7 +173,7 @@ def test_the_guard_bounds_the_strength(cls, tmp_path) -> None:
             expected = next(r for r in found["curve"] if r["strength"] == found["chosen"])
             now = render.score(metric, render.look(examples, variable), [""] * 4).mean().item()
             assert now == pytest.approx(expected["metric"], rel=1e-4, abs=1e-9)
-        assert chosen[1e9] == STRENGTHS[-1]
+        assert chosen[1e9] == FURTHER[-1]
         assert 0 < chosen[None] < 1
         assert chosen[0.0] == 0
         variable.load_tensors(learned)

@@ -113,7 +113,7 @@ def test_sentences_that_act_come_before_those_that_promise_more(tiny, monkeypatc
 def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_with(
     tiny, monkeypatch
 ) -> None:
-    words = common_words(tiny.pipe, 16, [e.prompt for e in TRAINING])
+    words = common_words(tiny.pipe, 64, [e.prompt for e in TRAINING])
     values = {word: 1.0 for word in words} | {words[11]: 0.1, words[2]: 0.5}
     asked: list[int] = []
 
@@ -123,7 +123,7 @@ def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_
 
     monkeypatch.setattr(TemplateProbe, "_seen", drawn)
     assert probe(tiny).choose(BACKGROUND).initial == words[11]
-    assert asked == [4, 12]
+    assert asked == [4, 64, 4]  # all of them roughly, and the best that are new again
 
 
 def test_a_resumed_run_reads_its_sentence_and_does_not_probe(tmp_path) -> None:
@@ -232,7 +232,7 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     tiny, monkeypatch
 ) -> None:
     """Rough pictures of two prompts do not tell: the model's every picture is drawn and judged."""
-    words = common_words(tiny.pipe, 16, [e.prompt for e in TRAINING])
+    words = common_words(tiny.pipe, 64, [e.prompt for e in TRAINING])
     order = {word: i / 100 for i, word in enumerate(words)}
     looked: list[str] = []
 
