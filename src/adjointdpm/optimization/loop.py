@@ -199,6 +199,7 @@ class _Run:
             stack.enter_context(self.saved_if_it_fails())
             if not outcome.history:
                 self.note({"iteration": 0, "validation": self.validate()})
+            self.settle()
             while progress.unseen is not None or (
                 progress.iteration < settings.iterations
                 and progress.looks_without_progress < settings.patience
@@ -219,6 +220,14 @@ class _Run:
         self.variable.load_tensors(self.state.best)
         outcome.best_iteration = progress.best_iteration
         return outcome
+
+    def settle(self) -> None:
+        """Let the objective settle, which may change what the first look was worth."""
+        self.objective.settle()
+        first, progress = self.outcome.history[0]["validation"], self.state.progress
+        if len(self.outcome.history) == 1 and math.isfinite(progress.best_objective):
+            first["objective"] = self.objective.total(first)
+            self.state.judge_anew(first["objective"], first["objective"])
 
     @contextmanager
     def saved_if_it_fails(self) -> Iterator[None]:

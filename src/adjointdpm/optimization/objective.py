@@ -33,7 +33,7 @@ class Objective(Protocol):
     """
 
     render: Renderer  #: Draws the pictures. The loop freezes its model's weights.
-    #: Of its scores over untouched pictures, known after `prepare`: less is no gain. 0: not known.
+    #: Of its scores over untouched pictures, known after `settle`: less is no gain. 0: not known.
     spread: float = 0.0
 
     @property
@@ -51,6 +51,9 @@ class Objective(Protocol):
 
         """
         ...
+
+    def settle(self) -> None:
+        """Find out what only steps need; called once in each session, after the first look."""
 
     def backward(self, examples: Sequence[Example]) -> Values:
         """Add the gradient to the `grad` of the variable's tensors, and return the values."""
@@ -135,14 +138,17 @@ class MetricObjective(Objective):
         """
         self.variable, self.settings, self.plain = variable, settings, {}
         _check_regularisers(variable, settings)
-        if self.measure_spread is not None:
-            self.spread = self.measure_spread()
-        if self.content is None:
-            self.content = scaled(self.spread)
         if settings.kl:
             self.drift = self._watchable_drift(examples[0])
         if settings.preservation:
             self.plain = self._draw_plain(examples)
+
+    def settle(self) -> None:
+        """Measure the spread, which takes a while: the first pictures are seen before."""
+        if self.measure_spread is not None:
+            self.spread = self.measure_spread()
+        if self.content is None:
+            self.content = scaled(self.spread)
 
     def backward(self, examples: Sequence[Example]) -> Values:
         """Add the gradient to the learned tensors' `grad`, and return the values as `look` does.

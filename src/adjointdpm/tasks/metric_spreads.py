@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adjointdpm.tasks.learning import Assignment
 
 PICTURES = 8  # over which the spread is taken
+_STEPS = 10  # sampler steps at most, where only the size of a spread is asked for
 _DIGITS = 3  # so that a resumed run, perhaps on another machine, has the same spreads
 
 
@@ -74,7 +75,7 @@ def with_spreads(render: Renderer, assignment: "Assignment") -> "Assignment":
 
 
 def spread_of(render: Renderer, metric: Metric, training: Sequence[Example]) -> float:
-    """The standard deviation of a metric over pictures that the untouched model draws.
+    """The standard deviation of a metric over rough pictures that the untouched model draws.
 
     Args:
         render: draws the pictures.
@@ -86,7 +87,8 @@ def spread_of(render: Renderer, metric: Metric, training: Sequence[Example]) -> 
     def measure() -> float:
         examples = _examples(training)
         prompts = [example.prompt for example in examples]
-        scores = render.score(metric, render.look(examples), prompts)
+        rough = replace(render, steps=min(render.steps, _STEPS))
+        scores = rough.score(metric, rough.look(examples), prompts)
         return scores.double().std(correction=0).item()
 
     return float(f"{Processes().from_main(measure):.{_DIGITS}g}")
