@@ -92,7 +92,7 @@ def measure(browser: Any, iterations: int) -> dict[str, Any]:
 
 
 def _timed_run(page: Any, runs: Path, process: psutil.Process) -> dict[str, Any]:
-    """From the click on Run: seconds to the first picture, and how many states were shown."""
+    """From the click on Run: seconds to the first picture, and how often they changed."""
     page.evaluate(_WATCH)
     before, former = _processor_time(process), JobQueue(runs).newest("guide")
     page.get_by_role("button", name="Run", exact=True).click()
@@ -163,7 +163,7 @@ def page_text(content: dict[str, Any]) -> str:
                 f"{start['usable']:.1f} ({start['usable_processor']:.1f})" if name else "",
                 ("at once", "with all loaded")[not name],
                 f"{found['first_picture']:.1f} ({found['first_picture_processor']:.1f})",
-                f"{found['pictures_shown']} of {found['iterations'] + 1}",
+                f"{found['pictures_shown']}, {found['iterations'] + 1}",
                 f"{found['seconds_of_an_iteration']:.2f}",
                 f"{start['load']:.1f}" if name else "",
             ]
@@ -173,7 +173,7 @@ def page_text(content: dict[str, Any]) -> str:
         "page usable, s",
         "Run is clicked",
         "first picture, s",
-        "states shown",
+        "changes seen, states",
         "iteration, s",
         "load before",
     ]
@@ -181,7 +181,8 @@ def page_text(content: dict[str, Any]) -> str:
         f"Measured with `python -m benchmarks.page_speed` on {content['machine']}: seconds from "
         "the start of `adjointdpm app` until its form can be used in Chromium, and from the click "
         "on *Run* to the first picture, with the form as it is but for the iterations; in "
-        "parentheses, processor seconds of the page and its worker. Load is what other work did "
+        "parentheses, processor seconds of the page and its worker. Changes are those of the "
+        "pictures on the page, which come at least with every state. Load is what other work did "
         "on the machine in the minute before.\n\n" + table(head, rows)
     )
 
