@@ -144,6 +144,11 @@ _STRENGTH = {
 }
 
 
+def _number(value: float) -> str:
+    """Three decimals, or three digits of a metric in a tiny unit."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
+
+
 def _summary(result: dict[str, Any]) -> str:
     """What was measured, in lines."""
     from adjointdpm.runs.own_sign import direction, in_own_sign
@@ -158,8 +163,8 @@ def _summary(result: dict[str, Any]) -> str:
     )
     own = in_own_sign(result, ["before", "after"])["held_out"]
     lines = [
-        f"{where}, {result['metric']['name']} goes from {own['before']:.3f} to "
-        f"{own['after']:.3f} ({direction(result)})."
+        f"{where}, {result['metric']['name']} goes from "
+        f"{_number(own['before'])} to {_number(own['after'])} ({direction(result)})."
     ]
     if result["optimisation"]["best_iteration"] == 0:
         lines.append(
@@ -169,7 +174,7 @@ def _summary(result: dict[str, Any]) -> str:
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
         lines.append(
             f"That is no gain: the 95 % interval of the change goes from "
-            f"{own['interval'][0]:.3f} to {own['interval'][1]:.3f}."
+            f"{_number(own['interval'][0])} to {_number(own['interval'][1])}."
         )
     if iteration := result.get("gradient", {}).get("exact_after"):
         lines.append(
