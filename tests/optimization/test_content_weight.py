@@ -97,6 +97,16 @@ def test_a_run_goes_on_where_its_best_state_gets_better_by_next_to_nothing() -> 
     assert outcome.history[-1]["iteration"] == 80
 
 
+def test_the_average_is_kept_as_it_was_looked_at() -> None:
+    settings = replace(SETTINGS, preservation=30.0, ema=0.5, iterations=12)
+    variable, outcome = run(1.0, settings)
+    kept = outcome.history[outcome.best_iteration]
+    assert kept.get("content_lowered")  # it became the best by this, and by no look
+    objective = MetricObjective(Renderer(Pictures()), Times(1.0))
+    objective.prepare(variable, VALIDATION, settings)
+    assert objective.look(VALIDATION)["metric"] == pytest.approx(kept["validation"]["metric"])
+
+
 VALUES = st.fixed_dictionaries({name: st.floats(0, 10) for name in ("metric", "drift")})
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.engine.gradients import Checkpoint, Truncated, resolve
-from adjointdpm.optimization.exact_fallback import MARK, ExactFallback, changed_after
+from adjointdpm.optimization.exact_fallback import MARK, changed_after, leads_nowhere
 from adjointdpm.optimization.loop import Interrupted, Settings, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -61,6 +61,11 @@ def test_without_it_the_run_ends_where_it_began() -> None:
     assert isinstance(objective.render.gradient, Truncated)
 
 
+def test_a_run_that_is_over_changes_nothing() -> None:
+    outcome, _ = run(Tint(), SETTINGS.iterations)
+    assert not changed_after(outcome.history)
+
+
 def test_the_schedule_begins_again_with_it() -> None:
     settings = replace(SETTINGS, lr_schedule="linear")
     assert settings.lr_at(4, begun=4) == settings.lr
@@ -71,9 +76,9 @@ def test_a_run_that_gains_keeps_its_gradient() -> None:
     history = [
         {"iteration": i, "validation": {"objective": 1 - 0.1 * i, "metric": 0.0}} for i in range(5)
     ]
-    assert not ExactFallback(4, 0.3).due(history)
-    assert ExactFallback(4, 0.5).due(history)
-    assert not ExactFallback(3, 0.5).due(history)
+    assert not leads_nowhere(history, 4, 0.3)
+    assert leads_nowhere(history, 4, 0.5)
+    assert not leads_nowhere(history, 3, 0.5)
 
 
 def test_a_run_interrupted_after_the_change_ends_as_if_it_had_not_been(tmp_path) -> None:

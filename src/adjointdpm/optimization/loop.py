@@ -22,7 +22,7 @@ from adjointdpm.errors import (
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.content_weight import lowered
-from adjointdpm.optimization.exact_fallback import MARK, ExactFallback, changed_after
+from adjointdpm.optimization.exact_fallback import MARK, changed_after, leads_nowhere
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
@@ -106,7 +106,7 @@ def optimize(
         guard: decides which states may be the best, and ends a run that only pleases its metric;
             the objective's looks must have its values.
         exact_after: the iteration after which a run that has gained nothing takes the exact
-            gradient; 0: never. See `ExactFallback`.
+            gradient; 0: never. See `exact_fallback`.
 
     Raises:
         PromptError: no training or no validation examples, or see `Variable.check`.
@@ -322,8 +322,10 @@ class _Run:
             if settings.backtrack and looks and looks % settings.backtrack == 0:
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
-            fallback = ExactFallback(self.exact_after, self.objective.spread)
-            if fallback.due([*self.outcome.history, record | added]):
+            history = [*self.outcome.history, record | added]
+            if self.exact_after < settings.iterations and leads_nowhere(
+                history, self.exact_after, self.objective.spread
+            ):
                 self.state.begin_again()
                 self.take_exact_gradients()
                 added[MARK] = True
@@ -372,7 +374,8 @@ class _Run:
             return False
         self.objective.lower_content(factor)
         self.state.judge_anew(total(best), total(self.outcome.history[0]["validation"]))
-        self.state.consider(total(values))
+        with self.state.average.in_place():  # it is the average that was looked at
+            self.state.consider(total(values))
         return True
 
     def accepts(self, values: dict[str, float]) -> bool:
