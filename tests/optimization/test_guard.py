@@ -128,3 +128,28 @@ def test_a_guard_may_know_what_the_untouched_model_has() -> None:
     known = Guard(metric, 0.1, untouched=0.2)
     assert not known.accepts({"guard": 0.55}, start)
     assert known.accepts({"guard": 0.3}, start)
+
+
+def test_where_the_guard_takes_no_state_whole_the_best_is_left_for_a_part_of_it() -> None:
+    """A part of it may please the guard, which is seen afterwards."""
+    guard = Guard(FunctionMetric(wants_gray, "gray"), bound=0.0, looks=None)
+    settings = Settings(iterations=6, lr=0.2, preservation=0, validate_every=1, patience=9)
+
+    def learned(in_part: bool) -> tuple[Tint, Outcome]:
+        variable = Tint()
+        metric = FunctionMetric(pays_for_red, "red")
+        objective = MetricObjective(Renderer(ToyModel()), metric, guard=guard)
+        outcome = optimize(
+            objective, variable, TRAINING, VALIDATION, settings, guard=guard, in_part=in_part
+        )
+        return variable, outcome
+
+    variable, outcome = learned(in_part=False)
+    looks = [row["validation"] for row in outcome.history]
+    assert not any(guard.accepts(look, looks[0]) for look in looks[1:])
+    assert outcome.best_iteration == 0
+    assert variable.color.abs().max() == 0
+    variable, outcome = learned(in_part=True)
+    looks = [row["validation"] for row in outcome.history]
+    assert outcome.best_iteration == min(range(7), key=lambda i: looks[i]["objective"]) > 0
+    assert variable.color.abs().max() > 0.1

@@ -79,6 +79,7 @@ def optimize(
     trackers: Trackers | None = None,
     guard: Guard | None = None,
     exact_after: int = 0,
+    in_part: bool = False,
 ) -> Outcome:
     """Minimise an objective over the training examples.
 
@@ -107,6 +108,8 @@ def optimize(
             the objective's looks must have its values.
         exact_after: the iteration after which a run that has gained nothing takes the exact
             gradient; 0: never. See `exact_fallback`.
+        in_part: whether the guard chooses afterwards how much of the best state is kept. As long as
+            it takes no state whole, the best that it refuses is kept.
 
     Raises:
         PromptError: no training or no validation examples, or see `Variable.check`.
@@ -121,7 +124,7 @@ def optimize(
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
-    run.exact_after = exact_after
+    run.exact_after, run.in_part = exact_after, in_part
     with stats(memory=False) as run.cost:
         run.prepare(resume)
         return run.learn()
@@ -134,6 +137,7 @@ class _Run:
     trackers: Trackers | None
     guard: Guard | None
     exact_after: int
+    in_part: bool
     cost: Stats  # of this session and process so far
     searching: bool = False  # in the middle of a line search
 
@@ -351,8 +355,27 @@ class _Run:
         """Look at the validation examples, and keep the state if it is the best."""
         with self.state.average.in_place():
             values = self.objective.look(self.validation)
-            self.state.consider(values["objective"] if self.accepts(values) else math.inf)
+            objective, progress = values["objective"], self.state.progress
+            if self.accepts(values):
+                if objective < progress.start_objective and self.best_is_refused():
+                    self.state.judge_anew(progress.start_objective, progress.start_objective)
+            elif not (self.in_part and self.outcome.history and self.nothing_is_taken()):
+                objective = math.inf
+            self.state.consider(objective)
         return values
+
+    def nothing_is_taken(self) -> bool:
+        """Whether the best state is the start, or one that the guard refuses."""
+        return self.state.progress.best_iteration == 0 or self.best_is_refused()
+
+    def best_is_refused(self) -> bool:
+        """Whether the guard does not take the best state whole."""
+        return self.state.progress.best_iteration > 0 and not self.accepts(self.best_values())
+
+    def best_values(self) -> dict[str, float]:
+        """What the best state's look found."""
+        best = self.state.progress.best_iteration
+        return next(r["validation"] for r in self.outcome.history if r["iteration"] == best)
 
     def content_lowered(self, values: dict[str, float]) -> bool:
         """Lower the weights of the content if it costs all that was gained and no guard objects."""
@@ -363,11 +386,7 @@ class _Run:
             return False
         if progress.best_iteration == progress.iteration:  # better, if only by next to nothing
             return False
-        best = next(
-            record["validation"]
-            for record in self.outcome.history
-            if record["iteration"] == progress.best_iteration
-        )
+        best = self.best_values()
         total, content = self.objective.total, self.objective.content_cost
         factor = lowered(best, values, total, content, self.objective.spread)
         if factor == 1:

@@ -294,6 +294,7 @@ def _optimise(
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
         guard=assignment.guard,
         exact_after=assignment.exact_after,
+        in_part=bool(assignment.strength_examples) and assignment.strength is None,
     )
     outcome.content = objective.content or 1.0
     return outcome
