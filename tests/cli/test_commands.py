@@ -153,6 +153,25 @@ def test_a_signal_during_a_run_ends_in_its_own_words(monkeypatch, capsys) -> Non
 
 
 @pytest.mark.parametrize(
+    ("moved", "judged", "said"), [(0.61, False, True), (0.59, False, False), (0.9, True, False)]
+)
+def test_pictures_that_nobody_judged_and_that_are_other_drawings_are_to_be_looked_at(
+    moved, judged, said
+) -> None:
+    from adjointdpm.cli.learn import _summary
+
+    held_out = {"before": 0.3, "after": 0.2, "examples": 4, "structure_distance": moved}
+    if judged:
+        held_out["recognised"] = {"before": 1.0, "after": 1.0}
+    result = {
+        "metric": {"name": "warm"},
+        "held_out": held_out,
+        "optimisation": {"best_iteration": 3},
+    }
+    assert ("look at them" in _summary(result)) == said
+
+
+@pytest.mark.parametrize(
     ("best", "interval", "said"),
     [
         (3, [-0.2, -0.1], None),
