@@ -179,10 +179,10 @@ def _summary(result: dict[str, Any]) -> str:
             f"That is no gain: the 95 % interval of the change goes from "
             f"{_number(own['interval'][0])} to {_number(own['interval'][1])}."
         )
-    if iteration := result.get("gradient", {}).get("exact_after"):
+    if again := result.get("gradient", {}).get("second_try"):
         lines.append(
-            f"After {iteration} iterations {result['gradient']['method']} had gained nothing, and "
-            f"the exact gradient took over."
+            f"The first {again['after']} iterations gained nothing; then the run went on with "
+            f"{again['using']}."
         )
     if (found := result.get("diagnosis")) is not None:
         lines.append(f"{found['what']} {found['change']}")

@@ -22,10 +22,10 @@ from adjointdpm.errors import (
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
 from adjointdpm.optimization.content_weight import lowered
-from adjointdpm.optimization.exact_fallback import MARK, changed_after, leads_nowhere
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
+from adjointdpm.optimization.second_try import LARGER, MARK, Try, second_try, tried_again
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
 from adjointdpm.optimization.stored_state import check_stored
@@ -78,7 +78,7 @@ def optimize(
     on_history: Callable[[list[Record]], None] = lambda history: None,
     trackers: Trackers | None = None,
     guard: Guard | None = None,
-    exact_after: int = 0,
+    retry_after: int = 0,
     in_part: bool = False,
 ) -> Outcome:
     """Minimise an objective over the training examples.
@@ -106,8 +106,8 @@ def optimize(
         trackers: get every new record, in the main process.
         guard: decides which states may be the best, and ends a run that only pleases its metric;
             the objective's looks must have its values.
-        exact_after: the iteration after which a run that has gained nothing takes the exact
-            gradient; 0: never. See `exact_fallback`.
+        retry_after: the iteration after which a run that has gained nothing takes larger steps or
+            the exact gradient; 0: never. See `second_try`.
         in_part: whether the guard chooses afterwards how much of the best state is kept. As long as
             it takes no state whole, the best that it refuses is kept.
 
@@ -124,7 +124,7 @@ def optimize(
     """
     run = _Run(objective, variable, training, validation, settings, checkpoints)
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
-    run.exact_after, run.in_part = exact_after, in_part
+    run.retry_after, run.in_part = retry_after, in_part
     with stats(memory=False) as run.cost:
         run.prepare(resume)
         return run.learn()
@@ -136,7 +136,7 @@ class _Run:
     on_history: Callable[[list[Record]], None]
     trackers: Trackers | None
     guard: Guard | None
-    exact_after: int
+    retry_after: int
     in_part: bool
     cost: Stats  # of this session and process so far
     searching: bool = False  # in the middle of a line search
@@ -184,7 +184,7 @@ class _Run:
         progress = self.state.progress
         outcome.former_calls, outcome.former_seconds = progress.network_calls, progress.seconds
         adopt(self.objective.render, progress.gradients)
-        if changed_after(outcome.history):
+        if tried_again(outcome.history)[1] == "the exact gradient":
             self.take_exact_gradients()
 
     def take_exact_gradients(self) -> None:
@@ -281,7 +281,7 @@ class _Run:
             self.training, settings.step_examples, progress.iteration, settings.seed
         )
         for group in self.optimizer.param_groups:
-            begun = changed_after(self.outcome.history)
+            begun, _ = tried_again(self.outcome.history)
             group["lr"] = settings.lr_at(progress.iteration, begun) * progress.step_scale
         evaluated: list[Record] = []  # a line search evaluates more than once
 
@@ -327,15 +327,23 @@ class _Run:
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
             history = [*self.outcome.history, record | added]
-            if self.exact_after < settings.iterations and leads_nowhere(
-                history, self.exact_after, self.objective.spread
+            if self.retry_after < settings.iterations and (
+                now := second_try(history, self.retry_after, self.objective.spread)
             ):
-                self.state.begin_again()
-                self.take_exact_gradients()
-                added[MARK] = True
+                self.begin_second_try(now)
+                added[MARK] = now
         progress.unseen = None
         added["seconds"] = record.pop("seconds") + time.perf_counter() - started
         return record | added
+
+    def begin_second_try(self, what: Try) -> None:
+        """Take larger steps from here on, or exact gradients from the best state on."""
+        progress = self.state.progress
+        if what == "larger steps":
+            progress.step_scale, progress.looks_without_progress = LARGER, 0
+        else:
+            self.state.begin_again()
+            self.take_exact_gradients()
 
     def clip(self) -> float:
         """Clip the gradient, and return its norm before that."""

@@ -18,7 +18,7 @@ LARGEST_COUNTS: dict[str, tuple[int, str]] = {
     "patience": (1_000_000, _LONG),
     "checkpoint_every": (1_000_000, _LONG),
     "backtrack": (1_000_000, _LONG),
-    "exact_after": (1_000_000, _LONG),
+    "retry_after": (1_000_000, _LONG),
     "seeds_per_prompt": (100_000, MANY),
     "held_out_seeds": (100_000, MANY),
     "clean_seeds": (100_000, MANY),

@@ -73,8 +73,9 @@ class GuideConfig(TaskConfig):
         picture: the file of a picture to start from, inverted to noise, instead of a seed. It is
             inverted by the rule of the pipeline's own scheduler, and so drawn with that.
         batch: pictures in one graph; by default all of them.
-        exact_after: if so many iterations gain next to nothing, go on with the exact gradient; 0:
-            never. Without it, 10, or 0 where a gradient is asked for.
+        retry_after: if so many iterations gain next to nothing, go on with larger steps where the
+            metric has not moved, and else with the exact gradient; 0: never. Without it, 10, or 0
+            where a gradient is asked for.
         preset: settings of a published method: reno (Eyring et al. 2024, arXiv 2406.04312). See
             `PRESETS`.
 
@@ -103,7 +104,7 @@ class GuideConfig(TaskConfig):
     batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     patience: int = 15
     validate_every: int = 1
-    exact_after: int | None = None
+    retry_after: int | None = None
     # Every iteration moves all pictures.
     accumulate: int = field(default=1, init=False)
 
@@ -112,7 +113,7 @@ class GuideConfig(TaskConfig):
         self._settle_preset()
         self._settle_defaults()
         check_counts(self, "pictures")
-        check_counts(self, "exact_after", least=0)
+        check_counts(self, "retry_after", least=0)
         if self.batch is not None:
             check_counts(self, "batch")
             if self.count % self.batch:
@@ -170,7 +171,7 @@ class GuideConfig(TaskConfig):
             "lr": 0.05 if alone else 0.1,
             "backtrack": 2 if alone else 0,
             "pictures": 4 if several else 1,
-            "exact_after": 0 if self.gradient else 10,
+            "retry_after": 0 if self.gradient else 10,
         }
         for name, value in usual.items():
             if getattr(self, name) is None:
@@ -277,7 +278,7 @@ def guide(
         recognise=recognise,
         command=command,
         guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
-        exact_after=config.exact_after or 0,
+        retry_after=config.retry_after or 0,
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:

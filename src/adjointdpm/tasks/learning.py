@@ -16,12 +16,12 @@ from adjointdpm.engine.stats import stats
 from adjointdpm.errors import MetricError
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
-from adjointdpm.optimization.exact_fallback import changed_after
 from adjointdpm.optimization.gradient_check import gradient_error, is_exact
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Outcome, Record, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.optimization.second_try import tried_again
 from adjointdpm.pipelines.arguments.call_arguments import call_arguments, loaded
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.going_on import told_how_to_go_on
@@ -84,8 +84,8 @@ class Assignment:
         guard: what must not get worse.
         strength_examples: with any, how much of what was learned is kept is settled on them.
         strength: how much; None lets the guard choose.
-        exact_after: the iteration after which a run that has gained nothing changes to the exact
-            gradient; 0: never.
+        retry_after: the iteration after which a run that has gained nothing begins its second
+            try; 0: never.
 
     """
 
@@ -106,7 +106,7 @@ class Assignment:
     guard: Guard | None = None
     strength_examples: Sequence[Example] = ()
     strength: float | None = None
-    exact_after: int = 0
+    retry_after: int = 0
 
 
 def renderer(model: Any, config: Sampling) -> Renderer:
@@ -293,7 +293,7 @@ def _optimise(
         on_history=keep,
         trackers=folder.trackers([name for name in config.tracker if name != "none"]),
         guard=assignment.guard,
-        exact_after=assignment.exact_after,
+        retry_after=assignment.retry_after,
         in_part=bool(assignment.strength_examples) and assignment.strength is None,
     )
     outcome.content = objective.content or 1.0
@@ -342,12 +342,13 @@ def _gradient(
     A few-VJP method estimates its own relative error; `estimate` is the median over iterations.
     """
     method, gradient = assignment.config.gradient, resolve_gradient(assignment.config.gradient)
+    begun, what = tried_again(history)
     exact, some = is_exact(gradient), assignment.sets.training[:3]
     found = {
         "method": method,
         "class": repr(gradient),
         "exact": exact,
-        "exact_after": changed_after(history),
+        "second_try": {"after": begun, "using": what} if what else None,
         "error": []
         if exact
         else gradient_error(render, assignment.variable, assignment.metric, some),
