@@ -180,6 +180,38 @@ def test_the_guard_bounds_the_strength(cls, tmp_path) -> None:
         assert settle_strength(render, variable, metric, examples, None)["chosen"] == 1
 
 
+@pytest.mark.parametrize(
+    ("lost", "aim", "chosen", "limit"),
+    [
+        ((0.0, 0.0, 0.08, 0.16), None, 0.75, 0.1),
+        ((0.0, 0.0, 0.08, 0.16), 0.05, 0.5, 0.05),
+        ((0.0, 0.08, 0.08, 0.16), 0.05, 0.75, 0.1),  # the aim would leave nothing
+        ((0.08, 0.08, 0.08, 0.16), 0.05, 0.75, 0.05),
+        ((0.0, 0.2, 0.3, 0.4), 0.05, 0.0, 0.1),
+    ],
+)
+def test_the_strength_is_chosen_with_room_to_the_bound(lost, aim, chosen, limit) -> None:
+    from adjointdpm.tasks.strength import _best
+
+    curve = [
+        {"strength": s, "metric": 1 - s, "guard": share, "guard_error": 0.0}
+        for s, share in zip((0.0, 0.5, 0.75, 1.0), lost, strict=True)
+    ]
+    strength, guard = _best(curve, Guard(UNEVEN, 0.1, aim=aim))
+    assert strength == chosen
+    assert guard.bound == limit
+
+
+def test_where_every_strength_loses_too_much_the_least_is_lost() -> None:
+    from adjointdpm.tasks.strength import _best
+
+    curve = [
+        {"strength": s, "metric": 1 - s, "guard": 0.5 - s / 4, "guard_error": 0.0}
+        for s in (0.0, 0.5, 1.0)
+    ]
+    assert _best(curve, Guard(UNEVEN, 0.1, untouched=0.0, aim=0.05))[0] == 1.0
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_the_ends_of_the_scale_are_exact(strength: float, tmp_path) -> None:
     variable = Weights(from_pipeline(tiny_pipeline(tmp_path)).pipe)
@@ -205,7 +237,7 @@ def test_the_judge_is_the_guard_where_there_is_one(tmp_path) -> None:
     _, result = run(tmp_path, "run", recognise, guard=None)
     assert "judge" in result["strength"]["guard_name"]
     assert result["strength"]["by"] == "guard"
-    assert result["strength"]["guard_limit"] == pytest.approx(0.5)  # one picture of two
+    assert result["strength"]["guard_limit"] == pytest.approx(0.05)  # half of what may be lost
     assert asked
 
 

@@ -24,6 +24,8 @@ class Guard:
             is the same unless something is there before anything is learned, such as a word.
         looks: how many looks running end the run; None: none do. What passes through worse states
             on its way, as noise does, is then only not kept there.
+        aim: a smaller bound, for the choice among many states. The best of those that just pass is
+            often one that passes by luck.
 
     """
 
@@ -31,6 +33,7 @@ class Guard:
     bound: float | None = None
     looks: int | None = LOOKS
     untouched: float | None = None
+    aim: float | None = None
 
     def limit(self, start: Mapping[str, float]) -> float:
         """The worst mean that is still taken.

@@ -40,7 +40,8 @@ class AlignConfig(LearningConfig):
             the bundled judge knows the prompts' subjects, the share of them that it finds. States
             that it refuses are not kept, and it ends a run that only pleases its metric.
         guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
-            (or one picture, where that is more), and two standard errors of another guard.
+            (or one picture, where that is more; and 5 points where a strength is chosen, if a
+            strength keeps to that), and two standard errors of another guard.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         validation: number of validation pictures, of training prompts with fresh seeds.
         kl: weight of how far the network's predictions are from the untouched model's, on the

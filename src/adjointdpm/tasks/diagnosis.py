@@ -226,7 +226,7 @@ def _same_pictures(
     return Diagnosis(
         "no influence",
         f"Pictures stay the same although what is learned has changed by {moved:.1g} of its own "
-        f"size: the model ignores it.",
+        f"size: so far the model ignores it.",
         _sentence(advice),
     )
 

@@ -28,12 +28,19 @@ from adjointdpm.tasks.config import (
     check_prompts,
     number,
 )
+from adjointdpm.tasks.diagnosis import ADVICE
 from adjointdpm.tasks.guide_code import LATENTS, GuideLines
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 LEARNED = ("noise", "embedding", "both")
+#: What to do if pictures stay the same, by what is learned.
+_ADVICE = {
+    "noise": "the noise may have far to go: raise --lr, or let the prompt help (--learn both)",
+    "embedding": ADVICE,
+    "both": "raise --lr, or name a prompt in whose words such pictures are possible",
+}
 
 #: Settings of published methods, by name. ReNO descends along the exact gradient with Nesterov's
 #: momentum, and holds the noise by a term for its norm alone.
@@ -279,6 +286,7 @@ def guide(
         command=command,
         guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
         retry_after=config.retry_after or 0,
+        advice=_ADVICE[config.learn],
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:

@@ -20,10 +20,13 @@ def judge_guard(
     Args:
         recognise: the judge.
         pictures: on how many it is asked.
-        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one.
+        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one,
+            and half a tenth where a strength is chosen.
         looks, untouched: see `Guard`.
 
     """
+    aim = None
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-    return Guard(LostSubject(recognise), bound, looks, untouched)
+        aim = _SUBJECTS_LOST / 2
+    return Guard(LostSubject(recognise), bound, looks, untouched, aim)

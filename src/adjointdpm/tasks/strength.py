@@ -59,7 +59,7 @@ def settle_strength(
     curve: list[Row] = []
     further = FURTHER if wanted is None and guard is not None else ()
     for strength in (*strengths, *further):
-        if strength in further and _best(curve, guard) != curve[-1]["strength"]:
+        if strength in further and guard and _best(curve, guard)[0] != curve[-1]["strength"]:
             break
         variable.load_tensors(learned)
         variable.load_tensors(variable.at_strength(strength))
@@ -72,7 +72,7 @@ def settle_strength(
     elif guard is None:
         chosen, by = 1.0, "default"
     else:
-        chosen, by = _best(curve, guard), "guard"
+        (chosen, guard), by = _best(curve, guard), "guard"
     if guard is not None:
         found |= {
             "guard_name": guard.metric.name,
@@ -87,12 +87,30 @@ def settle_strength(
     return found | {"chosen": chosen, "by": by}
 
 
-def _best(curve: Sequence[Row], guard: Guard | None) -> float:
-    """The strength with the best metric, of those that the guard takes; else the guard's best."""
-    assert guard is not None
+def _best(curve: Sequence[Row], guard: Guard) -> tuple[float, Guard]:
+    """The strength with the best metric, of those that the guard takes; else the guard's best.
+
+    Where its aim leaves nothing but strength 0, its bound decides.
+
+    Returns:
+        The strength, and the guard with the bound that decided.
+
+    """
+    strict = replace(guard, bound=guard.bound if guard.aim is None else guard.aim)
+    aimed, taken = _best_taken(curve, strict), _best_taken(curve, guard)
+    if aimed:
+        return aimed, strict
+    if taken is None:
+        least = min(curve, key=lambda row: (row["guard"], row["metric"], row["strength"]))
+        return least["strength"], guard
+    return taken, guard
+
+
+def _best_taken(curve: Sequence[Row], guard: Guard) -> float | None:
+    """The strength with the best metric, of those that the guard takes; None if it takes none."""
     taken = [row for row in curve if guard.accepts(row, curve[0])]
-    taken = taken or [min(curve, key=lambda row: row["guard"])]
-    return min(taken, key=lambda row: (row["metric"], row["strength"]))["strength"]
+    best = min(taken, key=lambda row: (row["metric"], row["strength"]), default=None)
+    return None if best is None else best["strength"]
 
 
 def _on_these(
