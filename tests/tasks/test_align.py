@@ -202,6 +202,22 @@ def test_the_strength_is_chosen_with_room_to_the_bound(lost, aim, chosen, limit)
     assert guard.bound == limit
 
 
+def test_a_larger_strength_must_gain_something_by_it() -> None:
+    from adjointdpm.tasks.strength import _best
+
+    def chosen(*metric: float) -> float:
+        curve = [
+            {"strength": s, "metric": value, "guard": 0.0, "guard_error": 0.0}
+            for s, value in zip((0.0, 0.5, 1.0, 1.25), metric, strict=True)
+        ]
+        return _best(curve, Guard(UNEVEN, 0.1))[0]
+
+    assert chosen(1.0, 0.5, 0.12, 0.1) == 1.0
+    assert chosen(1.0, 0.5, 0.2, 0.1) == 1.25
+    assert chosen(-1.0, -0.9, -1.2, -1.1) == 1.0  # metrics may be negative
+    assert chosen(1.0, 1.1, 1.2, 1.3) == 0.0
+
+
 def test_where_every_strength_loses_too_much_the_least_is_lost() -> None:
     from adjointdpm.tasks.strength import _best
 

@@ -140,8 +140,8 @@ def _learn(
 _OTHER_DRAWING = 0.6
 _STRENGTH = {
     "you": "Strength {:g} of what was learned was kept, as you asked.",
-    "guard": "Strength {:g} of what was learned was kept: it gains most within the guard's bound "
-    "({}).",
+    "guard": "Strength {:g} of what was learned was kept: the least that gains nearly as much as "
+    "any within the guard's bound ({}).",
     "default": "All of what was learned was kept (strength {:g}): no guard says what it costs. See "
     "the curve in the report, and --strength or --guard.",
 }

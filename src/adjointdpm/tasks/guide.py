@@ -35,6 +35,7 @@ from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 LEARNED = ("noise", "embedding", "both")
+_STRENGTH_PICTURES = 8  # for choosing how much of an embedding is kept
 #: What to do if pictures stay the same, by what is learned.
 _ADVICE = {
     "noise": "the noise may have far to go: raise --lr, or let the prompt help (--learn both)",
@@ -224,6 +225,13 @@ class GuideConfig(TaskConfig):
         embeds = self.learn != "noise"
         return (*Noise.artefacts, LATENTS) * noise + PromptEmbedding.artefacts * embeds
 
+    def strength_examples(self) -> list[Example]:
+        """What is drawn to choose how much of an embedding is kept: seeds that nothing has seen."""
+        if self.learn != "embedding" or self.picture is not None:
+            return []
+        first = 3 * SEED_RANGE * self.seed + SEED_RANGE
+        return number([self.prompt] * _STRENGTH_PICTURES, first)
+
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
         first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.count
@@ -287,6 +295,7 @@ def guide(
         guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
+        strength_examples=[] if recognise is None else config.strength_examples(),
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:

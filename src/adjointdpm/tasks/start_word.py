@@ -16,7 +16,7 @@ wooden metal glass stone paper wool silk clay ice snow water fire smoke cloud sa
 flower honey cream milk wine straw sky night sunset winter autumn photo painting sketch neon
 """
 LOOKS = _LOOKS.split()
-_CHECKED = 3  # words, the best first, of which finer pictures are drawn
+_CHECKED = 4  # words, the best first, of which finer pictures are drawn
 _COMMON = 2000  # words are taken from so many that come first in the vocabulary
 _END = "</w>"  # marks a token of CLIP's tokenizers that ends a word
 
@@ -31,22 +31,23 @@ class Start(NamedTuple):
     lost: float | None = None
 
 
-def checked_start(words: Iterable[str], lost: Callable[[str], float], limit: float) -> Start:
-    """The first word whose pictures keep their subjects, or of a few the one that loses least.
+def checked_start(
+    words: Iterable[str], look: Callable[[str], tuple[float | None, float]], limit: float
+) -> Start:
+    """Of a few words, the one with the best objective among those that keep the subjects.
+
+    If all lose more than they may, it is the one that loses least.
 
     Args:
-        words: the best first.
-        lost: draws with a word in the token's place and says which share is lost.
+        words: the best first, as far as rough pictures tell.
+        look: draws with a word in the token's place, and says which share of the subjects is lost
+            and what the objective is.
         limit: what may be lost.
 
     """
-    tried: list[tuple[float, str]] = []
-    for word in islice(words, _CHECKED):
-        tried.append((lost(word), word))
-        if tried[-1][0] <= limit:
-            break
-    share, word = min(tried, key=lambda pair: pair[0])
-    return Start(word, share)
+    seen = [(*look(word), word) for word in islice(words, _CHECKED)]
+    lost, _, word = min(seen, key=lambda row: (max(row[0] or 0.0, limit), row[1]))
+    return Start(word, lost)
 
 
 def common_words(pipe: Any, count: int, avoided: Sequence[str] = ()) -> list[str]:

@@ -23,6 +23,7 @@ from adjointdpm.variables import Example, Variable
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 FURTHER = (1.5, 2.0)  # are tried in turn, where the largest so far is the best
+_NEARLY = 0.95  # of the largest gain: a smaller strength that reaches it is better, and costs less
 
 Row = dict[str, Any]  # a point of the curve
 
@@ -88,7 +89,7 @@ def settle_strength(
 
 
 def _best(curve: Sequence[Row], guard: Guard) -> tuple[float, Guard]:
-    """The strength with the best metric, of those that the guard takes; else the guard's best.
+    """The strength that gains most, of those that the guard takes; else the guard's best.
 
     Where its aim leaves nothing but strength 0, its bound decides.
 
@@ -107,10 +108,17 @@ def _best(curve: Sequence[Row], guard: Guard) -> tuple[float, Guard]:
 
 
 def _best_taken(curve: Sequence[Row], guard: Guard) -> float | None:
-    """The strength with the best metric, of those that the guard takes; None if it takes none."""
+    """The least strength that gains nearly the most of those that the guard takes.
+
+    None if it takes none.
+    """
     taken = [row for row in curve if guard.accepts(row, curve[0])]
-    best = min(taken, key=lambda row: (row["metric"], row["strength"]), default=None)
-    return None if best is None else best["strength"]
+    if not taken:
+        return None
+    gains = {row["strength"]: curve[0]["metric"] - row["metric"] for row in taken}
+    if (most := max(gains.values())) <= 0:
+        return min(gains)
+    return min(strength for strength, gain in gains.items() if gain >= _NEARLY * most)
 
 
 def _on_these(

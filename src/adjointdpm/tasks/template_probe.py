@@ -256,18 +256,20 @@ class TemplateProbe:
     def _start(self, sentence: Sentence, plain: Tensor) -> Start:
         """The word that the token starts at: the best that leaves subjects in finer pictures."""
         words = [self.initial] if self.initial is not None else self._by_objective(sentence, plain)
-        if self.lost is None or not self.validation:
+        if not self.validation:
             return Start(words[0])
-        lost, examples = self.lost, list(self.validation)
+        examples = list(self.validation)
         fine = replace(self.render, steps=min(self.render.steps, _FINE_STEPS))
-        known = [example.prompt for example in examples]
+        known, untouched = [example.prompt for example in examples], fine.look(examples)
 
-        def lost_with(word: str) -> float:
+        def look(word: str) -> tuple[float | None, float]:
             written = [sentence.template.format(prompt=p, token=word) for p in known]
             pairs = zip(examples, written, strict=True)
-            return lost(fine.look([e._replace(prompt=p) for e, p in pairs]), known)
+            images = fine.look([e._replace(prompt=p) for e, p in pairs])
+            lost = None if self.lost is None else self.lost(images, known)
+            return lost, self._objective(images, untouched, known)
 
-        return checked_start(words, lost_with, self.limit)
+        return checked_start(words, look, self.limit)
 
     def _by_objective(self, sentence: Sentence, plain: Tensor) -> list[str]:
         """Words in the order of their rough pictures' objective, those that lose subjects last."""
@@ -304,7 +306,7 @@ class TemplateProbe:
         prompts = [template.format(prompt=p, token=word) for word in words for p in known]
         pictures = self._draw(prompts, len(known)).unflatten(0, (len(words), len(known)))
         objectives = {
-            word: self._objective(images, plain)
+            word: self._objective(images, plain, known)
             for word, images in zip(words, pictures, strict=True)
         }
         fine = self._keeping(objectives, pictures, plain)
@@ -349,9 +351,8 @@ class TemplateProbe:
         examples = [drawn[i % len(drawn)]._replace(prompt=p) for i, p in enumerate(prompts)]
         return torch.cat([images.float().cpu() for _, images in rough.draw(examples)])
 
-    def _objective(self, images: Tensor, plain: Tensor) -> float:
+    def _objective(self, images: Tensor, plain: Tensor, prompts: Sequence[str]) -> float:
         """What the run minimises, with the metric told of the prompts without the word."""
-        prompts = [example.prompt for example in self._drawn[: len(plain)]]
         scores = self.render.score(self.metric, images, prompts).mean().item()
         if not self.preservation:
             return scores
