@@ -53,8 +53,10 @@ WORDS = {
     "vignette": "own function of one argument: dark borders, bright middle",
     "golden-hour": "a bundled mood of colours",
 }
-#: Settings were tried on metrics like these, with other prompts and seeds, or a failure in this very
-#: table led to another rule (evening, gram-gingham, picture), so they count apart.
+#: What no picture can be below, for each metric; 0 where nothing is said.
+LEAST = {"sharpness": -2.0, "vignette": -1.0}
+#: Settings were tried on metrics like these, with other prompts and seeds, or a failure in this
+#: table led to another rule (evening, gram-gingham, picture, saturation): they count apart.
 LIKE_TUNING = (
     "sepia",
     "brightness",

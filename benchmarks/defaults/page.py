@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.common import table
 from benchmarks.defaults.cells import (
+    LEAST,
     LIKE_TUNING,
     METRICS,
     RATES,
@@ -36,7 +37,12 @@ def page_of(kept: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
     """Everything between the marks."""
     every = cells()
     found = {
-        cell: verdict(kept["runs"][cell.name], _grid_of(cell, grid["runs"]), len(cell.grid()))
+        cell: verdict(
+            kept["runs"][cell.name],
+            _grid_of(cell, grid["runs"]),
+            len(cell.grid()),
+            LEAST.get(cell.metric, 0.0),
+        )
         for cell in every
         if cell.name in kept["runs"]
     }
@@ -44,6 +50,7 @@ def page_of(kept: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
         return f"None of {len(every)} cells has been run yet."
     parts = [
         _summary(found, kept, len(every)),
+        _share_summary(found),
         _grid_summary(found, grid),
         _by_task(found, kept["runs"]),
         *(_of_task(task, found, kept["runs"]) for task in TASKS),
@@ -84,14 +91,23 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
     return text
 
 
+def _share_summary(found: Mapping[Cell, Verdict]) -> str:
+    known = sum((result.share_of_all or 0.0) >= LEAST_SHARE for result in found.values())
+    enough = [result.enough for result in found.values() if result.enough is not None]
+    return (
+        f"No run can gain more than what leads to the least value that a metric has at all. "
+        f"{known} of {len(found)} cells gain at least {LEAST_SHARE:.0%} of that, and so of "
+        f"whatever a grid may find. With the grids that were run, the share is known to be large "
+        f"enough for {sum(enough)} cells, known to be too small for {len(enough) - sum(enough)}, "
+        f"and not known for {len(found) - len(enough)}."
+    )
+
+
 def _grid_summary(found: Mapping[Cell, Verdict], grid: Mapping[str, Any]) -> str:
     whole = [result for result in found.values() if result.complete]
     partly = sum(0 < result.grid_runs < result.grid_size for result in found.values())
     if not whole and not partly:
-        return (
-            "The reference grid has been run for no cell. That a cell gains at least "
-            f"{LEAST_SHARE:.0%} of what the grid's best run gains is therefore not checked."
-        )
+        return "The reference grid has been run for no cell."
     shares = [result.share for result in found.values() if result.share is not None]
     any_of = [result.share_of_any for result in found.values() if result.share_of_any is not None]
     iterations = sorted(
@@ -100,7 +116,7 @@ def _grid_summary(found: Mapping[Cell, Verdict], grid: Mapping[str, Any]) -> str
     asked = sorted({facts["asked_iterations"] for facts in grid["runs"].values()})
     return (
         f"The reference grid was run in full for {len(whole)} of {len(found)} cells, in part for "
-        f"{partly}; for the others it is not checked how much of the grid's best they gain. Its "
+        f"{partly}. Its "
         f"runs were given {_range(asked)} iterations and made {_range(iterations)}. Of the "
         f"{len(shares)} cells with a run of the grid that keeps the subjects, "
         f"{sum(share >= LEAST_SHARE for share in shares)} gain at least {LEAST_SHARE:.0%} of the "
@@ -156,6 +172,8 @@ def _row(cell: Cell, result: Verdict, facts: Mapping[str, Any]) -> list[str]:
     low, high = facts["interval"]
     interval = f" [{low:+.3f}, {high:+.3f}]" if facts["examples"] > 1 else " (one picture)"
     share = "–" if result.share is None else f"{result.share:.0%}"
+    if result.share is None and (result.share_of_all or 0.0) > 0:
+        share = f"≥ {result.share_of_all:.0%}"
     if result.grid_runs and not result.complete:
         share += f" ({result.grid_runs} of {result.grid_size} runs)"
     judge = " → ".join(f"{value:.0%}" for value in facts.get("recognised") or ()) or "–"

@@ -20,6 +20,8 @@ class Verdict:
     Args:
         reasons: why it failed; none if it passed.
         share: of what the grid's best run gains; None without a grid run that keeps the subjects.
+        share_of_all: of all that there is to gain, down to the least value of the metric. Whatever
+            a grid may find, the share of it is at least this; None if it is not known.
         share_of_any: the same, of the best of all runs, also of those that lose the subjects.
         grid_runs: runs of the grid that were made.
         grid_size: runs of the whole grid.
@@ -31,6 +33,7 @@ class Verdict:
     share_of_any: float | None
     grid_runs: int
     grid_size: int
+    share_of_all: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -38,23 +41,40 @@ class Verdict:
         return not self.reasons
 
     @property
+    def enough(self) -> bool | None:
+        """Whether it gains enough of what the grid's best run gains; None if nothing tells."""
+        if self.share is not None and (self.complete or self.share < LEAST_SHARE):
+            return self.share >= LEAST_SHARE
+        return True if (self.share_of_all or 0.0) >= LEAST_SHARE else None
+
+    @property
     def complete(self) -> bool:
         """Whether the cell's whole grid was run."""
         return self.grid_runs == self.grid_size
 
 
-def verdict(facts: Mapping[str, Any], grid: Sequence[Mapping[str, Any]], size: int) -> Verdict:
+def verdict(
+    facts: Mapping[str, Any],
+    grid: Sequence[Mapping[str, Any]],
+    size: int,
+    least: float | None = None,
+) -> Verdict:
     """Judge a cell.
 
     Args:
         facts: of its default run; see `facts_of`.
         grid: of the runs of its grid that were made.
         size: runs of the whole grid.
+        least: what the metric cannot be below.
 
     """
     measured = [run for run in grid if "before" in run]
     keeping = _share(facts, [run for run in measured if keeps_subjects(run)])
-    return Verdict(_reasons(facts, keeping), keeping, _share(facts, measured), len(grid), size)
+    of_all = None
+    if least is not None and "change" in facts and facts["before"] > least:
+        of_all = -facts["change"] / (facts["before"] - least)
+    found = keeping, _share(facts, measured), len(grid), size, of_all
+    return Verdict(_reasons(facts, keeping), *found)
 
 
 def keeps_subjects(facts: Mapping[str, Any]) -> bool:

@@ -155,6 +155,23 @@ def test_a_cell_is_compared_with_the_best_run_that_keeps_the_subjects():
     assert verdict(facts(), [facts(after=1.2)], 3).share is None  # the grid gains nothing either
 
 
+@pytest.mark.parametrize(
+    ("after", "least", "grid", "enough"),
+    [
+        (0.4, 0.0, [], True),  # no grid can gain more than 1
+        (0.5, 0.0, [], None),
+        (0.5, 0.2, [], True),
+        (0.5, None, [], None),
+        (0.5, 0.0, [0.3, 0.4], True),
+        (0.5, 0.0, [0.3], None),  # the other run may gain more
+        (0.5, 0.0, [0.1], False),
+    ],
+)
+def test_the_least_value_of_a_metric_stands_in_for_a_grid(after, least, grid, enough):
+    runs = [facts(after=value) for value in grid]
+    assert verdict(facts(after=after), runs, 2, least).enough is enough
+
+
 def test_facts_are_those_of_result_json(tmp_path):
     result = {
         "held_out": {
@@ -251,7 +268,9 @@ def test_the_page_shows_what_was_found():
     assert "has been run for no cell" in page
     assert "- `embed/sepia/101`: no gain: the change is +0.100, from -0.100 to +0.300" in page
     assert "- `guide-noise/text/101`: stopped at the time limit of 300 s" in page
-    assert "| 1.000 → 0.400 | -0.600 [-0.700, -0.500] | – | 100% → 90% | 15 of 20 | 60 |" in page
+    assert (
+        "| 1.000 → 0.400 | -0.600 [-0.700, -0.500] | ≥ 60% | 100% → 90% | 15 of 20 | 60 |" in page
+    )
     cell = cells()[1]
     setting = cell.grid()[0]
     grid = {" ".join([cell.name, *setting]): facts(after=0.2, asked_iterations=200)}

@@ -114,3 +114,43 @@ def test_a_picture_is_not_taken_with_a_sampler_that_would_draw_another(sampler: 
             picture="x.png",
             sampler=sampler,
         )
+
+
+def test_how_much_of_an_embedding_is_kept_is_chosen_on_seeds_that_nothing_else_sees() -> None:
+    config = GuideConfig(prompt=PROMPT, metric=["color:mood=dusk"], learn="embedding", seed=3)
+    seen = {example.seed for part in config.sets() for example in part}
+    chosen_on = [example.seed for example in config.strength_examples()]
+    assert len(set(chosen_on)) == 8
+    assert not seen & set(chosen_on)
+    for other in ("noise", "both"):
+        assert not GuideConfig(
+            prompt=PROMPT, metric=["color:mood=dusk"], learn=other
+        ).strength_examples()
+
+
+@pytest.mark.slow
+def test_a_judge_that_loses_the_subject_leaves_less_of_an_embedding(tmp_path) -> None:
+    model = load("tiny")
+    config = GuideConfig(
+        prompt=PROMPT,
+        metric=["color:mood=dusk"],
+        learn="embedding",
+        pictures=2,
+        steps=4,
+        **SHORT | {"lr": 0.3, "batch": 2},
+    )
+    calls: list[int] = []
+
+    def recognise(images: Tensor, prompts: list[str]) -> list[bool]:
+        """Lost from the strength 0.75 on: it is asked once for each strength."""
+        if len(images) == 8:
+            calls.append(len(calls))
+            return [calls[-1] < 3] * 8
+        return [True] * len(images)
+
+    result = guide(
+        model, config, RunFolder.open(tmp_path / "run", {"task": "guide"}), recognise=recognise
+    )
+    assert result["optimisation"]["best_iteration"] > 0
+    assert 0 < result["strength"]["chosen"] <= 0.5
+    assert result["strength"]["by"] == "guard"

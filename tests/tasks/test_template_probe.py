@@ -113,7 +113,7 @@ def test_sentences_that_act_come_before_those_that_promise_more(tiny, monkeypatc
 def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_with(
     tiny, monkeypatch
 ) -> None:
-    words = common_words(tiny.pipe, 64, [e.prompt for e in TRAINING])
+    words = common_words(tiny.pipe, 48, [e.prompt for e in TRAINING])
     values = {word: 1.0 for word in words} | {words[11]: 0.1, words[2]: 0.5}
     asked: list[int] = []
 
@@ -123,7 +123,17 @@ def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_
 
     monkeypatch.setattr(TemplateProbe, "_seen", drawn)
     assert probe(tiny).choose(BACKGROUND).initial == words[11]
-    assert asked == [4, 64, 4]  # all of them roughly, and the best that are new again
+    assert asked == [4, 48]
+
+
+def test_words_that_lose_a_subject_in_rough_pictures_are_compared_too(tiny, monkeypatch) -> None:
+    words = [f"w{i}" for i in range(6)]
+    seen = Sentence(STYLE, 1.0, {"w3": 0.3, "w5": 0.5}, losing={"w0": 0.0, "w4": 0.4})
+    monkeypatch.setattr(TemplateProbe, "_seen", lambda *_: seen)
+    found = probe(tiny)._by_objective(seen, torch.zeros(2, 3, 4, 4), words)
+    assert found == ["w3", "w0", "w5", "w4"]
+    monkeypatch.setattr(TemplateProbe, "_seen", lambda *_: replace(seen, losing={}, loses=True))
+    assert probe(tiny)._by_objective(seen, torch.zeros(2, 3, 4, 4), words) == ["w3", "w5"]
 
 
 def test_a_resumed_run_reads_its_sentence_and_does_not_probe(tmp_path) -> None:
@@ -255,7 +265,7 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     )
     choice = asked.choose(BACKGROUND)
     assert (choice.initial, choice.lost) == (words[2], 0.0)
-    written = [BACKGROUND.format(prompt=TRAINING[0].prompt, token=w) for w in words[:4]]
+    written = [BACKGROUND.format(prompt=TRAINING[0].prompt, token=w) for w in words[:6]]
     assert looked == [TRAINING[0].prompt, *written]
     named = replace(asked, initial=words[0]).choose(BACKGROUND)
     assert (named.initial, named.lost) == (words[0], 1.0)  # what the user names is taken, and said

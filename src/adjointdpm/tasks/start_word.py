@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from adjointdpm.variables.networks import text_encoders
@@ -16,7 +15,6 @@ wooden metal glass stone paper wool silk clay ice snow water fire smoke cloud sa
 flower honey cream milk wine straw sky night sunset winter autumn photo painting sketch neon
 """
 LOOKS = _LOOKS.split()
-_CHECKED = 4  # words, the best first, of which finer pictures are drawn
 _COMMON = 2000  # words are taken from so many that come first in the vocabulary
 _END = "</w>"  # marks a token of CLIP's tokenizers that ends a word
 
@@ -39,13 +37,13 @@ def checked_start(
     If all lose more than they may, it is the one that loses least.
 
     Args:
-        words: the best first, as far as rough pictures tell.
+        words: some, all of which are looked at.
         look: draws with a word in the token's place, and says which share of the subjects is lost
             and what the objective is.
         limit: what may be lost.
 
     """
-    seen = [(*look(word), word) for word in islice(words, _CHECKED)]
+    seen = [(*look(word), word) for word in words]
     lost, _, word = min(seen, key=lambda row: (max(row[0] or 0.0, limit), row[1]))
     return Start(word, lost)
 

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, zip_longest
 from typing import Any
 
 import torch
@@ -47,9 +47,12 @@ _STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 _FINE_STEPS = 10  # with which it tells whether a word leaves the subjects
 _EXAMPLES = 4
 _WORDS = 4  # existing words in each sentence
-_STARTS = 64  # existing words in the best sentences, to find where the token starts,
-_SCREENED = 2  # each first with so few examples,
-_FINAL = 8  # and so many of them with all
+_MANY_EXAMPLES = 8  # where words are compared and not sentences: some fit some prompts only
+_STARTS = 48  # existing words to find where the token starts, in a sentence where words act most,
+_FEW_STARTS = 8  # and in others
+_MOST = 1 / 2  # of the largest change, above which words act most
+_CHECKED = 6  # of them, the best first, so many are compared in finer pictures,
+_FEW_CHECKED = 2  # and in others
 _TRIED = 3  # of the sentences in which words act, so many are tried by learning in them
 _LITTLE = 1 / 3  # change, see `Sentence`, below which tokens were seen to learn nothing
 _NOTHING = 0.1  # and below which there is no point in trying
@@ -65,6 +68,7 @@ class Sentence:
             place, as a share of that between pictures of different prompts.
         objectives: mean objective of the pictures with each word, metric and content together; of
             those words alone, if there are such, that leave the subjects in the pictures.
+        losing: the same of the other words, if there are both.
         loses: whether every word loses subjects.
         refused: why the sentence cannot be used.
         learned: the objective after a few steps in it, see `SentenceTrial`; None: not tried.
@@ -77,6 +81,7 @@ class Sentence:
     refused: str = ""
     learned: float | None = None
     loses: bool = False
+    losing: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def acts(self) -> bool:
@@ -194,10 +199,11 @@ class TemplateProbe:
         if own is not None:
             self._check(own)  # before anything is drawn
         plain = self._draw([example.prompt for example in self._drawn], len(self._drawn))
-        tried = [] if own is None else [self._try(own, plain)]
+        few = plain[:_EXAMPLES]
+        tried = [] if own is None else [self._try(own, few)]
         if not tried or not tried[0].acts:
             others = [template for template in TEMPLATES if template != own]
-            tried += [self._try(template, plain) for template in others]
+            tried += [self._try(template, few) for template in others]
         usable = [sentence for sentence in tried if not sentence.refused]
         if not usable:
             raise PromptError(tried[0].refused)
@@ -212,7 +218,7 @@ class TemplateProbe:
         if own is None:
             ranked, starts = self._by_trial(ranked, plain)
         else:
-            starts = {own: self._start(tried[0], plain)}
+            starts = {own: self._start(tried[0], plain, thorough=True)}
         used = own or ranked[0].template
         refused = [sentence for sentence in tried if sentence.refused]
         start = starts[used]
@@ -231,7 +237,10 @@ class TemplateProbe:
 
         """
         front = self._front([sentence for sentence in ranked if sentence.acts]) or ranked[:1]
-        starts = {sentence.template: self._start(sentence, plain) for sentence in front}
+        most = max(sentence.change for sentence in front)
+        starts = {
+            s.template: self._start(s, plain, thorough=s.change >= _MOST * most) for s in front
+        }
         if self.trial is None or len(front) < 2:
             return ranked, starts
         rest = [sentence for sentence in ranked if sentence not in front]
@@ -253,9 +262,21 @@ class TemplateProbe:
         first = [sentence for sentence in ranked if sentence not in most][: _TRIED - 1]
         return [sentence for sentence in ranked if sentence in [*first, *most]]
 
-    def _start(self, sentence: Sentence, plain: Tensor) -> Start:
-        """The word that the token starts at: the best that leaves subjects in finer pictures."""
-        words = [self.initial] if self.initial is not None else self._by_objective(sentence, plain)
+    def _start(self, sentence: Sentence, plain: Tensor, *, thorough: bool) -> Start:
+        """The word that the token starts at: the best that leaves subjects in finer pictures.
+
+        Args:
+            sentence: what was seen of it.
+            plain: rough pictures without a word.
+            thorough: whether to look through many words: where words act, they differ.
+
+        """
+        if self.initial is not None:
+            words = [self.initial]
+        elif thorough:
+            words = self._by_objective(sentence, plain, self._words(_STARTS))
+        else:
+            words = self._by_objective(sentence, plain[:_EXAMPLES], self._words(_FEW_STARTS))
         if not self.validation:
             return Start(words[0])
         examples = list(self.validation)
@@ -269,18 +290,20 @@ class TemplateProbe:
             lost = None if self.lost is None else self.lost(images, known)
             return lost, self._objective(images, untouched, known)
 
-        return checked_start(words, look, self.limit)
+        return checked_start(words[: _CHECKED if thorough else _FEW_CHECKED], look, self.limit)
 
-    def _by_objective(self, sentence: Sentence, plain: Tensor) -> list[str]:
-        """Words in the order of their rough pictures' objective, those that lose subjects last."""
-        words = self._words(_STARTS)
-        if len(words) > _FINAL:
-            rough = self._seen(sentence.template, words, plain[:_SCREENED])
-            words = sorted(rough.objectives, key=lambda word: rough.objectives[word])[:_FINAL]
-        more = [word for word in words if word not in sentence.objectives]
-        seen = [sentence, self._seen(sentence.template, more, plain)] if more else [sentence]
-        rows = [(s.loses, value, word) for s in seen for word, value in s.objectives.items()]
-        return [word for _, _, word in sorted(rows)]
+    def _by_objective(self, sentence: Sentence, plain: Tensor, words: Sequence[str]) -> list[str]:
+        """Words in the order of their rough pictures' objective.
+
+        Rough pictures show a subject less well than others: in turn there comes a word that keeps
+        the subjects in them, and one of all.
+        """
+        seen = self._seen(sentence.template, words, plain)
+        keeping = {} if seen.loses else seen.objectives
+        every = {**seen.losing, **seen.objectives}
+        orders = [sorted(found, key=found.__getitem__) for found in (keeping, every)]
+        pairs = zip_longest(*orders)
+        return list(dict.fromkeys(word for pair in pairs for word in pair if word is not None))
 
     def _try(self, template: str, plain: Tensor) -> Sentence:
         try:
@@ -313,7 +336,8 @@ class TemplateProbe:
         if len(words) == 1:  # a tokenizer that knows no other: no word is another picture too
             pictures = torch.stack([pictures[0], plain])
         change = _apart(pictures) / max(_apart(plain), 1e-6)
-        return Sentence(template, change, fine or objectives, loses=not fine)
+        others = {w: v for w, v in objectives.items() if fine and w not in fine}
+        return Sentence(template, change, fine or objectives, loses=not fine, losing=others)
 
     def _keeping(
         self, objectives: Mapping[str, float], pictures: Tensor, plain: Tensor
@@ -340,7 +364,7 @@ class TemplateProbe:
         first: dict[str, Example] = {}
         for example in self.training:
             first.setdefault(example.prompt, example)
-        several = list(first.values())[:_EXAMPLES]
+        several = list(first.values())[:_MANY_EXAMPLES]
         more = range(1, 1 + _EXAMPLES - len(several))
         return several + [several[0]._replace(seed=several[0].seed + i) for i in more]
 
