@@ -66,6 +66,7 @@ LIKE_TUNING = (
     "evening",
     "gram-gingham",
     "picture",
+    "symmetry",
 )
 #: What each task's command line begins with. Metrics of Gram matrices are learned by stylize, all
 #: others by align.
