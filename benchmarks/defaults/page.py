@@ -76,7 +76,8 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
     unseen = [result for cell, result in found.items() if cell.metric not in LIKE_TUNING]
     if unseen:
         text += (
-            f" Settings were tried on metrics like {', '.join(LIKE_TUNING)}, which are marked *; "
+            f" Settings were tried on metrics like {', '.join(LIKE_TUNING)}, or their cells led to "
+            f"other rules; they are marked *; "
             f"of the other cells {sum(result.passed for result in unseen)} of {len(unseen)} pass."
         )
     missing = every - len(found)
