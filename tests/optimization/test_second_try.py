@@ -127,33 +127,30 @@ def test_larger_steps_leave_a_plateau() -> None:
     assert start - min(row["validation"]["metric"] for row in outcome.history) > 0.15
 
 
-def test_larger_steps_stay_large_in_a_resumed_run(tmp_path) -> None:
-    whole, parts, again = Tint(), Tint(), Tint()
-    run_on_plateau(whole, 4)
+def stopped_and_resumed(run, tmp_path):
+    """A run that is stopped after iteration 6 and resumed: what is learned, and what `run` says."""
 
     def stop(history: list[dict]) -> None:
         if history[-1]["iteration"] == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    checkpoints, again = Checkpoints(tmp_path / "checkpoint"), Tint()
     with pytest.raises(Interrupted):
-        run_on_plateau(parts, 4, checkpoints=checkpoints, on_history=stop)
-    run_on_plateau(again, 4, checkpoints=checkpoints, resume=True)
+        run(Tint(), 4, checkpoints=checkpoints, on_history=stop)
+    return again, run(again, 4, checkpoints=checkpoints, resume=True)
+
+
+def test_larger_steps_stay_large_in_a_resumed_run(tmp_path) -> None:
+    whole = Tint()
+    run_on_plateau(whole, 4)
+    again, _ = stopped_and_resumed(run_on_plateau, tmp_path)
     assert torch.equal(again.color, whole.color)
 
 
 def test_a_run_interrupted_after_the_change_ends_as_if_it_had_not_been(tmp_path) -> None:
-    whole, parts, again = Tint(), Tint(), Tint()
+    whole = Tint()
     expected, _ = run(whole, 4)
-
-    def stop(history: list[dict]) -> None:
-        if history[-1]["iteration"] == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    checkpoints = Checkpoints(tmp_path / "checkpoint")
-    with pytest.raises(Interrupted):
-        run(parts, 4, checkpoints=checkpoints, on_history=stop)
-    outcome, objective = run(again, 4, checkpoints=checkpoints, resume=True)
+    again, (outcome, objective) = stopped_and_resumed(run, tmp_path)
     assert isinstance(objective.render.gradient, Checkpoint)
     assert torch.equal(again.color, whole.color)
     assert outcome.best_iteration == expected.best_iteration

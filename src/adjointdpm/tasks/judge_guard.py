@@ -28,5 +28,5 @@ def judge_guard(
     aim = None
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-        aim = _SUBJECTS_LOST / 2
+        aim = min(bound, _SUBJECTS_LOST / 2)
     return Guard(LostSubject(recognise), bound, looks, untouched, aim)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, zip_longest
 from typing import Any
 
@@ -280,13 +281,12 @@ class TemplateProbe:
         if not self.validation:
             return Start(words[0])
         examples = list(self.validation)
-        fine = replace(self.render, steps=min(self.render.steps, _FINE_STEPS))
-        known, untouched = [example.prompt for example in examples], fine.look(examples)
+        known, untouched = [example.prompt for example in examples], self._untouched
 
         def look(word: str) -> tuple[float | None, float]:
             written = [sentence.template.format(prompt=p, token=word) for p in known]
             pairs = zip(examples, written, strict=True)
-            images = fine.look([e._replace(prompt=p) for e, p in pairs])
+            images = self._fine.look([e._replace(prompt=p) for e, p in pairs])
             lost = None if self.lost is None else self.lost(images, known)
             return lost, self._objective(images, untouched, known)
 
@@ -357,6 +357,16 @@ class TemplateProbe:
         token = TokenEmbedding(pipe, self.token, word, template=template)
         with token:
             token.check([*self.training, *self.others])
+
+    @cached_property
+    def _fine(self) -> Renderer:
+        """Draws the finer pictures."""
+        return replace(self.render, steps=min(self.render.steps, _FINE_STEPS))
+
+    @cached_property
+    def _untouched(self) -> Tensor:
+        """Finer pictures of the validation examples, without a word."""
+        return self._fine.look(self.validation)
 
     @property
     def _drawn(self) -> list[Example]:
