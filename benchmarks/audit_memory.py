@@ -1,6 +1,6 @@
 """Memory of an audit by the number of prompts, with a model that takes milliseconds.
 
-`python -m benchmarks.audit_memory --prompts 500 --prompts 2000 --prompts 8000`
+`python -m benchmarks.audit_memory --page docs/guides/audit.md`
 
 Each audit runs in a process of its own. Its pictures, noises, findings and report are written as
 those of any audit.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -26,7 +27,19 @@ from adjointdpm.runs.report import write_report
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.audit.victims import Victim
-from benchmarks.common import Page, machine, publish, run, table
+from benchmarks.common import (
+    Page,
+    PageOnly,
+    machine,
+    publish,
+    read_results,
+    run,
+    table,
+    write_results,
+)
+
+_NAME = "audit-memory"
+_MODULE = "benchmarks.audit_memory"
 
 
 class Smooth:
@@ -93,29 +106,42 @@ def measure(count: int) -> dict[str, Any]:
 
 
 def main(
-    prompts: Annotated[list[int], typer.Option(help="How many prompts.")] = [500, 2000, 8000],  # noqa: B006
+    prompts: Annotated[list[int], typer.Option(help="How many prompts.")] = [100, 1000, 10_000],  # noqa: B006
     page: Page = None,
+    page_only: PageOnly = False,
 ) -> None:
-    """Print a table of peak memory by the number of prompts."""
-    rows = []
-    for count in prompts:
-        code = f"import json, benchmarks.audit_memory as m; print(json.dumps(m.measure({count})))"
-        done = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
-        rows.append(
-            [
-                str(found["prompts"]),
-                str(found["attacked"]),
-                f"{found['audit'] / 1e6:.0f} MB",
-                f"{found['with report'] / 1e6:.0f} MB",
-                f"{found['report'] / 1e6:.2f} MB",
-                f"{found['seconds']:.0f} s",
-            ]
-        )
+    """Measure peak memory by the number of prompts, and keep the figures."""
+    if not page_only:
+        audits = []
+        for count in prompts:
+            code = f"import json, {_MODULE} as m; print(json.dumps(m.measure({count})))"
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+            audits.append(json.loads(done.stdout.splitlines()[-1]))
+        write_results(_NAME, {"machine": machine(), "audits": audits})
+    publish(page_text(read_results(_NAME)), page)
+
+
+def page_text(content: Mapping[str, Any]) -> str:
+    """The table: an audit in each row."""
+    rows = [
+        [
+            str(found["prompts"]),
+            str(found["attacked"]),
+            f"{found['audit'] / 1e6:.0f} MB",
+            f"{found['with report'] / 1e6:.0f} MB",
+            f"{found['report'] / 1e6:.2f} MB",
+            f"{found['seconds']:.0f} s",
+        ]
+        for found in content["audits"]
+    ]
     head = ["prompts", "attacked", "peak of the audit", "with its report", "report.html", "time"]
-    publish(f"{table(head, rows)}\n\nMeasured on {machine()}.", page)
+    return (
+        f"Measured with `python -m {_MODULE}` on {content['machine']}: audits with a model and a "
+        "victim of one layer each, so that the pictures cost nothing and the bookkeeping shows. "
+        f"Each is a process of its own.\n\n{table(head, rows)}"
+    )
 
 
 if __name__ == "__main__":

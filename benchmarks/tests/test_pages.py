@@ -10,6 +10,7 @@ import pytest
 from adjointdpm.errors import OutputError
 from benchmarks import (
     aligned,
+    audit_memory,
     common,
     documented_commands,
     effect,
@@ -36,6 +37,7 @@ WRITERS = {
     "commands": documented_commands.main,
     "defaults": defaults.main,
     "aligned": aligned.main,
+    "guides/audit": audit_memory.main,
     "effect": effect.main,
     "faults": fuzz.main,
     "few-vjps": few_vjps.main,
@@ -60,8 +62,9 @@ def nothing_is_measured(monkeypatch):
 
     pipelines = (pipeline_cost, pipeline_memory)
     commands = (defaults, documented_commands, task_gradients)
-    tiny = (aligned, effect, few_vjps, inversion, memory, overhead, page_speed, stylize, vocabulary)
-    for module in (common, *tiny, *pipelines, *commands):
+    inside = (audit_memory, few_vjps, inversion, memory, overhead, page_speed)
+    tiny = (aligned, effect, stylize, vocabulary)
+    for module in (common, *inside, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 
 
