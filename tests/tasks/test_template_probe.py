@@ -13,15 +13,11 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
 from adjointdpm.tasks import template_probe
+from adjointdpm.tasks.common_words import common_words
 from adjointdpm.tasks.embed import EmbedConfig, embed
-from adjointdpm.tasks.start_word import common_words
-from adjointdpm.tasks.template_probe import (
-    FILE,
-    Choice,
-    Sentence,
-    TemplateProbe,
-    chosen_template,
-)
+from adjointdpm.tasks.sentences import FILE, Choice, Sentence, chosen_template
+from adjointdpm.tasks.template_probe import TemplateProbe
+from adjointdpm.tasks.word_pictures import WordPictures
 from adjointdpm.variables import Example
 
 TRAINING = [Example(f"a noto emoji of a {word}", i) for i, word in enumerate(["cat", "owl"])]
@@ -90,7 +86,7 @@ def test_sentences_that_cut_the_token_off_are_left_out(tiny, monkeypatch) -> Non
     def drawn(self, template, words, plain):
         return Sentence(template, 1.0, dict.fromkeys(words, 0.0))
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     choice = probe(tiny, training=long).choose()
     refused = {sentence.template for sentence in choice.sentences if sentence.refused}
     assert "{prompt} {token}" in refused
@@ -105,7 +101,7 @@ def test_sentences_that_act_come_before_those_that_promise_more(tiny, monkeypatc
         values = {word: (0.5 if acts else 0.4) + 0.01 * i for i, word in enumerate(words)}
         return Sentence(template, 1.0 if acts else 0.2, values)
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     choice = probe(tiny, initial="gray").choose()
     assert (choice.template, choice.initial) == (BACKGROUND, "gray")
 
@@ -121,7 +117,7 @@ def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_
         asked.append(len(given))
         return Sentence(template, 1.0, {word: values[word] for word in given})
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     assert probe(tiny).choose(BACKGROUND).initial == words[11]
     assert asked == [4, 48]
 
@@ -129,11 +125,11 @@ def test_the_token_starts_at_the_best_of_more_words_than_sentences_are_compared_
 def test_words_that_lose_a_subject_in_rough_pictures_are_compared_too(tiny, monkeypatch) -> None:
     words = [f"w{i}" for i in range(6)]
     seen = Sentence(STYLE, 1.0, {"w3": 0.3, "w5": 0.5}, losing={"w0": 0.0, "w4": 0.4})
-    monkeypatch.setattr(TemplateProbe, "_seen", lambda *_: seen)
-    found = probe(tiny)._by_objective(seen, torch.zeros(2, 3, 4, 4), words)
+    monkeypatch.setattr(WordPictures, "seen", lambda *_: seen)
+    found = probe(tiny)._search._by_objective(STYLE, torch.zeros(2, 3, 4, 4), words)
     assert found == ["w3", "w0", "w5", "w4"]
-    monkeypatch.setattr(TemplateProbe, "_seen", lambda *_: replace(seen, losing={}, loses=True))
-    assert probe(tiny)._by_objective(seen, torch.zeros(2, 3, 4, 4), words) == ["w3", "w5"]
+    monkeypatch.setattr(WordPictures, "seen", lambda *_: replace(seen, losing={}, loses=True))
+    assert probe(tiny)._search._by_objective(STYLE, torch.zeros(2, 3, 4, 4), words) == ["w3", "w5"]
 
 
 def test_a_resumed_run_reads_its_sentence_and_does_not_probe(tmp_path) -> None:
@@ -215,7 +211,7 @@ def test_of_the_sentences_that_act_the_one_is_taken_in_which_most_is_learned(
         asked.append(template)
         return {first: 0.3, second: None, third: -0.5}[template]
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     choice = probe(tiny, initial="gray", trial=trial).choose()
     assert asked == [first, second, third]  # in the order of their promise, and no others
     assert choice.template == third
@@ -233,9 +229,10 @@ def test_words_that_lose_the_subject_are_not_where_a_token_starts(tiny, monkeypa
     plain = torch.full((2, 3, 8, 8), 0.5)
     values = {"gray": 0.3, "white": 0.0, "blue": 0.2}
     asked = probe(tiny, lost=lost)
-    assert asked._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
-    assert probe(tiny)._keeping(values, pictures, plain) == values
-    assert asked._keeping(values, pictures, torch.ones_like(plain)) == values  # lost already
+    assert asked._pictures._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
+    assert probe(tiny)._pictures._keeping(values, pictures, plain) == values
+    lost_already = torch.ones_like(plain)
+    assert asked._pictures._keeping(values, pictures, lost_already) == values
 
 
 def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
@@ -255,7 +252,7 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     def drawn(self, template, given, plain):
         return Sentence(template, 1.0, {word: order[word] for word in given})
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     asked = probe(
         tiny,
         render=Shown(tiny, 20, 5.0),
@@ -282,7 +279,7 @@ def test_a_sentence_whose_start_loses_subjects_comes_after_the_others(tiny, monk
         def look(self, examples, variable=None):
             return torch.full((len(examples), 3, 4, 4), float("background" not in str(examples)))
 
-    monkeypatch.setattr(TemplateProbe, "_seen", drawn)
+    monkeypatch.setattr(WordPictures, "seen", drawn)
     choice = probe(
         tiny,
         render=Shown(tiny, 20, 5.0),

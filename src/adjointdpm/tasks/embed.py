@@ -23,9 +23,10 @@ from adjointdpm.tasks.config import LearningConfig
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
 from adjointdpm.tasks.sentence_trial import SentenceTrial
+from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
+from adjointdpm.tasks.sentences import Choice, chosen_template
 from adjointdpm.tasks.stock_code import drawing_lines
-from adjointdpm.tasks.template_probe import FILE as TEMPLATE_FILE
-from adjointdpm.tasks.template_probe import Choice, TemplateProbe, chosen_template
+from adjointdpm.tasks.template_probe import TemplateProbe
 from adjointdpm.variables import Example, TokenEmbedding
 
 README = "README.md"

@@ -1,22 +1,22 @@
-"""Existing words that may stand in a new token's place, and the one that it starts from."""
+"""The existing word that a new token starts from."""
 
-import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import NamedTuple
 
-from adjointdpm.variables.networks import text_encoders
-from adjointdpm.variables.token_embedding import initial_ids
+from torch import Tensor
 
-# Words for how things look; those that a tokenizer reads as one token are tried first.
-_LOOKS = """
-red orange yellow green blue purple pink brown black white gray gold silver dark bright pale
-soft sharp smooth rough plain dull vivid warm cold hot wet dry old new big small round flat
-wooden metal glass stone paper wool silk clay ice snow water fire smoke cloud sand grass leaf
-flower honey cream milk wine straw sky night sunset winter autumn photo painting sketch neon
-"""
-LOOKS = _LOOKS.split()
-_COMMON = 2000  # words are taken from so many that come first in the vocabulary
-_END = "</w>"  # marks a token of CLIP's tokenizers that ends a word
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.tasks.word_pictures import FEW, WordPictures
+from adjointdpm.variables import Example
+
+_FINE_STEPS = 10  # sampler steps at most, which tell whether a word leaves the subjects
+_STARTS = 48  # existing words, in a sentence where words act most,
+_FEW_STARTS = 8  # and in others
+_CHECKED = 6  # of them, the best first, so many are compared in finer pictures,
+_FEW_CHECKED = 2  # and in others
 
 
 class Start(NamedTuple):
@@ -48,39 +48,69 @@ def checked_start(
     return Start(word, lost)
 
 
-def common_words(pipe: Any, count: int, avoided: Sequence[str] = ()) -> list[str]:
-    """Existing words of one token each, the same in every run; more begin with the fewer.
-
-    Words for how things look come before other words of the vocabulary.
+@dataclass(frozen=True)
+class StartSearch:
+    """Looks through existing words for the one that a token starts at.
 
     Args:
-        pipe: the first of its tokenizers is asked.
-        count: how many, if there are as many.
-        avoided: texts whose words come last.
+        pictures: draws rough pictures with a word.
+        validation: examples of which finer pictures are drawn, with the best of the words.
+        limit: the share of their subjects that may be lost.
 
     """
-    tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
-    known = {word.lower() for text in avoided for word in text.split()}
-    looks = [word for word in LOOKS if len(initial_ids(tokenizer, word)) == 1]
-    others = [word for word in _vocabulary(tokenizer) if word not in looks]
-    for words in (looks, others):
-        random.Random(0).shuffle(words)
-    return sorted(looks + others, key=lambda word: word in known)[:count]
 
+    pictures: WordPictures
+    validation: Sequence[Example] = ()
+    limit: float = 0.0
 
-def _vocabulary(tokenizer: Any) -> list[str]:
-    """Whole words, the most common first."""
-    vocabulary = tokenizer.get_vocab()
-    ends = {token for token in vocabulary if token.endswith(_END)}
-    found: list[str] = []
-    for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):
-        word = tokenizer.decode([index]).strip()
-        plain = len(word) > 2 and word.isalpha() and word.islower() and word not in found
-        if not plain or initial_ids(tokenizer, word) != [index]:
-            continue
-        if token in ends and any(end != token and end.endswith(token) for end in ends):
-            continue  # an end of a longer word, which nobody may have written by itself
-        found.append(word)
-        if len(found) == _COMMON:
-            break
-    return found
+    def find(self, template: str, *, thorough: bool) -> Start:
+        """The word that the token starts at: the best that leaves subjects in finer pictures.
+
+        Args:
+            template: the sentence.
+            thorough: whether to look through many words: where words act, they differ.
+
+        """
+        pictures = self.pictures
+        if pictures.initial is not None:
+            words = [pictures.initial]
+        elif thorough:
+            words = self._by_objective(template, pictures.plain, pictures.words(_STARTS))
+        else:
+            words = self._by_objective(template, pictures.plain[:FEW], pictures.words(_FEW_STARTS))
+        if not self.validation:
+            return Start(words[0])
+        examples = list(self.validation)
+        known, untouched = [example.prompt for example in examples], self._untouched
+
+        def look(word: str) -> tuple[float | None, float]:
+            written = [template.format(prompt=p, token=word) for p in known]
+            pairs = zip(examples, written, strict=True)
+            images = self._fine.look([e._replace(prompt=p) for e, p in pairs])
+            lost = None if pictures.lost is None else pictures.lost(images, known)
+            return lost, pictures.objective(images, untouched, known)
+
+        return checked_start(words[: _CHECKED if thorough else _FEW_CHECKED], look, self.limit)
+
+    def _by_objective(self, template: str, plain: Tensor, words: Sequence[str]) -> list[str]:
+        """Words in the order of their rough pictures' objective.
+
+        Rough pictures show a subject less well than others: in turn there comes a word that keeps
+        the subjects in them, and one of all.
+        """
+        seen = self.pictures.seen(template, words, plain)
+        keeping = {} if seen.loses else seen.objectives
+        every = {**seen.losing, **seen.objectives}
+        orders = [sorted(found, key=found.__getitem__) for found in (keeping, every)]
+        pairs = zip_longest(*orders)
+        return list(dict.fromkeys(word for pair in pairs for word in pair if word is not None))
+
+    @cached_property
+    def _fine(self) -> Renderer:
+        """Draws the finer pictures."""
+        return replace(self.pictures.render, steps=min(self.pictures.render.steps, _FINE_STEPS))
+
+    @cached_property
+    def _untouched(self) -> Tensor:
+        """Finer pictures of the validation examples, without a word."""
+        return self._fine.look(self.validation)
