@@ -56,8 +56,8 @@ WORDS = {
     "picture is what the victim sees, in red where it is not what it saw in the clean one. Rows: "
     "clean; by budget. How often that succeeds, and how often random search does, is measured in "
     "[audit.md](audit.md) on many more prompts.",
-    "way": "One picture on its way: its initial noise, on the Gaussian shell, and the prompt's "
-    "embedding move. The number is the iteration.",
+    "way": "One picture on its way: its initial noise and the prompt's embedding move. The number "
+    "is the iteration.",
     "own": "A picture of the user's own (`benchmarks/gallery/apple.png`), inverted to noise, which "
     "then moves. First the picture itself, then the iterations; iteration 0 is what inversion and "
     "the bundled autoencoder make of it.",

@@ -88,7 +88,7 @@ _BY_NAME = {
     "pipeline_arg": ARGUMENTS,
     "lr_schedule": ["linear", "constant", "cosine", "x", ""],
     "optimizer": ["adam", "sgd", "normalized", "lion", "prodigy", "x", "adam:x=1", "adam:betas=x"],
-    "within": ["shell", "l2", "linf", "free", "x", ""],
+    "within": ["spectrum", "shell", "l2", "linf", "free", "x", ""],
     "learn": ["noise", "embedding", "both", "x"],
     "preset": ["reno", "x", ""],
     "tracker": ["none", "tensorboard", "wandb", "x", "", "json"],

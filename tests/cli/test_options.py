@@ -89,7 +89,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "prompt": "",
         "prompts": [],
         "learn": "noise",
-        "within": "shell",
+        "within": "spectrum",
         "budget": None,
         "picture": None,
         "pictures": None,

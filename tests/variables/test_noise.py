@@ -72,6 +72,58 @@ def test_the_shell_keeps_every_norm_and_direction() -> None:
     torch.testing.assert_close(variable.noise.detach().flatten(1) / norms[:, None], direction)
 
 
+def energies(noise: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """Energy of the frequencies from `low` to `high` cycles per picture, from their waves."""
+    height, width = noise.shape[-2:]
+    y, x = torch.arange(height) / height, torch.arange(width) / width
+    total = torch.zeros(len(noise), dtype=torch.float64)
+    for u in range(-((height - 1) // 2), height // 2 + 1):
+        for v in range(-((width - 1) // 2), width // 2 + 1):
+            if low <= max(abs(u), abs(v)) <= high:
+                angle = 2 * math.pi * (u * y[:, None] + v * x[None, :]).double()
+                parts = [(noise * wave).sum((-2, -1)) for wave in (angle.cos(), angle.sin())]
+                total += sum(p.square().flatten(1).sum(1) for p in parts) / (height * width)
+    return total
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (2, 3, 9, 6)])
+def test_the_spectrum_keeps_the_energy_of_every_octave_but_bounds_the_lowest(shape) -> None:
+    start = natural(3, shape)
+    variable = Noise(EXAMPLES, start, within="spectrum")
+    variable.project()
+    torch.testing.assert_close(variable.noise.detach(), start)  # natural noise is there already
+    moved(variable)
+    with torch.no_grad():
+        variable.noise.add_(2)
+    free = variable.noise.detach().clone()
+    variable.project()
+    noise, highest = variable.noise.detach().clone().double(), max(shape[-2:]) // 2
+    for low, high in ((2, 2), (3, 4), (5, 8)):
+        if low <= highest:
+            expected = energies(start.double(), low, high)
+            torch.testing.assert_close(energies(noise, low, high), expected, rtol=1e-5, atol=1e-5)
+    channels = math.prod(shape[:-2])
+    bound = torch.full((3,), 9.0 * 9 * channels, dtype=torch.float64)  # nine waves, three times
+    torch.testing.assert_close(energies(noise, 0, 1), bound, rtol=1e-5, atol=0)
+    assert (energies(free.double(), 0, 1) > bound).all()
+    variable.project()
+    torch.testing.assert_close(variable.noise.detach().double(), noise, rtol=1e-5, atol=1e-5)
+
+
+def test_the_spectrum_of_noise_without_height_and_width_is_its_norm() -> None:
+    shapes = [(7, 5), (6,)]
+    for shape in shapes:
+        spectrum, shell = (
+            moved(Noise(EXAMPLES, natural(3, shape), within)) for within in ("spectrum", "shell")
+        )
+        spectrum.project()
+        shell.project()
+        assert torch.equal(spectrum.noise, shell.noise)
+    zeros = Noise(EXAMPLES, torch.zeros(3, *SHAPE), "spectrum")
+    zeros.project()
+    assert not zeros.noise.isnan().any()
+
+
 def test_linf_and_l2_bound_the_change_and_leave_small_ones() -> None:
     for within, most in (
         ("linf", lambda change: change.abs().amax(1)),
@@ -121,7 +173,7 @@ def test_an_unmoved_start_stays_exactly_where_it_is() -> None:
         ({"within": "linf", "budget": math.nan}, "finite"),
         ({"within": "free", "budget": 1.0}, "no use"),
         ({"budget": 1.0}, "no use"),
-        ({"within": "ball"}, "choose one of free, shell, linf, l2"),
+        ({"within": "ball"}, "choose one of free, shell, spectrum, linf, l2"),
         ({"examples": EXAMPLES[:2]}, r"2 examples need \[2"),
         ({"examples": [*EXAMPLES[:2], EXAMPLES[0]]}, "'red fox', 0.* twice"),
         ({"examples": []}, "none"),

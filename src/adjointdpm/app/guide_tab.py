@@ -31,7 +31,7 @@ def build(session: Session) -> list[gr.Timer]:
     more = [
         *settings(GuideConfig, "iterations", "pictures", "lr", "preservation"),
         *settings(GuideConfig, *offers.guidance),
-        *settings(GuideConfig, "within", within=("shell", "l2", "linf", "free")),
+        *settings(GuideConfig, "within", within=("spectrum", "shell", "l2", "linf", "free")),
         *settings(GuideConfig, "budget"),
         Setting(GuideConfig, "gradient", _USUAL, (_USUAL, *offers.gradients)),
         Setting(GuideConfig, "sampler", _USUAL, (_USUAL, *offers.samplers)),

@@ -21,11 +21,11 @@ from adjointdpm.errors import (
 )
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
-from adjointdpm.optimization.content_weight import lowered
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
 from adjointdpm.optimization.second_try import LARGER, MARK, Try, second_try, tried_again
+from adjointdpm.optimization.selection import Selection
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.optimization.state import LoopState
 from adjointdpm.optimization.stored_state import check_stored
@@ -40,7 +40,6 @@ from adjointdpm.variables.freezing import frozen
 
 __all__ = ["Interrupted", "Outcome", "Record", "Settings", "optimize"]
 
-_STALLED = 2  # looks without a better objective
 Record = dict[str, Any]  # one line of history.jsonl
 
 
@@ -138,6 +137,7 @@ class _Run:
     guard: Guard | None
     retry_after: int
     in_part: bool
+    selection: Selection
     cost: Stats  # of this session and process so far
     searching: bool = False  # in the middle of a line search
 
@@ -176,6 +176,15 @@ class _Run:
         count = min(len(self.training), settings.iterations * settings.step_examples)
         used = _minibatch(self.training, count, 0, settings.seed)
         self.objective.prepare(self.variable, [*used, *self.validation], settings)
+        self.selection = Selection(
+            self.objective,
+            self.validation,
+            self.state,
+            settings,
+            self.outcome.history,
+            self.guard,
+            self.in_part,
+        )
 
     def restore(self, stored: Stored) -> None:
         """Go on from a checkpoint."""
@@ -202,12 +211,12 @@ class _Run:
                 stack.callback(self.trackers.finish)
             stack.enter_context(self.saved_if_it_fails())
             if not outcome.history:
-                self.note({"iteration": 0, "validation": self.validate()})
+                self.note({"iteration": 0, "validation": self.selection.look()})
             self.settle()
             while progress.unseen is not None or (
                 progress.iteration < settings.iterations
                 and progress.looks_without_progress < settings.patience
-                and not self.hacked()
+                and not self.selection.hacked()
             ):
                 if progress.unseen is None:
                     progress.unseen = self.step()
@@ -218,7 +227,7 @@ class _Run:
                     self.save()
         if progress.looks_without_progress >= settings.patience:
             outcome.stopped = f"no better validation objective in {settings.patience} looks"
-        if reason := self.hacked():
+        if reason := self.selection.hacked():
             outcome.stopped = reason
         self.save()
         self.variable.load_tensors(self.state.best)
@@ -317,10 +326,10 @@ class _Run:
             or progress.iteration == settings.iterations
         ):
             with stats(memory=False) as looked:
-                added["validation"] = self.validate()
+                added["validation"] = self.selection.look()
             calls = sum(self.processes.gather([looked.network_calls]))
             added["network_calls"] = record["network_calls"] + calls
-            if self.content_lowered(added["validation"]):
+            if self.selection.lower_content(added["validation"]):
                 added["content_lowered"] = True
             looks = progress.looks_without_progress
             if settings.backtrack and looks and looks % settings.backtrack == 0:
@@ -358,61 +367,6 @@ class _Run:
                 f"became {norm}; lower the learning rate"
             )
         return norm
-
-    def validate(self) -> dict[str, float]:
-        """Look at the validation examples, and keep the state if it is the best."""
-        with self.state.average.in_place():
-            values = self.objective.look(self.validation)
-            objective, progress = values["objective"], self.state.progress
-            if self.accepts(values):
-                if objective < progress.start_objective and self.best_is_refused():
-                    self.state.judge_anew(progress.start_objective, progress.start_objective)
-            elif not (self.in_part and self.outcome.history and self.nothing_is_taken()):
-                objective = math.inf
-            self.state.consider(objective)
-        return values
-
-    def nothing_is_taken(self) -> bool:
-        """Whether the best state is the start, or one that the guard refuses."""
-        return self.state.progress.best_iteration == 0 or self.best_is_refused()
-
-    def best_is_refused(self) -> bool:
-        """Whether the guard does not take the best state whole."""
-        return self.state.progress.best_iteration > 0 and not self.accepts(self.best_values())
-
-    def best_values(self) -> dict[str, float]:
-        """What the best state's look found."""
-        best = self.state.progress.best_iteration
-        return next(r["validation"] for r in self.outcome.history if r["iteration"] == best)
-
-    def content_lowered(self, values: dict[str, float]) -> bool:
-        """Lower the weights of the content if it costs all that was gained and no guard objects."""
-        progress = self.state.progress
-        if not (self.settings.relax and self.objective.spread and self.accepts(values)):
-            return False
-        if progress.looks_without_progress < (self.settings.backtrack or _STALLED):
-            return False
-        if progress.best_iteration == progress.iteration:  # better, if only by next to nothing
-            return False
-        best = self.best_values()
-        total, content = self.objective.total, self.objective.content_cost
-        factor = lowered(best, values, total, content, self.objective.spread)
-        if factor == 1:
-            return False
-        self.objective.lower_content(factor)
-        self.state.judge_anew(total(best), total(self.outcome.history[0]["validation"]))
-        with self.state.average.in_place():  # it is the average that was looked at
-            self.state.consider(total(values))
-        return True
-
-    def accepts(self, values: dict[str, float]) -> bool:
-        """Whether the guard takes a state with these values."""
-        first = self.outcome.history[0]["validation"] if self.outcome.history else values
-        return self.guard is None or self.guard.accepts(values, first)
-
-    def hacked(self) -> str | None:
-        """Why the guard ends the run, if it does."""
-        return None if self.guard is None else self.guard.reason_to_stop(self.outcome.history)
 
     def note(self, record: Record) -> None:
         """Add a record, and tell everybody who wants to know."""

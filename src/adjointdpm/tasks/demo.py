@@ -89,9 +89,10 @@ class DemoConfig:
 
     Args:
         gradient: the gradient method: exact, or adjoint (the report then states its error against
-            exact).
+            exact). The style differentiates the last steps, as `stylize` does, unless another
+            method than exact is asked for.
         seed: fixes everything random.
-        iterations: optimiser steps; a third more for the style.
+        iterations: optimiser steps of the word; two and a half times as many for the style.
         steps: sampler steps that the gradient runs through.
         only_embed: learn the word alone: half the time.
 
@@ -104,7 +105,7 @@ class DemoConfig:
     only_embed: bool = False
 
     def parts(self) -> Parts:
-        """The settings of each part; they were chosen on training prompts.
+        """The settings of each part: the style's are those of `stylize`.
 
         Raises:
             InvalidInputError, UnknownNameError: a setting is out of range.
@@ -145,16 +146,15 @@ class DemoConfig:
             return Parts(embed, None, None)
         stylize = StylizeConfig(
             style="style.png",
+            prompts=prompts_of(TRAINING),
             held_out=prompts_of(HELD_OUT[:8]),
             steps=fewer_steps,
-            iterations=self.iterations * 4 // 3,
-            lr=1e-2,
-            lr_schedule="cosine",
-            validate_every=max(1, self.iterations // 3),
-            validation=4,
+            iterations=self.iterations * 5 // 2,
             held_out_seeds=1,
-            strength="1",  # a demo takes minutes
-            **learning,
+            gradient="" if self.gradient == "exact" else self.gradient,
+            guidance_scale=5.0,
+            seed=self.seed,
+            tracker=[],
         )
         audit = AuditConfig(
             prompts=AUDITED,

@@ -76,7 +76,7 @@ class GuideConfig(TaskConfig):
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
-        within: where the noise stays: shell, l2, linf or free. See `Noise`.
+        within: where the noise stays: spectrum, shell, l2, linf or free. See `Noise`.
         budget: how far the noise may go, for l2 and linf.
         picture: the file of a picture to start from, inverted to noise, instead of a seed. It is
             inverted by the rule of the pipeline's own scheduler, and so drawn with that.
@@ -101,7 +101,7 @@ class GuideConfig(TaskConfig):
     prompts: Prompts = field(default_factory=list)
     pictures: int | None = None
     learn: str = "noise"
-    within: str = "shell"
+    within: str = "spectrum"
     budget: float | None = None
     picture: str | None = None
     preset: str = ""
@@ -134,7 +134,7 @@ class GuideConfig(TaskConfig):
             raise UnknownNameError(
                 f"learn={self.learn!r} is unknown; choose one of {', '.join(LEARNED)}"
             )
-        if self.learn == "embedding" and (self.within != "shell" or self.budget is not None):
+        if self.learn == "embedding" and (self.within != "spectrum" or self.budget is not None):
             raise InvalidInputError(
                 f"within={self.within!r} and budget={self.budget} say where the noise may go, and "
                 f"learn='embedding' leaves it where it is; drop them, or learn 'noise' or 'both'"

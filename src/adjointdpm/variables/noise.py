@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from adjointdpm.errors import (
@@ -23,8 +23,9 @@ from adjointdpm.support import tensor_file
 from adjointdpm.support.schema import Facts, check_facts
 from adjointdpm.variables.base import Variable, check_tensors
 
-Within = Literal["free", "shell", "linf", "l2"]
+Within = Literal["free", "shell", "spectrum", "linf", "l2"]
 FORMAT = "adjointdpm-noise"
+LAYOUT = 9.0  # see `Noise`: three times the amplitude
 
 
 class _ExampleFacts(Facts):
@@ -47,6 +48,11 @@ class Noise(Variable):
 
     - "free": anywhere. The regulariser "likelihood" can hold it instead.
     - "shell": at the norm of its start.
+    - "spectrum": at the energy of its start in every octave of spatial frequencies from two cycles
+      per picture on; below, in what decides colours and layout, at no more than `LAYOUT` times the
+      energy of natural noise. On the shell most metrics pull the noise towards something smooth,
+      and what it takes from its detail the picture lacks. Noise without height and width stays on
+      the shell.
     - "linf": no number further than `budget` from its start, as in adversarial attacks.
     - "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; noise has unit
       variance, so 0.1 is a tenth of its own size.
@@ -72,7 +78,7 @@ class Noise(Variable):
         self,
         examples: Sequence[Example],
         start: Float[Tensor, "n *shape"],
-        within: Within | str = "shell",
+        within: Within | str = "spectrum",
         budget: float | None = None,
     ) -> None:
         _check(examples, start, within, budget)
@@ -123,7 +129,9 @@ class Noise(Variable):
     def project(self) -> None:
         """Move each noise to the nearest point of the set that `within` names."""
         noise, start = self.noise, self.start.to(self.noise)
-        if self.within == "shell":
+        if self.within == "spectrum" and noise.ndim > 3:
+            noise.copy_(_in_spectrum(noise, start))
+        elif self.within in ("shell", "spectrum"):
             norm = _norms(noise)
             noise.copy_(torch.where(norm > 0, noise * (_norms(start) / norm), start))
         elif self.within == "linf":
@@ -282,6 +290,35 @@ def _check(examples: Sequence[Example], start: Tensor, within: str, budget: floa
 
 def _norms(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *ones"]:
     return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _in_spectrum(
+    noise: Float[Tensor, "n *shape height width"], start: Float[Tensor, "n *shape height width"]
+) -> Float[Tensor, "n *shape height width"]:
+    """The nearest noise with the energy of `start` in every octave but the lowest; see `Noise`."""
+    octave = _octaves(noise.shape[-2], noise.shape[-1]).to(noise.device)
+    spectrum = torch.fft.fft2(noise, norm="ortho")
+    found, wanted = (_energies(x, octave) for x in (spectrum, torch.fft.fft2(start, norm="ortho")))
+    natural = noise[0, ..., 0, 0].numel() * (octave == 0).sum()
+    wanted[:, 0] = torch.minimum(found[:, 0], LAYOUT * natural)
+    factor = torch.where(found > 0, (wanted / found).sqrt(), 1)[:, octave]
+    factor = factor.reshape(len(noise), *[1] * (noise.ndim - 3), *octave.shape)
+    return torch.fft.ifft2(spectrum * factor, norm="ortho").real
+
+
+def _energies(
+    spectrum: Shaped[Tensor, "n *shape height width"], octave: Int[Tensor, "height width"]
+) -> Float[Tensor, "n octaves"]:
+    power = spectrum.abs().square().flatten(1, -3).sum(1)
+    sums = torch.zeros(len(power), int(octave.max()) + 1, device=power.device, dtype=power.dtype)
+    return sums.index_add_(1, octave.flatten(), power.flatten(1))
+
+
+def _octaves(height: int, width: int) -> Int[Tensor, "height width"]:
+    """Of each frequency: 0 up to one cycle per picture, 1 for two, 2 for three and four."""
+    rows, columns = (torch.fft.fftfreq(size).mul(size).abs() for size in (height, width))
+    cycles = torch.maximum(rows[:, None], columns[None, :])
+    return cycles.clamp(min=1).log2().sub(1e-4).ceil().long()
 
 
 def _naturalness(
