@@ -30,15 +30,16 @@ def warm(images: torch.Tensor) -> torch.Tensor:
 
 
 def probe(model, **changes: Any) -> TemplateProbe:
-    settings = {
+    drawn: dict[str, Any] = {
         "render": Renderer(model, 20, 5.0),
         "metric": metrics.resolve(warm),
         "preservation": 0.2,
-        "token": "<x>",
         "initial": None,
         "training": TRAINING,
+        "lost": None,
     }
-    return TemplateProbe(**settings | changes)
+    drawn |= {name: changes.pop(name) for name in drawn.keys() & changes.keys()}
+    return TemplateProbe(WordPictures(**drawn), "<x>", **changes)
 
 
 @pytest.mark.slow
@@ -229,10 +230,10 @@ def test_words_that_lose_the_subject_are_not_where_a_token_starts(tiny, monkeypa
     plain = torch.full((2, 3, 8, 8), 0.5)
     values = {"gray": 0.3, "white": 0.0, "blue": 0.2}
     asked = probe(tiny, lost=lost)
-    assert asked._pictures._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
-    assert probe(tiny)._pictures._keeping(values, pictures, plain) == values
+    assert asked.pictures._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
+    assert probe(tiny).pictures._keeping(values, pictures, plain) == values
     lost_already = torch.ones_like(plain)
-    assert asked._pictures._keeping(values, pictures, lost_already) == values
+    assert asked.pictures._keeping(values, pictures, lost_already) == values
 
 
 def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
@@ -264,7 +265,8 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     assert (choice.initial, choice.lost) == (words[2], 0.0)
     written = [BACKGROUND.format(prompt=TRAINING[0].prompt, token=w) for w in words[:6]]
     assert looked == [TRAINING[0].prompt, *written]
-    named = replace(asked, initial=words[0]).choose(BACKGROUND)
+    pictures = replace(asked.pictures, initial=words[0])
+    named = replace(asked, pictures=pictures).choose(BACKGROUND)
     assert (named.initial, named.lost) == (words[0], 1.0)  # what the user names is taken, and said
 
 

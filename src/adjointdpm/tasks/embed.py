@@ -27,6 +27,7 @@ from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.sentences import Choice, chosen_template
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import TemplateProbe
+from adjointdpm.tasks.word_pictures import WordPictures
 from adjointdpm.variables import Example, TokenEmbedding
 
 README = "README.md"
@@ -191,27 +192,26 @@ def _chosen(
         return score(guard.metric, images, prompts).mean().item()
 
     asked = None if guard is None else lost
-    probe = TemplateProbe(
+    pictures = WordPictures(
+        render, metric, config.preservation, config.initial, sets.training, asked
+    )
+    trial = SentenceTrial(
         render,
         metric,
         config.preservation,
         config.token,
-        config.initial,
+        config.vectors,
+        config.max_norm,
+        config.lr,
         sets.training,
-        [*sets.validation, *sets.held_out],
-        SentenceTrial(
-            render,
-            metric,
-            config.preservation,
-            config.token,
-            config.vectors,
-            config.max_norm,
-            config.lr,
-            sets.training,
-            sets.validation,
-            asked,
-        ),
+        sets.validation,
         asked,
+    )
+    probe = TemplateProbe(
+        pictures,
+        config.token,
+        [*sets.validation, *sets.held_out],
+        trial,
         sets.validation,
         0.0 if guard is None else guard.limit({}),
     )

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import PromptError
-from adjointdpm.metrics import Metric
-from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.tasks.learning import check_metric
 from adjointdpm.tasks.sentences import Choice, Sentence
 from adjointdpm.tasks.start_word import Start, StartSearch
@@ -43,33 +40,23 @@ _NOTHING = 0.1  # change, see `Sentence`, below which there is no point in tryin
 
 @dataclass(frozen=True)
 class TemplateProbe:
-    """Draws rough pictures with existing words in the token's place.
+    """Compares sentences by rough pictures with existing words in the token's place.
 
     Args:
-        render: how the run draws; the probe takes fewer steps.
-        metric: what the run minimises.
-        preservation: weight of the content, as in the run.
+        pictures: draws them.
         token: the new token.
-        initial: the word that it starts at; None lets the probe choose one.
-        training: examples to draw.
-        others: further examples that the run will draw; the token must fit into their prompts.
+        others: examples beside those of the pictures; the token must fit into their prompts too.
         trial: learns for a moment in the most promising sentences; None leaves it at their promise.
-        lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
         validation: examples of which finer pictures are drawn with a word, before a token
             starts there.
-        limit: the share of them that may be lost.
+        limit: the share of their subjects that may be lost.
 
     """
 
-    render: Renderer
-    metric: Metric
-    preservation: float
+    pictures: WordPictures
     token: str
-    initial: str | None
-    training: Sequence[Example]
     others: Sequence[Example] = ()
     trial: Callable[[str, str], float | None] | None = None
-    lost: Callable[[Tensor, Sequence[str]], float] | None = None
     validation: Sequence[Example] = ()
     limit: float = 0.0
 
@@ -86,9 +73,9 @@ class TemplateProbe:
             MetricError: see `check_metric`.
 
         """
-        started = time.perf_counter()
+        started, seen = time.perf_counter(), self.pictures
         with stats(memory=False) as cost:
-            check_metric(self.render, self.metric, self.training)
+            check_metric(seen.render, seen.metric, seen.training)
             choice = self._choose(own)
         seconds = time.perf_counter() - started
         return replace(choice, seconds=seconds, network_calls=cost.network_calls)
@@ -162,23 +149,18 @@ class TemplateProbe:
             self._check(template)
         except PromptError as error:  # another sentence may leave the token in
             return Sentence(template, refused=str(error))
-        pictures = self._pictures
+        pictures = self.pictures
         return pictures.seen(template, pictures.words(_WORDS), pictures.plain[:FEW])
 
     def _check(self, template: str) -> None:
         """Raise PromptError if the token would not be read in an example's prompt."""
-        pipe = self.render.model.pipe
-        word = self.initial or self._pictures.words(1)[0]
+        pictures = self.pictures
+        pipe = pictures.render.model.pipe
+        word = pictures.initial or pictures.words(1)[0]
         token = TokenEmbedding(pipe, self.token, word, template=template)
         with token:
-            token.check([*self.training, *self.others])
-
-    @cached_property
-    def _pictures(self) -> WordPictures:
-        return WordPictures(
-            self.render, self.metric, self.preservation, self.initial, self.training, self.lost
-        )
+            token.check([*pictures.training, *self.others])
 
     @cached_property
     def _search(self) -> StartSearch:
-        return StartSearch(self._pictures, self.validation, self.limit)
+        return StartSearch(self.pictures, self.validation, self.limit)
