@@ -110,7 +110,7 @@ def test_the_spectrum_keeps_the_energy_of_every_octave_but_bounds_the_lowest(sha
     torch.testing.assert_close(variable.noise.detach().double(), noise, rtol=1e-5, atol=1e-5)
 
 
-def test_the_spectrum_of_noise_without_height_and_width_is_its_norm() -> None:
+def test_the_spectrum_of_unusual_noise_keeps_what_it_started_with() -> None:
     shapes = [(7, 5), (6,)]
     for shape in shapes:
         spectrum, shell = (
@@ -119,6 +119,9 @@ def test_the_spectrum_of_noise_without_height_and_width_is_its_norm() -> None:
         spectrum.project()
         shell.project()
         assert torch.equal(spectrum.noise, shell.noise)
+    inverted = Noise(EXAMPLES, natural(3) + 5, "spectrum")  # further than the bound already
+    inverted.project()
+    torch.testing.assert_close(inverted.noise.detach(), inverted.start)
     zeros = Noise(EXAMPLES, torch.zeros(3, *SHAPE), "spectrum")
     zeros.project()
     assert not zeros.noise.isnan().any()

@@ -369,6 +369,17 @@ class _Watched(Renderer):
             yield part, images
 
 
+def _stays(config: GuideConfig) -> str:
+    """Where the noise stays, in a sentence."""
+    if config.budget is not None:
+        return f"The noise stays near its start: {config.within}, budget {config.budget:g}."
+    return {
+        "spectrum": "The noise keeps its detail at every scale (`spectrum`).",
+        "shell": "The noise keeps its norm (`shell`).",
+        "free": "The noise may go anywhere (`free`).",
+    }[config.within]
+
+
 def _story(config: GuideConfig, metric: str) -> Story:
     learned = {
         "noise": "the initial noise",
@@ -376,12 +387,7 @@ def _story(config: GuideConfig, metric: str) -> Story:
         "both": "the initial noise and the prompt's embedding",
     }
     what = learned[config.learn]
-    within = (
-        ""
-        if config.learn == "embedding"
-        else f" The noise stays within: {config.within}"
-        + ("." if config.budget is None else f", budget {config.budget:g}.")
-    )
+    within = "" if config.learn == "embedding" else f" {_stays(config)}"
     start = "" if config.picture is None else " It started from a picture, inverted to noise."
     title = f"`{config.prompt}`, guided"
     return Story(

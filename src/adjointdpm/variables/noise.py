@@ -50,9 +50,9 @@ class Noise(Variable):
     - "shell": at the norm of its start.
     - "spectrum": at the energy of its start in every octave of spatial frequencies from two cycles
       per picture on; below, in what decides colours and layout, at no more than `LAYOUT` times the
-      energy of natural noise. On the shell most metrics pull the noise towards something smooth,
-      and what it takes from its detail the picture lacks. Noise without height and width stays on
-      the shell.
+      energy of natural noise, or that of its start if it is larger. On the shell most metrics pull
+      the noise towards something smooth, and what it takes from its detail the picture lacks. Noise
+      without height and width stays on the shell.
     - "linf": no number further than `budget` from its start, as in adversarial attacks.
     - "l2": the root mean square change, ‖z − z0‖ / sqrt(d), at most `budget`; noise has unit
       variance, so 0.1 is a tenth of its own size.
@@ -300,7 +300,9 @@ def _in_spectrum(
     spectrum = torch.fft.fft2(noise, norm="ortho")
     found, wanted = (_energies(x, octave) for x in (spectrum, torch.fft.fft2(start, norm="ortho")))
     natural = noise[0, ..., 0, 0].numel() * (octave == 0).sum()
-    wanted[:, 0] = torch.minimum(found[:, 0], LAYOUT * natural)
+    # A start that a picture was inverted to may be further from natural than that.
+    most = wanted[:, 0].clamp(min=LAYOUT * natural)
+    wanted[:, 0] = torch.minimum(found[:, 0], most)
     factor = torch.where(found > 0, (wanted / found).sqrt(), 1)[:, octave]
     factor = factor.reshape(len(noise), *[1] * (noise.ndim - 3), *octave.shape)
     return torch.fft.ifft2(spectrum * factor, norm="ortho").real
