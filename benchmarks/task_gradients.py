@@ -38,6 +38,7 @@ RESULTS = "task-gradients"
 WORK = Path(__file__).parent / "work" / "task-gradients"
 SEEDS = (31, 32)
 _LIMIT = 1200  # seconds of one run
+_NOTHING = 0.02  # of the metric's value before: if no method gains as much, nothing is compared
 #: Last steps only, a few backward passes spread over all steps, all steps, and the paper's ODE.
 METHODS = ("truncated:last=5", "truncated:last=10", "interpolated:vjps=5", "exact", "adjoint")
 #: What is learned, and for how many seeds: a picture's result depends on its seed most.
@@ -155,9 +156,10 @@ def _of_methods(runs: Mapping[Case, Mapping[str, Any]]) -> str:
     rows = []
     for task, method in product(TASKS, METHODS):
         mine = {c: f for c, f in runs.items() if (c.task, c.method) == (task, method)}
-        shares = [_share(case, runs) for case, facts in mine.items() if "change" in facts]
+        mine = {c: f for c, f in mine.items() if "change" in f and _share(c, runs) is not None}
+        shares = [_share(case, runs) or 0.0 for case in mine]
         if shares:
-            minutes = [facts["cpu_seconds"] / 60 for facts in mine.values() if "change" in facts]
+            minutes = [facts["cpu_seconds"] / 60 for facts in mine.values()]
             gains = [share / m for share, m in zip(shares, minutes, strict=True)]
             rows.append(
                 [
@@ -180,11 +182,15 @@ def _of_methods(runs: Mapping[Case, Mapping[str, Any]]) -> str:
     return table(head, rows)
 
 
-def _share(case: Case, runs: Mapping[Case, Mapping[str, Any]]) -> float:
-    """A run's gain, as a share of the largest of all methods for the same task, metric and seed."""
+def _share(case: Case, runs: Mapping[Case, Mapping[str, Any]]) -> float | None:
+    """A run's gain, as a share of the largest of all methods for the same task, metric and seed.
+
+    None: no method gained anything.
+    """
     same = [facts for other, facts in runs.items() if other[:3] == case[:3] and "change" in facts]
     largest = max(-facts["change"] for facts in same)
-    return -runs[case]["change"] / largest if largest > 0 else 0.0
+    nothing = largest <= _NOTHING * max(abs(facts["before"]) for facts in same)
+    return None if nothing else -runs[case]["change"] / largest
 
 
 def _of_runs(runs: Mapping[Case, Mapping[str, Any]]) -> str:
