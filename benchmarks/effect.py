@@ -26,7 +26,7 @@ from torch import Tensor
 from adjointdpm import metrics
 from adjointdpm.metrics import MOODS, Metric
 from adjointdpm.metrics.networks.judge import Judge
-from adjointdpm.metrics.subject_recognition import judge_prompts
+from adjointdpm.metrics.subject_recognition import SubjectJudge
 from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.picture_files import read_picture
@@ -105,7 +105,7 @@ def measure(
         force=True,
     )
     recognise, metric, examples = (
-        judge_prompts(judge),
+        SubjectJudge(judge),
         metrics.resolve(text),
         config.sets().held_out,
     )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.subject_recognition import (
-    judge_prompts,
+    SubjectJudge,
     named_concept,
     named_concepts,
     recogniser_for,
@@ -33,9 +34,13 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
         def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
             return torch.arange(8.0).expand(len(images), 8)  # "fox" first, then g f e d
 
-    recognise = judge_prompts(Fixed())  # pyright: ignore[reportArgumentType]
+    recognise = SubjectJudge(Fixed())  # pyright: ignore[reportArgumentType]
     prompts = ["a noto emoji of a fox", "b or a", "d", "nothing"]
-    assert recognise(torch.zeros(4, 3, 4, 4), prompts) == [True, False, True, False]
+    pictures = torch.zeros(4, 3, 4, 4)
+    assert recognise(pictures, prompts) == [True, False, True, False]
+    assert recognise.first()(pictures, prompts) == [True, False, False, False]
+    assert LostSubject(recognise)(pictures, prompts).tolist() == [0, 1, 0, 1]
+    assert LostSubject(recognise, recognise.first())(pictures, prompts).tolist() == [0, 1, 0.5, 1]
 
 
 def test_there_is_a_judge_only_if_it_knows_every_prompt() -> None:

@@ -17,10 +17,13 @@ class LostSubject(Metric):
 
     Args:
         recognise: whether each picture shows what its prompt names.
+        clearly: whether it does so clearly. With this, a picture that shows its subject and not
+            clearly counts as half lost.
 
     """
 
     recognise: Recogniser
+    clearly: Recogniser | None = None
     takes_videos = True
 
     @property
@@ -32,5 +35,7 @@ class LostSubject(Metric):
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Ask for each picture."""
         stills = samples[:, samples.shape[1] // 2] if samples.ndim == 5 else samples
-        found = self.recognise(stills, list(prompts or ()))
-        return torch.tensor([float(not hit) for hit in found], device=samples.device)
+        asked = [self.recognise] if self.clearly is None else [self.recognise, self.clearly]
+        found = [recognise(stills, list(prompts or ())) for recognise in asked]
+        lost = [1 - sum(hits) / len(asked) for hits in zip(*found, strict=True)]
+        return torch.tensor(lost, device=samples.device)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -42,21 +43,28 @@ def named_concept(prompt: str, concepts: Sequence[str]) -> str | None:
     return next(iter(named_concepts(prompt, concepts)), None)
 
 
-def judge_prompts(judge: Judge, top: int = TOP) -> Recogniser:
-    """Ask the judge whether the concept that a prompt names is among its first `top`."""
-    index = {name: i for i, name in enumerate(judge.concepts)}
+@dataclass(frozen=True)
+class SubjectJudge:
+    """Asks the judge whether the concept that a prompt names is among its first `top`."""
 
-    def recognise(
-        images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    judge: Judge
+    top: int = TOP
+
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> list[bool]:
-        best = judge.concept_logits(images).topk(top).indices.tolist()
-        names = [named_concept(prompt, judge.concepts) for prompt in prompts]
+        """As a `Recogniser`."""
+        concepts = self.judge.concepts
+        best = self.judge.concept_logits(images).topk(self.top).indices.tolist()
+        names = [named_concept(prompt, concepts) for prompt in prompts]
         return [
-            name is not None and index[name] in found
+            name is not None and concepts.index(name) in found
             for name, found in zip(names, best, strict=True)
         ]
 
-    return recognise
+    def first(self) -> "SubjectJudge":
+        """The same, for the judge's first concept alone."""
+        return SubjectJudge(self.judge, 1)
 
 
 def recogniser_for(
@@ -74,4 +82,4 @@ def recogniser_for(
         return None
     judge = Judge.load()
     known = all(named_concept(prompt, judge.concepts) for prompt in prompts)
-    return judge_prompts(judge) if known else None
+    return SubjectJudge(judge) if known else None

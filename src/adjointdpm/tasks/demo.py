@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adjointdpm.metrics.networks.judge import Judge
-from adjointdpm.metrics.subject_recognition import Recogniser, judge_prompts
+from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.loop import Interrupted
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
@@ -189,7 +189,7 @@ def demo(
         Interrupted: a signal arrived. Only the first part can be resumed; the others start anew.
 
     """
-    judge, title = judge_prompts(Judge.load()), f"learning {TOKEN}"
+    judge, title = SubjectJudge(Judge.load()), f"learning {TOKEN}"
     report(title, 0, parts.embed.iterations, "drawing the untouched model's pictures")
     result = embed(
         model,

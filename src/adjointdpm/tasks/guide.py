@@ -292,7 +292,9 @@ def guide(
         _story(config, metric.name),
         recognise=recognise,
         command=command,
-        guard=None if recognise is None else judge_guard(recognise, config.count, looks=None),
+        guard=None
+        if recognise is None
+        else judge_guard(recognise, config.count, looks=None, clearly=True),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
         strength_examples=[] if recognise is None else config.strength_examples(),

@@ -1,7 +1,7 @@
 """The judge as guard: what a task may not lose on its way to a better metric."""
 
 from adjointdpm.metrics.lost_subject import LostSubject
-from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
@@ -14,6 +14,7 @@ def judge_guard(
     bound: float | None = None,
     looks: int | None = LOOKS,
     untouched: float | None = None,
+    clearly: bool = False,
 ) -> Guard:
     """A guard that counts the subjects which the judge no longer finds.
 
@@ -23,10 +24,14 @@ def judge_guard(
         bound: the share that may be lost; None: a tenth, or one picture of few, and none of one,
             and half a tenth where a strength is chosen.
         looks, untouched: see `Guard`.
+        clearly: whether a subject that the judge no longer takes for the likeliest counts as half
+            lost. One picture that is moved until it just passes would else be what a person no
+            longer recognises.
 
     """
     aim = None
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
         aim = min(bound, _SUBJECTS_LOST / 2)
-    return Guard(LostSubject(recognise), bound, looks, untouched, aim)
+    first = recognise.first() if clearly and isinstance(recognise, SubjectJudge) else None
+    return Guard(LostSubject(recognise, first), bound, looks, untouched, aim)
