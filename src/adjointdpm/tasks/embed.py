@@ -192,13 +192,14 @@ def _chosen(
         return score(guard.metric, images, prompts).mean().item()
 
     asked = None if guard is None else lost
-    pictures = WordPictures(
-        render, metric, config.preservation, config.initial, sets.training, asked
-    )
+    # A judge says itself whether the content is kept. Its weight would choose words that change
+    # nothing, and the run lowers it where it costs all that is gained.
+    preservation = config.preservation if guard is None else 0.0
+    pictures = WordPictures(render, metric, preservation, config.initial, sets.training, asked)
     trial = SentenceTrial(
         render,
         metric,
-        config.preservation,
+        preservation,
         config.token,
         config.vectors,
         config.max_norm,
