@@ -21,7 +21,7 @@ def guide(**changes: Any) -> GuideConfig:
 
 @pytest.mark.parametrize(
     ("learn", "lr", "backtrack", "pictures"),
-    [("noise", 0.3, 0, 1), ("both", 0.1, 0, 1), ("embedding", 0.05, 2, 4)],
+    [("noise", 0.3, 0, 1), ("both", 0.05, 0, 1), ("embedding", 0.05, 2, 4)],
 )
 def test_noise_and_embeddings_have_settings_of_their_own(
     learn: str, lr: float, backtrack: int, pictures: int

@@ -70,7 +70,7 @@ class GuideConfig(TaskConfig):
     Args:
         prompt: what to draw.
         prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
-        lr: the learning rate; without it, 0.3 for noise, 0.05 for an embedding, 0.1 for both.
+        lr: the learning rate; without it, 0.3 for noise, 0.05 for an embedding or both.
         backtrack: after so many looks without a better objective, go back to the best state and
             halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
@@ -176,7 +176,7 @@ class GuideConfig(TaskConfig):
         alone = self.learn == "embedding"
         several = alone and self.picture is None
         usual = {
-            "lr": {"noise": 0.3, "embedding": 0.05, "both": 0.1}.get(self.learn, 0.1),
+            "lr": 0.3 if self.learn == "noise" else 0.05,
             "backtrack": 2 if alone else 0,
             "pictures": 4 if several else 1,
             "retry_after": 0 if self.gradient else 10,
