@@ -277,6 +277,7 @@ def guide(
     render = replace(render, noises=starts)
 
     parts = _parts(render, config, sets.training)
+    clearly = config.learn != "embedding"  # which is judged on other pictures than it learns from
 
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
@@ -294,7 +295,7 @@ def guide(
         command=command,
         guard=None
         if recognise is None
-        else judge_guard(recognise, config.count, looks=None, clearly=True),
+        else judge_guard(recognise, config.count, looks=None, clearly=clearly),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
         strength_examples=[] if recognise is None else config.strength_examples(),
