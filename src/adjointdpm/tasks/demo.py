@@ -105,7 +105,7 @@ class DemoConfig:
     only_embed: bool = False
 
     def parts(self) -> Parts:
-        """The settings of each part: the style's are those of `stylize`.
+        """The settings of each part: the style's are those of `stylize`, with a guidance of 5.
 
         Raises:
             InvalidInputError, UnknownNameError: a setting is out of range.
