@@ -120,8 +120,14 @@ def test_noise_and_encodings_of_any_layout_are_learned(shape, tmp_path) -> None:
             changed = (draw(variable).detach() - plain).flatten(1).abs().amax(1) > 1e-4
             assert changed.tolist() == [True, variable is noise]
         variable.save(tmp_path)
-    norms = [x.flatten(1).norm(dim=1) for x in (noise.noise.detach(), noise.start)]
-    torch.testing.assert_close(*norms)
+    held = noise.noise.detach().clone()
+    noise.project()
+    torch.testing.assert_close(noise.noise.detach(), held)
+    shell = Noise(examples, noise.start, within="shell")
+    with torch.no_grad():
+        shell.noise.mul_(2)
+    shell.project()
+    torch.testing.assert_close(shell.noise.detach(), noise.start)
     assert noise.regularisers().keys() == {"distance", "likelihood", "norm"}
     assert ("autocorrelation_vertical" in noise.naturalness()[0]) == (len(shape) > 2)
     assert torch.equal(Noise.read(tmp_path / "noise.safetensors")[1], noise.noise)
