@@ -130,7 +130,7 @@ def test_noise_and_encodings_of_any_layout_are_learned(shape, tmp_path) -> None:
     torch.testing.assert_close(shell.noise.detach(), noise.start)
     assert noise.regularisers().keys() == {"distance", "likelihood", "norm"}
     assert ("autocorrelation_vertical" in noise.naturalness()[0]) == (len(shape) > 2)
-    assert torch.equal(Noise.read(tmp_path / "noise.safetensors")[1], noise.noise)
+    assert torch.equal(Noise.read(tmp_path / "noise.safetensors")[1], held)
 
 
 def test_a_memory_budget_counts_any_decoder() -> None:
