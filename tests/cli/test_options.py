@@ -66,14 +66,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rank": 8,
         "alpha": None,
         "target_module": ["to_q", "to_k", "to_v", "to_out.0"],
-        "lr": 0.03,
+        "lr": None,
+        "patience": 6,
         "preservation": 0.5,
     },
     "align": SAMPLER
     | LOOP
     | MINIBATCHES
     | {
-        "lr": 0.03,
+        "lr": None,
+        "patience": 6,
         "full": False,
         "rank": 8,
         "guard": None,

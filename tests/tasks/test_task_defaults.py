@@ -34,6 +34,27 @@ def test_noise_and_embeddings_have_settings_of_their_own(
     assert (given.lr, given.backtrack, given.pictures) == (0.3, 1, 2)
 
 
+@pytest.mark.parametrize("optimizer", ["normalized", "adam", "prodigy", "lbfgs"])
+def test_the_learning_rate_is_that_of_what_is_learned_and_of_the_optimizer(optimizer: str) -> None:
+    free = optimizer in ("prodigy", "lbfgs")
+    learning: dict[str, Any] = {"metric": METRIC, "prompts": PROMPTS, "optimizer": optimizer}
+    assert AlignConfig(**learning).lr == (1.0 if free else 0.03)
+    assert AlignConfig(**learning, full=True).lr == (1.0 if free else 0.004)
+    assert AlignConfig(**learning, full=True, lr=0.2).loop_settings().lr == 0.2
+    assert guide(optimizer=optimizer).lr == (1.0 if free else 0.3)
+
+
+def test_there_is_time_for_smaller_steps_before_a_run_is_given_up() -> None:
+    learning: dict[str, Any] = {"metric": METRIC, "prompts": PROMPTS}
+    configs = [
+        AlignConfig(**learning),
+        StylizeConfig(style="x.png", prompts=PROMPTS),
+        EmbedConfig(token="<x>", **learning),
+        guide(learn="embedding"),
+    ]
+    assert all(0 < config.backtrack < config.patience for config in configs if config.backtrack)
+
+
 @pytest.mark.parametrize(("steps", "last"), [(1, 1), (4, 2), (20, 5), (50, 13)])
 def test_tasks_differentiate_the_last_quarter_of_the_steps(steps: int, last: int) -> None:
     learning = {"metric": METRIC, "prompts": PROMPTS, "steps": steps}

@@ -48,6 +48,14 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     ),
 }
 
+#: Those that find the size of their steps, which `lr` multiplies.
+_FREE_OF_LR = ("prodigy", "lbfgs")
+
+
+def usual_lr(optimizer: str, natural: float) -> float:
+    """The usual `lr` of an optimiser: 1 if it finds its own steps, else `natural`."""
+    return 1.0 if optimizer in _FREE_OF_LR else natural
+
 
 def check_optimizer(name: str) -> None:
     """Raise UnknownNameError unless there is an optimiser of that name."""

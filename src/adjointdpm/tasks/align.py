@@ -12,6 +12,7 @@ from adjointdpm.metrics import Metric, WeightedSum
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Record
+from adjointdpm.optimization.optimizers import usual_lr
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.checks import check_number
 from adjointdpm.tasks.config import LearningConfig, check_counts
@@ -44,6 +45,10 @@ class AlignConfig(LearningConfig):
             strength keeps to that), and two standard errors of another guard.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         validation: number of validation pictures, of training prompts with fresh seeds.
+        lr: the learning rate; without it, 1 for prodigy and lbfgs, and for others 0.03 for a LoRA
+            and 0.004 for all weights, which move every layer at once.
+        patience: stop after so many looks without a better objective. Every second one halves the
+            steps, so more than two, or there would be no smaller steps.
         kl: weight of how far the network's predictions are from the untouched model's, on the
             sampler's own way.
 
@@ -63,11 +68,15 @@ class AlignConfig(LearningConfig):
     held_out_seeds: int = 2
     validation: int = 8
     iterations: int = 30
-    lr: float = 0.03
+    lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    patience: int = 6
     preservation: float = 0.0
     kl: float = 5.0
 
     def __post_init__(self) -> None:
+        if self.lr is None:
+            lr = usual_lr(self.optimizer, 0.004 if self.full else 0.03)
+            object.__setattr__(self, "lr", lr)
         super().__post_init__()
         check_counts(self, "rank")
         self._check_unused()

@@ -77,6 +77,8 @@ def diagnose(
     seen: Seen,
     settings: Settings,
     advice: str = ADVICE,
+    *,
+    ended: bool = False,
 ) -> Diagnosis | None:
     """Say why nothing has been gained so far, or None if something was or it is too early.
 
@@ -86,6 +88,7 @@ def diagnose(
         seen: what was seen of pictures.
         settings: the loop's.
         advice: what to do if pictures do not depend on what is learned.
+        ended: whether the loop has no more chance to lower the content's weight by itself.
 
     """
     looks = [record["validation"] for record in history if "validation" in record]
@@ -106,7 +109,7 @@ def diagnose(
         (_too_small(steps, moved, settings) if moved is not None else None)
         or (_same_pictures(moved, looks, seen, settings, advice) if moved is not None else None)
         or _too_large(steps, looks, seen, settings)
-        or _content(looks, seen, settings)
+        or (_content(looks, seen, settings) if ended or not settings.relax else None)
     )
 
 
@@ -128,7 +131,7 @@ def diagnose_end(
     low, high = held_out.get("interval") or (held_out["change"], held_out["change"])
     if high < 0:
         return None
-    if (found := diagnose(history, seen, settings, advice)) is not None:
+    if (found := diagnose(history, seen, settings, advice, ended=True)) is not None:
         return found
     looks = [record["validation"] for record in history if "validation" in record]
     if _gains(looks, seen, 1.0):
@@ -190,9 +193,11 @@ def _too_large(
     seen: Seen,
     settings: Settings,
 ) -> Diagnosis | None:
-    """One step that leaves nothing of the start, or an objective that grows."""
+    """One step that leaves nothing of the start, or an objective that grows with the metric."""
     first = steps[0].get("moved", 0.0) if steps[0]["iteration"] == 1 else 0.0
-    grows = looks[-1]["objective"] - looks[0]["objective"] > _WORSE * _unit(looks, seen)
+    rises = looks[-1]["objective"] - looks[0]["objective"] > _WORSE * _unit(looks, seen)
+    # Where the metric falls, it is the content's weight that is too large: see `_content`.
+    grows = rises and looks[-1]["metric"] >= looks[0]["metric"]
     if len(looks) < 2 or (first <= _TOO_LARGE and not grows):
         return None
     what = (

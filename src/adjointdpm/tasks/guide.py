@@ -12,6 +12,7 @@ from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, 
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
+from adjointdpm.optimization.optimizers import usual_lr
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines.any_pipeline import AnyPipeline, check_family, encoding_arguments
@@ -70,7 +71,8 @@ class GuideConfig(TaskConfig):
     Args:
         prompt: what to draw.
         prompts: a list (on the command line, a file) of the one prompt, in place of prompt.
-        lr: the learning rate; without it, 0.3 for noise, 0.05 for an embedding or both.
+        lr: the learning rate; without it, 1 for prodigy and lbfgs, and for others 0.3 for noise,
+            0.05 for an embedding or both.
         backtrack: after so many looks without a better objective, go back to the best state and
             halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
@@ -176,7 +178,7 @@ class GuideConfig(TaskConfig):
         alone = self.learn == "embedding"
         several = alone and self.picture is None
         usual = {
-            "lr": 0.3 if self.learn == "noise" else 0.05,
+            "lr": usual_lr(self.optimizer, 0.3 if self.learn == "noise" else 0.05),
             "backtrack": 2 if alone else 0,
             "pictures": 4 if several else 1,
             "retry_after": 0 if self.gradient else 10,
