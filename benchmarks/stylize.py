@@ -23,7 +23,6 @@ from adjointdpm.pipelines import load
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.tasks.demo import HELD_OUT, prompts_of, reference_pattern
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
-from adjointdpm.variables.lora import ATTENTION
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -40,9 +39,6 @@ from training.concepts import load_concepts
 
 ARMS = ("exact", "adjoint", "truncated:last=5", "truncated:last=1")
 STEPS = 20
-# Textures are drawn by convolutions: with attention alone, half the distance costs most of the
-# subjects.
-LAYERS = [*ATTENTION, "conv1", "conv2", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Learning:
     def run(self, gradient: str, style: Path, folder: Path) -> dict[str, Any]:
         """One arm: its `result.json` and its history."""
         training, held_out = concepts(self.tuning)
+        more: dict[str, Any] = {"rank": self.rank} if self.rank else {"full": True}
         config = StylizeConfig(
             style=str(style),
             prompts=prompts_of(training),
@@ -75,8 +72,7 @@ class Learning:
             steps=STEPS,
             guidance_scale=5.0,
             gradient=gradient,
-            full=self.rank == 0,
-            **({"rank": self.rank, "target_module": LAYERS} if self.rank else {}),
+            **more,
             seed=7 if self.tuning else 0,
             iterations=self.iterations,
             batch=2,

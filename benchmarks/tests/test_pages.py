@@ -22,6 +22,7 @@ from benchmarks import (
     pipeline_cost,
     pipeline_memory,
     stability,
+    style_references,
     stylize,
     task_gradients,
     vocabulary,
@@ -49,6 +50,7 @@ WRITERS = {
     "pipeline-memory": pipeline_memory.main,
     "pipelines": all_pipelines.main,
     "interruption": soak.main,
+    "style-references": style_references.main,
     "stylize": stylize.main,
     "task-gradients": task_gradients.main,
     "vocabulary": vocabulary.main,
@@ -63,7 +65,7 @@ def nothing_is_measured(monkeypatch):
     pipelines = (pipeline_cost, pipeline_memory)
     commands = (defaults, documented_commands, task_gradients)
     inside = (audit_memory, few_vjps, inversion, memory, overhead, page_speed)
-    tiny = (aligned, effect, stylize, vocabulary)
+    tiny = (aligned, effect, style_references, stylize, vocabulary)
     for module in (common, *inside, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 

@@ -65,7 +65,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "full": False,
         "rank": 8,
         "alpha": None,
-        "target_module": ["to_q", "to_k", "to_v", "to_out.0"],
+        "target_module": [],
         "lr": None,
         "patience": 6,
         "preservation": 0.5,

@@ -20,6 +20,8 @@ from adjointdpm.variables import (
     Variable,
     Weights,
 )
+from adjointdpm.variables.lora_layers import attention_layers, texture_layers
+from adjointdpm.variables.networks import denoiser
 from benchmarks.pipelines.cases import build, shaping
 from benchmarks.pipelines.check import arguments_of
 
@@ -172,6 +174,28 @@ def test_a_lora_reaches_every_attention() -> None:
             if isinstance(module, nn.Linear) and ".attn" in layer and ".norm" not in layer
         }
         assert attentions <= changed
+
+
+def test_layers_that_draw_textures_come_beside_attention_where_a_network_has_them() -> None:
+    every = {
+        "StableDiffusionPipeline": {"conv1", "conv2", "proj_in", "proj_out", "net.0.proj", "net.2"},
+        "FluxPipeline": {"proj_out", "net.0.proj", "net.2"},
+        "ZImagePipeline": set(),
+    }
+    for name, textures in every.items():
+        pipe = build(name)
+        network = denoiser(pipe)[1]
+        attentions, layers = attention_layers(network), texture_layers(network)
+        assert layers[: len(attentions)] == attentions
+        assert textures <= set(layers[len(attentions) :])
+        changed = {key.split(".lora_")[0] for key in LoRA(pipe, target_modules=layers).tensors()}
+        assert all(any(layer.endswith(end) for layer in changed) for end in layers)
+        plain = {name for name, module in network.named_modules() if is_convolution(module)}
+        assert {layer for layer in plain if layer.endswith(("conv1", "conv2"))} <= changed
+
+
+def is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d)
 
 
 def test_a_network_without_attention_is_refused_with_names_of_its_layers() -> None:

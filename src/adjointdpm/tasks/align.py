@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as with_default
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import nn
 
 from adjointdpm import metrics
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
@@ -20,7 +22,8 @@ from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, learn
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import LoRA, Variable, Weights
-from adjointdpm.variables.lora import ATTENTION
+from adjointdpm.variables.lora_layers import attention_layers
+from adjointdpm.variables.networks import denoiser
 
 _NETWORKS = ("unet", "transformer", "prior", "decoder")  # what a denoiser's folder may be called
 _OF_LORA = ("rank", "alpha", "target_module")
@@ -34,7 +37,8 @@ class AlignConfig(LearningConfig):
         full: learn all weights of the denoiser instead of a LoRA.
         rank: rank of the LoRA.
         alpha: alpha of the LoRA; without it, the rank.
-        target_module: layers that the LoRA changes, by how their names end: conv1.
+        target_module: layers that the LoRA changes, by how their names end: conv1. Without any, the
+            projections of all attentions.
         clip_reward: the value at which the metric is good enough, so that nothing is gained beyond
             it; as the report shows it, so for a reward the value that it should reach.
         guard: a metric that must not get worse, given as --metric is, or none. Without it, where
@@ -61,7 +65,7 @@ class AlignConfig(LearningConfig):
     full: bool = False
     rank: int = 8
     alpha: float | None = None
-    target_module: list[str] = with_default(default_factory=lambda: list(ATTENTION))
+    target_module: list[str] = with_default(default_factory=list)
     clip_reward: float | None = None
     guard: str | None = None
     guard_bound: float | None = None
@@ -72,10 +76,11 @@ class AlignConfig(LearningConfig):
     patience: int = 6
     preservation: float = 0.0
     kl: float = 5.0
+    _LORA_LR: ClassVar[float] = 0.03
 
     def __post_init__(self) -> None:
         if self.lr is None:
-            lr = usual_lr(self.optimizer, 0.004 if self.full else 0.03)
+            lr = usual_lr(self.optimizer, 0.004 if self.full else self._LORA_LR)
             object.__setattr__(self, "lr", lr)
         super().__post_init__()
         check_counts(self, "rank")
@@ -103,8 +108,12 @@ class AlignConfig(LearningConfig):
         """What is learned."""
         if self.full:
             return Weights(pipe)
-        targets = None if self.target_module == list(ATTENTION) else self.target_module
-        return LoRA(pipe, self.rank, self.alpha, targets, self.seed)
+        layers = self.target_module or self.usual_layers(denoiser(pipe)[1])
+        return LoRA(pipe, self.rank, self.alpha, layers, self.seed)
+
+    def usual_layers(self, network: nn.Module) -> list[str]:
+        """The layers that a LoRA changes where none are named."""
+        return attention_layers(network)
 
     def resolve_guard(self, metric: Metric, recognise: Recogniser | None) -> Guard | None:
         """The guard that was asked for, or else the judge, if there is one.

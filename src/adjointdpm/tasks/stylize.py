@@ -6,7 +6,9 @@ It is `align` with the Gram distance to the picture as its metric.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import nn
 
 from adjointdpm import metrics
 from adjointdpm.metrics import GramStyle, Metric, WeightedSum
@@ -17,6 +19,7 @@ from adjointdpm.tasks.align import AlignConfig, align, learned_in_words, use_in_
 from adjointdpm.tasks.learning import Story
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import Variable
+from adjointdpm.variables.lora_layers import texture_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,9 @@ class StylizeConfig(AlignConfig):
             file.py:function.
         weight: the weights of the Gram distance and of each metric, in this order; without any,
             all weigh 1.
+        target_module: see `AlignConfig`; without any, the projections of all attentions and the
+            layers that draw textures: convolutions, and those around an attention.
+        lr: see `AlignConfig`; without it, 0.015 for a LoRA.
 
     """
 
@@ -36,6 +42,11 @@ class StylizeConfig(AlignConfig):
     metric: list[str] = field(default_factory=list)
     preservation: float = 0.5
     kl: float = 0.0
+    _LORA_LR: ClassVar[float] = 0.015
+
+    def usual_layers(self, network: nn.Module) -> list[str]:
+        """The layers that a LoRA changes where none are named."""
+        return texture_layers(network)
 
     def resolve_metric(self) -> Metric:
         """The Gram distance, and what else was asked for."""

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from adjointdpm.errors import InvalidInputError, OutputError
 from adjointdpm.support.files import write_bytes
 from adjointdpm.support.safetensors_bytes import save
-from adjointdpm.variables.attention_layers import attention_layers
 from adjointdpm.variables.base import Variable, as_unit, check_tensors, compare_tensors, rms
 from adjointdpm.variables.freezing import Flags, freeze, parameters, unfreeze
+from adjointdpm.variables.lora_layers import attention_layers
 from adjointdpm.variables.networks import denoiser
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of a UNet's attentions
 FILE = "pytorch_lora_weights.safetensors"
 
 
