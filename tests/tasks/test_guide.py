@@ -43,6 +43,45 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int)
 
 
+class _Asked(Exception):
+    """Ends a run that has said how it would be judged."""
+
+
+@pytest.mark.parametrize(
+    ("learn", "from_picture", "expected"),
+    [
+        ("noise", False, True),
+        ("both", False, True),
+        ("embedding", False, False),  # it is measured on other seeds
+        ("embedding", True, True),
+    ],
+)
+def test_a_picture_that_is_judged_itself_must_show_its_subject_clearly(
+    tmp_path, monkeypatch, learn: str, from_picture: bool, expected: bool
+) -> None:
+    asked = {}
+
+    def ask(recognise, pictures, **settings):
+        asked.update(settings)
+        raise _Asked
+
+    monkeypatch.setattr("adjointdpm.tasks.guide.judge_guard", ask)
+    model, start = load("tiny"), {}
+    if from_picture:
+        (tmp_path / "mine.png").write_bytes(png(torch.rand(3, 64, 64)))
+        start["picture"] = str(tmp_path / "mine.png")
+        monkeypatch.setattr("adjointdpm.tasks.guide._inverted", lambda *_: model.noise(1, 0))
+    config = GuideConfig(metric=["color:mood=teal"], prompt=PROMPT, learn=learn, **SHORT, **start)
+    with pytest.raises(_Asked):
+        guide(
+            model,
+            config,
+            RunFolder.open(tmp_path / "run", {}),
+            recognise=lambda images, prompts: [True] * len(images),
+        )
+    assert asked["clearly"] is expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
 def test_a_run_that_starts_from_a_picture_leaves_all_that_draws_it(
