@@ -170,9 +170,14 @@ def why_not(command: str) -> str | None:
 
 
 def run_document(
-    document: Document, folder: Path, limit: float, threads: int
+    document: Document,
+    folder: Path,
+    limit: float,
+    threads: int,
+    former: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]] | None:
-    """Run a document's commands; None if somebody stopped one."""
+    """Run a document's commands but those with a former result; None if somebody stopped one."""
+    known = {run["command"]: run for run in former}
     shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name, content in document.files.items():
         (folder / name).write_text(content, "utf-8")
@@ -180,6 +185,9 @@ def run_document(
     for command in document.commands:
         if reason := why_not(command):
             found.append({"command": command, "not_run": reason})
+            continue
+        if command in known:
+            found.append(known[command])
             continue
         tell(f"{document.name}: {command}")
         words = shlex.split(command)
@@ -244,6 +252,10 @@ def main(
         list[str] | None, typer.Option(help="A document, such as README.md. Repeatable.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also what has not changed.")] = False,
+    holding: Annotated[
+        str | None,
+        typer.Option(help="With --again: commands with this text; others keep their outputs."),
+    ] = None,
     limit: Annotated[float, typer.Option(help="Seconds of one command.")] = 900,
     threads: Annotated[int | None, typer.Option(help="Of each process; all cores.")] = None,
     page: Page = None,
@@ -261,7 +273,9 @@ def main(
             chosen = document.name in only if only else True
             if not chosen or (former and former["key"] == document.key and not again):
                 continue
-            found = _in_scratch(document, limit, used)
+            runs = former["runs"] if former and holding else []
+            kept_runs = [run for run in runs if holding and holding not in run["command"]]
+            found = _in_scratch(document, limit, used, kept_runs)
             if found is None:
                 break
             kept["documents"][document.name] = {"key": document.key, "runs": found}
@@ -275,10 +289,12 @@ def _kept() -> dict[str, Any]:
     return read_results(RESULTS) if has_results(RESULTS) else {"documents": {}}
 
 
-def _in_scratch(document: Document, limit: float, threads: int) -> list[dict[str, Any]] | None:
+def _in_scratch(
+    document: Document, limit: float, threads: int, former: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]] | None:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            return run_document(document, Path(scratch), limit, threads)
+            return run_document(document, Path(scratch), limit, threads, former)
         except BaseException:
             stop_all()
             raise
