@@ -105,8 +105,9 @@ def test_only_changed_documents_are_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     ran = []
 
-    def run(document, folder, limit, threads):
+    def run(document, folder, limit, threads, former):
         ran.append(document.name)
+        assert former == []
         return []
 
     monkeypatch.setattr(documented_commands, "run_document", run)
@@ -124,6 +125,22 @@ def test_only_changed_documents_are_run_again(tmp_path, monkeypatch):
     documented_commands.main(threads=1, only=["b.md"], again=True)
     assert ran[3:] == ["b.md"]
     assert list(common.read_results("documented-commands")["documents"]) == ["b.md"]
+
+
+def test_one_command_of_a_document_is_run_again_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    ran = tmp_path / "ran"
+    program = [sys.executable, "-c", f"import sys; open({str(ran)!r}, 'a').write(sys.argv[1])"]
+    monkeypatch.setattr(documented_commands, "ADJOINTDPM", program)
+    document = Document("a.md", ["adjointdpm x", "adjointdpm y", "adjointdpm z"], {})
+    monkeypatch.setattr(documented_commands, "documents", lambda: [document])
+    documented_commands.main(threads=1, holding="y")  # nothing is known yet
+    before = common.read_results("documented-commands")["documents"]["a.md"]["runs"]
+    documented_commands.main(threads=1, again=True, holding="y")
+    after = common.read_results("documented-commands")["documents"]["a.md"]["runs"]
+    assert ran.read_text() == "xyzy"
+    assert [after[0], after[2]] == [before[0], before[2]]
+    assert after[1]["seconds"] != before[1]["seconds"]
 
 
 def test_the_files_that_documented_commands_name_exist():
