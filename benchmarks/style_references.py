@@ -10,12 +10,14 @@ judge knows all subjects.
 import json
 import math
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from adjointdpm.errors import OutputError
@@ -187,6 +189,10 @@ def draw(path: Path) -> None:
         views = {"before": "before", "after": "after"}
         bands.append(Band(folder, result, views, WORK / f"{reference}.png"))
     write_storyboard(bands, path)
+    with Image.open(path) as sheet:
+        small = BytesIO()
+        sheet.quantize(256).save(small, "PNG", optimize=True)
+    write_bytes(path, small.getvalue())
 
 
 def main(
