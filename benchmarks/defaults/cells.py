@@ -15,7 +15,7 @@ from adjointdpm.support.files import write_bytes, write_text
 from adjointdpm.tasks.demo import prompts_of
 from adjointdpm.tasks.guide import LEARNED
 from benchmarks.defaults import own_metrics
-from benchmarks.defaults.pictures import PICTURES
+from benchmarks.reference_pictures import PICTURES
 from training.concepts import load_concepts
 
 SEEDS = (101, 102)
