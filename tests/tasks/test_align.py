@@ -170,6 +170,8 @@ def test_the_guard_bounds_the_strength(cls, tmp_path) -> None:
             guard = Guard(FunctionMetric(changed, "changed"), size / 2 if bound is None else bound)
             found = settle_strength(render, variable, metric, examples, guard)
             chosen[bound] = found["chosen"]
+            more = {row["strength"] for row in found["curve"]} - {*STRENGTHS, *FURTHER}
+            assert len(more) == (bound is None)
             expected = next(r for r in found["curve"] if r["strength"] == found["chosen"])
             now = render.score(metric, render.look(examples, variable), [""] * 4).mean().item()
             assert now == pytest.approx(expected["metric"], rel=1e-4, abs=1e-9)
@@ -253,7 +255,7 @@ def test_the_judge_is_the_guard_where_there_is_one(tmp_path) -> None:
     _, result = run(tmp_path, "run", recognise, guard=None)
     assert "judge" in result["strength"]["guard_name"]
     assert result["strength"]["by"] == "guard"
-    assert result["strength"]["guard_limit"] == pytest.approx(0.05)  # half of what may be lost
+    assert result["strength"]["guard_limit"] == pytest.approx(0.075)  # less than the tenth that may be lost
     assert asked
 
 
@@ -336,7 +338,7 @@ def test_strength_is_chosen_on_pictures_of_its_own() -> None:
     assert len(own) == 4
     assert not seeds & {example.seed for example in own}
     assert {example.prompt for example in own} <= set(config.prompts)
-    assert len({example.prompt for example in own}) == 2
+    assert len({example.prompt for example in own}) == 3  # and one of them twice
 
 
 def test_stylize_is_align_with_a_style() -> None:
@@ -345,3 +347,36 @@ def test_stylize_is_align_with_a_style() -> None:
     names = settings_of(style).keys() - settings_of(AlignConfig(**SHORT, metric=["a"])).keys()
     assert names == {"style"}
     assert StylizeConfig(style="a.png", prompts=PROMPTS, strength=0.5).wanted_strength == 0.5  # pyright: ignore[reportArgumentType]
+
+
+def test_one_strength_more_is_tried_half_way_to_the_next_that_loses_too_much() -> None:
+    from adjointdpm.tasks.strength import _half_way
+
+    def between(*lost: float, aim: float | None = None) -> float | None:
+        curve = [
+            {"strength": s, "metric": 1 - s, "guard": share, "guard_error": 0.0}
+            for s, share in zip((0.0, 0.5, 0.75, 1.0), lost, strict=True)
+        ]
+        return _half_way(curve, Guard(UNEVEN, 0.1, aim=aim))
+
+    assert between(0.0, 0.0, 0.2, 0.3) == 0.625
+    assert between(0.0, 0.0, 0.05, 0.3) == 0.875
+    assert between(0.0, 0.0, 0.08, 0.3, aim=0.05) == 0.625
+    assert between(0.0, 0.0, 0.0, 0.0) is None  # nothing larger was drawn
+    assert between(0.0, 0.3, 0.3, 0.3) is None  # nothing is kept
+
+
+def test_the_strength_is_chosen_on_as_many_prompts_as_can_be_and_some_have_two_pictures() -> None:
+    def prompts(count: int, pictures: int) -> list[str]:
+        names = [f"a {chr(97 + i)}" for i in range(count)]
+        config = AlignConfig(
+            prompts=names, held_out=["z"], metric=["color:mood=dusk"], strength_pictures=pictures
+        )
+        examples = config.strength_examples()
+        assert len({example.seed for example in examples}) == pictures
+        return [example.prompt for example in examples]
+
+    many, few = prompts(26, 24), prompts(15, 24)
+    assert (len(many), len(set(many)), len(set(few))) == (24, 18, 15)
+    assert max(map(many.count, many)) == 2
+    assert prompts(1, 1) == ["a a"]

@@ -29,7 +29,8 @@ class LostSubject(Metric):
     @property
     def name(self) -> str:
         """What its mean is."""
-        return "share of subjects that the judge no longer finds"
+        unclear = "" if self.clearly is None else ", or half where it is unsure"
+        return "share of subjects that the judge no longer finds" + unclear
 
     @torch.no_grad()
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:

@@ -1,7 +1,7 @@
 """A second measure, which must not get worse while the metric gets better."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adjointdpm.metrics import Metric
@@ -26,6 +26,7 @@ class Guard:
             on its way, as noise does, is then only not kept there.
         aim: a smaller bound, for the choice among many states. The best of those that just pass is
             often one that passes by luck.
+        finer: what is measured for that choice, in place of the metric.
 
     """
 
@@ -34,6 +35,11 @@ class Guard:
     looks: int | None = LOOKS
     untouched: float | None = None
     aim: float | None = None
+    finer: Metric | None = None
+
+    def for_choice(self) -> "Guard":
+        """What guards the choice among many states."""
+        return self if self.finer is None else replace(self, metric=self.finer, finer=None)
 
     def limit(self, start: Mapping[str, float]) -> float:
         """The worst mean that is still taken.

@@ -45,9 +45,11 @@ class AlignConfig(LearningConfig):
             the bundled judge knows the prompts' subjects, the share of them that it finds. States
             that it refuses are not kept, and it ends a run that only pleases its metric.
         guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
-            (or one picture, where that is more; and 5 points where a strength is chosen, if a
-            strength keeps to that), and two standard errors of another guard.
+            (or one picture, where that is more; and 7.5 points where a strength is chosen, if one
+            keeps to that, with subjects that became unclear as half lost), and two standard errors
+            of another guard.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
+        strength_pictures: see `LearningConfig`.
         validation: number of validation pictures, of training prompts with fresh seeds.
         lr: the learning rate; without it, 1 for prodigy and lbfgs, and for others 0.03 for a LoRA
             and 0.004 for all weights, which move every layer at once.
@@ -70,6 +72,7 @@ class AlignConfig(LearningConfig):
     guard: str | None = None
     guard_bound: float | None = None
     held_out_seeds: int = 2
+    strength_pictures: int = 24
     validation: int = 8
     iterations: int = 30
     lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]

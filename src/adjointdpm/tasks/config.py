@@ -176,8 +176,8 @@ class LearningConfig(TaskConfig):
         validation: number of validation pictures, of training prompts with fresh seeds.
         strength: how much of what was learned is kept, a number from 0 to 2, or auto: as much as
             gains most while the guard stays within its bound, and without a guard all of it.
-        strength_pictures: pictures for choosing the strength, two of each prompt; they are of
-            training prompts, with seeds of their own.
+        strength_pictures: pictures for choosing the strength, of as many training prompts as can
+            be, with seeds of their own.
 
     Raises:
         PromptError: no prompts, blank ones, too few to hold any out, prompts in both lists, or
@@ -265,11 +265,15 @@ class LearningConfig(TaskConfig):
         return wanted
 
     def strength_examples(self) -> list[Example]:
-        """What is drawn to choose the strength: two seeds a prompt, seen by no step and no look."""
-        pairs = (self.strength_pictures + 1) // 2
-        prompts = [self.prompts[i % len(self.prompts)] for i in range(pairs)] * 2
+        """What is drawn to choose the strength, with seeds that no step and no look has seen.
+
+        As many prompts as there can be: what is lost differs more from prompt to prompt than from
+        seed to seed. A quarter of the pictures are second ones of a prompt, for diversity.
+        """
+        count = self.strength_pictures
+        once = self.prompts[: count - count // 4]
         first = 3 * SEED_RANGE * self.seed + SEED_RANGE + self.validation
-        return number(prompts[: self.strength_pictures], first)
+        return number([once[i % len(once)] for i in range(count)], first)
 
     def _hold_out(self) -> None:
         """Move every fourth prompt, from the second on, to the held-out ones."""

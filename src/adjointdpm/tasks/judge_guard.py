@@ -5,6 +5,7 @@ from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
+_AIM = 0.075  # the same where a strength is chosen, with subjects that became unclear as half lost
 
 
 def judge_guard(
@@ -18,20 +19,24 @@ def judge_guard(
 ) -> Guard:
     """A guard that counts the subjects which the judge no longer finds.
 
+    Where a strength is chosen, subjects that are no longer clear count as half lost. Lost ones are
+    too rare among some 20 pictures to tell strengths apart, and subjects become unclear first.
+
     Args:
         recognise: the judge.
         pictures: on how many it is asked.
         bound: the share that may be lost; None: a tenth, or one picture of few, and none of one,
-            and half a tenth where a strength is chosen.
+            and a little less where a strength is chosen.
         looks, untouched: see `Guard`.
         clearly: whether a subject that the judge no longer takes for the likeliest counts as half
-            lost. One picture that is moved until it just passes would else be what a person no
-            longer recognises.
+            lost everywhere. One picture that is moved until it just passes would else be what a
+            person no longer recognises.
 
     """
     aim = None
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-        aim = min(bound, _SUBJECTS_LOST / 2)
-    first = recognise.first() if clearly and isinstance(recognise, SubjectJudge) else None
-    return Guard(LostSubject(recognise, first), bound, looks, untouched, aim)
+        aim = min(bound, _AIM)
+    first = recognise.first() if isinstance(recognise, SubjectJudge) else None
+    finer = LostSubject(recognise, first)
+    return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)

@@ -55,17 +55,25 @@ def settle_strength(
     """
     learned = {name: tensor.detach().clone() for name, tensor in variable.tensors().items()}
     strengths = STRENGTHS if wanted is None else sorted({0.0, wanted})
+    guard = guard and guard.for_choice()
     guard = _on_these(render, variable, examples, guard)
     measure = _measure(render, variable, metric, examples, guard)
     curve: list[Row] = []
     further = FURTHER if wanted is None and guard is not None else ()
-    for strength in (*strengths, *further):
-        if strength in further and guard and _best(curve, guard)[0] != curve[-1]["strength"]:
-            break
+
+    def draw(strength: float) -> None:
         variable.load_tensors(learned)
         variable.load_tensors(variable.at_strength(strength))
         variable.project()
         curve.append({"strength": strength} | measure())
+        curve.sort(key=lambda row: row["strength"])
+
+    for strength in (*strengths, *further):
+        if strength in further and guard and _best(curve, guard)[0] != curve[-1]["strength"]:
+            break
+        draw(strength)
+    if further and guard and (between := _half_way(curve, guard)):
+        draw(between)
     _divide_by_first(curve, "spread", "diversity")
     found: dict[str, Any] = {"examples": len(examples), "curve": curve}
     if wanted is not None:
@@ -86,6 +94,15 @@ def settle_strength(
     variable.load_tensors(variable.at_strength(chosen))
     variable.project()
     return found | {"chosen": chosen, "by": by}
+
+
+def _half_way(curve: Sequence[Row], guard: Guard) -> float | None:
+    """Between what was chosen and the next strength, which loses too much; None if it does not."""
+    chosen, decided = _best(curve, guard)
+    larger = [row for row in curve if row["strength"] > chosen]
+    if not chosen or not larger or decided.accepts(larger[0], curve[0]):
+        return None
+    return (chosen + larger[0]["strength"]) / 2
 
 
 def _best(curve: Sequence[Row], guard: Guard) -> tuple[float, Guard]:

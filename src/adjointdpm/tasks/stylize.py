@@ -35,8 +35,6 @@ class StylizeConfig(AlignConfig):
         target_module: see `AlignConfig`; without any, the projections of all attentions and the
             layers that draw textures: convolutions, and those around an attention.
         lr: see `AlignConfig`; without it, 0.015 for a LoRA.
-        strength_pictures: see `LearningConfig`; one lost subject of 24 is still within the guard's
-            aim of 5 points.
 
     """
 
@@ -44,7 +42,6 @@ class StylizeConfig(AlignConfig):
     metric: list[str] = field(default_factory=list)
     preservation: float = 0.5
     kl: float = 0.0
-    strength_pictures: int = 24
     _LORA_LR: ClassVar[float] = 0.015
 
     def usual_layers(self, network: nn.Module) -> list[str]:
