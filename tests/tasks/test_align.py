@@ -175,6 +175,14 @@ def test_the_guard_bounds_the_strength(cls, tmp_path) -> None:
             expected = next(r for r in found["curve"] if r["strength"] == found["chosen"])
             now = render.score(metric, render.look(examples, variable), [""] * 4).mean().item()
             assert now == pytest.approx(expected["metric"], rel=1e-4, abs=1e-9)
+        lenient = FunctionMetric(lambda images: images.new_zeros(len(images)), "lenient")
+        variable.load_tensors(learned)
+        finer = FunctionMetric(changed, "changed")
+        found = settle_strength(
+            render, variable, metric, examples, Guard(lenient, size / 2, finer=finer)
+        )
+        assert found["guard_name"] == "changed"
+        assert found["chosen"] == chosen[None]
         assert chosen[1e9] == FURTHER[-1]
         assert 0 < chosen[None] < 1
         assert chosen[0.0] == 0
@@ -255,7 +263,9 @@ def test_the_judge_is_the_guard_where_there_is_one(tmp_path) -> None:
     _, result = run(tmp_path, "run", recognise, guard=None)
     assert "judge" in result["strength"]["guard_name"]
     assert result["strength"]["by"] == "guard"
-    assert result["strength"]["guard_limit"] == pytest.approx(0.075)  # less than the tenth that may be lost
+    assert result["strength"]["guard_limit"] == pytest.approx(
+        0.075
+    )  # less than the tenth that may be lost
     assert asked
 
 

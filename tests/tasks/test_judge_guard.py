@@ -44,8 +44,14 @@ def test_one_of_the_first_five_is_enough_for_many_pictures_and_for_another_recog
     judge: Any = Ranked()
     many = judge_guard(SubjectJudge(judge), 8)
     assert many.metric(PICTURES, ["b"]).item() == 0
+    choice = many.for_choice()
+    assert [choice.metric(PICTURES, [name]).item() for name in "abg"] == [0.0, 0.5, 1.0]
+    assert choice.bound == many.bound
+    assert "unsure" in choice.metric.name
+    assert "unsure" not in many.metric.name
     other = judge_guard(lambda images, prompts: [True], 1, clearly=True)
     assert other.metric(PICTURES, ["b"]).item() == 0
+    assert other.for_choice().metric(PICTURES, ["b"]).item() == 0
 
 
 @pytest.mark.parametrize("judged", [True, False])
