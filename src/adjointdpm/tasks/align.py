@@ -45,9 +45,8 @@ class AlignConfig(LearningConfig):
             the bundled judge knows the prompts' subjects, the share of them that it finds. States
             that it refuses are not kept, and it ends a run that only pleases its metric.
         guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
-            (or one picture, where that is more; and 7.5 points where a strength is chosen, if one
-            keeps to that, with subjects that became unclear as half lost), and two standard errors
-            of another guard.
+            (or one picture, where that is more, but where a strength is chosen, which also counts
+            subjects that became unclear as half lost), and two standard errors of another guard.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         strength_pictures: see `LearningConfig`.
         validation: number of validation pictures, of training prompts with fresh seeds.

@@ -5,7 +5,6 @@ from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
-_AIM = 0.075  # the same where a strength is chosen, with subjects that became unclear as half lost
 
 
 def judge_guard(
@@ -25,8 +24,8 @@ def judge_guard(
     Args:
         recognise: the judge.
         pictures: on how many it is asked.
-        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one,
-            and a little less where a strength is chosen.
+        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one;
+            a tenth at most where a strength is chosen, if one keeps to that.
         looks, untouched: see `Guard`.
         clearly: whether a subject that the judge no longer takes for the likeliest counts as half
             lost everywhere. One picture that is moved until it just passes would else be what a
@@ -36,7 +35,7 @@ def judge_guard(
     aim = None
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-        aim = min(bound, _AIM)
+        aim = min(bound, _SUBJECTS_LOST)
     first = recognise.first() if isinstance(recognise, SubjectJudge) else None
     finer = LostSubject(recognise, first)
     return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)
