@@ -263,9 +263,7 @@ def test_the_judge_is_the_guard_where_there_is_one(tmp_path) -> None:
     _, result = run(tmp_path, "run", recognise, guard=None)
     assert "judge" in result["strength"]["guard_name"]
     assert result["strength"]["by"] == "guard"
-    assert result["strength"]["guard_limit"] == pytest.approx(
-        0.075
-    )  # less than the tenth that may be lost
+    assert result["strength"]["guard_limit"] == pytest.approx(0.1)
     assert asked
 
 
