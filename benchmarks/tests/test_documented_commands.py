@@ -69,6 +69,7 @@ def test_a_page_shows_what_its_commands_print_where_it_showed_something():
         ("adjointdpm guide --prompt cat --metric a.py:b", None),
         ("adjointdpm inspect ./flux", "model that is not bundled, ./flux"),
         ("adjointdpm embed --model owner/name --prompts p.txt", "not bundled, owner/name"),
+        ("adjointdpm app", "serves a page until it is stopped"),
         ("accelerate launch -m adjointdpm embed", "several processes"),
         ("adjointdpm embed …", "not written out"),
     ],
