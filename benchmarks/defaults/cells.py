@@ -56,7 +56,8 @@ WORDS = {
 #: What no picture can be below, for each metric; 0 where nothing is said.
 LEAST = {"sharpness": -2.0, "vignette": -1.0}
 #: Settings were tried on metrics like these, with other prompts and seeds, or a failure in this
-#: table led to another rule (evening, gram-gingham, picture, saturation): they count apart.
+#: table led to another rule (evening, gram-dots, gram-gingham, picture, saturation): they count
+#: apart.
 LIKE_TUNING = (
     "sepia",
     "brightness",
@@ -67,6 +68,7 @@ LIKE_TUNING = (
     "gram-gingham",
     "picture",
     "symmetry",
+    "gram-dots",
 )
 #: What each task's command line begins with. Metrics of Gram matrices are learned by stylize, all
 #: others by align.
