@@ -95,6 +95,10 @@ def test_a_change_smaller_than_its_noise_is_said_to_be() -> None:
     assert found is not None
     assert found.cause == "noise"
     assert "-0.020" in found.what
+    assert "--preservation below 0.2" in found.change
+    free = diagnose_end(records(0.5, 0.4, 0.3), SEEN, replace(SETTINGS, preservation=0.0), BAD)
+    assert free is not None
+    assert "--preservation" not in free.change
 
 
 def test_advice_on_the_learning_rate_goes_the_right_way() -> None:

@@ -135,12 +135,17 @@ def diagnose_end(
         return found
     looks = [record["validation"] for record in history if "validation" in record]
     if _gains(looks, seen, 1.0):
+        freer = (
+            f" A --preservation below {settings.preservation:g} lets pictures change more."
+            if settings.preservation
+            else ""
+        )
         return Diagnosis(
             "noise",
             f"The change on held-out pictures, {held_out['change']:.3f}, is smaller than its own "
             f"noise: its 95 % interval goes from {low:.3f} to {high:.3f}.",
             "More --iterations make it larger; more and more different --prompts make it hold for "
-            "others.",
+            f"others.{freer}",
         )
     return Diagnosis(
         "unclear",
