@@ -44,9 +44,9 @@ class AlignConfig(LearningConfig):
         guard: a metric that must not get worse, given as --metric is, or none. Without it, where
             the bundled judge knows the prompts' subjects, the share of them that it finds. States
             that it refuses are not kept, and it ends a run that only pleases its metric.
-        guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share
-            (or one picture, where that is more, but where a strength is chosen, which also counts
-            subjects that became unclear as half lost), and two standard errors of another guard.
+        guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share,
+            or one picture, where that is more, and two standard errors of another guard. Where a
+            strength is chosen, subjects that became unclear to the judge count as half lost.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         strength_pictures: see `LearningConfig`.
         validation: number of validation pictures, of training prompts with fresh seeds.
