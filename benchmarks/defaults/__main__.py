@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from adjointdpm.cli import app
 from adjointdpm.errors import UnknownNameError
+from adjointdpm.metrics.subject_recognition import recogniser_for
+from adjointdpm.support.picture_files import read_picture
 from benchmarks.common import (
     Page,
     PageOnly,
@@ -79,11 +82,18 @@ class Task:
             return None
         asked = {} if self.iterations is None else {"asked_iterations": self.iterations}
         kept = {"command": arguments, "limit": limit, "code_version": version} | asked
-        return kept | facts_of(finished, former)
+        return kept | facts_of(finished, former, judge=self.cell.judged_here)
 
 
-def facts_of(finished: Finished, folder: Path) -> dict[str, Any]:
-    """What is kept of a run: how it ended, and what its `result.json` says."""
+def facts_of(finished: Finished, folder: Path, *, judge: bool = False) -> dict[str, Any]:
+    """What is kept of a run: how it ended, and what its `result.json` says.
+
+    Args:
+        finished: the process.
+        folder: the run's.
+        judge: the run had no judge, and it is asked here.
+
+    """
     facts: dict[str, Any] = {
         "code": finished.code,
         "seconds": finished.seconds,
@@ -98,10 +108,25 @@ def facts_of(finished: Finished, folder: Path) -> dict[str, Any]:
     facts |= {key: held_out[key] for key in ("before", "after", "change", "interval", "examples")}
     if "recognised" in held_out:
         facts["recognised"] = [held_out["recognised"][view] for view in ("before", "after")]
+    elif judge:
+        facts["recognised"] = judged(folder, result["pictures"])
+        facts["resembling"] = held_out["resembling"]["after"]
     facts |= {key: course[key] for key in ("iterations", "best_iteration", "stopped")}
     used = ("iterations", "lr", "optimizer", "gradient", "steps", "template", "preservation")
     facts["config"] = {key: result["config"][key] for key in used if key in result["config"]}
     return facts
+
+
+def judged(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The share of a run's pictures in which the judge finds the subject, before and after."""
+    prompts = [row["prompt"] for row in rows]
+    recognise = recogniser_for(prompts)
+    assert recognise is not None
+    shares = []
+    for view in ("before", "after"):
+        images = torch.stack([read_picture(folder / row[view]) for row in rows])
+        shares.append(sum(recognise(images, prompts)) / len(prompts))
+    return shares
 
 
 def code_version() -> str:

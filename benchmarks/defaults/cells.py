@@ -4,12 +4,14 @@ None of these pictures, prompts and seeds may be used to choose a default, and n
 but those in `LIKE_TUNING`. Where a failure here led to another rule, its metric belongs there.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
 
+from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import png
 from adjointdpm.support.files import write_bytes, write_text
 from adjointdpm.tasks.demo import prompts_of
@@ -70,6 +72,8 @@ LIKE_TUNING = (
     "symmetry",
     "gram-dots",
 )
+#: A copy of the bundled model. The program takes it for somebody's own, and has no judge for it.
+OWN_MODEL = "own-model"
 #: What each task's command line begins with. Metrics of Gram matrices are learned by stylize, all
 #: others by align.
 TASKS = {
@@ -83,6 +87,9 @@ TASKS = {
     "guide-both": ["guide", "--learn", "both"],
     "stylize": ["stylize"],
     "align": ["align"],
+    "embed-own-model": ["embed", "--model", OWN_MODEL],
+    "stylize-own-model": ["stylize", "--model", OWN_MODEL],
+    "align-own-model": ["align", "--model", OWN_MODEL],
 }
 
 #: The grid: the flags of its runs, beside ten times the iterations of the default run.
@@ -123,6 +130,14 @@ class Cell:
         """The command of `adjointdpm`."""
         return TASKS[self.task][0]
 
+    @property
+    def judged_here(self) -> bool:
+        """Whether the program has no judge for it, and the benchmark asks one.
+
+        The stand-in for a text's similarity is the judge's own verdict.
+        """
+        return OWN_MODEL in TASKS[self.task] and self.metric != "text"
+
     def arguments(self) -> list[str]:
         """The command line after `adjointdpm`, without flags that have a default but the seed."""
         command, metric = TASKS[self.task], METRICS[self.metric]
@@ -138,7 +153,8 @@ class Cell:
     def grid(self) -> list[list[str]]:
         """The flags of each run of the cell's grid, beside its iterations."""
         patience = ["--patience", PATIENCE[self.command]]
-        rates = [[*_ADAM, rate, *patience] for rate in RATES[self.task]]
+        rate_of = RATES[self.task.removesuffix(f"-{OWN_MODEL}")]
+        rates = [[*_ADAM, rate, *patience] for rate in rate_of]
         if self.command != "embed":
             return rates
         return [[*rate, "--template", text] for text, rate in product(TEMPLATES, rates)]
@@ -155,7 +171,7 @@ def cells(only: Sequence[str] = ()) -> list[Cell]:
     every = [
         Cell(task, metric, seed)
         for seed, metric, task in product(SEEDS, METRICS, TASKS)
-        if task != ("align" if metric.startswith("gram") else "stylize")
+        if TASKS[task][0] != ("align" if metric.startswith("gram") else "stylize")
     ]
     return [c for c in every if not only or any(fnmatch(c.name, pattern) for pattern in only)]
 
@@ -169,6 +185,7 @@ def supply(folder: Path) -> None:
     """Write the files that the command lines name."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "prompts.txt", "\n".join(prompts()) + "\n")
+    shutil.copytree(BUNDLED["tiny"], folder / OWN_MODEL, dirs_exist_ok=True)
     write_text(folder / "own.py", Path(own_metrics.__file__).read_text("utf-8"))
     for name, draw in PICTURES.items():
         write_bytes(folder / f"{name}.png", png(draw()))

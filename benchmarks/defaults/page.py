@@ -178,6 +178,8 @@ def _row(cell: Cell, result: Verdict, facts: Mapping[str, Any]) -> list[str]:
     if result.grid_runs and not result.complete:
         share += f" ({result.grid_runs} of {result.grid_size} runs)"
     judge = " → ".join(f"{value:.0%}" for value in facts.get("recognised") or ()) or "–"
+    if "resembling" in facts:
+        judge += f" (alike {facts['resembling']:.0%})"
     return [
         metric,
         str(cell.seed),

@@ -51,17 +51,18 @@ def test_the_table_is_as_large_as_it_claims():
     every = cells()
     assert len(METRICS) >= 12
     assert METRICS.keys() == WORDS.keys()
-    assert len(every) == len({cell.name for cell in every}) == len(METRICS) * 5 * len(SEEDS)
+    assert len(every) == len({cell.name for cell in every}) == len(METRICS) * 7 * len(SEEDS)
     assert sum(cell.command != "align" for cell in every) >= 100
     counts = Counter(cell.task for cell in every)
     assert counts["stylize"] == 2 * len(SEEDS)
-    assert all(counts[task] == len(METRICS) * len(SEEDS) for task in TASKS if "-" in task)
+    assert all(counts[task] == len(METRICS) * len(SEEDS) for task in TASKS if "guide" in task)
+    assert counts["embed-own-model"] == len(METRICS) * len(SEEDS)
 
 
 def test_a_beginning_of_the_table_is_one_seed_with_all_tasks_of_a_metric():
-    first = cells()[:5]
+    first = cells()[:7]
     assert {(cell.metric, cell.seed) for cell in first} == {("sepia", SEEDS[0])}
-    assert [cell.task for cell in first] == [task for task in TASKS if task != "stylize"]
+    assert [cell.task for cell in first] == [task for task in TASKS if "stylize" not in task]
 
 
 def test_patterns_choose_cells():
@@ -85,7 +86,7 @@ def test_every_command_line_is_one_that_the_program_takes():
 
 
 def test_a_command_line_has_no_flag_with_a_default_but_the_seed():
-    needed = {"--prompts", "--prompt", "--metric", "--style", "--token", "--learn"}
+    needed = {"--prompts", "--prompt", "--metric", "--style", "--token", "--learn", "--model"}
     for cell in cells():
         flags = {word for word in cell.arguments() if word.startswith("--")}
         assert flags - needed == {"--seed", "--out"}
@@ -172,7 +173,7 @@ def test_the_least_value_of_a_metric_stands_in_for_a_grid(after, least, grid, en
     assert verdict(facts(after=after), runs, 2, least).enough is enough
 
 
-def test_facts_are_those_of_result_json(tmp_path):
+def test_facts_are_those_of_result_json(tmp_path, monkeypatch):
     result = {
         "held_out": {
             "before": 1.0,
@@ -193,6 +194,18 @@ def test_facts_are_those_of_result_json(tmp_path):
     del result["held_out"]["recognised"]
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert "recognised" not in defaults.facts_of(Finished(0, 60.0, 50.0, "", ""), tmp_path)
+    rows = [{"prompt": "a fox", "before": "a.png", "after": "b.png"}] * 2
+    (tmp_path / "result.json").write_text(
+        json.dumps(
+            result
+            | {"pictures": rows, "held_out": result["held_out"] | {"resembling": {"after": 0.8}}}
+        )
+    )
+    monkeypatch.setattr(defaults, "read_picture", lambda path: torch.zeros(3, 64, 64))
+    monkeypatch.setattr(defaults, "recogniser_for", lambda prompts: lambda i, p: [True, False])
+    judged = defaults.facts_of(Finished(0, 60.0, 50.0, "", ""), tmp_path, judge=True)
+    assert judged["recognised"] == [0.5, 0.5]
+    assert judged["resembling"] == 0.8
     failed = defaults.facts_of(Finished(2, 1.0, 1.0, "out", "warning\nerror: no\n"), tmp_path)
     assert failed["error"] == "error: no"
     assert "before" not in failed
@@ -263,7 +276,7 @@ def test_the_page_shows_what_was_found():
     kept = {"runs": runs, "machine": "a machine", "threads": 1, "commands": ["embed", "guide"]}
     page = page_of(kept, {"runs": {}})
     assert "**5 of 7 cells pass (71%)**" in page
-    assert "133 of 140 cells have not been run" in page
+    assert "189 of 196 cells have not been run" in page
     assert "no command `align`, `stylize`" in page
     assert "has been run for no cell" in page
     assert "- `embed/sepia/101`: no gain: the change is +0.100, from -0.100 to +0.300" in page

@@ -38,9 +38,9 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
     prompts = ["a noto emoji of a fox", "b or a", "d", "nothing"]
     pictures = torch.zeros(4, 3, 4, 4)
     assert recognise(pictures, prompts) == [True, False, True, False]
-    assert recognise.first()(pictures, prompts) == [True, False, False, False]
+    assert recognise.clearly()(pictures, prompts) == [True, False, False, False]
     assert LostSubject(recognise)(pictures, prompts).tolist() == [0, 1, 0, 1]
-    assert LostSubject(recognise, recognise.first())(pictures, prompts).tolist() == [0, 1, 0.5, 1]
+    assert LostSubject(recognise, recognise.clearly())(pictures, prompts).tolist() == [0, 1, 0.5, 1]
 
 
 def test_there_is_a_judge_only_if_it_knows_every_prompt() -> None:

@@ -54,9 +54,12 @@ def test_one_of_the_first_five_is_enough_for_many_pictures_and_for_another_recog
     assert other.for_choice().metric(PICTURES, ["b"]).item() == 0
 
 
-@pytest.mark.parametrize("judged", [True, False])
-def test_words_are_compared_by_the_metric_alone_where_a_judge_guards_the_content(
-    tmp_path, monkeypatch, judged: bool
+@pytest.mark.parametrize(
+    ("judged", "prompts", "guarded"),
+    [(True, ["fox", "owl"], True), (False, ["fox", "owl"], True), (False, ["fox"], False)],
+)
+def test_words_are_compared_by_the_metric_alone_where_a_guard_keeps_the_content(
+    tmp_path, monkeypatch, judged: bool, prompts: list[str], guarded: bool
 ) -> None:
     weights: list[float] = []
 
@@ -68,10 +71,10 @@ def test_words_are_compared_by_the_metric_alone_where_a_judge_guards_the_content
     monkeypatch.setattr(embed_room, "TemplateProbe", Probe)
     model = from_pipeline(tiny_pipeline(tmp_path / "model"))
     config = EmbedConfig(
-        token="<x>", prompts=["fox", "owl"], held_out=["cat"], metric=["color:mood=dusk"], steps=2
+        token="<x>", prompts=prompts, held_out=["cat"], metric=["color:mood=dusk"], steps=2
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "embed"})
     recognise = (lambda images, prompts: [True] * len(images)) if judged else None
     with pytest.raises(PromptError, match="seen"):
         embed(model, config, folder, recognise=recognise)
-    assert weights == ([0.0, 0.0] if judged else [config.preservation] * 2)
+    assert weights == ([0.0, 0.0] if guarded else [config.preservation] * 2)

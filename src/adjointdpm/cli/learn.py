@@ -1,5 +1,6 @@
 """`embed`, `stylize`, `align` and `guide`: commands that run the optimisation loop."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from adjointdpm.cli.terminal import (
     show_records,
     tell,
 )
+from adjointdpm.errors import AdjointDPMWarning
 from adjointdpm.tasks import align as align_task
 from adjointdpm.tasks import embed as embed_task
 from adjointdpm.tasks import guide as guide_task
@@ -110,7 +112,9 @@ def _learn(
     with opened_run(where, facts | settings_of(config), config.artefacts) as opened:
         folder = replace(opened, previews=flags.build(Watching).previews)
         model = load_model(where.model, where.device, where.dtype, where.variant)
-        prompts = [example.prompt for example in config.sets().held_out]
+        prompts = [example.prompt for examples in config.sets() for example in examples]
+        if where.model == "tiny" and Processes().is_main:
+            _warn_of_unfamiliar(prompts)
         recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
         with progress_bar(visible=folder.writable) as progress:
             bar = progress.add_task(
@@ -134,6 +138,26 @@ def _learn(
             learned = folder.path / result["artefact"]
             tell(f"{_summary(result)}Report: {written_report(folder)}\nLearned: {learned}")
 
+
+def _warn_of_unfamiliar(prompts: list[str]) -> None:
+    """Say which prompts the bundled model draws badly, before minutes are spent on them."""
+    from adjointdpm.metrics.subject_recognition import unfamiliar
+
+    if not (unknown := unfamiliar(prompts)):
+        return
+    shown = ", ".join(repr(prompt) for prompt in unknown[:_SHOWN])
+    more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+    warnings.warn(
+        f"the bundled model has learned to draw a few things only, such as a fox, a pizza or an "
+        f"owl, and these prompts name none: {shown}{more}. Their pictures will mean little, and "
+        f"no judge can tell whether their subjects are kept; write prompts of other things, or "
+        f"name a --model of your own",
+        AdjointDPMWarning,
+        stacklevel=2,
+    )
+
+
+_SHOWN = 4  # prompts in a warning
 
 # The structure distance from the untouched picture up to which the bundled judge, where it can be
 # asked, still finds nearly every subject of a guided picture. Of most pictures beyond, it does not.
@@ -193,6 +217,12 @@ def _summary(result: dict[str, Any]) -> str:
         lines.append(
             f"An independent judge finds the subject in {shares['before']:.0%} of the pictures "
             f"before and in {shares['after']:.0%} after."
+        )
+    elif "resembling" in held_out:
+        share = held_out["resembling"]["after"]
+        lines.append(
+            f"No judge knows these prompts. {share:.0%} of the pictures still resemble the "
+            f"untouched ones of their prompts, by their lines; the report shows them."
         )
     elif (moved := held_out.get("structure_distance", 0.0)) > _OTHER_DRAWING:
         lines.append(

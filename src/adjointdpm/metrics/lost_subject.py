@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from adjointdpm.metrics.base import Metric, Samples, Scores
-from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LostSubject(Metric):
     def name(self) -> str:
         """What its mean is."""
         unclear = "" if self.clearly is None else ", or half where it is unsure"
-        return "share of subjects that the judge no longer finds" + unclear
+        return f"share of {lost_in_words(self.recognise)}{unclear}"
 
     @torch.no_grad()
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
@@ -40,3 +40,8 @@ class LostSubject(Metric):
         found = [recognise(stills, list(prompts or ())) for recognise in asked]
         lost = [1 - sum(hits) / len(asked) for hits in zip(*found, strict=True)]
         return torch.tensor(lost, device=samples.device)
+
+
+def lost_in_words(recognise: Recogniser) -> str:
+    """What is lost where a recogniser says no."""
+    return getattr(recognise, "lost_in_words", SubjectJudge.lost_in_words)

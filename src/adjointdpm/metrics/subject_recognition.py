@@ -49,6 +49,7 @@ class SubjectJudge:
 
     judge: Judge
     top: int = TOP
+    lost_in_words = "subjects that the judge no longer finds"
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
@@ -62,7 +63,7 @@ class SubjectJudge:
             for name, found in zip(names, best, strict=True)
         ]
 
-    def first(self) -> "SubjectJudge":
+    def clearly(self) -> "SubjectJudge":
         """The same, for the judge's first concept alone."""
         return SubjectJudge(self.judge, 1)
 
@@ -80,6 +81,10 @@ def recogniser_for(
     """
     if model != "tiny" or optimised:
         return None
-    judge = Judge.load()
-    known = all(named_concept(prompt, judge.concepts) for prompt in prompts)
-    return SubjectJudge(judge) if known else None
+    return None if unfamiliar(prompts) else SubjectJudge(Judge.load())
+
+
+def unfamiliar(prompts: Sequence[str]) -> list[str]:
+    """Those of the prompts that name nothing which the bundled model and its judge have seen."""
+    concepts = Judge.load().concepts
+    return [p for p in dict.fromkeys(prompts) if named_concept(p, concepts) is None]

@@ -145,6 +145,11 @@ def _facts(result: dict[str, Any]) -> list[dict[str, str]]:
                 f"{_percent(shares['before'])} → {_percent(shares['after'])}",
                 "pictures in which an independent judge finds the subject (top 5)",
             )
+        elif "resembling" in held_out:
+            add(
+                _percent(held_out["resembling"]["after"]),
+                "of the pictures still resemble the untouched ones of their prompts",
+            )
         if _several_prompts(result) and "distinctness" in held_out:
             add(
                 _percent(held_out["distinctness"]),

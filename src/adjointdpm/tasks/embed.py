@@ -20,14 +20,14 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
 from adjointdpm.tasks.config import LearningConfig
-from adjointdpm.tasks.judge_guard import judge_guard
-from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
+from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
 from adjointdpm.tasks.sentence_trial import SentenceTrial
 from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.sentences import Choice, chosen_template
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import TemplateProbe
-from adjointdpm.tasks.word_pictures import WordPictures
+from adjointdpm.tasks.word_pictures import WordPictures, drawn_with_words
 from adjointdpm.variables import Example, TokenEmbedding
 
 README = "README.md"
@@ -107,7 +107,9 @@ def embed(
     check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     render = renderer(model, config)
-    guard = None if recognise is None else _guard(render, recognise, sets.validation)
+    check_metric(render, metric, sets.training)
+    asked = recognise or resemblance(render, _asked_for(config))
+    guard = None if asked is None else _guard(render, asked, sets.validation)
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
@@ -149,8 +151,14 @@ def embed(
     return result
 
 
+def _asked_for(config: EmbedConfig) -> list[Example]:
+    """All examples whose content is looked at before the final measurement."""
+    sets = config.sets()
+    return [*sets.validation, *config.strength_examples(), *drawn_with_words(sets.training)]
+
+
 def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example]) -> Guard:
-    """The judge, and what it says of the untouched model: the initial word may lose subjects."""
+    """A recogniser, and what it says of the untouched model: the initial word may lose subjects."""
     lost, images = LostSubject(recognise), render.look(examples)
     untouched = lost(images, [example.prompt for example in examples]).mean().item()
     return judge_guard(recognise, len(examples), looks=None, untouched=untouched)
@@ -165,9 +173,9 @@ def _guard_of(guard: Guard | None, choice: Choice) -> Guard | None:
         return guard
     assert guard.untouched is not None
     warnings.warn(
-        f"with {choice.initial!r} in {choice.template!r}, where the token starts, the judge no "
-        f"longer finds {choice.lost:.0%} of the subjects ({guard.untouched:.0%} without it), and "
-        f"what is learned may lose as many; name another --initial word or --template, or lower "
+        f"with {choice.initial!r} in {choice.template!r}, where the token starts, the "
+        f"{guard.metric.name} is {choice.lost:.0%} ({guard.untouched:.0%} without it), and what "
+        f"is learned may lose as many; name another --initial word or --template, or lower "
         f"--guidance-scale",
         AdjointDPMWarning,
         stacklevel=3,
@@ -192,7 +200,7 @@ def _chosen(
         return score(guard.metric, images, prompts).mean().item()
 
     asked = None if guard is None else lost
-    # A judge says itself whether the content is kept. Its weight would choose words that change
+    # A guard says itself whether the content is kept. Its weight would choose words that change
     # nothing, and the run lowers it where it costs all that is gained.
     preservation = config.preservation if guard is None else 0.0
     pictures = WordPictures(render, metric, preservation, config.initial, sets.training, asked)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adjointdpm.metrics import Metric, WeightedSum, structure_distance
 from adjointdpm.metrics import score as checked_score
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval, clustered_share_interval
 from adjointdpm.variables import Example
@@ -46,6 +47,8 @@ def evaluate(
           `weight`, its `spread`, and its `sign`, −1 for a reward, whose means are negated.
         - `recognised`: with a judge, the share of each view's pictures in which it sees the
           prompt's subject; `recognised_interval`, 95 %, is over prompts too.
+        - `resembling`: without a judge, and with several prompts, the share of each view's pictures
+          that resemble the untouched picture of their own prompt; see `PictureResemblance`.
 
     """
     prompts = [example.prompt for example in examples]
@@ -77,8 +80,14 @@ def evaluate(
                 strict=True,
             )
         }
-    if recognise is not None:
-        stills = {name: _still(images) for name, images in views.items()}
+    stills = {name: _still(images) for name, images in views.items()}
+    if recognise is None:
+        if (resembles := PictureResemblance.to(stills["before"], prompts)) is not None:
+            result["resembling"] = {
+                name: sum(resembles(images, prompts)) / len(prompts)
+                for name, images in stills.items()
+            }
+    else:
         hits = {name: recognise(images, prompts) for name, images in stills.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
         result["recognised_interval"] = {

@@ -1,8 +1,16 @@
-"""The judge as guard: what a task may not lose on its way to a better metric."""
+"""A recogniser as guard: what a task may not lose on its way to a better metric.
+
+It is the judge, where one knows the prompts, else the resemblance to untouched pictures.
+"""
+
+from collections.abc import Sequence
 
 from adjointdpm.metrics.lost_subject import LostSubject
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
+from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
 
@@ -16,13 +24,13 @@ def judge_guard(
     untouched: float | None = None,
     clearly: bool = False,
 ) -> Guard:
-    """A guard that counts the subjects which the judge no longer finds.
+    """A guard that counts the subjects which a recogniser no longer finds.
 
     Where a strength is chosen, subjects that are no longer clear count as half lost. Lost ones are
     too rare among some 20 pictures to tell strengths apart, and subjects become unclear first.
 
     Args:
-        recognise: the judge.
+        recognise: the judge, or another.
         pictures: on how many it is asked.
         bound: the share that may be lost; None: a tenth, or one picture of few, and none of one;
             a tenth at most where a strength is chosen, if one keeps to that.
@@ -36,6 +44,21 @@ def judge_guard(
     if bound is None:
         bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
         aim = min(bound, _SUBJECTS_LOST)
-    first = recognise.first() if isinstance(recognise, SubjectJudge) else None
-    finer = LostSubject(recognise, first)
+    known = isinstance(recognise, SubjectJudge | PictureResemblance)
+    finer = LostSubject(recognise, recognise.clearly() if known else None)
     return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)
+
+
+def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResemblance | None:
+    """A recogniser for examples that no judge knows; None if they are all of one prompt.
+
+    Args:
+        render: draws the untouched pictures.
+        examples: all that it will be asked for.
+
+    """
+    if len({example.prompt for example in examples}) < 2:
+        return None
+    images = render.look(examples)
+    stills = images[:, images.shape[1] // 2] if images.ndim == 5 else images
+    return PictureResemblance.to(stills, [example.prompt for example in examples])

@@ -46,12 +46,7 @@ class WordPictures:
     @cached_property
     def examples(self) -> list[Example]:
         """Training examples of different prompts, or of one prompt with different seeds."""
-        first: dict[str, Example] = {}
-        for example in self.training:
-            first.setdefault(example.prompt, example)
-        several = list(first.values())[:_MANY]
-        more = range(1, 1 + FEW - len(several))
-        return several + [several[0]._replace(seed=several[0].seed + i) for i in more]
+        return drawn_with_words(self.training)
 
     @cached_property
     def plain(self) -> Tensor:
@@ -118,6 +113,16 @@ class WordPictures:
         spread = self.render.score(self.metric, plain, prompts).std(correction=0).item()
         weight = self.preservation * scaled(spread)
         return scores + weight * structure_distance(images, plain).mean().item()
+
+
+def drawn_with_words(training: Sequence[Example]) -> list[Example]:
+    """What is drawn to compare words: different prompts, or one prompt with different seeds."""
+    first: dict[str, Example] = {}
+    for example in training:
+        first.setdefault(example.prompt, example)
+    several = list(first.values())[:_MANY]
+    more = range(1, 1 + FEW - len(several))
+    return several + [several[0]._replace(seed=several[0].seed + i) for i in more]
 
 
 def _apart(pictures: Tensor) -> float:
