@@ -21,6 +21,7 @@ from benchmarks import (
     page_speed,
     pipeline_cost,
     pipeline_memory,
+    resemblance,
     stability,
     style_references,
     stylize,
@@ -50,6 +51,7 @@ WRITERS = {
     "pipeline-memory": pipeline_memory.main,
     "pipelines": all_pipelines.main,
     "interruption": soak.main,
+    "resemblance": resemblance.main,
     "style-references": style_references.main,
     "stylize": stylize.main,
     "task-gradients": task_gradients.main,
@@ -65,7 +67,7 @@ def nothing_is_measured(monkeypatch):
     pipelines = (pipeline_cost, pipeline_memory)
     commands = (defaults, documented_commands, task_gradients)
     inside = (audit_memory, few_vjps, inversion, memory, overhead, page_speed)
-    tiny = (aligned, effect, style_references, stylize, vocabulary)
+    tiny = (aligned, effect, resemblance, style_references, stylize, vocabulary)
     for module in (common, *inside, *tiny, *pipelines, *commands):
         monkeypatch.setattr(module, "write_results", refuse)
 
