@@ -388,3 +388,21 @@ def test_the_strength_is_chosen_on_as_many_prompts_as_can_be_and_some_have_two_p
     assert (len(many), len(set(many)), len(set(few))) == (24, 18, 15)
     assert max(map(many.count, many)) == 2
     assert prompts(1, 1) == ["a a"]
+
+
+def test_where_no_judge_knows_the_prompts_untouched_pictures_guard_the_content(tmp_path) -> None:
+    _, result = run(tmp_path, "run", guard=None, prompts=PROMPTS[:2], held_out=PROMPTS[2:])
+    found = result["strength"]
+    assert found["by"] == "guard"
+    assert "resemble" in found["guard_name"]
+    assert found["curve"][0]["guard"] == 0  # untouched pictures resemble themselves
+    assert result["held_out"]["resembling"]["before"] == 1
+    assert "recognised" not in result["held_out"]
+    _, unguarded = run(tmp_path, "alone", guard=None, prompts=PROMPTS[:1], held_out=PROMPTS[1:])
+    assert unguarded["strength"]["by"] == "default"
+
+
+def test_a_judge_is_asked_before_untouched_pictures(tmp_path) -> None:
+    _, result = run(tmp_path, "run", lambda images, prompts: [True] * len(images), guard=None)
+    assert "judge" in result["strength"]["guard_name"]
+    assert "resembling" not in result["held_out"]

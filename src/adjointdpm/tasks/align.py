@@ -11,6 +11,7 @@ from torch import nn
 from adjointdpm import metrics
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
 from adjointdpm.metrics import Metric, WeightedSum
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.loop import Record
@@ -18,8 +19,8 @@ from adjointdpm.optimization.optimizers import usual_lr
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.checks import check_number
 from adjointdpm.tasks.config import LearningConfig, check_counts
-from adjointdpm.tasks.judge_guard import judge_guard
-from adjointdpm.tasks.learning import Assignment, Story, learn
+from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import LoRA, Variable, Weights
 from adjointdpm.variables.lora_layers import attention_layers
@@ -42,11 +43,12 @@ class AlignConfig(LearningConfig):
         clip_reward: the value at which the metric is good enough, so that nothing is gained beyond
             it; as the report shows it, so for a reward the value that it should reach.
         guard: a metric that must not get worse, given as --metric is, or none. Without it, where
-            the bundled judge knows the prompts' subjects, the share of them that it finds. States
-            that it refuses are not kept, and it ends a run that only pleases its metric.
-        guard_bound: how much worse the guard may get. Without it, 10 points of the judge's share,
-            or one picture, where that is more, and two standard errors of another guard. Where a
-            strength is chosen, subjects that became unclear to the judge count as half lost.
+            the bundled judge knows the prompts' subjects, the share of them that it finds, and else
+            the share of pictures that resemble the untouched ones. States that it refuses are not
+            kept, and it ends a run that only pleases its metric.
+        guard_bound: how much worse the guard may get. Without it, 10 points of such a share, or one
+            picture, where that is more, and two standard errors of another guard. Where a strength
+            is chosen, subjects that became unclear count as half lost.
         held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
         strength_pictures: see `LearningConfig`.
         validation: number of validation pictures, of training prompts with fresh seeds.
@@ -118,7 +120,7 @@ class AlignConfig(LearningConfig):
         return attention_layers(network)
 
     def resolve_guard(self, metric: Metric, recognise: Recogniser | None) -> Guard | None:
-        """The guard that was asked for, or else the judge, if there is one.
+        """The guard that was asked for, or else the recogniser, if there is one.
 
         Raises:
             InvalidInputError: it is what is optimised, or there is a bound and no guard.
@@ -133,8 +135,9 @@ class AlignConfig(LearningConfig):
             if self.guard_bound is not None:
                 raise InvalidInputError(
                     f"guard_bound={self.guard_bound:g} bounds a guard, and there is none: the "
-                    f"bundled judge does not know these prompts, this model, or must not judge "
-                    f"what is optimised for it; name one (--guard)"
+                    f"bundled judge does not know this prompt, this model, or must not judge what "
+                    f"is optimised for it, and of one prompt alone nothing else can tell whether "
+                    f"the subject is kept; name a guard (--guard), or more prompts"
                 )
             return None
         pictures = min(self.validation, self.strength_pictures)
@@ -183,8 +186,12 @@ def align(
 
     """
     metric = metric or config.resolve_metric()
-    guard = config.resolve_guard(metric, recognise)
-    if guard is None:
+    render, sets, asked = renderer(model, config), config.sets(), recognise
+    if asked is None and config.guard is None:
+        check_metric(render, metric, sets.training, config.batch)
+        asked = resemblance(render, [*sets.validation, *config.strength_examples()])
+    guard = config.resolve_guard(metric, asked)
+    if guard is None or isinstance(asked, PictureResemblance):
         _warn_if_hackable(metric)
     variable = config.make_variable(model.pipe)
     told = story or (lambda pipe, variable: _story(config, metric, pipe, variable))
@@ -193,7 +200,7 @@ def align(
         config,
         variable,
         metric,
-        config.sets(),
+        sets,
         told(model.pipe, variable),
         recognise=recognise,
         command=command,
@@ -202,7 +209,7 @@ def align(
         strength_examples=config.strength_examples(),
         strength=config.wanted_strength,
     )
-    return learn(model, assignment, folder, resume=resume, on_record=on_record)
+    return learn(model, assignment, folder, resume=resume, on_record=on_record, render=render)
 
 
 def learned_in_words(config: AlignConfig) -> str:
@@ -249,9 +256,9 @@ def _warn_if_hackable(metric: Metric) -> None:
     if hackable:
         warnings.warn(
             f"{', '.join(hackable)} asks a learned network, which pictures can please without "
-            f"getting better, and nothing guards against that here: name a second metric that must "
-            f"not get worse (--guard METRIC), say where the metric is good enough (--clip-reward), "
-            f"or keep less of what is learned (--strength 0.5)",
+            f"getting better, and no judge guards against that here: name a second metric that "
+            f"must not get worse (--guard METRIC), say where the metric is good enough "
+            f"(--clip-reward), or keep less of what is learned (--strength 0.5)",
             AdjointDPMWarning,
             stacklevel=3,
         )
