@@ -199,10 +199,11 @@ def _summary(result: dict[str, Any]) -> str:
             "was kept."
         )
     elif (interval := held_out.get("interval")) and interval[1] >= 0:
-        lines.append(
-            f"That is no gain: the 95 % interval of the change goes from "
-            f"{_number(own['interval'][0])} to {_number(own['interval'][1])}."
+        where = (
+            f": the 95 % interval of the change goes from {_number(own['interval'][0])} to "
+            f"{_number(own['interval'][1])}"
         )
+        lines.append(f"That is no gain{where if count > 1 else ''}.")
     if again := result.get("gradient", {}).get("second_try"):
         lines.append(
             f"The first {again['after']} iterations gained nothing; then the run went on with "

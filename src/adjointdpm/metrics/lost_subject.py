@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adjointdpm.metrics.base import Metric, Samples, Scores
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
@@ -35,9 +36,9 @@ class LostSubject(Metric):
     @torch.no_grad()
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Ask for each picture."""
-        stills = samples[:, samples.shape[1] // 2] if samples.ndim == 5 else samples
+        images = stills(samples)
         asked = [self.recognise] if self.clearly is None else [self.recognise, self.clearly]
-        found = [recognise(stills, list(prompts or ())) for recognise in asked]
+        found = [recognise(images, list(prompts or ())) for recognise in asked]
         lost = [1 - sum(hits) / len(asked) for hits in zip(*found, strict=True)]
         return torch.tensor(lost, device=samples.device)
 
@@ -45,3 +46,8 @@ class LostSubject(Metric):
 def lost_in_words(recognise: Recogniser) -> str:
     """What is lost where a recogniser says no."""
     return getattr(recognise, "lost_in_words", SubjectJudge.lost_in_words)
+
+
+def stills(samples: Tensor) -> Tensor:
+    """Pictures as they are; of videos, the frame in the middle."""
+    return samples[:, samples.shape[1] // 2] if samples.ndim == 5 else samples

@@ -26,6 +26,7 @@ _FAR = 3.0  # the same, beyond which larger steps would not help
 _TOO_LARGE = (
     1.0  # change in one step, in shares of its natural size, after which nothing is left of it
 )
+_LEFT_OF_GAIN = 0.1  # share of a gain; less of it is nothing
 _SAME_PICTURE = 0.01  # mean change of a pixel in [0, 1] that nobody sees
 _NOTHING = 0.05  # change of the metric, in units of its spread over pictures
 _WORSE = 0.5  # rise of the objective in the same units that is no accident
@@ -37,7 +38,8 @@ class Diagnosis:
     """Why a run gains nothing.
 
     Args:
-        cause: flat metric, no influence, step too small, step too large, content or unclear.
+        cause: flat metric, no influence, step too small, step too large, content, beyond range,
+            noise or unclear.
         what: what was seen, in a sentence.
         change: what to change, in a sentence.
 
@@ -118,6 +120,7 @@ def diagnose_end(
     seen: Seen,
     settings: Settings,
     held_out: Mapping[str, Any],
+    shown: Mapping[str, Any],
     advice: str = ADVICE,
 ) -> Diagnosis | None:
     """Say why a finished run gained nothing, or None if it gained.
@@ -126,6 +129,8 @@ def diagnose_end(
         history, seen, settings, advice: see `diagnose`.
         held_out: what was measured on held-out pictures: "change", and its "interval" if there are
             several.
+        shown: the metric on validation pictures "before" and "after", as they are shown. Runs learn
+            from pictures whose colours may lie beyond [0, 1].
 
     """
     low, high = held_out.get("interval") or (held_out["change"], held_out["change"])
@@ -134,6 +139,8 @@ def diagnose_end(
     if (found := diagnose(history, seen, settings, advice, ended=True)) is not None:
         return found
     looks = [record["validation"] for record in history if "validation" in record]
+    if (found := _beyond_range(looks, seen, shown)) is not None:
+        return found
     if _gains(looks, seen, 1.0):
         freer = (
             f" A --preservation below {settings.preservation:g} lets pictures change more."
@@ -257,6 +264,23 @@ def _content(
         f"The metric fell from {looks[0]['metric']:.3f} to {best['metric']:.3f}, and what holds "
         f"the content cost more than that.",
         f"Lower {weights}, or --lr, which changes content less for the same gain.",
+    )
+
+
+def _beyond_range(
+    looks: Sequence[Mapping[str, float]], seen: Seen, shown: Mapping[str, Any]
+) -> Diagnosis | None:
+    """A gain that is gone where pictures are shown, which have no colours below 0 or above 1."""
+    best = min(look["metric"] for look in looks)
+    gained, left = looks[0]["metric"] - best, shown["before"] - shown["after"]
+    if gained <= _NOTHING * _unit(looks, seen) or left > _LEFT_OF_GAIN * gained:
+        return None
+    return Diagnosis(
+        "beyond range",
+        f"The metric fell from {looks[0]['metric']:.3f} to {best:.3f} on pictures whose colours "
+        f"may lie below 0 and above 1, and by {left:.3f} on the pictures as they are shown.",
+        "Let the metric clamp what it is given, images.clamp(0, 1), so that nothing is gained "
+        "beyond black and white.",
     )
 
 
@@ -392,10 +416,10 @@ class Watch:
         return diagnose(history, self._seen, self.settings, self.advice)
 
     def verdict(
-        self, history: Sequence[Record], held_out: Mapping[str, Any]
+        self, history: Sequence[Record], held_out: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> dict[str, str] | None:
         """What `result.json` says of why a finished run gained nothing; None if it gained."""
-        found = diagnose_end(history, self._seen, self.settings, held_out, advice=self.advice)
+        found = diagnose_end(history, self._seen, self.settings, held_out, shown, self.advice)
         return None if found is None else asdict(found)
 
     @property

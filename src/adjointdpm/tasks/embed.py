@@ -108,7 +108,9 @@ def embed(
     metric, sets = metric or config.resolve_metric(), config.sets()
     render = renderer(model, config)
     check_metric(render, metric, sets.training)
-    asked = recognise or resemblance(render, _asked_for(config))
+    asked = recognise
+    if asked is None and config.preservation:
+        asked = resemblance(render, _asked_for(config))
     guard = None if asked is None else _guard(render, asked, sets.validation)
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adjointdpm.metrics import Metric, WeightedSum, structure_distance
 from adjointdpm.metrics import score as checked_score
+from adjointdpm.metrics.lost_subject import stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.tasks.confidence_intervals import bootstrap_interval, clustered_share_interval
@@ -80,25 +81,20 @@ def evaluate(
                 strict=True,
             )
         }
-    stills = {name: _still(images) for name, images in views.items()}
+    shown = {name: stills(images) for name, images in views.items()}
     if recognise is None:
-        if (resembles := PictureResemblance.to(stills["before"], prompts)) is not None:
+        if (resembles := PictureResemblance.to(shown["before"], prompts)) is not None:
             result["resembling"] = {
                 name: sum(resembles(images, prompts)) / len(prompts)
-                for name, images in stills.items()
+                for name, images in shown.items()
             }
     else:
-        hits = {name: recognise(images, prompts) for name, images in stills.items()}
+        hits = {name: recognise(images, prompts) for name, images in shown.items()}
         result["recognised"] = {name: sum(found) / len(found) for name, found in hits.items()}
         result["recognised_interval"] = {
             name: clustered_share_interval(found, prompts) for name, found in hits.items()
         }
     return result
-
-
-def _still(images: Tensor) -> Tensor:
-    """Pictures as they are; of videos, the frame in the middle."""
-    return images[:, images.shape[1] // 2] if images.ndim == 5 else images
 
 
 def prompt_spread(images: Tensor, prompts: Sequence[str]) -> float | None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError, UnsupportedError
 from adjointdpm.metrics import Metric
+from adjointdpm.metrics.lost_subject import stills
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.optimizers import usual_lr
@@ -32,11 +34,12 @@ from adjointdpm.tasks.config import (
 from adjointdpm.tasks.diagnosis import ADVICE
 from adjointdpm.tasks.guide_code import LATENTS, GuideLines
 from adjointdpm.tasks.judge_guard import judge_guard
-from adjointdpm.tasks.learning import Assignment, Story, learn, renderer
+from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 LEARNED = ("noise", "embedding", "both")
 _STRENGTH_PICTURES = 8  # for choosing how much of an embedding is kept
+_OTHERS, _ANOTHER = 4, "another drawing of the prompt"
 #: What to do if pictures stay the same, by what is learned.
 _ADVICE = {
     "noise": "the noise may have far to go: raise --lr, or let the prompt help (--learn both)",
@@ -234,6 +237,10 @@ class GuideConfig(TaskConfig):
         first = 3 * SEED_RANGE * self.seed + SEED_RANGE
         return number([self.prompt] * _STRENGTH_PICTURES, first)
 
+    def others(self) -> list[Example]:
+        """Other seeds, whose pictures show how far apart two drawings of the prompt are."""
+        return number([self.prompt] * _OTHERS, 3 * SEED_RANGE * self.seed + SEED_RANGE // 2)
+
     def sets(self) -> Sets:
         """The same examples for everything; an embedding is also measured on fresh seeds."""
         first, prompts = 3 * SEED_RANGE * self.seed, [self.prompt] * self.count
@@ -278,6 +285,9 @@ def guide(
     render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
     render = replace(render, noises=starts)
 
+    asked = recognise
+    if asked is None and config.preservation:
+        asked = _resemblance(render, config, metric)
     parts = _parts(render, config, sets.training)
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
 
@@ -296,11 +306,11 @@ def guide(
         recognise=recognise,
         command=command,
         guard=None
-        if recognise is None
-        else judge_guard(recognise, config.count, looks=None, clearly=clearly),
+        if asked is None
+        else judge_guard(asked, config.count, looks=None, clearly=clearly),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
-        strength_examples=[] if recognise is None else config.strength_examples(),
+        strength_examples=[] if asked is None else config.strength_examples(),
     )
     result = learn(model, assignment, folder, resume=resume, on_record=keep, render=render)
     if "held_out" not in result:
@@ -317,6 +327,17 @@ def guide(
     result["trajectory"] = [str(path.relative_to(folder.path)) for path in trajectory]
     folder.write_result(result)
     return result
+
+
+def _resemblance(render: Renderer, config: GuideConfig, metric: Metric) -> PictureResemblance:
+    """Tells pictures that still resemble the untouched ones from other drawings of the prompt."""
+    sets, others = config.sets(), config.others()
+    check_metric(render, metric, sets.training, config.loop_settings().batch)
+    own = list(dict.fromkeys([*sets.training, *sets.held_out, *config.strength_examples()]))
+    prompts = [config.prompt] * len(own) + [_ANOTHER] * len(others)
+    found = PictureResemblance.to(stills(render.look([*own, *others])), prompts)
+    assert found is not None
+    return found
 
 
 def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:

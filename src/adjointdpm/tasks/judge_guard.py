@@ -5,7 +5,7 @@ It is the judge, where one knows the prompts, else the resemblance to untouched 
 
 from collections.abc import Sequence
 
-from adjointdpm.metrics.lost_subject import LostSubject
+from adjointdpm.metrics.lost_subject import LostSubject, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
@@ -59,6 +59,5 @@ def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResembl
     """
     if len({example.prompt for example in examples}) < 2:
         return None
-    images = render.look(examples)
-    stills = images[:, images.shape[1] // 2] if images.ndim == 5 else images
-    return PictureResemblance.to(stills, [example.prompt for example in examples])
+    prompts = [example.prompt for example in examples]
+    return PictureResemblance.to(stills(render.look(examples)), prompts)
