@@ -2,6 +2,7 @@
 what it refuses.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adjointdpm import errors
-from adjointdpm.pipelines import load
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
+from adjointdpm.pipelines import from_pipeline, load
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.support.picture_files import read_picture
 from adjointdpm.tasks.guide import GuideConfig, guide
+from helpers.tiny_pipelines import tiny_pipeline
 
 PROMPT = "a noto emoji of a lion"
 SHORT = {
@@ -193,3 +196,29 @@ def test_a_judge_that_loses_the_subject_leaves_less_of_an_embedding(tmp_path) ->
     assert result["optimisation"]["best_iteration"] > 0
     assert 0 < result["strength"]["chosen"] <= 0.5
     assert result["strength"]["by"] == "guard"
+
+
+@pytest.mark.parametrize("learn", ["noise", "embedding", "both"])
+@pytest.mark.parametrize("preservation", [0.1, 0.0])
+def test_without_a_judge_another_drawing_is_not_kept_unless_one_asks_for_it(
+    tmp_path, monkeypatch, learn: str, preservation: float
+) -> None:
+    asked = []
+
+    def ask(self, images: Tensor, prompts: list[str]) -> list[bool]:
+        asked.append(len(images))
+        return real(self, images, prompts)
+
+    real = PictureResemblance.__call__
+    monkeypatch.setattr(PictureResemblance, "__call__", ask)
+    changes = {"preservation": preservation, "steps": 2, "guidance_scale": 2.0}
+    config = GuideConfig(
+        metric=["color:mood=teal"], prompt="red fox", learn=learn, **SHORT | changes
+    )
+    model = from_pipeline(tiny_pipeline(tmp_path))
+    guide(model, config, RunFolder.open(tmp_path / "run", {}))
+    first = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[0])
+    assert bool(asked) == bool(preservation)
+    assert ("guard" in first["validation"]) == bool(preservation)
+    if preservation:
+        assert first["validation"]["guard"] == 0  # the untouched picture is itself
