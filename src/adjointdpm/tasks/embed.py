@@ -25,9 +25,10 @@ from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, re
 from adjointdpm.tasks.sentence_trial import SentenceTrial
 from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.sentences import Choice, chosen_template
+from adjointdpm.tasks.start_word import FINE_STEPS
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import TemplateProbe
-from adjointdpm.tasks.word_pictures import WordPictures, drawn_with_words
+from adjointdpm.tasks.word_pictures import ROUGH_STEPS, WordPictures, drawn_with_words
 from adjointdpm.variables import Example, TokenEmbedding
 
 README = "README.md"
@@ -110,7 +111,7 @@ def embed(
     check_metric(render, metric, sets.training)
     asked = recognise
     if asked is None and config.preservation:
-        asked = resemblance(render, _asked_for(config))
+        asked = resemblance(render, _asked_for(config), (ROUGH_STEPS, FINE_STEPS))
     guard = None if asked is None else _guard(render, asked, sets.validation)
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:

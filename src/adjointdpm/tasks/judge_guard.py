@@ -3,7 +3,10 @@
 It is the judge, where one knows the prompts, else the resemblance to untouched pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
 
 from adjointdpm.metrics.lost_subject import LostSubject, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
@@ -49,15 +52,19 @@ def judge_guard(
     return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)
 
 
-def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResemblance | None:
+def resemblance(
+    render: Renderer, examples: Sequence[Example], steps: Iterable[int] = ()
+) -> PictureResemblance | None:
     """A recogniser for examples that no judge knows; None if they are all of one prompt.
 
     Args:
         render: draws the untouched pictures.
         examples: all that it will be asked for.
+        steps: sampler steps of rougher pictures that it will be asked for too.
 
     """
     if len({example.prompt for example in examples}) < 2:
         return None
-    prompts = [example.prompt for example in examples]
-    return PictureResemblance.to(stills(render.look(examples)), prompts)
+    renders = [replace(render, steps=s) for s in {render.steps, *steps} if s <= render.steps]
+    images = torch.cat([stills(drawing.look(examples)) for drawing in renders])
+    return PictureResemblance.to(images, [e.prompt for e in examples] * len(renders))

@@ -12,7 +12,7 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.tasks.word_pictures import FEW, WordPictures
 from adjointdpm.variables import Example
 
-_FINE_STEPS = 10  # sampler steps at most, which tell whether a word leaves the subjects
+FINE_STEPS = 10  # sampler steps at most, which tell whether a word leaves the subjects
 _STARTS = 48  # existing words, in a sentence where words act most,
 _FEW_STARTS = 8  # and in others
 _CHECKED = 6  # of them, the best first, so many are compared in finer pictures,
@@ -108,7 +108,7 @@ class StartSearch:
     @cached_property
     def _fine(self) -> Renderer:
         """Draws the finer pictures."""
-        return replace(self.pictures.render, steps=min(self.pictures.render.steps, _FINE_STEPS))
+        return replace(self.pictures.render, steps=min(self.pictures.render.steps, FINE_STEPS))
 
     @cached_property
     def _untouched(self) -> Tensor:

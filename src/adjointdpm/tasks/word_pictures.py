@@ -19,7 +19,7 @@ from adjointdpm.variables.token_embedding import neutral_word
 
 FEW = 4  # examples that tell whether a word acts
 _MANY = 8  # where words are compared and not sentences: some fit some prompts only
-_STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
+ROUGH_STEPS = 4  # sampler steps at most: a rough picture tells whether a word acts
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class WordPictures:
 
     def _draw(self, prompts: Sequence[str], count: int) -> Tensor:
         """Rough pictures of prompts, which stand for those of the first examples in turn."""
-        rough = replace(self.render, steps=min(self.render.steps, _STEPS))
+        rough = replace(self.render, steps=min(self.render.steps, ROUGH_STEPS))
         drawn = self.examples[:count]
         examples = [drawn[i % len(drawn)]._replace(prompt=p) for i, p in enumerate(prompts)]
         return torch.cat([images.float().cpu() for _, images in rough.draw(examples)])
