@@ -110,7 +110,8 @@ def facts_of(finished: Finished, folder: Path, *, judge: bool = False) -> dict[s
         facts["recognised"] = [held_out["recognised"][view] for view in ("before", "after")]
     elif judge:
         facts["recognised"] = judged(folder, result["pictures"])
-        facts["resembling"] = held_out["resembling"]["after"]
+        if "resembling" in held_out:  # of several prompts
+            facts["resembling"] = held_out["resembling"]["after"]
     facts |= {key: course[key] for key in ("iterations", "best_iteration", "stopped")}
     used = ("iterations", "lr", "optimizer", "gradient", "steps", "template", "preservation")
     facts["config"] = {key: result["config"][key] for key in used if key in result["config"]}

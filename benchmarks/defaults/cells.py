@@ -76,7 +76,7 @@ LIKE_TUNING = (
 OWN_MODEL = "own-model"
 #: What each task's command line begins with. Metrics of Gram matrices are learned by stylize, all
 #: others by align.
-TASKS = {
+_TASKS = {
     "embed": ["embed"],
     "guide-noise": ["guide", "--learn", "noise"],
     "guide-prompt": [
@@ -87,9 +87,9 @@ TASKS = {
     "guide-both": ["guide", "--learn", "both"],
     "stylize": ["stylize"],
     "align": ["align"],
-    "embed-own-model": ["embed", "--model", OWN_MODEL],
-    "stylize-own-model": ["stylize", "--model", OWN_MODEL],
-    "align-own-model": ["align", "--model", OWN_MODEL],
+}
+TASKS = _TASKS | {
+    f"{task}-{OWN_MODEL}": [*words, "--model", OWN_MODEL] for task, words in _TASKS.items()
 }
 
 #: The grid: the flags of its runs, beside ten times the iterations of the default run.
