@@ -15,7 +15,7 @@ from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import png
 from adjointdpm.support.files import write_bytes, write_text
 from adjointdpm.tasks.demo import prompts_of
-from adjointdpm.tasks.guide import LEARNED
+from adjointdpm.tasks.guide_config import LEARNED
 from benchmarks.defaults import own_metrics
 from benchmarks.reference_pictures import PICTURES
 from training.concepts import load_concepts

@@ -14,7 +14,7 @@ from adjointdpm.app.session import Session
 from adjointdpm.errors import InvalidInputError
 from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
-from adjointdpm.tasks.guide import GuideConfig
+from adjointdpm.tasks.guide_config import GuideConfig
 
 pytest.importorskip("gradio")
 

@@ -12,7 +12,7 @@ from adjointdpm.cli.options import Run, option
 from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.embed import EmbedConfig
-from adjointdpm.tasks.guide import GuideConfig
+from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig
 
 COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]

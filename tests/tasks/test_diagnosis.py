@@ -14,7 +14,8 @@ from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.optimization.settings import Settings
 from adjointdpm.pipelines import load
-from adjointdpm.tasks.diagnosis import Seen, Watch, WatchedMetric, diagnose, diagnose_end
+from adjointdpm.tasks.diagnosis import Seen, diagnose, diagnose_end
+from adjointdpm.tasks.watch import Watch, WatchedMetric
 from adjointdpm.variables import Example, Noise, TokenEmbedding, Variable
 
 SETTINGS = Settings(iterations=20, lr=0.05, preservation=0.2)

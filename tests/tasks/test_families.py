@@ -24,7 +24,8 @@ from adjointdpm.tasks.audit.noise_file import read_findings, replay
 from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.audit.victims import Victim
 from adjointdpm.tasks.embed import EmbedConfig, embed
-from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.guide import guide
+from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from benchmarks.pipelines.cases import CASES, build

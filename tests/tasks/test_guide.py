@@ -18,7 +18,8 @@ from adjointdpm.pipelines import from_pipeline, load
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.support.picture_files import read_picture
-from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.guide import guide
+from adjointdpm.tasks.guide_config import GuideConfig
 from helpers.tiny_pipelines import tiny_pipeline
 
 PROMPT = "a noto emoji of a lion"

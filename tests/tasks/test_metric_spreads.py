@@ -10,7 +10,8 @@ from adjointdpm.cli.learn import _summary
 from adjointdpm.metrics import OnDevice, WeightedSum, resolve
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
-from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.guide import guide
+from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.learning import renderer
 from adjointdpm.tasks.metric_spreads import PICTURES, _examples
 from adjointdpm.variables import Example

@@ -8,7 +8,7 @@ from adjointdpm.errors import InvalidInputError, PromptError, UnknownNameError
 from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.audit.config import AuditConfig
 from adjointdpm.tasks.embed import EmbedConfig
-from adjointdpm.tasks.guide import PRESETS, GuideConfig
+from adjointdpm.tasks.guide_config import PRESETS, GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig
 
 METRIC = ["color:mood=dusk"]

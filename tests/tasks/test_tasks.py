@@ -24,7 +24,8 @@ from adjointdpm.tasks.audit.noise_file import read_findings, replay
 from adjointdpm.tasks.audit.task import audit
 from adjointdpm.tasks.demo import reference_pattern
 from adjointdpm.tasks.embed import EmbedConfig
-from adjointdpm.tasks.guide import GuideConfig, guide
+from adjointdpm.tasks.guide import guide
+from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig, stylize
 from adjointdpm.variables import Example, Noise
 from helpers.audits import PROMPTS, VICTIM

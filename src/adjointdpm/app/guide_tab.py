@@ -18,7 +18,7 @@ from adjointdpm.app.security import checked_text
 from adjointdpm.app.session import Session
 from adjointdpm.errors import AdjointDPMError, PromptError
 from adjointdpm.optimization.settings import SCHEDULES
-from adjointdpm.tasks.guide import LEARNED, PRESETS, GuideConfig
+from adjointdpm.tasks.guide_config import LEARNED, PRESETS, GuideConfig
 
 _USUAL = "as usual"
 

@@ -25,7 +25,7 @@ from adjointdpm.tasks import stylize as stylize_task
 from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.config import LearningConfig, settings_of
 from adjointdpm.tasks.embed import EmbedConfig
-from adjointdpm.tasks.guide import GuideConfig
+from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.stylize import StylizeConfig
 
 

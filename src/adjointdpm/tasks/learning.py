@@ -29,11 +29,12 @@ from adjointdpm.runs.provenance import package_versions, peak_memory_bytes
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.memory import check_room
 from adjointdpm.tasks.config import Sampling, Sets, TaskConfig, settings_of
-from adjointdpm.tasks.diagnosis import ADVICE, Watch
+from adjointdpm.tasks.diagnosis import ADVICE
 from adjointdpm.tasks.evaluation import evaluate
 from adjointdpm.tasks.metric_spreads import on_reward_device, spread_of, with_spreads
 from adjointdpm.tasks.previews import Previews
 from adjointdpm.tasks.strength import settle_strength
+from adjointdpm.tasks.watch import Watch
 from adjointdpm.variables import Example, Variable
 from adjointdpm.variables.freezing import frozen
 
