@@ -108,6 +108,7 @@ def embed(
     check_reads_text(model.pipe, "embed")
     metric, sets = metric or config.resolve_metric(), config.sets()
     render = renderer(model, config)
+    _check_token(render, metric, config)
     check_metric(render, metric, sets.training)
     asked = recognise
     if asked is None and config.preservation:
@@ -152,6 +153,20 @@ def embed(
     if folder.writable:
         write_text(folder.path / README, _readme(config, token, assignment.story, result))
     return result
+
+
+def _check_token(render: Renderer, metric: Metric, config: EmbedConfig) -> None:
+    """Raise PromptError, before anything is drawn, if there can be no such token.
+
+    In a sentence of the user's it must be read with every prompt; others are tried later.
+    """
+    sets, pipe = config.sets(), render.model.pipe
+    word = WordPictures(render, metric, 0.0, config.initial, sets.training).words(1)[0]
+    sentence = {} if config.template is None else {"template": config.template}
+    token = TokenEmbedding(pipe, config.token, word, **sentence, vectors=config.vectors)
+    if sentence:
+        with token:
+            token.check([*sets.training, *sets.validation, *sets.held_out])
 
 
 def _asked_for(config: EmbedConfig) -> list[Example]:
