@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from adjointdpm.cli import terminal
+from adjointdpm.errors import AdjointDPMWarning
 from helpers.commands import run
 from helpers.tiny_pipelines import tiny_pipeline
 
@@ -195,3 +196,15 @@ def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
     assert ("It is small. Take more.\n" in text) == bool(said)
     assert text.startswith("On 4 prompts and seeds never used for learning, warm goes from 0.300")
     assert (said in text) if said else ("gain" not in text and "No iteration" not in text)
+
+
+def test_prompts_of_things_that_the_bundled_model_never_learned_get_a_warning() -> None:
+    from adjointdpm.cli.learn import _warn_of_unfamiliar
+
+    _warn_of_unfamiliar(["a noto emoji of a fox", "a pizza"])  # warnings are errors in these tests
+    with pytest.warns(AdjointDPMWarning, match="'a rocket', 'a guitar'\\. ") as seen:
+        _warn_of_unfamiliar(["a rocket", "a fox", "a guitar", "a rocket"])
+    assert len(seen) == 1
+    many = [f"thing {i}" for i in range(9)]
+    with pytest.warns(AdjointDPMWarning, match="and 5 more"):
+        _warn_of_unfamiliar(many)

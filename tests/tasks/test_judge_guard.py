@@ -1,5 +1,6 @@
 """The judge as guard: how many subjects may be lost, and what counts as half lost."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics.subject_recognition import SubjectJudge
+from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks import embed as embed_room
 from adjointdpm.tasks.embed import EmbedConfig, embed
-from adjointdpm.tasks.judge_guard import judge_guard
+from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.variables import Example
 from helpers.tiny_pipelines import tiny_pipeline
 
 PICTURES = torch.zeros(1, 3, 4, 4)
@@ -78,3 +81,16 @@ def test_words_are_compared_by_the_metric_alone_where_a_guard_keeps_the_content(
     with pytest.raises(PromptError, match="seen"):
         embed(model, config, folder, recognise=recognise)
     assert weights == ([0.0, 0.0] if guarded else [config.preservation] * 2)
+
+
+def test_resemblance_knows_pictures_as_rough_as_those_it_is_asked_for(tmp_path) -> None:
+    render = Renderer(from_pipeline(tiny_pipeline(tmp_path)), steps=4, guidance_scale=2.0)
+    examples = [Example("fox", 1), Example("red fox", 2), Example("fox", 3)]
+    assert resemblance(render, [examples[0], examples[2]]) is None  # one prompt alone
+    plain, rough = resemblance(render, examples), resemblance(render, examples, (1, 9))
+    assert plain is not None
+    assert rough is not None
+    assert [len(images) for images in plain.untouched.values()] == [2, 1]
+    assert [len(images) for images in rough.untouched.values()] == [4, 2]  # 9 steps are not rougher
+    prompts = [example.prompt for example in examples]
+    assert all(rough(replace(render, steps=1).look(examples), prompts))

@@ -148,20 +148,19 @@ def _warn_of_unfamiliar(prompts: list[str]) -> None:
     shown = ", ".join(repr(prompt) for prompt in unknown[:_SHOWN])
     more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     warnings.warn(
-        f"the bundled model has learned to draw a few things only, such as a fox, a pizza or an "
-        f"owl, and these prompts name none: {shown}{more}. Their pictures will mean little, and "
-        f"no judge can tell whether their subjects are kept; write prompts of other things, or "
-        f"name a --model of your own",
+        f"the bundled model has learned to draw 48 things only, such as a fox, a pizza or an owl "
+        f"(pipelines/tiny/README.md in this package lists them), and these prompts name none: "
+        f"{shown}{more}. Their pictures will mean little; write prompts of other things, or name a "
+        f"--model of your own",
         AdjointDPMWarning,
         stacklevel=2,
     )
 
 
-_SHOWN = 4  # prompts in a warning
-
 # The structure distance from the untouched picture up to which the bundled judge, where it can be
 # asked, still finds nearly every subject of a guided picture. Of most pictures beyond, it does not.
 _OTHER_DRAWING = 0.6
+_SHOWN = 4  # prompts in a warning
 _STRENGTH = {
     "you": "Strength {:g} of what was learned was kept, as you asked.",
     "guard": "Strength {:g} of what was learned was kept: the least that gains nearly as much as "

@@ -271,8 +271,9 @@ def _beyond_range(
         "beyond range",
         f"The metric fell from {looks[0]['metric']:.3f} to {best:.3f} on pictures whose colours "
         f"may lie below 0 and above 1, and by {left:.3f} on the pictures as they are shown.",
-        "Let the metric clamp what it is given, images.clamp(0, 1), so that nothing is gained "
-        "beyond black and white.",
+        "Let the metric add what lies beyond, such as "
+        "10 * (images - images.clamp(0, 1)).square().mean((1, 2, 3)). A clamp alone has no "
+        "gradient there.",
     )
 
 
