@@ -42,7 +42,6 @@ from benchmarks.user_process import ADJOINTDPM, run_as_user
 RESULTS = "style-references"
 WORK = Path(__file__).parent / "work" / RESULTS
 LIMIT = 1200.0  # seconds
-LEARNED: dict[str, list[str]] = {"LoRA": [], "all weights": ["--full"]}
 
 
 REFERENCES: dict[str, Callable[[], Picture]] = {
@@ -55,16 +54,11 @@ REFERENCES: dict[str, Callable[[], Picture]] = {
 LIKE_TUNING = ("bricks", "strokes")
 
 
-def command(reference: str, learned: str) -> list[str]:
+def command(reference: str) -> list[str]:
     """What is typed, after `adjointdpm`."""
     files = ["--prompts", "prompts.txt", "--held-out", "held-out.txt"]
-    style = ["--style", f"{reference}.png", "--out", folder_of(reference, learned)]
-    return ["stylize", *files, *style, *LEARNED[learned]]
-
-
-def folder_of(reference: str, learned: str) -> str:
-    """The run's folder in `WORK`."""
-    return f"{reference}-{learned.replace(' ', '-')}"
+    style = ["--style", f"{reference}.png", "--out", reference]
+    return ["stylize", *files, *style]
 
 
 def supply() -> None:
@@ -76,20 +70,20 @@ def supply() -> None:
         write_bytes(WORK / f"{name}.png", png(draw()))
 
 
-def measure(reference: str, learned: str) -> dict[str, Any]:
+def measure(reference: str) -> dict[str, Any]:
     """Run one command and keep what its `result.json` says.
 
     Raises:
         OutputError: it failed.
 
     """
-    words = command(reference, learned)
+    words = command(reference)
     finished = run_as_user([*ADJOINTDPM, *words, "--force"], WORK, LIMIT, usable_cores())
     if finished.code != 0:
         raise OutputError(
             f"adjointdpm {' '.join(words)}: exit code {finished.code}, {finished.why}"
         )
-    result = json.loads((WORK / folder_of(reference, learned) / "result.json").read_text("utf-8"))
+    result = json.loads((WORK / reference / "result.json").read_text("utf-8"))
     kept = ("before", "after", "change", "interval", "examples", "recognised", "diversity")
     return {
         "command": words,
@@ -103,7 +97,6 @@ def report(content: Mapping[str, Any]) -> str:
     """The table of `results/style-references.json`."""
     head = [
         "reference",
-        "learned",
         "Gram distance",
         "change, 95 % interval",
         "judge finds the subject",
@@ -113,23 +106,21 @@ def report(content: Mapping[str, Any]) -> str:
     ]
     rows = []
     for reference in REFERENCES:
-        for learned in LEARNED:
-            if facts := content["runs"].get(f"{reference}/{learned}"):
-                low, high = (end / facts["before"] for end in facts["interval"])
-                shares = [facts["recognised"][view] for view in ("before", "after")]
-                interval = facts["recognised_interval"]["after"]
-                rows.append(
-                    [
-                        f"{reference}{'*' if reference in LIKE_TUNING else ''}",
-                        learned,
-                        f"{facts['before']:.3f} → {facts['after']:.3f}",
-                        f"{facts['change'] / facts['before']:+.0%} [{low:+.0%}, {high:+.0%}]",
-                        f"{shares[0]:.0%} → {shares[1]:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]",
-                        f"{facts['diversity']:.2f}",
-                        "–" if facts["strength"] is None else f"{facts['strength']:g}",
-                        f"{facts['cpu_seconds']:.0f}",
-                    ]
-                )
+        if facts := content["runs"].get(reference):
+            low, high = (end / facts["before"] for end in facts["interval"])
+            shares = [facts["recognised"][view] for view in ("before", "after")]
+            interval = facts["recognised_interval"]["after"]
+            rows.append(
+                [
+                    f"{reference}{'*' if reference in LIKE_TUNING else ''}",
+                    f"{facts['before']:.3f} → {facts['after']:.3f}",
+                    f"{facts['change'] / facts['before']:+.0%} [{low:+.0%}, {high:+.0%}]",
+                    f"{shares[0]:.0%} → {shares[1]:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]",
+                    f"{facts['diversity']:.2f}",
+                    "–" if facts["strength"] is None else f"{facts['strength']:g}",
+                    f"{facts['cpu_seconds']:.0f}",
+                ]
+            )
     return (
         f"{table(head, rows)}\n\nEach on {max(f['examples'] for f in content['runs'].values())} "
         f"pictures of prompts and seeds that were not learned from; {content['machine']}."
@@ -140,7 +131,7 @@ def draw(path: Path) -> None:
     """Each reference with pictures before and after, of the LoRAs."""
     bands = []
     for reference in REFERENCES:
-        folder = RunFolder(WORK / folder_of(reference, "LoRA"))
+        folder = RunFolder(WORK / reference)
         result = json.loads((folder.path / "result.json").read_text("utf-8"))
         views = {"before": "before", "after": "after"}
         bands.append(Band(folder, result, views, WORK / f"{reference}.png"))
@@ -168,12 +159,10 @@ def main(
         WORK.mkdir(parents=True, exist_ok=True)
         supply()
         for reference in only or REFERENCES:
-            for learned in LEARNED:
-                name = f"{reference}/{learned}"
-                if again or name not in content["runs"]:
-                    tell(f"{name} …")
-                    content["runs"][name] = measure(reference, learned)
-                    write_results(RESULTS, content | {"machine": machine()})
+            if again or reference not in content["runs"]:
+                tell(f"{reference} …")
+                content["runs"][reference] = measure(reference)
+                write_results(RESULTS, content | {"machine": machine()})
         content = read_results(RESULTS)
     if picture is not None:
         draw(picture)
