@@ -33,7 +33,8 @@ def test_previews_add_pictures_and_states_and_change_nothing_else(
     files, monkeypatch, capsys
 ) -> None:
     for folder, more in (("plain", ()), ("watched", ("--previews",))):
-        words = (*EMBED, *SMALL, "--lr", 0.1, "--validation", 2, "--out", folder, *more)
+        words = (*EMBED, *SMALL, "--lr", 0.1, "--validation", 2, "--strength", 1)
+        words += ("--out", folder, *more)
         code, _, err = run(monkeypatch, capsys, *words)
         assert code == 0, err
     metrics = [
