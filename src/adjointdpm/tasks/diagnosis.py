@@ -133,12 +133,13 @@ def diagnose_end(
     looks = [record["validation"] for record in history if "validation" in record]
     if (found := _beyond_range(looks, seen, shown)) is not None:
         return found
+    freer = (
+        f" A --preservation below {settings.preservation:g} lets pictures change more, and 0 lets "
+        f"them show something else."
+        if settings.preservation
+        else ""
+    )
     if _gains(looks, seen, 1.0):
-        freer = (
-            f" A --preservation below {settings.preservation:g} lets pictures change more."
-            if settings.preservation
-            else ""
-        )
         return Diagnosis(
             "noise",
             f"The change on held-out pictures, {held_out['change']:.3f}, is smaller than its own "
@@ -149,7 +150,7 @@ def diagnose_end(
     return Diagnosis(
         "unclear",
         "The objective stayed where it was, although steps were neither very small nor very large.",
-        f"Try --lr {settings.lr / 3:.1g} and {settings.lr * 3:.1g}, and more --iterations.",
+        f"Try --lr {settings.lr / 3:.1g} and {settings.lr * 3:.1g}, and more --iterations.{freer}",
     )
 
 
