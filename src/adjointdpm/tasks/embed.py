@@ -27,7 +27,7 @@ from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.sentences import Choice, chosen_template
 from adjointdpm.tasks.start_word import FINE_STEPS
 from adjointdpm.tasks.stock_code import drawing_lines
-from adjointdpm.tasks.template_probe import TemplateProbe
+from adjointdpm.tasks.template_probe import TEMPLATES, TemplateProbe
 from adjointdpm.tasks.word_pictures import ROUGH_STEPS, WordPictures, drawn_with_words
 from adjointdpm.variables import Example, TokenEmbedding
 
@@ -162,9 +162,9 @@ def _check_token(render: Renderer, metric: Metric, config: EmbedConfig) -> None:
     """
     sets, pipe = config.sets(), render.model.pipe
     word = WordPictures(render, metric, 0.0, config.initial, sets.training).words(1)[0]
-    sentence = {} if config.template is None else {"template": config.template}
-    token = TokenEmbedding(pipe, config.token, word, **sentence, vectors=config.vectors)
-    if sentence:
+    sentence = config.template or TEMPLATES[0]
+    token = TokenEmbedding(pipe, config.token, word, template=sentence, vectors=config.vectors)
+    if config.template is not None:
         with token:
             token.check([*sets.training, *sets.validation, *sets.held_out])
 
