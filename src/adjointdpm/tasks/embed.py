@@ -162,7 +162,7 @@ def _check_token(render: Renderer, metric: Metric, config: EmbedConfig) -> None:
     """
     sets, pipe = config.sets(), render.model.pipe
     word = WordPictures(render, metric, 0.0, config.initial, sets.training).words(1)[0]
-    sentence = config.template or TEMPLATES[0]
+    sentence = TEMPLATES[0] if config.template is None else config.template
     token = TokenEmbedding(pipe, config.token, word, template=sentence, vectors=config.vectors)
     if config.template is not None:
         with token:
