@@ -30,8 +30,8 @@ class Diagnosis:
     """Why a run gains nothing.
 
     Args:
-        cause: flat metric, no influence, step too small, step too large, content, beyond range,
-            noise or unclear.
+        cause: flat metric, no influence, step too small, step too large, content, guard, beyond
+            range, noise or unclear.
         what: what was seen, in a sentence.
         change: what to change, in a sentence.
 
@@ -113,6 +113,7 @@ def diagnose_end(
     settings: Settings,
     held_out: Mapping[str, Any],
     shown: Mapping[str, Any],
+    kept: int,
     advice: str = ADVICE,
 ) -> Diagnosis | None:
     """Say why a finished run gained nothing, or None if it gained.
@@ -123,6 +124,7 @@ def diagnose_end(
             several.
         shown: the metric on validation pictures "before" and "after", as they are shown. Runs learn
             from pictures whose colours may lie beyond [0, 1].
+        kept: the iteration whose state was kept; 0 is the start.
 
     """
     low, high = held_out.get("interval") or (held_out["change"], held_out["change"])
@@ -131,7 +133,10 @@ def diagnose_end(
     if (found := diagnose(history, seen, settings, advice, ended=True)) is not None:
         return found
     looks = [record["validation"] for record in history if "validation" in record]
-    if (found := _beyond_range(looks, seen, shown)) is not None:
+    if kept == 0 and (refused := _refused(looks, seen)) is not None:
+        return refused
+    best = next((r["validation"] for r in history if r["iteration"] == kept), None)
+    if best and (found := _beyond_range(looks[0], best, seen.spread, shown)) is not None:
         return found
     freer = (
         f" A --preservation below {settings.preservation:g} lets pictures change more, and 0 lets "
@@ -260,18 +265,31 @@ def _content(
     )
 
 
+def _refused(looks: Sequence[Mapping[str, float]], seen: Seen) -> Diagnosis | None:
+    """A metric that fell, and a guard that took none of these states."""
+    best = min(look["metric"] for look in looks)
+    if "guard" not in looks[0] or looks[0]["metric"] - best <= _NOTHING * _unit(looks, seen):
+        return None
+    return Diagnosis(
+        "guard",
+        f"The metric fell from {looks[0]['metric']:.3f} to {best:.3f}, in states that the guard "
+        f"refuses: their pictures no longer show what they should.",
+        "Lower --lr, or take more --iterations. Where no judge knows the prompts, --preservation 0 "
+        "lets pictures show something else.",
+    )
+
+
 def _beyond_range(
-    looks: Sequence[Mapping[str, float]], seen: Seen, shown: Mapping[str, Any]
+    first: Mapping[str, float], best: Mapping[str, float], unit: float, shown: Mapping[str, Any]
 ) -> Diagnosis | None:
     """A gain that is gone where pictures are shown, which have no colours below 0 or above 1."""
-    best = min(look["metric"] for look in looks)
-    gained, left = looks[0]["metric"] - best, shown["before"] - shown["after"]
-    if gained <= _NOTHING * _unit(looks, seen) or left > _LEFT_OF_GAIN * gained:
+    gained, left = first["metric"] - best["metric"], shown["before"] - shown["after"]
+    if gained <= _NOTHING * (unit or abs(first["metric"]) or 1.0) or left > _LEFT_OF_GAIN * gained:
         return None
     return Diagnosis(
         "beyond range",
-        f"The metric fell from {looks[0]['metric']:.3f} to {best:.3f} on pictures whose colours "
-        f"may lie below 0 and above 1, and by {left:.3f} on the pictures as they are shown.",
+        f"The metric fell from {first['metric']:.3f} to {best['metric']:.3f} on pictures whose "
+        f"colours may lie below 0 and above 1, and by {left:.3f} on pictures as they are shown.",
         "Let the metric add what lies beyond, such as "
         "10 * (images - images.clamp(0, 1)).square().mean((1, 2, 3)). A clamp alone has no "
         "gradient there.",

@@ -71,7 +71,8 @@ def guide(
     render = replace(render, noises=starts)
 
     asked = recognise
-    if asked is None and config.preservation:
+    # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
+    if asked is None and config.preservation and config.learn != "noise":
         asked = _resemblance(render, config, metric)
     parts = _parts(render, config, sets.training)
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured

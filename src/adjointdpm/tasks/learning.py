@@ -199,7 +199,9 @@ def learn(
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
-        result["diagnosis"] = watch.verdict(outcome.history, result["held_out"], result["metric"])
+        result["diagnosis"] = watch.verdict(
+            outcome.history, result["held_out"], result["metric"], outcome.best_iteration
+        )
     result |= {
         "seconds": time.perf_counter() - started,
         "seconds_optimising": optimised,
