@@ -10,6 +10,7 @@ from benchmarks.defaults.cells import (
     LEAST,
     LIKE_TUNING,
     METRICS,
+    OWN_MODEL,
     RATES,
     TASKS,
     TEMPLATES,
@@ -53,6 +54,7 @@ def page_of(kept: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
         _share_summary(found),
         _grid_summary(found, grid),
         _by_task(found, kept["runs"]),
+        _without_judge(kept["runs"]),
         *(_of_task(task, found, kept["runs"]) for task in TASKS),
         _failures(found),
         _setting(kept),
@@ -149,6 +151,27 @@ def _by_task(found: Mapping[Cell, Verdict], runs: Runs) -> str:
                 ]
             )
     return table(["task", "passed", "with a grid", "seconds (median, most)"], rows)
+
+
+def _without_judge(runs: Runs) -> str:
+    """What cells without a judge gain, beside the same with one."""
+    shares: dict[str, list[float]] = {}
+    for cell in cells(["*-own-model/*"]):
+        task = cell.task.removesuffix(f"-{OWN_MODEL}")
+        pair = [runs.get(name, {}) for name in (cell.name, cell.name.replace(cell.task, task))]
+        alone, judged = (facts.get("change", 0.0) for facts in pair)
+        if cell.judged_here and alone and judged < 0:
+            shares.setdefault(task, []).append(alone / judged)
+    if not shares:
+        return ""
+    rows = [
+        [f"`{' '.join(TASKS[task])}`", str(len(found)), f"{median(found):.0%}", f"{min(found):.0%}"]
+        for task, found in shares.items()
+    ]
+    return (
+        "What a cell with `--model own-model` gains, as a share of what the same cell gains with "
+        "the judge:\n\n" + table(["task", "pairs", "median", "least"], rows)
+    )
 
 
 def _of_task(task: str, found: Mapping[Cell, Verdict], runs: Runs) -> str:

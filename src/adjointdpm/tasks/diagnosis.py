@@ -136,7 +136,7 @@ def diagnose_end(
     if kept == 0 and (refused := _refused(looks, seen)) is not None:
         return refused
     best = next((r["validation"] for r in history if r["iteration"] == kept), None)
-    if best and (found := _beyond_range(looks[0], best, seen.spread, shown)) is not None:
+    if best and (found := _beyond_range(looks, best, seen, shown)) is not None:
         return found
     freer = (
         f" A --preservation below {settings.preservation:g} lets pictures change more, and 0 lets "
@@ -280,11 +280,15 @@ def _refused(looks: Sequence[Mapping[str, float]], seen: Seen) -> Diagnosis | No
 
 
 def _beyond_range(
-    first: Mapping[str, float], best: Mapping[str, float], unit: float, shown: Mapping[str, Any]
+    looks: Sequence[Mapping[str, float]],
+    best: Mapping[str, float],
+    seen: Seen,
+    shown: Mapping[str, Any],
 ) -> Diagnosis | None:
     """A gain that is gone where pictures are shown, which have no colours below 0 or above 1."""
+    first = looks[0]
     gained, left = first["metric"] - best["metric"], shown["before"] - shown["after"]
-    if gained <= _NOTHING * (unit or abs(first["metric"]) or 1.0) or left > _LEFT_OF_GAIN * gained:
+    if gained <= _NOTHING * _unit(looks, seen) or left > _LEFT_OF_GAIN * gained:
         return None
     return Diagnosis(
         "beyond range",
