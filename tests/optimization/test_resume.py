@@ -172,11 +172,11 @@ def learn_word(
     return embed(model, config, folder, resume=resume, on_record=interrupt)
 
 
-@pytest.mark.parametrize(("preservation", "redrawn"), [(0.0, 2), (0.5, 4)])
+@pytest.mark.parametrize(("preservation", "redrawn"), [(0.0, 2), (0.5, 10)])
 def test_a_resumed_run_reports_what_all_its_sessions_took(
     tmp_path, preservation: float, redrawn: int
 ) -> None:
-    """Plain pictures and the spread are drawn anew in each session: batches of two steps."""
+    """Plain pictures, the spread and what a guard compares with are drawn anew in each session."""
     calls = []
 
     def model() -> DiffusionModel:

@@ -79,6 +79,7 @@ def optimize(
     guard: Guard | None = None,
     retry_after: int = 0,
     in_part: bool = False,
+    prepared: int = 0,
 ) -> Outcome:
     """Minimise an objective over the training examples.
 
@@ -109,6 +110,7 @@ def optimize(
             the exact gradient; 0: never. See `second_try`.
         in_part: whether the guard chooses afterwards how much of the best state is kept. As long as
             it takes no state whole, the best that it refuses is kept.
+        prepared: network calls of this process before, in this session, which count too.
 
     Raises:
         PromptError: no training or no validation examples, or see `Variable.check`.
@@ -125,6 +127,7 @@ def optimize(
     run.on_history, run.trackers, run.guard = on_history, trackers, guard
     run.retry_after, run.in_part = retry_after, in_part
     with stats(memory=False) as run.cost:
+        run.cost.network_calls = prepared
         run.prepare(resume)
         return run.learn()
 

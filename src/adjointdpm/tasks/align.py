@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from adjointdpm import metrics
+from adjointdpm.engine.stats import stats
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError
 from adjointdpm.metrics import Metric, WeightedSum
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
@@ -187,9 +188,10 @@ def align(
     """
     metric = metric or config.resolve_metric()
     render, sets, asked = renderer(model, config), config.sets(), recognise
-    if asked is None and config.guard is None:
-        check_metric(render, metric, sets.training, config.batch)
-        asked = resemblance(render, [*sets.validation, *config.strength_examples()])
+    with stats(memory=False) as cost:
+        if asked is None and config.guard is None:
+            check_metric(render, metric, sets.training, config.batch)
+            asked = resemblance(render, [*sets.validation, *config.strength_examples()])
     guard = config.resolve_guard(metric, asked)
     if guard is None or isinstance(asked, PictureResemblance):
         _warn_if_hackable(metric)
@@ -204,6 +206,7 @@ def align(
         told(model.pipe, variable),
         recognise=recognise,
         command=command,
+        prepared=cost.network_calls,
         guard=guard,
         enough=None if config.clip_reward is None else config.clip_reward * _sign(metric),
         strength_examples=config.strength_examples(),

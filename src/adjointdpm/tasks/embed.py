@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adjointdpm.engine.stats import stats
 from adjointdpm.errors import AdjointDPMWarning, NoGainWarning
 from adjointdpm.metrics import Metric, score
 from adjointdpm.metrics.lost_subject import LostSubject
@@ -111,9 +112,10 @@ def embed(
     _check_token(render, metric, config)
     check_metric(render, metric, sets.training)
     asked = recognise
-    if asked is None and config.preservation:
-        asked = resemblance(render, _asked_for(config), (ROUGH_STEPS, FINE_STEPS))
-    guard = None if asked is None else _guard(render, asked, sets.validation)
+    with stats(memory=False) as cost:
+        if asked is None and config.preservation:
+            asked = resemblance(render, _asked_for(config), (ROUGH_STEPS, FINE_STEPS))
+        guard = None if asked is None else _guard(render, asked, sets.validation)
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
@@ -145,6 +147,7 @@ def embed(
         acts=choice.acts,
         found={"template": choice.as_facts()},
         calls={"probing sentences": choice.network_calls},
+        prepared=cost.network_calls,
         guard=guard,
         strength_examples=config.strength_examples(),
         strength=config.wanted_strength,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.lost_subject import stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
@@ -72,8 +73,9 @@ def guide(
 
     asked = recognise
     # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    if asked is None and config.preservation and config.learn != "noise":
-        asked = _resemblance(render, config, metric)
+    with stats(memory=False) as cost:
+        if asked is None and config.preservation and config.learn != "noise":
+            asked = _resemblance(render, config, metric)
     parts = _parts(render, config, sets.training)
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
 
@@ -91,6 +93,7 @@ def guide(
         _story(config, metric.name),
         recognise=recognise,
         command=command,
+        prepared=cost.network_calls,
         guard=None
         if asked is None
         else judge_guard(asked, config.count, looks=None, clearly=clearly),

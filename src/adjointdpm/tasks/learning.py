@@ -81,6 +81,8 @@ class Assignment:
         acts: whether pictures can change, where that was tried.
         found: what was found out before the run, for `result.json`.
         calls: network calls that this took, by purpose.
+        prepared: network calls of this process for what every session draws anew before the run,
+            such as untouched pictures.
         enough: where the metric is good enough; see `MetricObjective`.
         guard: what must not get worse.
         strength_examples: with any, how much of what was learned is kept is settled on them.
@@ -103,6 +105,7 @@ class Assignment:
     acts: bool | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
+    prepared: int = 0
     enough: float | None = None
     guard: Guard | None = None
     strength_examples: Sequence[Example] = ()
@@ -164,6 +167,7 @@ def learn(
         render, on_record = previews.watching(render), previews.before(on_record)
     with ExitStack() as stack:
         counter = stack.enter_context(stats(memory=False))
+        counter.network_calls = assignment.prepared
         check_metric(
             render, assignment.metric, assignment.sets.training, config.loop_settings().batch
         )
@@ -298,6 +302,7 @@ def _optimise(
         guard=assignment.guard,
         retry_after=assignment.retry_after,
         in_part=bool(assignment.strength_examples) and assignment.strength is None,
+        prepared=assignment.prepared,
     )
     outcome.content = objective.content or 1.0
     return outcome
