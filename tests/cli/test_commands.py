@@ -198,6 +198,48 @@ def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
     assert (said in text) if said else ("gain" not in text and "No iteration" not in text)
 
 
+@pytest.mark.parametrize(
+    ("high", "sign", "said"),
+    [
+        (-0.1, 1, "existing word “black” in its place gets 0.250 by itself.\n"),
+        (0.1, 1, "gets 0.250 by itself: what was learned is no better than that.\n"),
+        (-0.1, -1, "gets -0.250 by itself.\n"),
+    ],
+)
+def test_what_was_learned_is_told_beside_the_word_that_it_started_from(high, sign, said) -> None:
+    from adjointdpm.cli.learn import _summary
+
+    held_out = {"before": 0.3, "existing_word": 0.25, "after": 0.2, "examples": 4}
+    held_out["since"] = {"existing_word": {"change": -0.05, "interval": [-0.2, high]}}
+    result = {
+        "metric": {"name": "warm", "sign": sign},
+        "held_out": held_out,
+        "optimisation": {"best_iteration": 3},
+        "story": {"views": {"existing_word": "existing word “black”"}},
+    }
+    assert said in _summary(result)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "by", "said"),
+    [
+        (0.0, "guard", "Nothing of what was learned was kept"),
+        (0.5, "guard", "Strength 0.5 of what was learned was kept: the least"),
+        (0.0, "you", "Strength 0 of what was learned was kept, as you asked"),
+    ],
+)
+def test_a_strength_of_which_nothing_is_left_is_told(chosen, by, said) -> None:
+    from adjointdpm.cli.learn import _summary
+
+    result = {
+        "metric": {"name": "warm"},
+        "held_out": {"before": 0.3, "after": 0.2, "examples": 4},
+        "optimisation": {"best_iteration": 3},
+        "strength": {"chosen": chosen, "by": by, "guard_name": "lost", "curve": []},
+    }
+    assert said in _summary(result)
+
+
 def test_prompts_of_things_that_the_bundled_model_never_learned_get_a_warning() -> None:
     from adjointdpm.cli.learn import _warn_of_unfamiliar
 

@@ -126,8 +126,11 @@ def test_a_guard_may_know_what_the_untouched_model_has() -> None:
     metric = FunctionMetric(wants_gray, "gray")
     assert Guard(metric, 0.1).accepts({"guard": 0.55}, start)
     known = Guard(metric, 0.1, untouched=0.2)
-    assert not known.accepts({"guard": 0.55}, start)
-    assert known.accepts({"guard": 0.3}, start)
+    assert known.limit({}) == pytest.approx(0.3)
+    assert not known.accepts({"guard": 0.56}, start)
+    assert known.accepts({"guard": 0.55}, start)  # a start that is beyond leaves half of the bound
+    assert known.accepts({"guard": 0.3}, start | {"guard": 0.21})
+    assert not known.accepts({"guard": 0.31}, start | {"guard": 0.21})
 
 
 def test_where_the_guard_takes_no_state_whole_the_best_is_left_for_a_part_of_it() -> None:

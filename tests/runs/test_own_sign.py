@@ -19,6 +19,7 @@ def reward(folder: RunFolder) -> dict:
         "after": -22.25,
         "change": -2.125,
         "interval": [-3.5, -0.5],
+        "since": {"existing_word": {"change": -1.25, "interval": [-1.5, -0.125]}},
         "parts": {
             "pickscore": {view: -1.25 for view in VIEWS} | {"sign": -1},
             "color": {view: 0.75 for view in VIEWS},
@@ -34,6 +35,7 @@ def test_a_reward_rises(folder: RunFolder) -> None:
     assert own["held_out"]["change"] == 2.125
     assert own["held_out"]["interval"] == [0.5, 3.5]
     assert own["metric"]["after"] == 22.5
+    assert own["held_out"]["since"]["existing_word"]["interval"] == [0.125, 1.5]
     assert result["held_out"]["after"] == -22.25  # what it was made of is as it was
     text = write_report(folder).read_text()
     assert "20.125 → 22.250" in text
@@ -43,6 +45,7 @@ def test_a_reward_rises(folder: RunFolder) -> None:
     assert "<td>part: color</td><td>0.750</td>" in text
     assert "went from 20.000 to 22.500" in text
     assert "[0.500, 3.500]" in text
+    assert "to last it is 1.250, [0.125, 1.500]" in text
     assert "-22" not in text.split("</style>")[-1].split("<svg")[0]
 
 

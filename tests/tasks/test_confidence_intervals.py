@@ -101,6 +101,7 @@ def test_what_tasks_report_is_over_prompts() -> None:
         2, 12, 3, 8, 8
     )
     views = {"before": pictures[0], "after": pictures[1]}
+    views["word"] = (pictures[0] + 2 * pictures[1]) / 3
     brightness = metrics.resolve(lambda images: images.mean((1, 2, 3)))
 
     def bright(images: Tensor, _: object) -> list[bool]:
@@ -115,6 +116,10 @@ def test_what_tasks_report_is_over_prompts() -> None:
     )
     assert found["interval"] == pytest.approx(expected, rel=1e-5)
     assert found["interval"] != pytest.approx(others, rel=1e-2)
+    assert list(found["since"]) == ["word"]  # a third of the way is left from there
+    assert found["since"]["word"]["change"] == pytest.approx(found["change"] / 3, rel=1e-5)
+    low, high = found["since"]["word"]["interval"]
+    assert [3 * low, 3 * high] == pytest.approx(found["interval"], rel=1e-4)
     for view, images in views.items():
         assert found["recognised_interval"][view] == clustered_share_interval(
             bright(images, None), of

@@ -165,9 +165,25 @@ _STRENGTH = {
     "you": "Strength {:g} of what was learned was kept, as you asked.",
     "guard": "Strength {:g} of what was learned was kept: the least that gains nearly as much as "
     "any within the guard's bound ({}).",
+    "nothing": "Nothing of what was learned was kept (strength {:g}): the file holds the start. No "
+    "part of it gains anything within the guard's bound ({}): see the curve in the report. "
+    "--strength keeps as much as you say.",
     "default": "All of what was learned was kept (strength {:g}): no guard says what it costs. See "
     "the curve in the report, and --strength or --guard.",
 }
+
+
+def _beside_controls(result: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """What an existing word gets in the token's place, and whether what was learned is better."""
+    lines = []
+    for view, found in result["held_out"].get("since", {}).items():
+        label = result["story"]["views"][view]
+        alone = f"The {label} in its place gets {_number(own[view])} by itself"
+        if found["change"] >= 0 or found["interval"][1] >= 0:
+            lines.append(f"{alone}: what was learned is no better than that.")
+        else:
+            lines.append(f"{alone}.")
+    return lines
 
 
 def _number(value: float) -> str:
@@ -187,7 +203,7 @@ def _summary(result: dict[str, Any]) -> str:
         if held_out.get("same_examples")
         else f"On {examples} never used for learning"
     )
-    own = in_own_sign(result, ["before", "after"])["held_out"]
+    own = in_own_sign(result, ["before", "after", *result["held_out"].get("since", ())])["held_out"]
     lines = [
         f"{where}, {result['metric']['name']} goes from "
         f"{_number(own['before'])} to {_number(own['after'])} ({direction(result)})."
@@ -210,8 +226,10 @@ def _summary(result: dict[str, Any]) -> str:
         )
     if (found := result.get("diagnosis")) is not None:
         lines.append(f"{found['what']} {found['change']}")
+    lines += _beside_controls(result, own)
     if kept := result.get("strength"):
-        lines.append(_STRENGTH[kept["by"]].format(kept["chosen"], kept.get("guard_name", "")))
+        how = "nothing" if kept["by"] == "guard" and kept["chosen"] == 0 else kept["by"]
+        lines.append(_STRENGTH[how].format(kept["chosen"], kept.get("guard_name", "")))
     if "recognised" in held_out:
         shares = held_out["recognised"]
         lines.append(

@@ -44,13 +44,18 @@ class Guard:
     def limit(self, start: Mapping[str, float]) -> float:
         """The worst mean that is still taken.
 
+        Where the start is something else than the untouched model, and has used up what may get
+        worse, half of the bound is left for what is learned. Else nothing would be.
+
         Args:
-            start: "guard" and "guard_error", its mean and standard error, of untouched pictures.
+            start: "guard" and "guard_error", its mean and standard error, of the start's pictures.
 
         """
         room = 2 * start["guard_error"] if self.bound is None else self.bound
-        first = start["guard"] if self.untouched is None else self.untouched
-        return first + room + 1e-9  # a bound of 1/8 lets exactly 1 picture of 8 go
+        worst = start["guard"] + room if self.untouched is None else self.untouched + room
+        if self.untouched is not None and "guard" in start:
+            worst = max(worst, start["guard"] + room / 2)
+        return worst + 1e-9  # a bound of 1/8 lets exactly 1 picture of 8 go
 
     def accepts(self, values: Mapping[str, float], start: Mapping[str, float]) -> bool:
         """Whether the guard is not worse than it may be."""

@@ -28,16 +28,26 @@ def in_own_sign(result: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
             name: _turned(values, views, values.get("sign", 1))
             for name, values in held_out["parts"].items()
         }
-    held_out = _turned(held_out, [*views, "change"], sign)
-    if sign < 0 and "interval" in held_out:
-        low, high = held_out["interval"]
-        held_out["interval"] = [-high, -low]
+    held_out = _turned_change(_turned(held_out, views, sign), sign)
+    if "since" in held_out:
+        held_out["since"] = {
+            view: _turned_change(found, sign) for view, found in held_out["since"].items()
+        }
     turned: dict[str, Any] = {"held_out": held_out} if "held_out" in result else {}
     if "metric" in result:
         turned["metric"] = _turned(result["metric"], ["before", "after"], sign)
     if "strength" in result:
         turned["strength"] = _turned_curve(result["strength"], sign)
     return result | turned
+
+
+def _turned_change(found: dict[str, Any], sign: int) -> dict[str, Any]:
+    """A change and its interval."""
+    found = _turned(found, ["change"], sign)
+    if sign < 0 and "interval" in found:
+        low, high = found["interval"]
+        found["interval"] = [-high, -low]
+    return found
 
 
 def _turned_curve(found: dict[str, Any], sign: int) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def embed(
     choice = _chosen(render, config, metric, guard, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
-    guard = _guard_of(guard, choice)
+    _warn_if_lost(guard, choice)
     template, initial = choice.template, choice.initial
     config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
@@ -185,13 +185,10 @@ def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example])
     return judge_guard(recognise, len(examples), looks=None, untouched=untouched)
 
 
-def _guard_of(guard: Guard | None, choice: Choice) -> Guard | None:
-    """The same, with a warning where the subjects are lost before anything is learned.
-
-    What is learned then may lose as many as the initial word does, or nothing would be learned.
-    """
+def _warn_if_lost(guard: Guard | None, choice: Choice) -> None:
+    """Warn where the subjects are lost before anything is learned."""
     if guard is None or choice.lost is None or choice.lost <= guard.limit({}):
-        return guard
+        return
     assert guard.untouched is not None
     warnings.warn(
         f"with {choice.initial!r} in {choice.template!r}, where the token starts, the "
@@ -201,7 +198,6 @@ def _guard_of(guard: Guard | None, choice: Choice) -> Guard | None:
         AdjointDPMWarning,
         stacklevel=3,
     )
-    return replace(guard, untouched=choice.lost)
 
 
 def _chosen(
@@ -224,7 +220,10 @@ def _chosen(
     # A guard says itself whether the content is kept. Its weight would choose words that change
     # nothing, and the run lowers it where it costs all that is gained.
     preservation = config.preservation if guard is None else 0.0
-    pictures = WordPictures(render, metric, preservation, config.initial, sets.training, asked)
+    others = [example.prompt for example in [*sets.validation, *sets.held_out]]
+    pictures = WordPictures(
+        render, metric, preservation, config.initial, sets.training, asked, others
+    )
     trial = SentenceTrial(
         render,
         metric,

@@ -39,6 +39,8 @@ def evaluate(
 
         - `change`: from before to after, with a 95 % bootstrap `interval` over prompts, each with
           all its seeds (over the seeds if there is one prompt).
+        - `since`: where there are controls, the change and interval from each of them to after, by
+          the control's name: what was learned is worth no more than that.
         - `structure_distance`: of after to before; as a yardstick, `structure_distance_unrelated`
           is that of before to the next example's before.
         - `distinctness`: mean distance between pictures after, relative to before.
@@ -55,11 +57,17 @@ def evaluate(
     prompts = [example.prompt for example in examples]
     scores = {name: score(metric, images, prompts) for name, images in views.items()}
     before, after = views["before"], views["after"]
-    change = scores["after"] - scores["before"]
     result: dict[str, Any] = {name: values.mean().item() for name, values in scores.items()}
-    result |= {
-        "change": change.mean().item(),
-        "interval": bootstrap_interval(change.tolist(), of=prompts),
+
+    def change_from(view: str) -> dict[str, Any]:
+        change = scores["after"] - scores[view]
+        interval = bootstrap_interval(change.tolist(), of=prompts)
+        return {"change": change.mean().item(), "interval": interval}
+
+    controls = [view for view in views if view not in ("before", "after")]
+    if controls:
+        result["since"] = {view: change_from(view) for view in controls}
+    result |= change_from("before") | {
         "examples": len(examples),
         "structure_distance": structure_distance(after, before).mean().item(),
         "structure_distance_unrelated": structure_distance(before.roll(1, 0), before).mean().item(),

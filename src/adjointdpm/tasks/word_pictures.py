@@ -33,6 +33,8 @@ class WordPictures:
         initial: the word that the token starts at, if the user named one.
         training: examples to draw.
         lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
+        others: prompts that the token will be used with too. A word that is some prompt's subject
+            would say more than how that one looks.
 
     """
 
@@ -42,6 +44,7 @@ class WordPictures:
     initial: str | None
     training: Sequence[Example]
     lost: Callable[[Tensor, Sequence[str]], float] | None = None
+    others: Sequence[str] = ()
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -56,12 +59,12 @@ class WordPictures:
     def words(self, count: int) -> list[str]:
         """The initial word, if there is one, and so many others that are not in the prompts."""
         first = [] if self.initial is None else [self.initial]
-        known = [example.prompt for example in self.examples]
+        known = [*(example.prompt for example in self.training), *self.others]
         pipe = self.render.model.pipe
         found = common_words(pipe, count, [*first, *known])
         if not first and not found:
             tokenizer = getattr(pipe, text_encoders(pipe)[0].tokenizer)
-            found = [neutral_word(tokenizer, [example.prompt for example in self.training])]
+            found = [neutral_word(tokenizer, known)]
         return list(dict.fromkeys(first + found))
 
     def seen(self, template: str, words: Sequence[str], plain: Tensor) -> Sentence:
