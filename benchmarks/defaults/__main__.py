@@ -106,6 +106,8 @@ def facts_of(finished: Finished, folder: Path, *, judge: bool = False) -> dict[s
     result = json.loads(path.read_text("utf-8"))
     held_out, course = result["held_out"], result["optimisation"]
     facts |= {key: held_out[key] for key in ("before", "after", "change", "interval", "examples")}
+    if "since" in held_out:  # what was learned, beyond the existing word that it started from
+        facts["beyond_word"] = held_out["since"]["existing_word"]
     if "recognised" in held_out:
         facts["recognised"] = [held_out["recognised"][view] for view in ("before", "after")]
     elif judge:

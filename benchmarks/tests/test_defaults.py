@@ -186,6 +186,7 @@ def test_facts_are_those_of_result_json(tmp_path, monkeypatch):
             "interval": [-0.6, -0.4],
             "examples": 10,
             "recognised": {"before": 1.0, "existing_word": 0.5, "after": 0.9},
+            "since": {"existing_word": {"change": -0.1, "interval": [-0.2, 0.1]}},
         },
         "optimisation": {"iterations": 12, "best_iteration": 10, "stopped": "patience"},
         "config": {"iterations": 20, "lr": 0.05, "template": "{prompt} {token}", "prompts": ["a"]},
@@ -193,6 +194,7 @@ def test_facts_are_those_of_result_json(tmp_path, monkeypatch):
     (tmp_path / "result.json").write_text(json.dumps(result))
     found = defaults.facts_of(Finished(0, 60.0, 50.0, "", ""), tmp_path)
     assert found["recognised"] == [1.0, 0.9]
+    assert found["beyond_word"] == {"change": -0.1, "interval": [-0.2, 0.1]}
     assert found["config"] == {"iterations": 20, "lr": 0.05, "template": "{prompt} {token}"}
     assert verdict(found | {"limit": 300}, [], 1).passed
     del result["held_out"]["recognised"]
@@ -295,6 +297,20 @@ def test_the_page_shows_what_was_found():
     assert "| 75% (1 of 3 runs) |" in page
     assert "in full for 0 of 7 cells, in part for 1" in page
     assert "given 200 iterations and made 20" in page
+
+
+def test_the_page_says_what_a_word_adds_to_the_one_it_started_from():
+    since = [{"change": -x, "interval": [-1.0, high]} for x, high in ((0.06, -0.01), (0.3, 0.1))]
+    runs = {
+        f"embed/sepia/{seed}": facts() | {"beyond_word": found}
+        for seed, found in zip(SEEDS, since, strict=True)
+    }
+    kept = {"runs": runs, "machine": "a machine", "threads": 1, "commands": ["embed"]}
+    page = page_of(kept, {"runs": {}})
+    assert "adds 30% in the median of 2 cells (from 10% to 50%)" in page
+    assert "In 1 of them the token is surely" in page
+    runs["embed/sepia/101"] = runs["embed/sepia/102"] = facts()
+    assert "learning adds" not in page_of(kept, {"runs": {}})
 
 
 def test_a_process_runs_as_a_users_would_and_stops_at_its_limit(tmp_path):

@@ -240,6 +240,29 @@ def test_a_strength_of_which_nothing_is_left_is_told(chosen, by, said) -> None:
     assert said in _summary(result)
 
 
+@pytest.mark.parametrize(
+    ("name", "after", "said"),
+    [
+        ("recognised", 0.9, False),
+        ("recognised", 0.8, True),
+        ("resembling", 0.75, False),
+        ("resembling", 0.33, True),
+    ],
+)
+def test_content_that_new_prompts_lose_is_told(name, after, said) -> None:
+    from adjointdpm.cli.learn import _summary
+
+    held_out = {"before": 0.3, "after": 0.2, "examples": 4, name: {"before": 1.0, "after": after}}
+    result = {
+        "metric": {"name": "warm"},
+        "held_out": held_out,
+        "optimisation": {"best_iteration": 3},
+    }
+    assert ("content lost" in _summary(result)) == said
+    held_out["same_examples"] = True  # the guard has seen them, and they are one's own choice
+    assert "content lost" not in _summary(result)
+
+
 def test_prompts_of_things_that_the_bundled_model_never_learned_get_a_warning() -> None:
     from adjointdpm.cli.learn import _warn_of_unfamiliar
 

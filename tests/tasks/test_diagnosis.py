@@ -22,7 +22,6 @@ SETTINGS = Settings(iterations=20, lr=0.05, preservation=0.2)
 SEEN = Seen(pictures=10, flat=0, spread=0.2, change=0.05)
 BAD = {"change": 0.01, "interval": [-0.02, 0.04]}
 KEPT = 2  # the iteration whose state was kept
-SHOWN = {"before": 0.5, "after": 0.4}  # the metric on validation pictures
 
 
 def records(*objectives: float, moved: float = 0.5, metrics=None, norm: float = 0.1) -> list[dict]:
@@ -45,10 +44,9 @@ def cause(history: list[dict], seen: Seen = SEEN, settings: Settings = SETTINGS)
 
 def test_a_run_that_gains_has_no_diagnosis() -> None:
     assert cause(records(0.5, 0.49, 0.47, 0.44)) is None
-    assert diagnose_end(records(0.5, 0.4), SEEN, SETTINGS, {"change": -0.1}, SHOWN, KEPT) is None
+    assert diagnose_end(records(0.5, 0.4), SEEN, SETTINGS, {"change": -0.1}, KEPT) is None
     assert (
-        diagnose_end(records(0.5, 0.5), SEEN, SETTINGS, {**BAD, "interval": [-2, -1]}, SHOWN, KEPT)
-        is None
+        diagnose_end(records(0.5, 0.5), SEEN, SETTINGS, {**BAD, "interval": [-2, -1]}, KEPT) is None
     )
 
 
@@ -56,7 +54,7 @@ def test_a_slow_fall_counts_for_what_it_comes_to_by_the_end() -> None:
     slow = records(0.5, 0.499, 0.498)  # 0.002 of a spread of 0.2 in 2 iterations: 10 % in 20
     assert cause(slow) is None
     assert diagnose(slow, SEEN, Settings(iterations=2, lr=0.05)) is None  # nothing else is wrong
-    assert diagnose_end(slow, SEEN, Settings(iterations=2), BAD, SHOWN, KEPT).cause == "unclear"
+    assert diagnose_end(slow, SEEN, Settings(iterations=2), BAD, KEPT).cause == "unclear"
 
 
 def test_nothing_is_said_before_the_first_step() -> None:
@@ -85,7 +83,7 @@ def test_every_cause_is_told_from_the_others(history, seen: Seen, expected: str)
     early = diagnose(history, seen, replace(SETTINGS, relax=False))
     assert early is not None
     assert early.cause == expected
-    at_end = diagnose_end(history, seen, SETTINGS, BAD, SHOWN, KEPT)
+    at_end = diagnose_end(history, seen, SETTINGS, BAD, KEPT)
     assert at_end is not None
     assert at_end.cause == expected
 
@@ -97,36 +95,23 @@ def test_a_loop_that_went_back_took_no_steps_that_are_too_small() -> None:
 
 
 def test_a_change_smaller_than_its_noise_is_said_to_be() -> None:
-    found = diagnose_end(records(0.5, 0.4, 0.3), SEEN, SETTINGS, BAD, SHOWN, KEPT)
+    found = diagnose_end(records(0.5, 0.4, 0.3), SEEN, SETTINGS, BAD, KEPT)
     assert found is not None
     assert found.cause == "noise"
     assert "-0.020" in found.what
     assert "--preservation below 0.2" in found.change
     free = diagnose_end(
-        records(0.5, 0.4, 0.3), SEEN, replace(SETTINGS, preservation=0.0), BAD, SHOWN, KEPT
+        records(0.5, 0.4, 0.3), SEEN, replace(SETTINGS, preservation=0.0), BAD, KEPT
     )
     assert free is not None
     assert "--preservation" not in free.change
-
-
-def test_what_is_gained_beyond_black_and_white_is_not_seen() -> None:
-    looks = records(0.5, 0.4, 0.3)
-    found = diagnose_end(looks, SEEN, SETTINGS, BAD, {"before": 0.5, "after": 0.5}, KEPT)
-    assert found is not None
-    assert found.cause == "beyond range"
-    assert "clamp" in found.change
-    nothing = diagnose_end(
-        records(0.5, 0.5), SEEN, SETTINGS, BAD, {"before": 0.5, "after": 0.5}, KEPT
-    )
-    assert nothing is not None
-    assert nothing.cause != "beyond range"
 
 
 def test_states_that_the_guard_refuses_are_said_to_be() -> None:
     looks = records(0.5, 0.4, 0.3)
     for record in looks:
         record["validation"]["guard"] = float(record["iteration"] > 0)
-    found = diagnose_end(looks, SEEN, SETTINGS, BAD, {"before": 0.5, "after": 0.5}, 0)
+    found = diagnose_end(looks, SEEN, SETTINGS, BAD, 0)
     assert found is not None
     assert found.cause == "guard"
     assert "--preservation 0" in found.change

@@ -9,6 +9,7 @@ import torch
 
 from adjointdpm import metrics
 from adjointdpm.errors import CheckpointError, NoGainWarning, PromptError
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
@@ -21,6 +22,8 @@ from adjointdpm.tasks.word_pictures import WordPictures
 from adjointdpm.variables import Example
 
 TRAINING = [Example(f"a noto emoji of a {word}", i) for i, word in enumerate(["cat", "owl"])]
+# Counts bright pictures as lost.
+BRIGHT = Guard(metrics.resolve(lambda images: images.mean((1, 2, 3))), 0.1, untouched=0.0)
 BACKGROUND, STYLE = "{prompt} on a {token} background", "{prompt} in {token} style"
 
 
@@ -259,7 +262,7 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
         render=Shown(tiny, 20, 5.0),
         lost=lambda images, prompts: images.mean().item(),
         validation=TRAINING,
-        limit=0.1,
+        guard=BRIGHT,
     )
     choice = asked.choose(BACKGROUND)
     assert (choice.initial, choice.lost) == (words[2], 0.0)
@@ -288,6 +291,7 @@ def test_a_sentence_whose_start_loses_subjects_comes_after_the_others(tiny, monk
         trial=lambda template, initial: 0.0 if template == first else 0.5,
         lost=lambda images, prompts: images.mean().item(),
         validation=TRAINING,
+        guard=BRIGHT,
     ).choose()
     assert choice.template == second
     assert choice.lost == 0.0

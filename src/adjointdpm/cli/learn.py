@@ -161,6 +161,8 @@ def _warn_of_unfamiliar(prompts: list[str]) -> None:
 # asked, still finds nearly every subject of a guided picture. Of most pictures beyond, it does not.
 _OTHER_DRAWING = 0.6
 _SHOWN = 4  # prompts in a warning
+#: Shares of new pictures, by the judge or by their resemblance, of which no guard takes the loss.
+_LOST = {"recognised": 0.15, "resembling": 0.3}
 _STRENGTH = {
     "you": "Strength {:g} of what was learned was kept, as you asked.",
     "guard": "Strength {:g} of what was learned was kept: the least that gains nearly as much as "
@@ -249,4 +251,19 @@ def _summary(result: dict[str, Any]) -> str:
             f"they still show their subjects, so look at them; a higher --preservation or a lower "
             f"--lr keeps more."
         )
+    if _content_is_lost(held_out):
+        lines.append(
+            "That is content lost on prompts that nothing was learned from: more and more "
+            "different --prompts show what a change costs, and a smaller --strength, or a --template "
+            "in which the token comes last, keeps more."
+        )
     return "".join(f"{line}\n" for line in lines)
+
+
+def _content_is_lost(held_out: dict[str, Any]) -> bool:
+    """Whether new pictures lose more than any guard would have taken."""
+    for name, most in _LOST.items():
+        if name in held_out:
+            shares = held_out[name]
+            return shares["before"] - shares["after"] > most and not held_out.get("same_examples")
+    return False

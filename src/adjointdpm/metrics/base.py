@@ -28,8 +28,7 @@ class Metric(ABC):
     """A differentiable score of samples in [0, 1], one number each; lower is better.
 
     Samples are pictures `[B, 3, H, W]`, or videos `[B, F, 3, H, W]` if `takes_videos` is True. They
-    are not clamped during optimisation, since a clamp would zero gradients: values may leave [0, 1]
-    a little.
+    come from the tasks as they are shown, within [0, 1]. A caller's own may leave it a little.
     """
 
     #: Height and width below which the metric cannot be computed, in pixels.

@@ -7,6 +7,7 @@ import torch
 from adjointdpm.engine.gradients import AutogradMethod, GradientMethod, Truncated
 from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric, score
+from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.auto_agreement import unchanged
 from adjointdpm.optimization.float16_scaling import GradientScale, uses_float16
 from adjointdpm.optimization.renderer import LOOK, Renderer
@@ -65,7 +66,7 @@ def _gradient(
 ) -> torch.Tensor:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         images = render([example], variable)
-        return images, score(metric, images, [example.prompt], LOOK).sum()
+        return images, score(metric, as_shown(images), [example.prompt], LOOK).sum()
 
     tensors = list(variable.tensors().values())
     gradients = GradientScale().gradients(draw, tensors, uses_float16(render.model))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adjointdpm.errors import AdjointDPMWarning, InvalidInputError, MetricError
 from adjointdpm.metrics import Metric, score, structure_distance
+from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.float16_scaling import GradientScale, largest_of, uses_float16
 from adjointdpm.optimization.guard import Guard
@@ -87,9 +88,8 @@ class MetricObjective(Objective):
     """mean(metric) + content · (preservation · mean(structure distance) + kl · drift) + Σ others.
 
     The others are the regularisers, each with its weight. The drift is that of `PredictionDrift`.
-    The structure distance is that to the plain picture: what the model draws without the variable.
-    All pictures are unclamped, the plain ones too, so that an untouched drawing has distance 0, and
-    what is learned from and what is validated are the same quantity.
+    The metric sees pictures as they are shown, see `as_shown`. The structure distance is that to
+    the plain picture: what the model draws without the variable. There both are unclamped.
 
     Args:
         render: draws the examples, and fixes the gradient method.
@@ -302,7 +302,7 @@ class MetricObjective(Objective):
         """The guard's scores of pictures as they are shown."""
         assert self.guard is not None
         prompts = [example.prompt for example in examples]
-        return score(self.guard.metric, images.clamp(0, 1), prompts, LOOK)
+        return score(self.guard.metric, as_shown(images), prompts, LOOK)
 
     def _add_regularisers(self) -> None:
         """Add the regularisers' gradient to the learned tensors' `grad`."""
@@ -362,7 +362,8 @@ class MetricObjective(Objective):
         self, images: Tensor, examples: Sequence[Example], draw: str = LOOK
     ) -> dict[str, Tensor]:
         """The terms that the pictures decide, `[B]` each."""
-        scores = score(self.metric, images, [example.prompt for example in examples], draw)
+        prompts = [example.prompt for example in examples]
+        scores = score(self.metric, as_shown(images), prompts, draw)
         parts = {"metric": scores}
         if self.enough is not None:
             parts["excess"] = (scores - self.enough).relu()

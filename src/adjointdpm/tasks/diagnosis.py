@@ -18,7 +18,6 @@ _FAR = 3.0  # the same, beyond which larger steps would not help
 _TOO_LARGE = (
     1.0  # change in one step, in shares of its natural size, after which nothing is left of it
 )
-_LEFT_OF_GAIN = 0.1  # share of a gain; less of it is nothing
 _SAME_PICTURE = 0.01  # mean change of a pixel in [0, 1] that nobody sees
 _NOTHING = 0.05  # change of the metric, in units of its spread over pictures
 _WORSE = 0.5  # rise of the objective in the same units that is no accident
@@ -30,8 +29,8 @@ class Diagnosis:
     """Why a run gains nothing.
 
     Args:
-        cause: flat metric, no influence, step too small, step too large, content, guard, beyond
-            range, noise or unclear.
+        cause: flat metric, no influence, step too small, step too large, content, guard, noise
+            or unclear.
         what: what was seen, in a sentence.
         change: what to change, in a sentence.
 
@@ -112,7 +111,6 @@ def diagnose_end(
     seen: Seen,
     settings: Settings,
     held_out: Mapping[str, Any],
-    shown: Mapping[str, Any],
     kept: int,
     advice: str = ADVICE,
 ) -> Diagnosis | None:
@@ -122,8 +120,6 @@ def diagnose_end(
         history, seen, settings, advice: see `diagnose`.
         held_out: what was measured on held-out pictures: "change", and its "interval" if there are
             several.
-        shown: the metric on validation pictures "before" and "after", as they are shown. Runs learn
-            from pictures whose colours may lie beyond [0, 1].
         kept: the iteration whose state was kept; 0 is the start.
 
     """
@@ -135,9 +131,6 @@ def diagnose_end(
     looks = [record["validation"] for record in history if "validation" in record]
     if kept == 0 and (refused := _refused(looks, seen)) is not None:
         return refused
-    best = next((r["validation"] for r in history if r["iteration"] == kept), None)
-    if best and (found := _beyond_range(looks, best, seen, shown)) is not None:
-        return found
     freer = (
         f" A --preservation below {settings.preservation:g} lets pictures change more, and 0 lets "
         f"them show something else."
@@ -276,27 +269,6 @@ def _refused(looks: Sequence[Mapping[str, float]], seen: Seen) -> Diagnosis | No
         f"refuses: their pictures no longer show what they should.",
         "Lower --lr, or take more --iterations. Where no judge knows the prompts, --preservation 0 "
         "lets pictures show something else.",
-    )
-
-
-def _beyond_range(
-    looks: Sequence[Mapping[str, float]],
-    best: Mapping[str, float],
-    seen: Seen,
-    shown: Mapping[str, Any],
-) -> Diagnosis | None:
-    """A gain that is gone where pictures are shown, which have no colours below 0 or above 1."""
-    first = looks[0]
-    gained, left = first["metric"] - best["metric"], shown["before"] - shown["after"]
-    if gained <= _NOTHING * _unit(looks, seen) or left > _LEFT_OF_GAIN * gained:
-        return None
-    return Diagnosis(
-        "beyond range",
-        f"The metric fell from {first['metric']:.3f} to {best['metric']:.3f} on pictures whose "
-        f"colours may lie below 0 and above 1, and by {left:.3f} on pictures as they are shown.",
-        "Let the metric add what lies beyond, such as "
-        "10 * (images - images.clamp(0, 1)).square().mean((1, 2, 3)). A clamp alone has no "
-        "gradient there.",
     )
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import AdjointDPMWarning, NoGainWarning
 from adjointdpm.metrics import Metric, score
-from adjointdpm.metrics.lost_subject import LostSubject
 from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.guard import Guard
@@ -116,10 +115,11 @@ def embed(
         if asked is None and config.preservation:
             asked = resemblance(render, _asked_for(config), (ROUGH_STEPS, FINE_STEPS))
         guard = None if asked is None else _guard(render, asked, sets.validation)
-    choice = _chosen(render, config, metric, guard, folder, resume)
+        of_start = guard and _untouched(guard.for_choice(), render, sets.validation)
+    choice = _chosen(render, config, metric, guard, of_start, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
-    _warn_if_lost(guard, choice)
+    _warn_if_lost(of_start, choice)
     template, initial = choice.template, choice.initial
     config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
@@ -180,9 +180,14 @@ def _asked_for(config: EmbedConfig) -> list[Example]:
 
 def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example]) -> Guard:
     """A recogniser, and what it says of the untouched model: the initial word may lose subjects."""
-    lost, images = LostSubject(recognise), render.look(examples)
-    untouched = lost(images, [example.prompt for example in examples]).mean().item()
-    return judge_guard(recognise, len(examples), looks=None, untouched=untouched)
+    return _untouched(judge_guard(recognise, len(examples), looks=None), render, examples)
+
+
+def _untouched(guard: Guard, render: Renderer, examples: Sequence[Example]) -> Guard:
+    """The same, told of the untouched model's pictures."""
+    prompts = [example.prompt for example in examples]
+    seen = score(guard.metric, render.look(examples), prompts)
+    return replace(guard, untouched=seen.mean().item())
 
 
 def _warn_if_lost(guard: Guard | None, choice: Choice) -> None:
@@ -205,10 +210,14 @@ def _chosen(
     config: EmbedConfig,
     metric: Metric,
     guard: Guard | None,
+    of_start: Guard | None,
     folder: RunFolder,
     resume: bool,
 ) -> Choice:
-    """The sentence that the user named, with a warning if words do nothing in it, or the best."""
+    """The sentence that the user named, with a warning if words do nothing in it, or the best.
+
+    The start is one of many: what guards it is finer than what guards rough pictures.
+    """
     sets = config.sets()
     metric = placed_elsewhere(metric, config.reward_device, config.reward_dtype)
 
@@ -242,7 +251,7 @@ def _chosen(
         [*sets.validation, *sets.held_out],
         trial,
         sets.validation,
-        0.0 if guard is None else guard.limit({}),
+        of_start,
     )
     choice = chosen_template(lambda: probe.choose(config.template), folder, resume)
     if Processes().is_main and not choice.acts:

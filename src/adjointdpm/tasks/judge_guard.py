@@ -16,6 +16,9 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
+# The same, where pictures are compared with untouched ones: some that show their subject still are
+# unlike those. As long as no more than this are, a judge finds next to all subjects.
+_UNLIKE = 0.20
 
 
 def judge_guard(
@@ -35,8 +38,9 @@ def judge_guard(
     Args:
         recognise: the judge, or another.
         pictures: on how many it is asked.
-        bound: the share that may be lost; None: a tenth, or one picture of few, and none of one;
-            a tenth at most where a strength is chosen, if one keeps to that.
+        bound: the share that may be lost; None: a tenth, or a fifth by the resemblance, or one
+            picture of few, and none of one; no more than that share where a strength is chosen, if
+            one keeps to that.
         looks, untouched: see `Guard`.
         clearly: whether a subject that the judge no longer takes for the likeliest counts as half
             lost everywhere. One picture that is moved until it just passes would else be what a
@@ -45,8 +49,9 @@ def judge_guard(
     """
     aim = None
     if bound is None:
-        bound = max(_SUBJECTS_LOST, 1 / pictures) if pictures > 1 else 0.0
-        aim = min(bound, _SUBJECTS_LOST)
+        share = _UNLIKE if isinstance(recognise, PictureResemblance) else _SUBJECTS_LOST
+        bound = max(share, 1 / pictures) if pictures > 1 else 0.0
+        aim = min(bound, share)
     known = isinstance(recognise, SubjectJudge | PictureResemblance)
     finer = LostSubject(recognise, recognise.clearly() if known else None)
     return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)

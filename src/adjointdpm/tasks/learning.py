@@ -204,7 +204,7 @@ def learn(
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
         result["optimisation"] = _course(outcome, assignment)
         result["diagnosis"] = watch.verdict(
-            outcome.history, result["held_out"], result["metric"], outcome.best_iteration
+            outcome.history, result["held_out"], outcome.best_iteration
         )
     result |= {
         "seconds": time.perf_counter() - started,

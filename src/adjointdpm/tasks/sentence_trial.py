@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics import Metric, score, structure_distance
+from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.normalized_descent import NormalizedDescent
 from adjointdpm.optimization.renderer import LOOK, Renderer
@@ -76,7 +77,7 @@ class SentenceTrial:
         with torch.no_grad():
             plain = torch.cat([images for _, images in rough.draw([*learned, *seen])])
             prompts = [example.prompt for example in [*learned, *seen]]
-            spread = score(self.metric, plain, prompts, LOOK).std(correction=0).item()
+            spread = score(self.metric, as_shown(plain), prompts, LOOK).std(correction=0).item()
         there = replace(self, preservation=self.preservation * scaled(spread))
         with token:
             before = there._look(rough, token, seen, plain[len(learned) :])
@@ -110,7 +111,8 @@ class SentenceTrial:
         return self._objective(images, examples, plain).item()
 
     def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
-        scores = score(self.metric, images, [example.prompt for example in examples], LOOK)
+        prompts = [example.prompt for example in examples]
+        scores = score(self.metric, as_shown(images), prompts, LOOK)
         if not self.preservation:
             return scores.mean()
         return scores.mean() + self.preservation * structure_distance(images, plain).mean()

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from adjointdpm.metrics import score
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.tasks.word_pictures import FEW, WordPictures
 from adjointdpm.variables import Example
@@ -55,13 +57,18 @@ class StartSearch:
     Args:
         pictures: draws rough pictures with a word.
         validation: examples of which finer pictures are drawn, with the best of the words.
-        limit: the share of their subjects that may be lost.
+        guard: says which share of their subjects is lost, and what may be; None: nobody can tell.
 
     """
 
     pictures: WordPictures
     validation: Sequence[Example] = ()
-    limit: float = 0.0
+    guard: Guard | None = None
+
+    @property
+    def limit(self) -> float:
+        """The share of the subjects that may be lost."""
+        return 0.0 if self.guard is None else self.guard.limit({})
 
     def find(self, template: str, *, thorough: bool) -> Start:
         """The word that the token starts at: the best that leaves subjects in finer pictures.
@@ -87,7 +94,9 @@ class StartSearch:
             written = [template.format(prompt=p, token=word) for p in known]
             pairs = zip(examples, written, strict=True)
             images = self._fine.look([e._replace(prompt=p) for e, p in pairs])
-            lost = None if pictures.lost is None else pictures.lost(images, known)
+            lost = None
+            if self.guard is not None:
+                lost = score(self.guard.metric, images, known).mean().item()
             return lost, pictures.objective(images, untouched, known)
 
         return checked_start(words[: _CHECKED if thorough else _FEW_CHECKED], look, self.limit)

@@ -15,6 +15,7 @@ import torch
 
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import PromptError
+from adjointdpm.optimization.guard import Guard
 from adjointdpm.tasks.learning import check_metric
 from adjointdpm.tasks.sentences import Choice, Sentence
 from adjointdpm.tasks.start_word import Start, StartSearch
@@ -49,7 +50,7 @@ class TemplateProbe:
         trial: learns for a moment in the most promising sentences; None leaves it at their promise.
         validation: examples of which finer pictures are drawn with a word, before a token
             starts there.
-        limit: the share of their subjects that may be lost.
+        guard: says which share of their subjects is lost, and what may be; None: nobody can tell.
 
     """
 
@@ -58,7 +59,7 @@ class TemplateProbe:
     others: Sequence[Example] = ()
     trial: Callable[[str, str], float | None] | None = None
     validation: Sequence[Example] = ()
-    limit: float = 0.0
+    guard: Guard | None = None
 
     @torch.no_grad()
     def choose(self, own: str | None = None) -> Choice:
@@ -133,7 +134,7 @@ class TemplateProbe:
 
         def order(sentence: Sentence) -> tuple[bool, bool, float]:
             lost = starts[sentence.template].lost or 0.0
-            return lost > self.limit, sentence.learned is None, sentence.learned or 0.0
+            return lost > self._search.limit, sentence.learned is None, sentence.learned or 0.0
 
         return sorted(tried, key=order) + rest, starts
 
@@ -163,4 +164,4 @@ class TemplateProbe:
 
     @cached_property
     def _search(self) -> StartSearch:
-        return StartSearch(self.pictures, self.validation, self.limit)
+        return StartSearch(self.pictures, self.validation, self.guard)

@@ -149,11 +149,10 @@ class Watch:
         self,
         history: Sequence[Record],
         held_out: Mapping[str, Any],
-        shown: Mapping[str, Any],
         kept: int,
     ) -> dict[str, str] | None:
         """What `result.json` says of why a finished run gained nothing; None if it gained."""
-        found = diagnose_end(history, self._seen, self.settings, held_out, shown, kept, self.advice)
+        found = diagnose_end(history, self._seen, self.settings, held_out, kept, self.advice)
         return None if found is None else asdict(found)
 
     @property

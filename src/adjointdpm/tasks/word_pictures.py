@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics import Metric, structure_distance
+from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.tasks.common_words import common_words
@@ -110,11 +111,11 @@ class WordPictures:
 
     def objective(self, images: Tensor, plain: Tensor, prompts: Sequence[str]) -> float:
         """What the run minimises, with the metric told of the prompts without the word."""
-        scores = self.render.score(self.metric, images, prompts).mean().item()
+        scores = self.render.score(self.metric, as_shown(images), prompts).mean().item()
         if not self.preservation:
             return scores
-        spread = self.render.score(self.metric, plain, prompts).std(correction=0).item()
-        weight = self.preservation * scaled(spread)
+        spread = self.render.score(self.metric, as_shown(plain), prompts)
+        weight = self.preservation * scaled(spread.std(correction=0).item())
         return scores + weight * structure_distance(images, plain).mean().item()
 
 
