@@ -254,7 +254,7 @@ def _summary(result: dict[str, Any]) -> str:
     if _content_is_lost(held_out):
         lines.append(
             "That is content lost on prompts that nothing was learned from: more and more "
-            "different --prompts show what a change costs, and a smaller --strength, or a --template "
+            "different --prompts show what a change costs; a smaller --strength, or a --template "
             "in which the token comes last, keeps more."
         )
     return "".join(f"{line}\n" for line in lines)
