@@ -100,7 +100,22 @@ def report(content: Mapping[str, Any]) -> str:
         f"{table(head, rows)}\n\nOf the pictures whose subject the judge misses, {missed:.0%} "
         f"resemble their untouched ones; of the others {alarms:.0%} do not. The shares that one "
         f"word loses of {size} pictures, by the judge and by the resemblance, correlate with "
-        f"{together:.2f}.\n\nMeasured on {content['machine']}."
+        f"{together:.2f}.\n\n{_by_count(by_word, size)}\n\nMeasured on {content['machine']}."
+    )
+
+
+def _by_count(by_word: Sequence[torch.Tensor], size: int) -> str:
+    """What the judge misses where a word makes so many pictures unlike."""
+    lost, unlike = (shares * size for shares in by_word)
+    rows = []
+    for count in range(size + 1):
+        of_these = lost[unlike.round() == count]
+        if len(of_these):
+            most = (of_these.round() > 1).float().mean().item()
+            share = f"{of_these.mean().item() / size:.0%}"
+            rows.append([f"{count} of {size}", str(len(of_these)), share, f"{most:.0%}"])
+    return table(
+        ["unlike", "words", "the judge misses", f"words that lose more than 1 of {size}"], rows
     )
 
 
