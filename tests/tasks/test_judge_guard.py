@@ -1,6 +1,5 @@
 """The judge as guard: how many subjects may be lost, and what counts as half lost."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +7,20 @@ import torch
 from torch import Tensor
 
 from adjointdpm.errors import PromptError
+from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import SubjectJudge
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks import embed as embed_room
+from adjointdpm.tasks.align import AlignConfig
 from adjointdpm.tasks.embed import EmbedConfig, embed
-from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.tasks.judge_guard import (
+    ContentCheck,
+    judge_guard,
+    resemblance,
+    told_of_untouched,
+)
 from adjointdpm.variables import Example
 from helpers.tiny_pipelines import tiny_pipeline
 
@@ -83,14 +89,62 @@ def test_words_are_compared_by_the_metric_alone_where_a_guard_keeps_the_content(
     assert weights == ([0.0, 0.0] if guarded else [config.preservation] * 2)
 
 
-def test_resemblance_knows_pictures_as_rough_as_those_it_is_asked_for(tmp_path) -> None:
+def test_resemblance_is_to_the_untouched_pictures_of_the_examples(tmp_path) -> None:
     render = Renderer(from_pipeline(tiny_pipeline(tmp_path)), steps=4, guidance_scale=2.0)
     examples = [Example("fox", 1), Example("red fox", 2), Example("fox", 3)]
     assert resemblance(render, [examples[0], examples[2]]) is None  # one prompt alone
-    plain, rough = resemblance(render, examples), resemblance(render, examples, (1, 9))
+    plain = resemblance(render, examples)
     assert plain is not None
-    assert rough is not None
     assert [len(images) for images in plain.untouched.values()] == [2, 1]
-    assert [len(images) for images in rough.untouched.values()] == [4, 2]  # 9 steps are not rougher
-    prompts = [example.prompt for example in examples]
-    assert all(rough(replace(render, steps=1).look(examples), prompts))
+    assert all(plain(render.look(examples), [example.prompt for example in examples]))
+
+
+def striped(along: int, shift: int) -> Tensor:
+    """A picture with lines along one dimension."""
+    line = (torch.arange(32) + shift) // 4 % 2
+    return line.float().expand(32, 32).transpose(0, along).expand(3, 32, 32)
+
+
+def test_without_a_judge_content_is_compared_with_the_pictures_that_are_given() -> None:
+    """Rough pictures with rough ones, finer with finer: each stage gives its own."""
+    prompts = ["across", "down"]
+    untouched = torch.stack([striped(0, 0), striped(1, 0)])
+    check = ContentCheck()
+    assert check.keeps(untouched, untouched, prompts)
+    assert check.keeps(1 - untouched, untouched, prompts)  # other colours, the same lines
+    assert not check.keeps(untouched.flip(0), untouched, prompts)
+    assert check.keeps(untouched[[0, 0]], untouched, prompts)  # one may be a false alarm
+    assert not ContentCheck(lambda images, prompts: (images > 1).flatten(1).any(1).tolist()).keeps(
+        untouched, 2 * untouched, prompts
+    )
+    assert check.keeps(untouched.flip(0), untouched, ["across"] * 2)  # nobody can tell
+    assert ContentCheck().guard(untouched, ["across"] * 2, 2) is None
+
+
+def test_a_token_is_guarded_from_what_the_untouched_model_loses() -> None:
+    untouched = torch.stack([striped(0, 0), striped(1, 0)] * 4)
+    prompts = ["across", "down"] * 4
+    guard = ContentCheck().guard(untouched, prompts, 4)
+    assert guard is not None
+    assert (guard.untouched, guard.bound) == (0.0, 0.25)  # one of the four that are looked at
+    judge = ContentCheck(lambda images, prompts: [p == "across" for p in prompts])
+    judged = judge.guard(untouched, prompts, 3)
+    assert judged is not None
+    assert judged.untouched == pytest.approx(1 / 3)
+    told = told_of_untouched(judged, untouched, prompts)
+    assert told.untouched == 0.5
+
+
+def test_by_the_resemblance_a_lora_may_lose_a_fifth_and_by_the_judge_a_tenth() -> None:
+    config = AlignConfig(
+        prompts=["fox", "owl"], held_out=["cat"], metric=["color:mood=dusk"], validation=20
+    )
+    metric = config.resolve_metric()
+    resembles = PictureResemblance.to(torch.rand(2, 3, 8, 8), ["fox", "owl"])
+    assert resembles is not None
+    for recognise, share in ((resembles, 0.2), (lambda images, prompts: [True], 0.1)):
+        guard = config.resolve_guard(metric, recognise)
+        assert guard is not None
+        pictures = min(config.validation, config.strength_pictures)
+        assert guard.bound == max(share, 1 / pictures)
+        assert guard.aim == share

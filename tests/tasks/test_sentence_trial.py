@@ -13,6 +13,7 @@ from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.stable_diffusion import StableDiffusion
 from adjointdpm.tasks.sentence_trial import SentenceTrial
 from adjointdpm.variables import Example
+from helpers.contents import Loses
 from helpers.tiny_pipelines import tiny_pipeline
 
 TEMPLATE = "{prompt} {token}"
@@ -66,5 +67,6 @@ def test_where_subjects_are_lost_there_is_no_value(model) -> None:
         calls.append(len(images))
         return len(calls) % 2.0  # the drawn ones lose, the plain ones do not
 
-    assert trial(model, lost=lost)(TEMPLATE, "red") is None
-    assert trial(model, lost=lambda images, prompts: 1.0)(TEMPLATE, "red") is not None
+    assert trial(model, content=Loses(lost))(TEMPLATE, "red") is None
+    always = Loses(lambda images, prompts: 1.0)
+    assert trial(model, content=always)(TEMPLATE, "red") is not None

@@ -9,7 +9,6 @@ import torch
 
 from adjointdpm import metrics
 from adjointdpm.errors import CheckpointError, NoGainWarning, PromptError
-from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.runs.report import write_report
@@ -20,10 +19,10 @@ from adjointdpm.tasks.sentences import FILE, Choice, Sentence, chosen_template
 from adjointdpm.tasks.template_probe import TemplateProbe
 from adjointdpm.tasks.word_pictures import WordPictures
 from adjointdpm.variables import Example
+from helpers.contents import Loses
 
 TRAINING = [Example(f"a noto emoji of a {word}", i) for i, word in enumerate(["cat", "owl"])]
-# Counts bright pictures as lost.
-BRIGHT = Guard(metrics.resolve(lambda images: images.mean((1, 2, 3))), 0.1, untouched=0.0)
+BRIGHT = Loses(lambda images, prompts: images.mean().item())  # bright pictures are lost
 BACKGROUND, STYLE = "{prompt} on a {token} background", "{prompt} in {token} style"
 
 
@@ -39,7 +38,7 @@ def probe(model, **changes: Any) -> TemplateProbe:
         "preservation": 0.2,
         "initial": None,
         "training": TRAINING,
-        "lost": None,
+        "content": None,
     }
     drawn |= {name: changes.pop(name) for name in drawn.keys() & changes.keys()}
     return TemplateProbe(WordPictures(**drawn), "<x>", **changes)
@@ -232,7 +231,7 @@ def test_words_that_lose_the_subject_are_not_where_a_token_starts(tiny, monkeypa
     pictures = torch.stack([torch.full((2, 3, 8, 8), value) for value in (0.2, 0.95, 0.4)])
     plain = torch.full((2, 3, 8, 8), 0.5)
     values = {"gray": 0.3, "white": 0.0, "blue": 0.2}
-    asked = probe(tiny, lost=lost)
+    asked = probe(tiny, content=Loses(lost))
     assert asked.pictures._keeping(values, pictures, plain) == {"gray": 0.3, "blue": 0.2}
     assert probe(tiny).pictures._keeping(values, pictures, plain) == values
     lost_already = torch.ones_like(plain)
@@ -260,9 +259,8 @@ def test_the_token_starts_at_a_word_that_keeps_the_subjects_of_finer_pictures(
     asked = probe(
         tiny,
         render=Shown(tiny, 20, 5.0),
-        lost=lambda images, prompts: images.mean().item(),
+        content=BRIGHT,
         validation=TRAINING,
-        guard=BRIGHT,
     )
     choice = asked.choose(BACKGROUND)
     assert (choice.initial, choice.lost) == (words[2], 0.0)
@@ -282,16 +280,16 @@ def test_a_sentence_whose_start_loses_subjects_comes_after_the_others(tiny, monk
 
     class Shown(Renderer):
         def look(self, examples, variable=None):
-            return torch.full((len(examples), 3, 4, 4), float("background" not in str(examples)))
+            kept = "background" in str(examples) or examples[0].prompt == TRAINING[0].prompt
+            return torch.full((len(examples), 3, 4, 4), float(not kept))
 
     monkeypatch.setattr(WordPictures, "seen", drawn)
     choice = probe(
         tiny,
         render=Shown(tiny, 20, 5.0),
         trial=lambda template, initial: 0.0 if template == first else 0.5,
-        lost=lambda images, prompts: images.mean().item(),
+        content=BRIGHT,
         validation=TRAINING,
-        guard=BRIGHT,
     ).choose()
     assert choice.template == second
     assert choice.lost == 0.0

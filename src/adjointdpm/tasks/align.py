@@ -20,7 +20,7 @@ from adjointdpm.optimization.optimizers import usual_lr
 from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.checks import check_number
 from adjointdpm.tasks.config import LearningConfig, check_counts
-from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.tasks.judge_guard import UNLIKE, judge_guard, resemblance
 from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.variables import LoRA, Variable, Weights
@@ -142,6 +142,8 @@ class AlignConfig(LearningConfig):
                 )
             return None
         pictures = min(self.validation, self.strength_pictures)
+        if isinstance(recognise, PictureResemblance):
+            return judge_guard(recognise, pictures, bound=self.guard_bound, share=UNLIKE)
         return judge_guard(recognise, pictures, bound=self.guard_bound)
 
     def _check_unused(self) -> None:

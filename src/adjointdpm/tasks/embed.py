@@ -1,15 +1,13 @@
 """embed: a visual effect, or a thing, that only a metric knows becomes a token."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import AdjointDPMWarning, NoGainWarning
-from adjointdpm.metrics import Metric, score
+from adjointdpm.metrics import Metric
 from adjointdpm.metrics.on_device import placed_elsewhere
 from adjointdpm.metrics.subject_recognition import Recogniser
 from adjointdpm.optimization.guard import Guard
@@ -20,16 +18,15 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.support.distributed import Processes
 from adjointdpm.support.files import write_text
 from adjointdpm.tasks.config import LearningConfig
-from adjointdpm.tasks.judge_guard import judge_guard, resemblance
+from adjointdpm.tasks.judge_guard import ContentCheck
 from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
 from adjointdpm.tasks.sentence_trial import SentenceTrial
 from adjointdpm.tasks.sentences import FILE as TEMPLATE_FILE
 from adjointdpm.tasks.sentences import Choice, chosen_template
-from adjointdpm.tasks.start_word import FINE_STEPS
 from adjointdpm.tasks.stock_code import drawing_lines
 from adjointdpm.tasks.template_probe import TEMPLATES, TemplateProbe
-from adjointdpm.tasks.word_pictures import ROUGH_STEPS, WordPictures, drawn_with_words
-from adjointdpm.variables import Example, TokenEmbedding
+from adjointdpm.tasks.word_pictures import WordPictures
+from adjointdpm.variables import TokenEmbedding
 
 README = "README.md"
 
@@ -110,16 +107,13 @@ def embed(
     render = renderer(model, config)
     _check_token(render, metric, config)
     check_metric(render, metric, sets.training)
-    asked = recognise
-    with stats(memory=False) as cost:
-        if asked is None and config.preservation:
-            asked = resemblance(render, _asked_for(config), (ROUGH_STEPS, FINE_STEPS))
-        guard = None if asked is None else _guard(render, asked, sets.validation)
-        of_start = guard and _untouched(guard.for_choice(), render, sets.validation)
-    choice = _chosen(render, config, metric, guard, of_start, folder, resume)
+    content = _content(recognise, config)
+    choice = _chosen(render, config, metric, content, folder, resume)
     if Processes().is_main:
         on_choice(_told(choice))
-    _warn_if_lost(of_start, choice)
+    _warn_if_lost(choice)
+    with stats(memory=False) as cost:
+        guard = None if content is None else _guard(render, content, config)
     template, initial = choice.template, choice.initial
     config = replace(config, template=template, initial=initial)
     token = TokenEmbedding(
@@ -172,34 +166,31 @@ def _check_token(render: Renderer, metric: Metric, config: EmbedConfig) -> None:
             token.check([*sets.training, *sets.validation, *sets.held_out])
 
 
-def _asked_for(config: EmbedConfig) -> list[Example]:
-    """All examples whose content is looked at before the final measurement."""
-    sets = config.sets()
-    return [*sets.validation, *config.strength_examples(), *drawn_with_words(sets.training)]
+def _content(recognise: Recogniser | None, config: EmbedConfig) -> ContentCheck | None:
+    """What tells whether the content is kept; None if nothing can, or if it does not matter."""
+    if recognise is not None:
+        return ContentCheck(recognise)
+    several = len({example.prompt for example in config.sets().validation}) > 1
+    return ContentCheck() if config.preservation and several else None
 
 
-def _guard(render: Renderer, recognise: Recogniser, examples: Sequence[Example]) -> Guard:
-    """A recogniser, and what it says of the untouched model: the initial word may lose subjects."""
-    return _untouched(judge_guard(recognise, len(examples), looks=None), render, examples)
-
-
-def _untouched(guard: Guard, render: Renderer, examples: Sequence[Example]) -> Guard:
-    """The same, told of the untouched model's pictures."""
+def _guard(render: Renderer, content: ContentCheck, config: EmbedConfig) -> Guard | None:
+    """What guards the run and the choice of a strength."""
+    validation = config.sets().validation
+    examples = [*validation, *config.strength_examples()]
     prompts = [example.prompt for example in examples]
-    seen = score(guard.metric, render.look(examples), prompts)
-    return replace(guard, untouched=seen.mean().item())
+    return content.guard(render.look(examples), prompts, len(validation))
 
 
-def _warn_if_lost(guard: Guard | None, choice: Choice) -> None:
+def _warn_if_lost(choice: Choice) -> None:
     """Warn where the subjects are lost before anything is learned."""
-    if guard is None or choice.lost is None or choice.lost <= guard.limit({}):
+    if choice.lost is None or choice.limit is None or choice.lost <= choice.limit:
         return
-    assert guard.untouched is not None
     warnings.warn(
-        f"with {choice.initial!r} in {choice.template!r}, where the token starts, the "
-        f"{guard.metric.name} is {choice.lost:.0%} ({guard.untouched:.0%} without it), and what "
-        f"is learned may lose as many; name another --initial word or --template, or lower "
-        f"--guidance-scale",
+        f"with {choice.initial!r} in {choice.template!r}, where the token starts, the share of "
+        f"pictures that no longer show their subject, or half where it is unclear, is "
+        f"{choice.lost:.0%} (more than {choice.limit:.0%} is much), and what is learned may lose "
+        f"as many; name another --initial word or --template, or lower --guidance-scale",
         AdjointDPMWarning,
         stacklevel=3,
     )
@@ -209,29 +200,19 @@ def _chosen(
     render: Renderer,
     config: EmbedConfig,
     metric: Metric,
-    guard: Guard | None,
-    of_start: Guard | None,
+    content: ContentCheck | None,
     folder: RunFolder,
     resume: bool,
 ) -> Choice:
-    """The sentence that the user named, with a warning if words do nothing in it, or the best.
-
-    The start is one of many: what guards it is finer than what guards rough pictures.
-    """
+    """The sentence that the user named, with a warning if words do nothing in it, or the best."""
     sets = config.sets()
     metric = placed_elsewhere(metric, config.reward_device, config.reward_dtype)
-
-    def lost(images: Tensor, prompts: Sequence[str]) -> float:
-        assert guard is not None
-        return score(guard.metric, images, prompts).mean().item()
-
-    asked = None if guard is None else lost
     # A guard says itself whether the content is kept. Its weight would choose words that change
     # nothing, and the run lowers it where it costs all that is gained.
-    preservation = config.preservation if guard is None else 0.0
+    preservation = config.preservation if content is None else 0.0
     others = [example.prompt for example in [*sets.validation, *sets.held_out]]
     pictures = WordPictures(
-        render, metric, preservation, config.initial, sets.training, asked, others
+        render, metric, preservation, config.initial, sets.training, content, others
     )
     trial = SentenceTrial(
         render,
@@ -243,7 +224,7 @@ def _chosen(
         config.lr,
         sets.training,
         sets.validation,
-        asked,
+        content,
     )
     probe = TemplateProbe(
         pictures,
@@ -251,7 +232,6 @@ def _chosen(
         [*sets.validation, *sets.held_out],
         trial,
         sets.validation,
-        of_start,
     )
     choice = chosen_template(lambda: probe.choose(config.template), folder, resume)
     if Processes().is_main and not choice.acts:

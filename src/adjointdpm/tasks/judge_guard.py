@@ -3,11 +3,12 @@
 It is the judge, where one knows the prompts, else the resemblance to untouched pictures.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import torch
+from torch import Tensor
 
+from adjointdpm.metrics import score
 from adjointdpm.metrics.lost_subject import LostSubject, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
@@ -16,9 +17,9 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
-# The same, where pictures are compared with untouched ones: some that show their subject still are
-# unlike those. As long as no more than this are, a judge finds next to all subjects.
-_UNLIKE = 0.20
+#: The same of many prompts, where pictures are compared with untouched ones: some that show their
+#: subject still are unlike those. As long as no more than this are, a judge finds next to all.
+UNLIKE = 0.20
 
 
 def judge_guard(
@@ -26,8 +27,8 @@ def judge_guard(
     pictures: int,
     *,
     bound: float | None = None,
+    share: float = _SUBJECTS_LOST,
     looks: int | None = LOOKS,
-    untouched: float | None = None,
     clearly: bool = False,
 ) -> Guard:
     """A guard that counts the subjects which a recogniser no longer finds.
@@ -38,10 +39,10 @@ def judge_guard(
     Args:
         recognise: the judge, or another.
         pictures: on how many it is asked.
-        bound: the share that may be lost; None: a tenth, or a fifth by the resemblance, or one
-            picture of few, and none of one; no more than that share where a strength is chosen, if
-            one keeps to that.
-        looks, untouched: see `Guard`.
+        bound: the share that may be lost; None: the one below, or one picture of few, and none of
+            one; no more than that share where a strength is chosen, if one keeps to that.
+        share: what may be lost of many.
+        looks: see `Guard`.
         clearly: whether a subject that the judge no longer takes for the likeliest counts as half
             lost everywhere. One picture that is moved until it just passes would else be what a
             person no longer recognises.
@@ -49,27 +50,77 @@ def judge_guard(
     """
     aim = None
     if bound is None:
-        share = _UNLIKE if isinstance(recognise, PictureResemblance) else _SUBJECTS_LOST
         bound = max(share, 1 / pictures) if pictures > 1 else 0.0
         aim = min(bound, share)
     known = isinstance(recognise, SubjectJudge | PictureResemblance)
     finer = LostSubject(recognise, recognise.clearly() if known else None)
-    return Guard(finer if clearly else LostSubject(recognise), bound, looks, untouched, aim, finer)
+    return Guard(finer if clearly else LostSubject(recognise), bound, looks, None, aim, finer)
 
 
-def resemblance(
-    render: Renderer, examples: Sequence[Example], steps: Iterable[int] = ()
-) -> PictureResemblance | None:
+def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResemblance | None:
     """A recogniser for examples that no judge knows; None if they are all of one prompt.
 
     Args:
         render: draws the untouched pictures.
         examples: all that it will be asked for.
-        steps: sampler steps of rougher pictures that it will be asked for too.
 
     """
     if len({example.prompt for example in examples}) < 2:
         return None
-    renders = [replace(render, steps=s) for s in {render.steps, *steps} if s <= render.steps]
-    images = torch.cat([stills(drawing.look(examples)) for drawing in renders])
-    return PictureResemblance.to(images, [e.prompt for e in examples] * len(renders))
+    return PictureResemblance.to(
+        stills(render.look(examples)), [example.prompt for example in examples]
+    )
+
+
+@dataclass(frozen=True)
+class ContentCheck:
+    """Tells what is lost in pictures, beside untouched ones that are drawn with as many steps.
+
+    Args:
+        judge: who knows all prompts; None: pictures are compared with untouched ones.
+
+    """
+
+    judge: Recogniser | None = None
+
+    def keeps(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> bool:
+        """Whether a few pictures show what the untouched ones do; True if nobody can tell.
+
+        The judge must find as many subjects. Of pictures that are compared with untouched ones, one
+        or a fifth may be unlike.
+
+        Args:
+            images: with something in place.
+            untouched: pictures of the untouched model.
+            prompts: of both.
+
+        """
+        if (recognise := self._recogniser(untouched, prompts)) is None:
+            return True
+        pair = (stills(images), stills(untouched))
+        lost, before = (sum(not k for k in recognise(x, prompts)) for x in pair)
+        return lost - before <= (0 if self.judge else max(1, int(UNLIKE * len(prompts))))
+
+    def guard(self, untouched: Tensor, prompts: Sequence[str], count: int) -> Guard | None:
+        """What guards a token, which starts at a word that may lose subjects.
+
+        None: nobody can tell, of one prompt alone.
+
+        Args:
+            untouched: pictures of the untouched model.
+            prompts: theirs.
+            count: the first so many are those that are looked at.
+
+        """
+        if (recognise := self._recogniser(untouched, prompts)) is None:
+            return None
+        guard = judge_guard(recognise, count, looks=None)
+        return told_of_untouched(guard, untouched[:count], prompts[:count])
+
+    def _recogniser(self, untouched: Tensor, prompts: Sequence[str]) -> Recogniser | None:
+        return self.judge or PictureResemblance.to(stills(untouched), prompts)
+
+
+def told_of_untouched(guard: Guard, untouched: Tensor, prompts: Sequence[str]) -> Guard:
+    """The same, told of the untouched model's pictures."""
+    return replace(guard, untouched=score(guard.metric, untouched, prompts).mean().item())

@@ -5,7 +5,7 @@ vector may go where no word is.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.normalized_descent import NormalizedDescent
 from adjointdpm.optimization.renderer import LOOK, Renderer
+from adjointdpm.tasks.judge_guard import ContentCheck
 from adjointdpm.variables import Example, TokenEmbedding
 
 _ITERATIONS = 6
@@ -34,7 +35,7 @@ class SentenceTrial:
         token, vectors, max_norm, lr: of the run.
         training: examples to learn from.
         looked_at: others, which tell how far it got.
-        lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
+        content: tells which pictures do not show their prompt's subject; None: it does not matter.
 
     """
 
@@ -47,7 +48,7 @@ class SentenceTrial:
     lr: float
     training: Sequence[Example]
     looked_at: Sequence[Example]
-    lost: Callable[[Tensor, Sequence[str]], float] | None = None
+    content: ContentCheck | None = None
 
     def __call__(self, template: str, initial: str) -> float | None:
         """The objective to be expected on examples that it did not learn from.
@@ -106,7 +107,7 @@ class SentenceTrial:
         self, render: Renderer, token: TokenEmbedding, examples: list[Example], plain: Tensor
     ) -> float | None:
         images, prompts = render(examples, token), [example.prompt for example in examples]
-        if self.lost is not None and self.lost(images, prompts) > self.lost(plain, prompts):
+        if self.content is not None and not self.content.keeps(images, plain, prompts):
             return None
         return self._objective(images, examples, plain).item()
 

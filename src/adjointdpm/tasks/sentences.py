@@ -70,8 +70,9 @@ class Choice:
         initial: the word that the token starts at.
         own: whether the user named it.
         sentences: what was seen of each, the best first.
-        lost: the share of validation pictures with that word that do not show their subject;
-            None: nobody can tell.
+        lost: the share of validation pictures with that word that do not show their subject, or
+            half where it is unclear; None: nobody can tell.
+        limit: the share that may be lost.
         seconds, network_calls: what the probe took.
 
     """
@@ -81,6 +82,7 @@ class Choice:
     own: bool
     sentences: Sequence[Sentence]
     lost: float | None = None
+    limit: float | None = None
     seconds: float = 0.0
     network_calls: int = 0
 

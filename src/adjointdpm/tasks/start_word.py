@@ -11,6 +11,7 @@ from torch import Tensor
 from adjointdpm.metrics import score
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.tasks.judge_guard import told_of_untouched
 from adjointdpm.tasks.word_pictures import FEW, WordPictures
 from adjointdpm.variables import Example
 
@@ -22,13 +23,19 @@ _FEW_CHECKED = 2  # and in others
 
 
 class Start(NamedTuple):
-    """Where a token starts, and the share of the subjects that its pictures lose there.
+    """Where a token starts.
 
-    None: nobody can tell.
+    Args:
+        word: an existing one.
+        lost: the share of the subjects that pictures lose there, unclear ones counted as half lost;
+            None: nobody can tell.
+        limit: the share that may be.
+
     """
 
     word: str
     lost: float | None = None
+    limit: float | None = None
 
 
 def checked_start(
@@ -47,7 +54,7 @@ def checked_start(
     """
     seen = [(*look(word), word) for word in words]
     lost, _, word = min(seen, key=lambda row: (max(row[0] or 0.0, limit), row[1]))
-    return Start(word, lost)
+    return Start(word, lost, None if lost is None else limit)
 
 
 @dataclass(frozen=True)
@@ -57,18 +64,11 @@ class StartSearch:
     Args:
         pictures: draws rough pictures with a word.
         validation: examples of which finer pictures are drawn, with the best of the words.
-        guard: says which share of their subjects is lost, and what may be; None: nobody can tell.
 
     """
 
     pictures: WordPictures
     validation: Sequence[Example] = ()
-    guard: Guard | None = None
-
-    @property
-    def limit(self) -> float:
-        """The share of the subjects that may be lost."""
-        return 0.0 if self.guard is None else self.guard.limit({})
 
     def find(self, template: str, *, thorough: bool) -> Start:
         """The word that the token starts at: the best that leaves subjects in finer pictures.
@@ -89,17 +89,19 @@ class StartSearch:
             return Start(words[0])
         examples = list(self.validation)
         known, untouched = [example.prompt for example in examples], self._untouched
+        guard = self._guard
+        limit = 0.0 if guard is None else guard.limit({})
 
         def look(word: str) -> tuple[float | None, float]:
             written = [template.format(prompt=p, token=word) for p in known]
             pairs = zip(examples, written, strict=True)
             images = self._fine.look([e._replace(prompt=p) for e, p in pairs])
             lost = None
-            if self.guard is not None:
-                lost = score(self.guard.metric, images, known).mean().item()
+            if guard is not None:
+                lost = score(guard.metric, images, known).mean().item()
             return lost, pictures.objective(images, untouched, known)
 
-        return checked_start(words[: _CHECKED if thorough else _FEW_CHECKED], look, self.limit)
+        return checked_start(words[: _CHECKED if thorough else _FEW_CHECKED], look, limit)
 
     def _by_objective(self, template: str, plain: Tensor, words: Sequence[str]) -> list[str]:
         """Words in the order of their rough pictures' objective.
@@ -113,6 +115,16 @@ class StartSearch:
         orders = [sorted(found, key=found.__getitem__) for found in (keeping, every)]
         pairs = zip_longest(*orders)
         return list(dict.fromkeys(word for pair in pairs for word in pair if word is not None))
+
+    @cached_property
+    def _guard(self) -> Guard | None:
+        """What says which subjects are lost in the finer pictures, and how many may be.
+
+        A start is one of many: subjects that are unclear count as half lost.
+        """
+        content, prompts = self.pictures.content, [example.prompt for example in self.validation]
+        found = content and content.guard(self._untouched, prompts, len(prompts))
+        return found and told_of_untouched(found.for_choice(), self._untouched, prompts)
 
     @cached_property
     def _fine(self) -> Renderer:

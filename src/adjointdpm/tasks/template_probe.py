@@ -15,7 +15,6 @@ import torch
 
 from adjointdpm.engine.stats import stats
 from adjointdpm.errors import PromptError
-from adjointdpm.optimization.guard import Guard
 from adjointdpm.tasks.learning import check_metric
 from adjointdpm.tasks.sentences import Choice, Sentence
 from adjointdpm.tasks.start_word import Start, StartSearch
@@ -50,7 +49,6 @@ class TemplateProbe:
         trial: learns for a moment in the most promising sentences; None leaves it at their promise.
         validation: examples of which finer pictures are drawn with a word, before a token
             starts there.
-        guard: says which share of their subjects is lost, and what may be; None: nobody can tell.
 
     """
 
@@ -59,7 +57,6 @@ class TemplateProbe:
     others: Sequence[Example] = ()
     trial: Callable[[str, str], float | None] | None = None
     validation: Sequence[Example] = ()
-    guard: Guard | None = None
 
     @torch.no_grad()
     def choose(self, own: str | None = None) -> Choice:
@@ -106,7 +103,7 @@ class TemplateProbe:
         used = own or ranked[0].template
         refused = [sentence for sentence in tried if sentence.refused]
         start = starts[used]
-        return Choice(used, start.word, own is not None, ranked + refused, start.lost)
+        return Choice(used, start.word, own is not None, ranked + refused, start.lost, start.limit)
 
     def _by_trial(self, ranked: list[Sentence]) -> tuple[list[Sentence], dict[str, Start]]:
         """The same, those in front that act in the order of how far a token gets in them.
@@ -133,8 +130,8 @@ class TemplateProbe:
             ]
 
         def order(sentence: Sentence) -> tuple[bool, bool, float]:
-            lost = starts[sentence.template].lost or 0.0
-            return lost > self._search.limit, sentence.learned is None, sentence.learned or 0.0
+            _, lost, limit = starts[sentence.template]
+            return (lost or 0.0) > (limit or 0.0), sentence.learned is None, sentence.learned or 0.0
 
         return sorted(tried, key=order) + rest, starts
 
@@ -164,4 +161,4 @@ class TemplateProbe:
 
     @cached_property
     def _search(self) -> StartSearch:
-        return StartSearch(self.pictures, self.validation, self.guard)
+        return StartSearch(self.pictures, self.validation)

@@ -1,6 +1,6 @@
 """Pictures with existing words in a new token's place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -13,6 +13,7 @@ from adjointdpm.optimization.as_shown import as_shown
 from adjointdpm.optimization.content_weight import scaled
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.tasks.common_words import common_words
+from adjointdpm.tasks.judge_guard import ContentCheck
 from adjointdpm.tasks.sentences import Sentence
 from adjointdpm.variables import Example
 from adjointdpm.variables.networks import text_encoders
@@ -33,7 +34,7 @@ class WordPictures:
         preservation: weight of the content, as in the run.
         initial: the word that the token starts at, if the user named one.
         training: examples to draw.
-        lost: the share of pictures that do not show their prompt's subject; None: nobody can tell.
+        content: tells which pictures do not show their prompt's subject; None: it does not matter.
         others: prompts that the token will be used with too. A word that is some prompt's subject
             would say more than how that one looks.
 
@@ -44,7 +45,7 @@ class WordPictures:
     preservation: float
     initial: str | None
     training: Sequence[Example]
-    lost: Callable[[Tensor, Sequence[str]], float] | None = None
+    content: ContentCheck | None = None
     others: Sequence[str] = ()
 
     @cached_property
@@ -95,12 +96,11 @@ class WordPictures:
         self, objectives: Mapping[str, float], pictures: Tensor, plain: Tensor
     ) -> dict[str, float]:
         """Of the words, one for each row of pictures, those that lose no subject."""
-        if self.lost is None:
+        if (content := self.content) is None:
             return dict(objectives)
         known = [example.prompt for example in self.examples[: len(plain)]]
-        most = self.lost(plain, known)
         words = zip(objectives.items(), pictures, strict=True)
-        return {word: value for (word, value), seen in words if self.lost(seen, known) <= most}
+        return {word: value for (word, value), x in words if content.keeps(x, plain, known)}
 
     def _draw(self, prompts: Sequence[str], count: int) -> Tensor:
         """Rough pictures of prompts, which stand for those of the first examples in turn."""
