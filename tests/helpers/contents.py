@@ -19,9 +19,12 @@ class Loses(ContentCheck):
         super().__init__(None)
         object.__setattr__(self, "share", share)
 
-    def keeps(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> bool:
+    def lost(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> int:
         lost, before = (self.share(x, prompts) for x in (images, untouched))  # type: ignore[attr-defined]
-        return lost <= before
+        return round(len(prompts) * (lost - before))
+
+    def keeps(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> bool:
+        return self.lost(images, untouched, prompts) <= 0
 
     def guard(self, untouched: Tensor, prompts: Sequence[str], count: int) -> Guard:
         return Guard(_Share(self.share), 0.1, untouched=0.0)  # type: ignore[attr-defined]

@@ -70,3 +70,15 @@ def test_where_subjects_are_lost_there_is_no_value(model) -> None:
     assert trial(model, content=Loses(lost))(TEMPLATE, "red") is None
     always = Loses(lambda images, prompts: 1.0)
     assert trial(model, content=always)(TEMPLATE, "red") is not None
+
+
+def test_what_is_gained_by_losing_more_subjects_counts_as_nothing(model) -> None:
+    asked: list[int] = []
+
+    def lost(images: Tensor, prompts: Any) -> float:
+        asked.append(len(images))
+        return float(len(asked) > 4 and len(asked) % 2)  # drawn after learning, and only then
+
+    start = trial(model, lr=1e-9)(TEMPLATE, "red")
+    assert trial(model, content=Loses(lost))(TEMPLATE, "red") == start
+    assert len(asked) == 8

@@ -95,11 +95,19 @@ class ContentCheck:
             prompts: of both.
 
         """
+        spare = 0 if self.judge else max(1, int(UNLIKE * len(prompts)))
+        return self.lost(images, untouched, prompts) <= spare
+
+    def lost(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> int:
+        """How many more pictures than of the untouched ones do not show what they should.
+
+        Of one prompt alone nobody can tell: then it is 0.
+        """
         if (recognise := self._recogniser(untouched, prompts)) is None:
-            return True
+            return 0
         pair = (stills(images), stills(untouched))
         lost, before = (sum(not k for k in recognise(x, prompts)) for x in pair)
-        return lost - before <= (0 if self.judge else max(1, int(UNLIKE * len(prompts))))
+        return lost - before
 
     def guard(self, untouched: Tensor, prompts: Sequence[str], count: int) -> Guard | None:
         """What guards a token, which starts at a word that may lose subjects.

@@ -53,9 +53,9 @@ class SentenceTrial:
     def __call__(self, template: str, initial: str) -> float | None:
         """The objective to be expected on examples that it did not learn from.
 
-        It is that of the start, unless it got better. Half of what was gained is then expected once
-        more: the run is longer, and where a token gains fast it has further to go. None if subjects
-        are lost there, before and after.
+        It is that of the start, unless it got better without losing more subjects. Half of what was
+        gained is then expected once more: the run is longer, and where a token gains fast it has
+        further to go. None if subjects are lost there at the start already.
 
         Args:
             template: the sentence.
@@ -81,11 +81,13 @@ class SentenceTrial:
             spread = score(self.metric, as_shown(plain), prompts, LOOK).std(correction=0).item()
         there = replace(self, preservation=self.preservation * scaled(spread))
         with token:
-            before = there._look(rough, token, seen, plain[len(learned) :])
+            before, lost_before, keeps = there._look(rough, token, seen, plain[len(learned) :])
             there._learn(rough, token, learned, plain[: len(learned)])
-            after = there._look(rough, token, seen, plain[len(learned) :])
-        if before is None or after is None:
-            return before if after is None else after
+            after, lost_after, _ = there._look(rough, token, seen, plain[len(learned) :])
+        if not keeps:
+            return None
+        if lost_after > lost_before:
+            return before
         return min(before, after + (after - before) / 2)
 
     def _learn(
@@ -105,11 +107,14 @@ class SentenceTrial:
     @torch.no_grad()
     def _look(
         self, render: Renderer, token: TokenEmbedding, examples: list[Example], plain: Tensor
-    ) -> float | None:
+    ) -> tuple[float, int, bool]:
+        """The objective, how many subjects are lost, and whether that is few enough."""
         images, prompts = render(examples, token), [example.prompt for example in examples]
-        if self.content is not None and not self.content.keeps(images, plain, prompts):
-            return None
-        return self._objective(images, examples, plain).item()
+        value, content = self._objective(images, examples, plain).item(), self.content
+        if content is None:
+            return value, 0, True
+        lost = content.lost(images, plain, prompts)
+        return value, lost, content.keeps(images, plain, prompts)
 
     def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
         prompts = [example.prompt for example in examples]
