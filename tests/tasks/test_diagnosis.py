@@ -142,6 +142,8 @@ def test_a_watched_metric_scores_as_before_and_counts_pictures_without_a_gradien
         watched.end_look()
         watched(images + 0.25)
         watched.end_look()
+        watched(images)
+        watched.end_look()  # back at the start
     assert math.isclose(watched.change or 0, 0.25, abs_tol=1e-6)
     assert watched.seen.spread == pytest.approx(torch.tensor([0, 0, 0.3]).std(correction=0))
 

@@ -52,8 +52,8 @@ class Seen:
         pictures: how many got a gradient.
         flat: at how many of these the metric's gradient was exactly 0.
         spread: standard deviation of the scores over different pictures.
-        change: mean absolute change of the validation pictures since the start, if they were drawn
-            twice.
+        change: the largest mean absolute change of the validation pictures since the start, if they
+            were drawn twice.
         acts: whether pictures can change, where that was tried before the run.
 
     """

@@ -63,14 +63,15 @@ class WatchedMetric(Metric):
         return scores
 
     def end_look(self) -> None:
-        """Compare the pictures that were looked at since the last call with the first ones."""
+        """Compare the pictures looked at since the last call with the first ones."""
         if not self._looked:
             return
         looked = torch.cat(self._looked)
         if self._first is None:
             self._first = self._scores, looked
         elif self._first[1].shape == looked.shape:
-            self.change = (looked - self._first[1]).abs().mean().item()
+            # The largest so far: a run that went back to its start has changed pictures.
+            self.change = max(self.change or 0, (looked - self._first[1]).abs().mean().item())
         self._looked, self._scores = [], []
 
     @property
