@@ -90,7 +90,8 @@ class StartSearch:
         examples = list(self.validation)
         known, untouched = [example.prompt for example in examples], self._untouched
         guard = self._guard
-        limit = 0.0 if guard is None else guard.limit({})
+        # One unclear subject of very few is no reason against a start.
+        limit = 0.0 if guard is None else max(guard.limit({}), 0.5 / len(examples))
 
         def look(word: str) -> tuple[float | None, float]:
             written = [template.format(prompt=p, token=word) for p in known]
