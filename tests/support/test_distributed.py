@@ -225,6 +225,9 @@ def choices() -> list[dict[str, Any]]:
     return [found, resolve(render.gradient).decisions(network)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+_LEVELS = 128  # more than any letter: pictures stay within [0, 1]
+
+
 def prompted() -> dict[str, Any]:
     """Which prompt and picture the metric sees together, here and with everybody's share."""
     examples, seen = [Example(text, seed) for seed, text in enumerate("abcde")], []
@@ -232,10 +235,10 @@ def prompted() -> dict[str, Any]:
     class Named(ToyModel):
         def generate(self, prompt, noise, **_):  # pyright: ignore[reportIncompatibleMethodOverride]
             levels = torch.tensor([float(ord(text)) for text in prompt]).view(-1, 1, 1, 1)
-            return super().generate(prompt, noise) + levels
+            return (super().generate(prompt, noise) + levels) / _LEVELS
 
     def score(images: Tensor, prompts: list[str]) -> Tensor:
-        means = images.mean((1, 2, 3))
+        means = _LEVELS * images.mean((1, 2, 3))
         seen.extend(zip(prompts, means.floor().tolist(), strict=True))
         return means
 
