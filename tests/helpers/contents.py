@@ -23,8 +23,8 @@ class Loses(ContentCheck):
         lost, before = (self.share(x, prompts) for x in (images, untouched))  # type: ignore[attr-defined]
         return round(len(prompts) * (lost - before))
 
-    def keeps(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> bool:
-        return self.lost(images, untouched, prompts) <= 0
+    def spare(self, count: int) -> int:
+        return 0
 
     def guard(self, untouched: Tensor, prompts: Sequence[str], count: int) -> Guard:
         return Guard(_Share(self.share), 0.1, untouched=0.0)  # type: ignore[attr-defined]

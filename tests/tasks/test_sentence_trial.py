@@ -77,8 +77,8 @@ def test_what_is_gained_by_losing_more_subjects_counts_as_nothing(model) -> None
 
     def lost(images: Tensor, prompts: Any) -> float:
         asked.append(len(images))
-        return float(len(asked) > 4 and len(asked) % 2)  # drawn after learning, and only then
+        return float(len(asked) > 2 and len(asked) % 2)  # drawn after learning, and only then
 
     start = trial(model, lr=1e-9)(TEMPLATE, "red")
     assert trial(model, content=Loses(lost))(TEMPLATE, "red") == start
-    assert len(asked) == 8
+    assert len(asked) == 4

@@ -86,17 +86,21 @@ class ContentCheck:
     def keeps(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> bool:
         """Whether a few pictures show what the untouched ones do; True if nobody can tell.
 
-        The judge must find as many subjects. Of pictures that are compared with untouched ones, one
-        or a fifth may be unlike.
-
         Args:
             images: with something in place.
             untouched: pictures of the untouched model.
             prompts: of both.
 
         """
-        spare = 0 if self.judge else max(1, int(UNLIKE * len(prompts)))
-        return self.lost(images, untouched, prompts) <= spare
+        return self.lost(images, untouched, prompts) <= self.spare(len(prompts))
+
+    def spare(self, count: int) -> int:
+        """How many of so many pictures may be lost.
+
+        The judge must find as many subjects. Of pictures that are compared with untouched ones, one
+        or a fifth may be unlike.
+        """
+        return 0 if self.judge else max(1, int(UNLIKE * count))
 
     def lost(self, images: Tensor, untouched: Tensor, prompts: Sequence[str]) -> int:
         """How many more pictures than of the untouched ones do not show what they should.

@@ -114,7 +114,7 @@ class SentenceTrial:
         if content is None:
             return value, 0, True
         lost = content.lost(images, plain, prompts)
-        return value, lost, content.keeps(images, plain, prompts)
+        return value, lost, lost <= content.spare(len(prompts))
 
     def _objective(self, images: Tensor, examples: list[Example], plain: Tensor) -> Tensor:
         prompts = [example.prompt for example in examples]
