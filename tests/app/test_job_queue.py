@@ -148,11 +148,25 @@ def test_no_process_has_no_birth():
     assert birth_of(os.getpid()) is not None
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(queue: JobQueue, condition, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "too late"
+        assert time.monotonic() < end, f"too late\n{whereabouts(queue)}"
         time.sleep(0.2)
+
+
+def whereabouts(queue: JobQueue) -> str:
+    """What every job and the worker are doing and have said."""
+    lines = []
+    for job in queue.jobs():
+        lines.append(str(job))
+        if queue.log(job.name).exists():
+            lines.append(queue.log(job.name).read_text()[-2000:])
+    for pid in [worker_of(queue), *(job.pid for job in queue.jobs() if job.pid)]:
+        for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+            lines.append(f"{pid} {task.name} {(task / 'stat').read_text()}")
+    lines.append((queue.folder / "worker.log").read_text()[-2000:])
+    return "\n".join(lines)
 
 
 def worker_of(queue: JobQueue) -> int:
@@ -187,30 +201,30 @@ def test_a_worker_runs_commands_and_a_run_outlives_it(queue, tmp_path):
         queue.add("bad", ["guide", "--prompt= ", "--metric=color:mood=dusk"])
         queue.add("good", ["generate", "--steps=1", f"--out={tmp_path / 'good'}", "--", "a cat"])
         ensure_worker(queue)
-        wait_for(lambda: [job.state for job in queue.jobs()] == [FAILED, DONE])
+        wait_for(queue, lambda: [job.state for job in queue.jobs()] == [FAILED, DONE])
         assert "prompt" in queue.jobs()[0].message
         assert len(list((tmp_path / "good").glob("*.png"))) == 4
         # A worker that is killed leaves its run alone, and the next one waits for the run's end.
         command = ["guide", "--prompt=a cat", "--metric=color:mood=dusk", "--steps=4"]
         command += ["--iterations=200", f"--out={tmp_path / 'long'}"]
         queue.add("long", command)
-        wait_for(lambda: (tmp_path / "long" / "history.jsonl").exists())
+        wait_for(queue, lambda: (tmp_path / "long" / "history.jsonl").exists())
         former = worker_of(queue)
         os.kill(former, signal.SIGKILL)
-        wait_for(lambda: birth_of(former) is None)
+        wait_for(queue, lambda: birth_of(former) is None)
 
         def another() -> bool:  # its last threads may hold the lock a moment longer
             ensure_worker(queue)
             return worker_of(queue) != former
 
-        wait_for(another)
+        wait_for(queue, another)
         assert queue.find("long").is_alive
         queue.stop("long")
-        wait_for(lambda: queue.find("long").state == STOPPED)
+        wait_for(queue, lambda: queue.find("long").state == STOPPED)
         queue.add("long", [*command, "--resume"])
-        wait_for(lambda: queue.find("long").state == RUNNING and queue.find("long").pid)
+        wait_for(queue, lambda: queue.find("long").state == RUNNING and queue.find("long").pid)
         queue.stop("long")
-        wait_for(lambda: queue.find("long").state == STOPPED)
+        wait_for(queue, lambda: queue.find("long").state == STOPPED)
         assert WAITING not in {job.state for job in queue.jobs()}
     finally:
         end_worker(queue)

@@ -160,6 +160,7 @@ def _preload() -> None:
     """Import what every command needs, by drawing a picture in one step."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not begin before a fork
     os.environ["HF_HUB_OFFLINE"] = "1"  # the page gets nothing from the network
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads too would be dead in a fork
     import torch
 
     import adjointdpm.pipelines
