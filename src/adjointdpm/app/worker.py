@@ -116,6 +116,7 @@ def _become(queue: JobQueue, name: str, arguments: Sequence[str]) -> None:
     """In the fork: be the command, as the command line would run it, and never return."""
     code = 1
     try:
+        renew_threads()
         os.setsid()
         out = os.open(queue.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         for stream in (1, 2):
@@ -134,6 +135,17 @@ def _become(queue: JobQueue, name: str, arguments: Sequence[str]) -> None:
         sys.stderr.flush()
         queue.exit_code(name).write_text(str(code))
         os._exit(code)
+
+
+def renew_threads() -> None:
+    """In a fork: let torch make its pool of threads anew, while there is one thread.
+
+    It would be made by the first threads that compute, several at once when weights are loaded, and
+    then one of them may find none ("Invalid thread pool!").
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def _settle(queue: JobQueue) -> None:
