@@ -161,7 +161,13 @@ def test_pictures_that_nobody_judged_and_that_are_other_drawings_are_to_be_looke
 ) -> None:
     from adjointdpm.cli.learn import _summary
 
-    held_out = {"before": 0.3, "after": 0.2, "examples": 4, "structure_distance": moved}
+    held_out = {
+        "before": 0.3,
+        "after": 0.2,
+        "examples": 4,
+        "prompts": 2,
+        "structure_distance": moved,
+    }
     if judged:
         held_out["recognised"] = {"before": 1.0, "after": 1.0}
     result = {
@@ -184,7 +190,7 @@ def test_pictures_that_nobody_judged_and_that_are_other_drawings_are_to_be_looke
 def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
     from adjointdpm.cli.learn import _summary
 
-    held_out = {"before": 0.3, "after": 0.2, "examples": 4, "interval": interval}
+    held_out = {"before": 0.3, "after": 0.2, "examples": 4, "prompts": 2, "interval": interval}
     result = {
         "metric": {"name": "warm"},
         "held_out": held_out,
@@ -194,7 +200,9 @@ def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
         result["diagnosis"] = {"cause": "noise", "what": "It is small.", "change": "Take more."}
     text = _summary(result)
     assert ("It is small. Take more.\n" in text) == bool(said)
-    assert text.startswith("On 4 prompts and seeds never used for learning, warm goes from 0.300")
+    assert text.startswith(
+        "On 4 pictures of 2 prompts, never used for learning, warm goes from 0.300"
+    )
     assert (said in text) if said else ("gain" not in text and "No iteration" not in text)
 
 
@@ -209,7 +217,7 @@ def test_a_run_that_gained_nothing_says_so(best, interval, said) -> None:
 def test_what_was_learned_is_told_beside_the_word_that_it_started_from(high, sign, said) -> None:
     from adjointdpm.cli.learn import _summary
 
-    held_out = {"before": 0.3, "existing_word": 0.25, "after": 0.2, "examples": 4}
+    held_out = {"before": 0.3, "existing_word": 0.25, "after": 0.2, "examples": 4, "prompts": 2}
     held_out["since"] = {"existing_word": {"change": -0.05, "interval": [-0.2, high]}}
     result = {
         "metric": {"name": "warm", "sign": sign},
@@ -233,7 +241,7 @@ def test_a_strength_of_which_nothing_is_left_is_told(chosen, by, said) -> None:
 
     result = {
         "metric": {"name": "warm"},
-        "held_out": {"before": 0.3, "after": 0.2, "examples": 4},
+        "held_out": {"before": 0.3, "after": 0.2, "examples": 4, "prompts": 2},
         "optimisation": {"best_iteration": 3},
         "strength": {"chosen": chosen, "by": by, "guard_name": "lost", "curve": []},
     }
@@ -252,7 +260,13 @@ def test_a_strength_of_which_nothing_is_left_is_told(chosen, by, said) -> None:
 def test_content_that_new_prompts_lose_is_told(name, after, said) -> None:
     from adjointdpm.cli.learn import _summary
 
-    held_out = {"before": 0.3, "after": 0.2, "examples": 4, name: {"before": 1.0, "after": after}}
+    held_out = {
+        "before": 0.3,
+        "after": 0.2,
+        "examples": 4,
+        "prompts": 2,
+        name: {"before": 1.0, "after": after},
+    }
     result = {
         "metric": {"name": "warm"},
         "held_out": held_out,

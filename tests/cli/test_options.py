@@ -82,7 +82,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "guard_bound": None,
         "clip_reward": None,
         "strength": "auto",
-        "held_out_seeds": 2,
+        "held_out_seeds": None,
         "held_out": [],
     },
     "guide": SAMPLER

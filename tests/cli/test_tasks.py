@@ -17,7 +17,7 @@ from helpers.commands import EMBED, SMALL, run
 def test_embed_on_a_users_own_pipeline_and_metric(files, monkeypatch, capsys) -> None:
     code, out, err = run(monkeypatch, capsys, *EMBED, *SMALL, "--out", "run")
     assert code == 0, err
-    assert "On a prompt and seed never used for learning" in out
+    assert "On 16 pictures of one prompt, never used for learning" in out
     result = json.loads(Path("run/result.json").read_text())
     assert result["config"]["prompts"] == ["red fox", "red", "fo re"]
     assert result["config"]["held_out"] == ["fox"]

@@ -199,12 +199,12 @@ def _summary(result: dict[str, Any]) -> str:
 
     held_out = result["held_out"]
     count = held_out["examples"]
-    examples = "a prompt and seed" if count == 1 else f"{count} prompts and seeds"
-    where = (
-        "On these pictures"
-        if held_out.get("same_examples")
-        else f"On {examples} never used for learning"
-    )
+    where = "On these pictures"
+    if not held_out.get("same_examples"):
+        prompts = held_out["prompts"]
+        of = "one prompt" if prompts == 1 else f"{prompts} prompts"
+        pictures = "a picture" if count == 1 else f"{count} pictures"
+        where = f"On {pictures} of {of}, never used for learning"
     own = in_own_sign(result, ["before", "after", *result["held_out"].get("since", ())])["held_out"]
     lines = [
         f"{where}, {result['metric']['name']} goes from "

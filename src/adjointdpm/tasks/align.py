@@ -50,7 +50,8 @@ class AlignConfig(LearningConfig):
         guard_bound: how much worse the guard may get. Without it, 10 points of such a share, or one
             picture, where that is more, and two standard errors of another guard. Where a strength
             is chosen, subjects that became unclear count as half lost.
-        held_out_seeds: held-out pictures of each prompt; from two on, diversity is measured.
+        held_out_seeds: held-out pictures of each prompt; without it, as many as make 16 in all, and
+            two at least, since diversity is that of a prompt's pictures.
         strength_pictures: see `LearningConfig`.
         validation: number of validation pictures, of training prompts with fresh seeds.
         lr: the learning rate; without it, 1 for prodigy and lbfgs, and for others 0.03 for a LoRA
@@ -73,7 +74,6 @@ class AlignConfig(LearningConfig):
     clip_reward: float | None = None
     guard: str | None = None
     guard_bound: float | None = None
-    held_out_seeds: int = 2
     strength_pictures: int = 24
     validation: int = 8
     iterations: int = 30
@@ -82,6 +82,7 @@ class AlignConfig(LearningConfig):
     preservation: float = 0.0
     kl: float = 5.0
     _LORA_LR: ClassVar[float] = 0.03
+    _LEAST_SEEDS: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.lr is None:

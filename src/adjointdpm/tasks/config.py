@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from adjointdpm import metrics
 from adjointdpm.engine import gradients, samplers
@@ -36,6 +36,9 @@ NAME_VALUE = "NAME=VALUE"
 PipelineArguments = Annotated[list[str] | Mapping[str, Any], NAME_VALUE]
 
 _LARGEST_STRENGTH = 2.0  # that a person may ask for
+
+# Where nobody says how many: the interval of fewer pictures tells little.
+_HELD_OUT_PICTURES = 16
 
 
 class Sets(NamedTuple):
@@ -172,7 +175,7 @@ class LearningConfig(TaskConfig):
         held_out: prompts for the final measurement; without them, every fourth training prompt is
             held out.
         seeds_per_prompt: training pictures of each prompt, each with a seed of its own.
-        held_out_seeds: held-out pictures of each prompt.
+        held_out_seeds: held-out pictures of each prompt; without it, as many as make 16 in all.
         validation: number of validation pictures, of training prompts with fresh seeds.
         strength: how much of what was learned is kept, a number from 0 to 2, or auto: as much as
             gains most while the guard stays within its bound, and without a guard all of it.
@@ -189,17 +192,20 @@ class LearningConfig(TaskConfig):
     prompts: Prompts
     held_out: Prompts = field(default_factory=list)
     seeds_per_prompt: int = 1
-    held_out_seeds: int = 1
+    held_out_seeds: int | None = None
     validation: int = 4
     strength: str = "auto"
     strength_pictures: int = 12
     # How likely a noise is means nothing where no noise is learned.
     likelihood: float = field(default=0.0, init=False)
     norm: float = field(default=0.0, init=False)
+    _LEAST_SEEDS: ClassVar[int] = 1  # held out, of each prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "seeds_per_prompt", "held_out_seeds", "validation", "strength_pictures")
+        check_counts(self, "seeds_per_prompt", "validation", "strength_pictures")
+        if self.held_out_seeds is not None:
+            check_counts(self, "held_out_seeds")
         # Of some tasks; what is learned checks them too, but after pictures have been drawn.
         check_counts(self, *(name for name in ("vectors", "rank") if hasattr(self, name)))
         if hasattr(self, "max_norm"):
@@ -210,6 +216,9 @@ class LearningConfig(TaskConfig):
         if not self.held_out:
             self._hold_out()
         check_prompts(self.held_out, "held_out")
+        if self.held_out_seeds is None:
+            seeds = max(self._LEAST_SEEDS, math.ceil(_HELD_OUT_PICTURES / len(self.held_out)))
+            object.__setattr__(self, "held_out_seeds", seeds)
         both = sorted(set(self.prompts) & set(self.held_out))
         if both:
             raise PromptError(
@@ -217,7 +226,7 @@ class LearningConfig(TaskConfig):
                 f"nothing"
             )
         examples = len(self.prompts) * self.seeds_per_prompt
-        for count in (examples, len(self.held_out) * self.held_out_seeds):
+        for count in (examples, len(self.held_out) * (self.held_out_seeds or 1)):
             check_int("number of pictures", count, most=SEED_RANGE, why=MANY)
         if self.batch == type(self).batch > examples:  # nobody asked for it
             object.__setattr__(self, "batch", examples)
@@ -240,7 +249,7 @@ class LearningConfig(TaskConfig):
                 [self.prompts[i % len(self.prompts)] for i in range(self.validation)],
                 first + SEED_RANGE,
             ),
-            number(self.held_out * self.held_out_seeds, first + 2 * SEED_RANGE),
+            number(self.held_out * (self.held_out_seeds or 1), first + 2 * SEED_RANGE),
         )
 
     @property

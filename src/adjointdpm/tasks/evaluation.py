@@ -35,7 +35,8 @@ def evaluate(
             where the metric was trained with.
 
     Returns:
-        Each view's mean metric under the view's name, and
+        Each view's mean metric under the view's name, the number of `examples` and of different
+        `prompts`, and
 
         - `change`: from before to after, with a 95 % bootstrap `interval` over prompts, each with
           all its seeds (over the seeds if there is one prompt).
@@ -69,6 +70,7 @@ def evaluate(
         result["since"] = {view: change_from(view) for view in controls}
     result |= change_from("before") | {
         "examples": len(examples),
+        "prompts": len(set(prompts)),
         "structure_distance": structure_distance(after, before).mean().item(),
         "structure_distance_unrelated": structure_distance(before.roll(1, 0), before).mean().item(),
         "distinctness": _spread(after) / max(_spread(before), 1e-8),
