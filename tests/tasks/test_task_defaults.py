@@ -52,7 +52,19 @@ def test_there_is_time_for_smaller_steps_before_a_run_is_given_up() -> None:
         EmbedConfig(token="<x>", **learning),
         guide(learn="embedding"),
     ]
-    assert all(0 < config.backtrack < config.patience for config in configs if config.backtrack)
+    settings = [config.loop_settings() for config in configs]
+    assert all(0 < s.backtrack < s.patience for s in settings)
+
+
+@pytest.mark.parametrize(
+    ("learn", "iterations", "patience"),
+    [("noise", 90, 30), ("both", 90, 30), ("embedding", 30, 15)],
+)
+def test_noise_has_further_to_go(learn: str, iterations: int, patience: int) -> None:
+    settings = guide(learn=learn).loop_settings()
+    assert (settings.iterations, settings.patience) == (iterations, patience)
+    given = guide(learn=learn, iterations=5, patience=3).loop_settings()
+    assert (given.iterations, given.patience) == (5, 3)
 
 
 @pytest.mark.parametrize(("steps", "last"), [(1, 1), (4, 2), (20, 5), (50, 13)])

@@ -117,9 +117,10 @@ def _learn(
             _warn_of_unfamiliar(prompts)
         recognise = recogniser_for(prompts, where.model, optimised=metric.asks_judge)
         with progress_bar(visible=folder.writable) as progress:
+            iterations = config.loop_settings().iterations
             bar = progress.add_task(
                 printable(title),
-                total=config.iterations,
+                total=iterations,
                 metric="drawing the untouched model's pictures",
             )
             result = task(
@@ -130,10 +131,10 @@ def _learn(
                 command=command_line(),
                 recognise=recognise,
                 resume=where.resume,
-                on_record=show_records(progress, bar, config.iterations, metric.sign),
+                on_record=show_records(progress, bar, iterations, metric.sign),
                 **hooks,
             )
-            progress.update(bar, completed=config.iterations)
+            progress.update(bar, completed=iterations)
         if Processes().is_main:
             learned = folder.path / result["artefact"]
             tell(f"{_summary(result)}Report: {written_report(folder)}\nLearned: {learned}")

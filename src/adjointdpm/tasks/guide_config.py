@@ -52,6 +52,10 @@ class GuideConfig(TaskConfig):
             0.05 for an embedding or both.
         backtrack: after so many looks without a better objective, go back to the best state and
             halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
+        iterations: optimiser steps at most; without it, 90 for noise, which has far to go, and 30
+            for an embedding alone.
+        patience: stop after so many looks without a better objective; without it, 30 for noise, and
+            15 for an embedding alone.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
@@ -84,12 +88,12 @@ class GuideConfig(TaskConfig):
     budget: float | None = None
     picture: str | None = None
     preset: str = ""
-    iterations: int = 30
+    iterations: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     backtrack: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     preservation: float = 0.2
     batch: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    patience: int = 15
+    patience: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     validate_every: int = 1
     retry_after: int | None = None
     # Every iteration moves all pictures.
@@ -149,14 +153,17 @@ class GuideConfig(TaskConfig):
     def _settle_defaults(self) -> None:
         """What is best for noise is not best for an embedding.
 
-        From noise to picture the way is rough: its better states lie behind worse ones, so it never
-        goes back. An embedding moves pictures of all seeds, smoothly, and soon too far.
+        From noise to picture the way is rough: better states lie behind worse ones, so it never
+        goes back, and goes on for long. An embedding moves pictures of all seeds, smoothly, and
+        soon too far.
         """
         alone = self.learn == "embedding"
         several = alone and self.picture is None
         usual = {
             "lr": usual_lr(self.optimizer, 0.3 if self.learn == "noise" else 0.05),
             "backtrack": 2 if alone else 0,
+            "iterations": 30 if alone else 90,
+            "patience": 15 if alone else 30,
             "pictures": 4 if several else 1,
             "retry_after": 0 if self.gradient else 10,
         }
