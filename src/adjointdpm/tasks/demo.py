@@ -131,6 +131,7 @@ class DemoConfig:
             template="{prompt} on a {token} background",
             metric=["color:mood=dusk"],
             held_out=prompts_of(HELD_OUT),
+            held_out_seeds=1,
             steps=self.steps,
             iterations=self.iterations,
             lr=0.05,
