@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from adjointdpm.tasks.guide_config import GuideConfig
 from benchmarks.common import table
 from benchmarks.defaults.cells import (
     LEAST,
@@ -21,6 +22,7 @@ from benchmarks.defaults.cells import (
 from benchmarks.defaults.verdict import LEAST_SHARE, MOST_LOST, Verdict, quiet_seconds, verdict
 
 Runs = Mapping[str, Mapping[str, Any]]
+_NOISE = GuideConfig(prompt="a cat", metric=["color:mood=dusk"])
 _HEAD = [
     "metric",
     "seed",
@@ -92,6 +94,17 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
     versions = {kept["runs"][cell.name]["code_version"] for cell in found}
     if len(versions) > 1:
         text += f" The cells were measured with {len(versions)} states of the library."
+    former = [
+        cell
+        for cell in found
+        if cell.command == "guide" and "embedding" not in TASKS[cell.task]
+        if kept["runs"][cell.name].get("config", {}).get("iterations") != _NOISE.iterations
+    ]
+    if former:
+        text += (
+            f" {len(former)} cells of guided noise are of a time when a run made 30 iterations at "
+            f"most, and not {_NOISE.iterations}."
+        )
     return text
 
 
@@ -161,7 +174,8 @@ def _without_judge(runs: Runs) -> str:
         task = cell.task.removesuffix(f"-{OWN_MODEL}")
         pair = [runs.get(name, {}) for name in (cell.name, cell.name.replace(cell.task, task))]
         alone, judged = (facts.get("change", 0.0) for facts in pair)
-        if cell.judged_here and alone and judged < 0:
+        alike = len({facts.get("config", {}).get("iterations") for facts in pair}) == 1
+        if cell.judged_here and alike and alone and judged < 0:
             shares.setdefault(task, []).append(alone / judged)
     if not shares:
         return ""
@@ -171,7 +185,8 @@ def _without_judge(runs: Runs) -> str:
     ]
     return (
         "What a cell with `--model own-model` gains, as a share of what the same cell gains with "
-        "the judge:\n\n" + table(["task", "pairs", "median", "least"], rows)
+        "the judge and as many iterations at most:\n\n"
+        + table(["task", "pairs", "median", "least"], rows)
     )
 
 
