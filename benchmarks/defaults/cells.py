@@ -70,6 +70,7 @@ LIKE_TUNING = (
     "gram-gingham",
     "picture",
     "symmetry",
+    "classifier",
     "gram-dots",
 )
 #: A copy of the bundled model. The program takes it for somebody's own, and has no judge for it.

@@ -97,7 +97,7 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
     former = [
         cell
         for cell in found
-        if cell.command == "guide" and "embedding" not in TASKS[cell.task]
+        if cell.command == "guide" and "noise" in TASKS[cell.task]
         if kept["runs"][cell.name].get("config", {}).get("iterations") != _NOISE.iterations
     ]
     if former:
