@@ -8,11 +8,15 @@ Three quarters of the concepts are learned from, in the captions of `captions`. 
 concepts, in a phrasing that is none of these. `--tuning` is how settings were chosen: it leaves
 the last quarter and the seeds of the measurement alone.
 
+How much of what was learned is kept is settled before: the most with which the pictures of a prompt
+stay about as far apart as before, of concepts to learn from, with seeds of their own.
+
 Every stage is kept in `work/aligned`: an interrupted run goes on where it was.
 """
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +60,9 @@ WORK = Path(__file__).parent / "work"
 STEPS, GUIDANCE = 20, 5.0
 VALIDATION = 12  # one of so many captions validates, whatever the critic says of it
 FIRST_SEED = {False: 90_000, True: 50_000}  # of the measurement; by whether settings are tuned
+STRENGTHS = (1.0, 0.8, 0.6, 0.4, 0.2)
+LEAST_DIVERSITY = 0.9
+SEEDS, FIRST_OWN = 3, 130_000  # of the pictures that settle the strength
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,14 @@ def spreads(images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[st
     return found
 
 
+def diversity(
+    before: Mapping[str, float], after: Mapping[str, float], prompts: Sequence[str]
+) -> tuple[float, float, float]:
+    """How far apart pictures of a prompt are, after by before: the mean, and its interval."""
+    ratios = [after[prompt] / before[prompt] for prompt in dict.fromkeys(prompts)]
+    return sum(ratios) / len(ratios), *bootstrap_interval(ratios)
+
+
 @dataclass
 class Run:
     """The stages of one run, each kept in a folder when it is done.
@@ -184,9 +199,13 @@ class Run:
         validation = drawn[: len(drawn) // VALIDATION]
         chosen, screened = self.screen(drawn, len(validation))
         learned = self.learn(chosen, validation)
+        curve = self.settle_strength(training)
         first, names = FIRST_SEED[self.learning.tuning], [*training, *others]
         rounds = [held_out(names, first + 1000 * k) for k in range(seeds)]
-        pairs = [self.draw(f"held-out-{k}", examples) for k, examples in enumerate(rounds)]
+        pairs = [
+            self.draw(f"held-out-{k}", examples, curve["strength"])
+            for k, examples in enumerate(rounds)
+        ]
         views = {view: torch.cat([pair[view] for pair in pairs]) for view in ("before", "after")}
         prompts = [example.prompt for examples in rounds for example in examples]
         return {
@@ -194,6 +213,7 @@ class Run:
             "unseen": [named_concept(prompt, names) in others for prompt in prompts],
             "screened": screened,
             **learned,
+            **curve,
             "verdicts": {view: verdicts(images, prompts) for view, images in views.items()},
             "spread": {view: spreads(images, prompts) for view, images in views.items()},
             "views": views,
@@ -253,19 +273,59 @@ class Run:
         self.variable.load_tensors(tensors)
         return facts
 
-    def draw(self, name: str, examples: Sequence[Example]) -> dict[str, Float[Tensor, "B 3 H W"]]:
-        """Pictures before and after, in the 256 tones of a file."""
+    def settle_strength(self, names: Sequence[str]) -> dict[str, Any]:
+        """Keep the most that leaves pictures as far apart as they may be, and tell the curve.
 
-        def look() -> Saved:
-            tell(f"drawing {name}: {len(examples)} pictures before and after")
-            before = self.render.look(examples)
-            with self.variable:
-                after = self.render.look(examples, self.variable)
-            views = {"before": before, "after": after}
-            return {view: (255 * images).round().byte() for view, images in views.items()}, {}
+        The whole interval of the diversity must be above the least that it may be. No caption says
+        what is behind the subject: that is what pictures of a prompt differ in most.
+        """
+        captioned = [f"{name}, {style} style" for name in names for style in STYLES]
+        every = [prompt for prompt in captioned for _ in range(SEEDS)]
+        examples = [Example(prompt, FIRST_OWN + i) for i, prompt in enumerate(every)]
+        learned = {name: tensor.clone() for name, tensor in self.variable.tensors().items()}
+        rows: list[dict[str, float]] = []
+        for strength in STRENGTHS:
+            self.variable.load_tensors(learned)
+            self.variable.load_tensors(self.variable.at_strength(strength))
+            views = self.draw("plain-captions", examples, strength)
+            before, after = (spreads(views[view], every) for view in ("before", "after"))
+            ratio, low, high = diversity(before, after, every)
+            losses = {f"critic {v}": critic.named(views[v], every).mean().item() for v in views}
+            rows.append({"strength": strength, "diversity": ratio, "low": low, "high": high})
+            rows[-1] |= losses
+            if low >= LEAST_DIVERSITY:
+                break
+        return {"curve": rows, "strength": rows[-1]["strength"]}
 
-        (tensors, _), _ = self.steps.once(name, look)
-        return {view: images.float() / 255 for view, images in tensors.items()}
+    def draw(
+        self, name: str, examples: Sequence[Example], strength: float
+    ) -> dict[str, Float[Tensor, "B 3 H W"]]:
+        """Pictures before and after, in the 256 tones of a file.
+
+        Args:
+            name: of these examples.
+            examples: what is drawn.
+            strength: of what the variable holds.
+
+        """
+        return {
+            "before": self.look(f"{name}-before", examples, None),
+            "after": self.look(f"{name}-at-{strength:g}", examples, self.variable),
+        }
+
+    def look(
+        self, name: str, examples: Sequence[Example], variable: Weights | None
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Pictures without or with what was learned."""
+
+        def draw() -> Saved:
+            tell(f"drawing {name}: {len(examples)} pictures")
+            with self.variable if variable else nullcontext():
+                images = self.render.look(examples, variable)
+            return {"images": (255 * images).round().byte()}, {}
+
+        (tensors, _), _ = self.steps.once(name, draw)
+        return tensors["images"].float() / 255
 
 
 def open_folder(learning: Learning, name: str) -> RunFolder:
@@ -300,9 +360,12 @@ def row(label: str, content: Mapping[str, Any], rows: Sequence[int]) -> list[str
     spread = content["spread"]
     if not spread["before"]:
         return [*cells, "–"]
-    ratios = [spread["after"][p] / spread["before"][p] for p in dict.fromkeys(prompts)]
-    low, high = bootstrap_interval(ratios)
-    return [*cells, f"{sum(ratios) / len(ratios):.3f} [{low:.3f}, {high:.3f}]"]
+    return [*cells, _with_interval(diversity(spread["before"], spread["after"], prompts))]
+
+
+def _with_interval(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def report(content: Mapping[str, Any]) -> str:
@@ -326,6 +389,14 @@ def report(content: Mapping[str, Any]) -> str:
     low, high = clustered_share_interval(hits, content["prompts"])
     looks = [record for record in content["history"] if "validation" in record]
     course = [[str(look["iteration"]), f"{look['validation']['objective']:.3f}"] for look in looks]
+    kept = [
+        [
+            f"{point['strength']:g}",
+            f"{point['critic before']:.3f} → {point['critic after']:.3f}",
+            _with_interval((point["diversity"], point["low"], point["high"])),
+        ]
+        for point in content["curve"]
+    ]
     screened, seconds = content["screened"], sum(r.get("seconds", 0) for r in content["history"])
     return (
         f"{table(head, rows)}\n\n"
@@ -333,6 +404,10 @@ def report(content: Mapping[str, Any]) -> str:
         f"as a ratio. Top 1 of all pictures afterwards: {sum(hits) / len(hits):.1%} "
         f"[{low:.1%}, {high:.1%}].\n\n"
         f"{table(['iteration', 'clipped cross-entropy, validation pictures'], course)}\n\n"
+        f"Strength {content['strength']:g} was kept: the most with which the whole interval of the "
+        f"diversity is above {LEAST_DIVERSITY:g} in {SEEDS} pictures of every concept to learn "
+        f"from in every style, with other prompts and seeds.\n\n"
+        f"{table(['strength', 'critic: cross-entropy', 'diversity, after / before'], kept)}\n\n"
         f"Learned: all weights of the UNet, {learning['iterations']} iterations of "
         f"{learning['batch']} pictures, Adam with learning rate {learning['rate']:g} (cosine), "
         f"gradient `{learning['gradient']}`, {STEPS} DDIM steps, guidance {GUIDANCE:g}; "

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from adjointdpm.errors import PromptError
 from adjointdpm.metrics.networks.judge import Judge
+from adjointdpm.variables import Example
 from benchmarks import aligned, common, critic
 
 
@@ -121,3 +122,40 @@ def test_a_run_that_is_started_again_draws_nothing_twice(tmp_path, monkeypatch) 
     monkeypatch.setattr(aligned.Renderer, "_generate", refuse)
     aligned.measure(learning, 2, "first", None)
     assert common.read_results("first") == first
+
+
+def test_the_most_is_kept_that_leaves_pictures_apart(monkeypatch) -> None:
+    """Pictures that are drawn closer by a fifth of the strength."""
+    monkeypatch.setattr(critic, "named", lambda images, prompts: images.mean((1, 2, 3)))
+    names, strength = aligned.concepts(tuning=False)[0], torch.ones(1)
+    asked: list[Example] = []
+
+    class Moved:
+        def tensors(self) -> dict[str, torch.Tensor]:
+            return {"w": strength}
+
+        def at_strength(self, share: float) -> dict[str, torch.Tensor]:
+            return {"w": strength * share}
+
+        def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+            strength.copy_(tensors["w"])
+
+    class Drawn(aligned.Run):
+        def __init__(self) -> None:
+            self.variable = Moved()  # type: ignore[assignment]
+
+        def draw(self, name, examples, share) -> dict[str, torch.Tensor]:
+            asked[:] = examples
+            generator = torch.Generator().manual_seed(0)
+            before = torch.rand(len(examples), 3, 8, 8, generator=generator)
+            return {"before": before, "after": before * (1 - 0.2 * share)}
+
+    found = Drawn().settle_strength(names)
+    assert found["strength"] == 0.4
+    assert strength.item() == pytest.approx(0.4)  # of what was learned, not of the last try
+    kept = {row["strength"]: row["diversity"] for row in found["curve"]}
+    assert kept == pytest.approx({1.0: 0.8, 0.8: 0.84, 0.6: 0.88, 0.4: 0.92})
+    first = aligned.FIRST_SEED[False]
+    measured = [e for k in range(4) for e in aligned.held_out(names, first + 1000 * k)]
+    assert not {e.seed for e in asked} & {e.seed for e in measured}
+    assert not {e.prompt for e in asked} & {e.prompt for e in measured}
