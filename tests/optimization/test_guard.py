@@ -156,3 +156,57 @@ def test_where_the_guard_takes_no_state_whole_the_best_is_left_for_a_part_of_it(
     looks = [row["validation"] for row in outcome.history]
     assert outcome.best_iteration == min(range(7), key=lambda i: looks[i]["objective"]) > 0
     assert variable.color.abs().max() > 0.1
+
+
+def rows(*guards: float, back: int | None = None) -> list[dict]:
+    """Records with such guards; after the one of that number the loop went back."""
+    found: list[dict] = [{"validation": {"guard": g, "guard_error": 0.0}} for g in guards]
+    if back is not None:
+        found[back]["step_scale"] = 0.5
+    return found
+
+
+def test_it_is_astray_after_so_many_refused_looks_since_it_went_back() -> None:
+    guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=2)
+    assert not guard.is_astray(rows(0.0, 1.0))
+    assert guard.is_astray(rows(0.0, 1.0, 1.0))
+    assert not guard.is_astray(rows(0.0, 1.0, 0.1))
+    assert not guard.is_astray(rows(0.0, 1.0, 1.0, 1.0, back=2))
+    assert guard.is_astray(rows(0.0, 1.0, 1.0, 1.0, 1.0, back=2))
+    gap: list[dict] = [{"iteration": 1}]  # a step without a look
+    assert guard.is_astray([*rows(0.0, 1.0), *gap, *rows(1.0)])
+    assert not Guard(guard.metric, 0.1).is_astray(rows(0.0, 1.0, 1.0, 1.0))
+
+
+def test_a_run_that_is_astray_goes_back_and_takes_smaller_steps() -> None:
+    """And so comes nearer to the limit than one that never does."""
+    metric = FunctionMetric(wants_gray, "gray")
+    found = {}
+    for way_back in (None, 2):
+        _, outcome = learn(Guard(metric, 0.1, None, way_back=way_back))
+        start, *_ = seen = looks(outcome)
+        scales = [r["step_scale"] for r in outcome.history if "step_scale" in r]
+        assert scales == [0.5**k for k in range(1, len(scales) + 1)]
+        assert bool(scales) == bool(way_back)
+        best = seen[outcome.best_iteration]
+        assert best["guard"] <= Guard(metric, 0.1).limit(start)
+        found[way_back] = best["metric"]
+    assert found[2] < found[None]
+
+
+def test_a_resumed_run_goes_back_at_the_same_iterations(tmp_path) -> None:
+    guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=3)
+    expected, whole = learn(guard)
+
+    def stop(records: list[dict]) -> None:
+        if records[-1]["iteration"] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    with pytest.raises(Interrupted):
+        learn(guard, checkpoints=checkpoints, on_history=stop)
+    variable, resumed = learn(guard, checkpoints=checkpoints, resume=True)
+    scales = [[r.get("step_scale") for r in run.history] for run in (whole, resumed)]
+    assert scales[0] == scales[1]
+    assert any(scales[0])
+    assert torch.equal(variable.color, expected.color)

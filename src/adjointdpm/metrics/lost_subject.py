@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics.base import Metric, Samples, Scores
+from adjointdpm.metrics.changed_views import changed_views
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 
 
@@ -25,22 +26,50 @@ class LostSubject(Metric):
 
     recognise: Recogniser
     clearly: Recogniser | None = None
+    views: bool = False
     takes_videos = True
 
     @property
     def name(self) -> str:
         """What its mean is."""
         unclear = "" if self.clearly is None else ", or half where it is unsure"
-        return f"share of {lost_in_words(self.recognise)}{unclear}"
+        changed = " (in changed views too)" if self.views else ""
+        return f"share of {lost_in_words(self.recognise)}{unclear}{changed}"
 
     @torch.no_grad()
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Ask for each picture."""
         images = stills(samples)
         asked = [self.recognise] if self.clearly is None else [self.recognise, self.clearly]
-        found = [recognise(images, list(prompts or ())) for recognise in asked]
-        lost = [1 - sum(hits) / len(asked) for hits in zip(*found, strict=True)]
+        views = changed_views(images) if self.views else [images]
+        found = [recognise(view, list(prompts or ())) for view in views for recognise in asked]
+        lost = [1 - sum(hits) / len(found) for hits in zip(*found, strict=True)]
         return torch.tensor(lost, device=samples.device)
+
+
+@dataclass(frozen=True)
+class SecondOpinion(Metric):
+    """A verdict, and where that finds anything lost, the worse of it and a second one.
+
+    Args:
+        first: says what is lost of each picture, 0 where it has no doubt.
+        second: the same.
+
+    """
+
+    first: Metric
+    second: Metric
+    takes_videos = True
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.first.name}; in doubt, {self.second.name}"
+
+    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
+        """Ask both."""
+        first, second = self.first(samples, prompts), self.second(samples, prompts)
+        return torch.where(first > 0, torch.maximum(first, second), first)
 
 
 def lost_in_words(recognise: Recogniser) -> str:

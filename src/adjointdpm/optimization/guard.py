@@ -27,6 +27,8 @@ class Guard:
         aim: a smaller bound, for the choice among many states. The best of those that just pass is
             often one that passes by luck.
         finer: what is measured for that choice, in place of the metric.
+        way_back: how many looks running lead back to the best state, with steps of half the size;
+            None: none do. What left the pictures that show something seldom finds back by itself.
 
     """
 
@@ -36,6 +38,7 @@ class Guard:
     untouched: float | None = None
     aim: float | None = None
     finer: Metric | None = None
+    way_back: int | None = None
 
     def for_choice(self) -> "Guard":
         """What guards the choice among many states."""
@@ -60,6 +63,21 @@ class Guard:
     def accepts(self, values: Mapping[str, float], start: Mapping[str, float]) -> bool:
         """Whether the guard is not worse than it may be."""
         return values["guard"] <= self.limit(start)
+
+    def is_astray(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the loop should go back to the best state after these records.
+
+        Looks count since it last went back.
+        """
+        looks = [record["validation"] for record in history[:1]]
+        for record in history[1:]:
+            if "validation" in record:
+                looks.append(record["validation"])
+            if "step_scale" in record:
+                looks = looks[:1]
+        if self.way_back is None or len(looks) <= self.way_back:
+            return False
+        return not any(self.accepts(look, looks[0]) for look in looks[-self.way_back :])
 
     def reason_to_stop(self, history: Sequence[Mapping[str, Any]]) -> str | None:
         """Why the loop should end after these records; None to go on."""

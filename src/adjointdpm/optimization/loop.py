@@ -335,7 +335,8 @@ class _Run:
             if self.selection.lower_content(added["validation"]):
                 added["content_lowered"] = True
             looks = progress.looks_without_progress
-            if settings.backtrack and looks and looks % settings.backtrack == 0:
+            worse = settings.backtrack and looks and looks % settings.backtrack == 0
+            if worse or self.selection.is_astray(record | added):
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
             history = [*self.outcome.history, record | added]

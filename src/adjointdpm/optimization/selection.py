@@ -90,6 +90,10 @@ class Selection:
         first = self.history[0]["validation"] if self.history else values
         return self.guard is None or self.guard.accepts(values, first)
 
+    def is_astray(self, record: Mapping[str, Any]) -> bool:
+        """Whether the guard leads back to the best state, after all records and this one."""
+        return self.guard is not None and self.guard.is_astray([*self.history, record])
+
     def hacked(self) -> str | None:
         """Why the guard ends the run, if it does."""
         return None if self.guard is None else self.guard.reason_to_stop(self.history)

@@ -71,13 +71,16 @@ def guide(
     render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
     render = replace(render, noises=starts)
 
-    asked = recognise
-    # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    with stats(memory=False) as cost:
-        if asked is None and config.preservation and config.learn != "noise":
-            asked = _resemblance(render, config, metric)
-    parts = _parts(render, config, sets.training)
+    asked, beside = recognise, None
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
+    # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
+    # So there the lines are a second opinion alone.
+    compared = config.learn != "noise" if asked is None else clearly
+    with stats(memory=False) as cost:
+        if config.preservation and compared:
+            beside = _resemblance(render, config, metric)
+    asked = asked or beside
+    parts = _parts(render, config, sets.training)
 
     def keep(record: Record) -> None:
         if "validation" in record and render.seen is not None:
@@ -96,7 +99,7 @@ def guide(
         prepared=cost.network_calls,
         guard=None
         if asked is None
-        else judge_guard(asked, config.count, looks=None, clearly=clearly),
+        else judge_guard(asked, config.count, looks=None, clearly=clearly, beside=beside),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
         strength_examples=[] if asked is None else config.strength_examples(),

@@ -52,10 +52,10 @@ class GuideConfig(TaskConfig):
             0.05 for an embedding or both.
         backtrack: after so many looks without a better objective, go back to the best state and
             halve the learning rate; 0: never. Without it, 0 for noise and 2 for an embedding alone.
-        iterations: optimiser steps at most; without it, 90 for noise alone, which has far to go,
-            and else 30.
-        patience: stop after so many looks without a better objective; without it, 30 for noise
-            alone, and else 15.
+        iterations: optimiser steps at most; without it, 90 where noise moves, which has far to go,
+            and 30 for an embedding alone.
+        patience: stop after so many looks without a better objective; without it, 30 where noise
+            moves, and 15 for an embedding alone.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
@@ -154,16 +154,16 @@ class GuideConfig(TaskConfig):
         """What is best for noise is not best for an embedding.
 
         From noise to picture the way is rough: better states lie behind worse ones, so it never
-        goes back, and goes on for long. An embedding moves pictures of all seeds, smoothly, and
-        soon too far; with it, more iterations gain little that a person would want.
+        goes back for a worse metric, and goes on for long. An embedding alone moves pictures of
+        all seeds, smoothly, and soon too far.
         """
         alone, noise = self.learn == "embedding", self.learn == "noise"
         several = alone and self.picture is None
         usual = {
             "lr": usual_lr(self.optimizer, 0.3 if noise else 0.05),
             "backtrack": 2 if alone else 0,
-            "iterations": 90 if noise else 30,
-            "patience": 30 if noise else 15,
+            "iterations": 30 if alone else 90,
+            "patience": 15 if alone else 30,
             "pictures": 4 if several else 1,
             "retry_after": 0 if self.gradient else 10,
         }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from adjointdpm.metrics import score
-from adjointdpm.metrics.lost_subject import LostSubject, stills
+from adjointdpm.metrics import Metric, score
+from adjointdpm.metrics.lost_subject import LostSubject, SecondOpinion, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
@@ -17,6 +17,8 @@ from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
+_UNCLEAR_VIEWS = 0.05  # the same of one picture: in one view of ten the subject may be unclear
+_WAY_BACK = 5  # looks at pictures that are lost, after which a run goes back
 #: The same of many prompts, where pictures are compared with untouched ones: some that show their
 #: subject still are unlike those. As long as no more than this are, a judge finds next to all.
 UNLIKE = 0.20
@@ -30,6 +32,7 @@ def judge_guard(
     share: float = _SUBJECTS_LOST,
     looks: int | None = LOOKS,
     clearly: bool = False,
+    beside: PictureResemblance | None = None,
 ) -> Guard:
     """A guard that counts the subjects which a recogniser no longer finds.
 
@@ -43,18 +46,28 @@ def judge_guard(
             one; no more than that share where a strength is chosen, if one keeps to that.
         share: what may be lost of many.
         looks: see `Guard`.
-        clearly: whether a subject that the judge no longer takes for the likeliest counts as half
-            lost everywhere. One picture that is moved until it just passes would else be what a
-            person no longer recognises.
+        clearly: for the very pictures that are wanted. One that is moved until it just passes would
+            be what a person no longer recognises. So a subject that the judge no longer takes for
+            the likeliest counts as half lost everywhere, the judge is asked of changed views too,
+            and the loop goes back from where nothing is found.
+        beside: with `clearly`, which the picture must clearly resemble where the judge has any doubt.
 
     """
     aim = None
     if bound is None:
-        bound = max(share, 1 / pictures) if pictures > 1 else 0.0
+        least = _UNCLEAR_VIEWS if clearly else 0.0
+        bound = max(share, 1 / pictures) if pictures > 1 else least
         aim = min(bound, share)
     known = isinstance(recognise, SubjectJudge | PictureResemblance)
     finer = LostSubject(recognise, recognise.clearly() if known else None)
-    return Guard(finer if clearly else LostSubject(recognise), bound, looks, None, aim, finer)
+    if not clearly:
+        return Guard(LostSubject(recognise), bound, looks, None, aim, finer)
+    strict: Metric = finer
+    if isinstance(recognise, SubjectJudge):
+        strict = replace(finer, views=True)
+        if beside is not None:
+            strict = SecondOpinion(strict, LostSubject(beside, beside.clearly()))
+    return Guard(strict, bound, looks, None, aim, strict, _WAY_BACK)
 
 
 def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResemblance | None:
