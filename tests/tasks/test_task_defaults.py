@@ -58,9 +58,9 @@ def test_there_is_time_for_smaller_steps_before_a_run_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     ("learn", "iterations", "patience"),
-    [("noise", 90, 30), ("both", 30, 15), ("embedding", 30, 15)],
+    [("noise", 90, 30), ("both", 90, 30), ("embedding", 30, 15)],
 )
-def test_noise_alone_has_further_to_go(learn: str, iterations: int, patience: int) -> None:
+def test_noise_has_further_to_go(learn: str, iterations: int, patience: int) -> None:
     settings = guide(learn=learn).loop_settings()
     assert (settings.iterations, settings.patience) == (iterations, patience)
     given = guide(learn=learn, iterations=5, patience=3).loop_settings()

@@ -50,7 +50,7 @@ def judge_guard(
             be what a person no longer recognises. So a subject that the judge no longer takes for
             the likeliest counts as half lost everywhere, the judge is asked of changed views too,
             and the loop goes back from where nothing is found.
-        beside: with `clearly`, which the picture must clearly resemble where the judge has any doubt.
+        beside: with `clearly`, what a picture must clearly resemble where the judge has any doubt.
 
     """
     aim = None
