@@ -94,12 +94,12 @@ def _summary(found: Mapping[Cell, Verdict], kept: Mapping[str, Any], every: int)
     versions = {kept["runs"][cell.name]["code_version"] for cell in found}
     if len(versions) > 1:
         text += f" The cells were measured with {len(versions)} states of the library."
-    noisy = [cell for cell in found if cell.command == "guide" and "noise" in TASKS[cell.task]]
+    noisy = [cell for cell in found if {"noise", "both"} & {*TASKS[cell.task]}]
     limits = [kept["runs"][cell.name].get("config", {}).get("iterations") for cell in noisy]
     former = [limit for limit in limits if limit not in (None, _NOISE.iterations)]
     if former:
         text += (
-            f" {len(former)} cells of guided noise are of a time when a run made "
+            f" {len(former)} cells of `guide` where noise moves are of a time when a run made "
             f"{' or '.join(map(str, sorted(set(former))))} iterations at most, and not "
             f"{_NOISE.iterations}."
         )
