@@ -1,4 +1,4 @@
-"""What counts as lost: in changed views too, and where a second opinion is asked."""
+"""What counts as lost: in changed views too, and by two verdicts."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics.changed_views import changed_views
-from adjointdpm.metrics.lost_subject import LostSubject, SecondOpinion
+from adjointdpm.metrics.lost_subject import LostSubject, WorseOf
 
 
 def squares(size: int = 32) -> Tensor:
@@ -81,8 +81,8 @@ class Says(LostSubject):
         return torch.tensor(self.shares)  # type: ignore[attr-defined]
 
 
-def test_a_second_opinion_counts_in_doubt_alone() -> None:
+def test_what_either_finds_lost_is_lost() -> None:
     first, second = Says(0.0, 0.0, 0.05, 0.05, 0.6), Says(0.0, 1.0, 0.0, 1.0, 0.0)
-    found = SecondOpinion(first, second)(torch.zeros(5, 3, 4, 4), list("abcde"))
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.05, 1.0, 0.6]))
-    assert SecondOpinion(first, second).name.count("share of") == 2
+    found = WorseOf(first, second)(torch.zeros(5, 3, 4, 4), list("abcde"))
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.05, 1.0, 0.6]))
+    assert WorseOf(first, second).name.count("share of") == 2

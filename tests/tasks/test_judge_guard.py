@@ -51,7 +51,7 @@ def test_a_single_picture_must_keep_the_first_place_if_it_had_it() -> None:
     assert judge_guard(SubjectJudge(judge), 1).way_back is None
 
 
-def test_where_the_judge_is_in_doubt_the_picture_must_resemble_the_untouched_one() -> None:
+def test_beside_the_judge_a_picture_may_have_to_resemble_the_untouched_one() -> None:
     """Drawn upright the judge finds it first, and mirrored not."""
 
     class Left(Ranked):

@@ -48,14 +48,8 @@ class LostSubject(Metric):
 
 
 @dataclass(frozen=True)
-class SecondOpinion(Metric):
-    """A verdict, and where that finds anything lost, the worse of it and a second one.
-
-    Args:
-        first: says what is lost of each picture, 0 where it has no doubt.
-        second: the same.
-
-    """
+class WorseOf(Metric):
+    """For each picture the larger of two such verdicts: what either finds lost is lost."""
 
     first: Metric
     second: Metric
@@ -64,12 +58,11 @@ class SecondOpinion(Metric):
     @property
     def name(self) -> str:
         """Both names."""
-        return f"{self.first.name}; in doubt, {self.second.name}"
+        return f"{self.first.name}, or {self.second.name}"
 
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Ask both."""
-        first, second = self.first(samples, prompts), self.second(samples, prompts)
-        return torch.where(first > 0, torch.maximum(first, second), first)
+        return torch.maximum(self.first(samples, prompts), self.second(samples, prompts))
 
 
 def lost_in_words(recognise: Recogniser) -> str:

@@ -74,8 +74,7 @@ def guide(
     asked, beside = recognise, None
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
     # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    # So there the lines are a second opinion alone.
-    compared = config.learn != "noise" if asked is None else clearly
+    compared = config.learn != "noise" and (asked is None or clearly)
     with stats(memory=False) as cost:
         if config.preservation and compared:
             beside = _resemblance(render, config, metric)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from adjointdpm.metrics import Metric, score
-from adjointdpm.metrics.lost_subject import LostSubject, SecondOpinion, stills
+from adjointdpm.metrics.lost_subject import LostSubject, WorseOf, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
@@ -50,7 +50,7 @@ def judge_guard(
             be what a person no longer recognises. So a subject that the judge no longer takes for
             the likeliest counts as half lost everywhere, the judge is asked of changed views too,
             and the loop goes back from where nothing is found.
-        beside: with `clearly`, what a picture must clearly resemble where the judge has any doubt.
+        beside: with `clearly` and a judge, what a picture must clearly resemble as well.
 
     """
     aim = None
@@ -66,7 +66,7 @@ def judge_guard(
     if isinstance(recognise, SubjectJudge):
         strict = replace(finer, views=True)
         if beside is not None:
-            strict = SecondOpinion(strict, LostSubject(beside, beside.clearly()))
+            strict = WorseOf(strict, LostSubject(beside, beside.clearly()))
     return Guard(strict, bound, looks, None, aim, strict, _WAY_BACK)
 
 
