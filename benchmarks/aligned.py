@@ -168,7 +168,8 @@ def diversity(
 ) -> tuple[float, float, float]:
     """How far apart pictures of a prompt are, after by before: the mean, and its interval."""
     ratios = [after[prompt] / before[prompt] for prompt in dict.fromkeys(prompts)]
-    return sum(ratios) / len(ratios), *bootstrap_interval(ratios)
+    low, high = bootstrap_interval(ratios)
+    return sum(ratios) / len(ratios), low, high
 
 
 @dataclass
