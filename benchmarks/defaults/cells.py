@@ -58,8 +58,8 @@ WORDS = {
 #: What no picture can be below, for each metric; 0 where nothing is said.
 LEAST = {"sharpness": -2.0, "vignette": -1.0}
 #: Settings were tried on metrics like these, with other prompts and seeds, or a failure in this
-#: table led to another rule (evening, gram-dots, gram-gingham, picture, saturation): they count
-#: apart.
+#: table led to another rule (blue, evening, gram-dots, gram-gingham, picture, saturation): they
+#: count apart.
 LIKE_TUNING = (
     "sepia",
     "brightness",
@@ -72,6 +72,7 @@ LIKE_TUNING = (
     "symmetry",
     "classifier",
     "gram-dots",
+    "blue",
 )
 #: A copy of the bundled model. The program takes it for somebody's own, and has no judge for it.
 OWN_MODEL = "own-model"
