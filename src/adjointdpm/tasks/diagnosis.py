@@ -267,8 +267,8 @@ def _refused(looks: Sequence[Mapping[str, float]], seen: Seen) -> Diagnosis | No
         "guard",
         f"The metric fell from {looks[0]['metric']:.3f} to {best:.3f}, in states that the guard "
         f"refuses: their pictures no longer show what they should.",
-        "Lower --lr, or take more --iterations. Where no judge knows the prompts, --preservation 0 "
-        "lets pictures show something else.",
+        "Lower --lr, or take more --iterations. Where no judge knows the prompts, or noise and "
+        "embedding move together, --preservation 0 lets pictures show something else.",
     )
 
 
