@@ -1,8 +1,8 @@
 """A guard stops a run that only pleases its metric, and keeps its states from being the best."""
 
-import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,20 +89,23 @@ def test_a_guard_that_is_pleased_changes_nothing() -> None:
     assert outcome.stopped == "all iterations done"
 
 
+def resumed_after(iteration: int, guard: Guard, folder: Path) -> tuple[Tint, Outcome]:
+    """A run that is interrupted after an iteration, and resumed."""
+
+    def stop(records: list[dict]) -> None:
+        if records[-1]["iteration"] == iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    checkpoints = Checkpoints(folder / "checkpoint")
+    with pytest.raises(Interrupted):
+        learn(guard, checkpoints=checkpoints, on_history=stop)
+    return learn(guard, checkpoints=checkpoints, resume=True)
+
+
 def test_a_resumed_run_is_ended_at_the_same_iteration(tmp_path) -> None:
     guard = Guard(FunctionMetric(wants_gray, "gray"), 0.15)
     expected, whole = learn(guard)
-    history = tmp_path / "history.json"
-
-    def keep(records: list[dict]) -> None:
-        history.write_text(json.dumps(records))
-        if records[-1]["iteration"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    checkpoints = Checkpoints(tmp_path / "checkpoint")
-    with pytest.raises(Interrupted):
-        learn(guard, checkpoints=checkpoints, on_history=keep)
-    variable, resumed = learn(guard, checkpoints=checkpoints, resume=True)
+    variable, resumed = resumed_after(2, guard, tmp_path)
     assert resumed.stopped == whole.stopped
     assert looks(resumed) == looks(whole)
     assert torch.equal(variable.color, expected.color)
@@ -197,15 +200,7 @@ def test_a_run_that_is_astray_goes_back_and_takes_smaller_steps() -> None:
 def test_a_resumed_run_goes_back_at_the_same_iterations(tmp_path) -> None:
     guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=3)
     expected, whole = learn(guard)
-
-    def stop(records: list[dict]) -> None:
-        if records[-1]["iteration"] == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    checkpoints = Checkpoints(tmp_path / "checkpoint")
-    with pytest.raises(Interrupted):
-        learn(guard, checkpoints=checkpoints, on_history=stop)
-    variable, resumed = learn(guard, checkpoints=checkpoints, resume=True)
+    variable, resumed = resumed_after(5, guard, tmp_path)
     scales = [[r.get("step_scale") for r in run.history] for run in (whole, resumed)]
     assert scales[0] == scales[1]
     assert any(scales[0])

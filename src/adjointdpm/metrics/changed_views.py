@@ -1,16 +1,14 @@
 """The same picture, changed in ways that leave what it shows as it is."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
-Stills = Float[Tensor, "batch 3 height width"]
+from adjointdpm.metrics.base import Images
 
 _SHIFT = 1 / 16  # of a side
 _DARKER, _BRIGHTER = 0.8, 1.2
 
 
-def changed_views(images: Stills) -> list[Stills]:
+def changed_views(images: Images) -> list[Images]:
     """Pictures as they are, then mirrored, darker, brighter, grey, shifted four ways, and coarser.
 
     A recogniser that finds a subject in a picture and not in these sees something else than people.
@@ -33,7 +31,7 @@ def changed_views(images: Stills) -> list[Stills]:
     ]
 
 
-def _shifted(images: Stills, down: int, right: int) -> Stills:
+def _shifted(images: Images, down: int, right: int) -> Images:
     """Moved, with the border's colours where nothing was."""
     y, x = abs(down), abs(right)
     padded = F.pad(images, (x, x, y, y), mode="replicate")

@@ -42,9 +42,10 @@ class LostSubject(Metric):
         images = stills(samples)
         asked = [self.recognise] if self.clearly is None else [self.recognise, self.clearly]
         views = changed_views(images) if self.views else [images]
-        found = [recognise(view, list(prompts or ())) for view in views for recognise in asked]
-        lost = [1 - sum(hits) / len(found) for hits in zip(*found, strict=True)]
-        return torch.tensor(lost, device=samples.device)
+        every, names = torch.cat(views), list(prompts or ()) * len(views)  # one call for all views
+        found = torch.tensor([recognise(every, names) for recognise in asked], dtype=torch.float64)
+        lost = 1 - found.unflatten(1, (len(views), len(images))).mean((0, 1))
+        return lost.float().to(samples.device)
 
 
 @dataclass(frozen=True)

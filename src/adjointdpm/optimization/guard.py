@@ -69,15 +69,16 @@ class Guard:
 
         Looks count since it last went back.
         """
-        looks = [record["validation"] for record in history[:1]]
+        if self.way_back is None:
+            return False
+        looks: list[Mapping[str, float]] = []
         for record in history[1:]:
             if "validation" in record:
                 looks.append(record["validation"])
             if "step_scale" in record:
-                looks = looks[:1]
-        if self.way_back is None or len(looks) <= self.way_back:
-            return False
-        return not any(self.accepts(look, looks[0]) for look in looks[-self.way_back :])
+                looks.clear()
+        start, latest = history[0]["validation"], looks[-self.way_back :]
+        return len(latest) == self.way_back and not any(self.accepts(x, start) for x in latest)
 
     def reason_to_stop(self, history: Sequence[Mapping[str, Any]]) -> str | None:
         """Why the loop should end after these records; None to go on."""
