@@ -40,6 +40,7 @@ class StylizeConfig(AlignConfig):
 
     style: str
     metric: list[str] = field(default_factory=list)
+    iterations: int = 30
     preservation: float = 0.5
     kl: float = 0.0
     _LORA_LR: ClassVar[float] = 0.015
