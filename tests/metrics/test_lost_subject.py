@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adjointdpm.metrics.changed_views import changed_views
+from adjointdpm.metrics.changed_views import changed_views, repainted
 from adjointdpm.metrics.lost_subject import LostSubject, WorseOf
 
 
@@ -46,6 +46,16 @@ def test_a_shifted_view_is_the_picture_moved_with_its_border_repeated() -> None:
     assert torch.equal(right[..., 2:], images[..., :-2])
     assert torch.equal(left[..., :-2], images[..., 2:])
     torch.testing.assert_close(coarser.mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)
+
+
+def test_repainted_pictures_have_every_order_of_their_colours() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    same, *others = repainted(images)
+    assert torch.equal(same, images)
+    assert len(others) == 5
+    for other in others:
+        assert not torch.equal(other, images)
+        assert torch.equal(other.sort(1).values, images.sort(1).values)
 
 
 def colourful(images: Tensor, prompts: Sequence[str]) -> list[bool]:

@@ -1,5 +1,7 @@
 """The same picture, changed in ways that leave what it shows as it is."""
 
+from itertools import permutations
+
 import torch.nn.functional as F
 
 from adjointdpm.metrics.base import Images
@@ -29,6 +31,16 @@ def changed_views(images: Images) -> list[Images]:
         *(_shifted(images, y, x) for y, x in ((down, 0), (-down, 0), (0, right), (0, -right))),
         F.interpolate(coarse, (height, width), mode="bilinear"),
     ]
+
+
+def repainted(images: Images) -> list[Images]:
+    """Pictures as they are, then in five other colours: red, green and blue change places.
+
+    Args:
+        images: in [0, 1].
+
+    """
+    return [images[..., list(order), :, :] for order in permutations(range(3))]
 
 
 def _shifted(images: Images, down: int, right: int) -> Images:

@@ -12,7 +12,7 @@ from adjointdpm.engine.stats import stats
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.lost_subject import stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
-from adjointdpm.metrics.subject_recognition import Recogniser
+from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.loop import Record
 from adjointdpm.optimization.renderer import Renderer
 from adjointdpm.pipelines.any_pipeline import AnyPipeline, check_family, encoding_arguments
@@ -71,14 +71,9 @@ def guide(
     render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
     render = replace(render, noises=starts)
 
-    asked, beside = recognise, None
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
-    # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    compared = config.learn != "noise" and (asked is None or clearly)
     with stats(memory=False) as cost:
-        if config.preservation and compared:
-            beside = _resemblance(render, config, metric)
-    asked = asked or beside
+        asked, beside = _recognisers(render, config, metric, recognise, clearly)
     parts = _parts(render, config, sets.training)
 
     def keep(record: Record) -> None:
@@ -120,15 +115,33 @@ def guide(
     return result
 
 
-def _resemblance(render: Renderer, config: GuideConfig, metric: Metric) -> PictureResemblance:
-    """Tells pictures that still resemble the untouched ones from other drawings of the prompt."""
-    sets, others = config.sets(), config.others()
+def _recognisers(
+    render: Renderer,
+    config: GuideConfig,
+    metric: Metric,
+    recognise: Recogniser | None,
+    clearly: bool,
+) -> tuple[Recogniser | None, PictureResemblance | None]:
+    """What guards the content, and what does so beside a judge, told of untouched pictures."""
+    sets = config.sets()
+    judged = clearly and isinstance(recognise, SubjectJudge)
+    # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
+    compared = (
+        config.preservation > 0 and config.learn != "noise" and (recognise is None or clearly)
+    )
+    if not judged and not compared:
+        return recognise, None
     check_metric(render, metric, sets.training, config.loop_settings().batch)
     own = list(dict.fromkeys([*sets.training, *sets.held_out, *config.strength_examples()]))
-    prompts = [config.prompt] * len(own) + [_ANOTHER] * len(others)
-    found = PictureResemblance.to(stills(render.look([*own, *others])), prompts)
-    assert found is not None
-    return found
+    others = config.others() if compared else []
+    untouched = stills(render.look([*own, *others]))
+    if isinstance(recognise, SubjectJudge) and clearly:
+        recognise = recognise.told_of(untouched[: len(own)], [config.prompt] * len(own))
+    if not compared:
+        return recognise, None
+    names = [config.prompt] * len(own) + [_ANOTHER] * len(others)
+    alike = PictureResemblance.to(untouched, names)
+    return recognise or alike, alike
 
 
 def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:
