@@ -76,7 +76,7 @@ class AlignConfig(LearningConfig):
     guard_bound: float | None = None
     strength_pictures: int = 24
     validation: int = 8
-    iterations: int = 45
+    iterations: int = 60
     lr: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     patience: int = 6
     preservation: float = 0.0
