@@ -65,19 +65,17 @@ def test_what_the_judge_takes_a_repainted_picture_for_counts_as_its_subject() ->
     assert told.clearly()(pictures, prompts) == [True, False, False]
 
 
-def test_what_the_judge_seldom_takes_it_for_does_not() -> None:
+@pytest.mark.parametrize(("often", "alike"), [(2, {"fox"}), (3, {"fox", "owl"})])
+def test_what_the_judge_seldom_takes_it_for_does_not(often: int, alike: set[str]) -> None:
     class Seldom(ByColour):
         def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
             found = torch.zeros(len(images), 4)
             found[:, 0] = 1
-            found[:often, 1] = 2
+            found[:often, 1] = 2  # of 60 views
             return found
 
-    red, told = torch.rand(1, 3, 8, 8), []
-    for often in (2, 3):  # of 60 views
-        judge = SubjectJudge(Seldom(), 1)  # pyright: ignore[reportArgumentType]
-        told.append(judge.told_of(red, ["a fox"]).alike["a fox"])
-    assert told == [{"fox"}, {"fox", "owl"}]
+    judge = SubjectJudge(Seldom(), 1)  # pyright: ignore[reportArgumentType]
+    assert judge.told_of(torch.rand(1, 3, 8, 8), ["a fox"]).alike["a fox"] == alike
 
 
 def test_there_is_a_judge_only_if_it_knows_every_prompt() -> None:

@@ -53,7 +53,7 @@ def invert(
 
     """
     check_family(model, "invert")
-    latents = _encode(model, images)
+    latents = encode_pictures(model, images)
     scheduler = schedulers.start(model.pipe.scheduler, steps, model.device)
     found = equivalent(scheduler)
     if isinstance(found, str) or not isinstance(found[0], Euler):
@@ -112,7 +112,7 @@ def invert_exactly(
         scheduler,
         ReversibleEuler(coupling),
         grids.karras(schedule, steps),
-        _encode(model, images),
+        encode_pictures(model, images),
         prompt,
         guidance_scale,
     )
@@ -120,7 +120,7 @@ def invert_exactly(
     return start / schedule.initial_scale, sampler
 
 
-def _encode(model: Any, images: Tensor) -> Tensor:
+def encode_pictures(model: Any, images: Tensor) -> Tensor:
     """The latents of pictures in [0, 1]."""
     factor = model.pipe.vae_scale_factor
     check_tensor(

@@ -25,6 +25,7 @@ from adjointdpm.tasks.guide_code import GuideLines
 from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
+from adjointdpm.tasks.prompt_fit import PromptFit
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 _ANOTHER = "another drawing of the prompt"
@@ -123,13 +124,12 @@ def _recognisers(
     clearly: bool,
 ) -> tuple[Recogniser | None, PictureResemblance | None]:
     """What guards the content, and what does so beside a judge, told of untouched pictures."""
-    sets = config.sets()
+    sets, held = config.sets(), config.preservation > 0
     judged = clearly and isinstance(recognise, SubjectJudge)
     # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    compared = (
-        config.preservation > 0 and config.learn != "noise" and (recognise is None or clearly)
-    )
-    if not judged and not compared:
+    compared = held and config.learn != "noise" and (recognise is None or clearly)
+    fitting = held and config.learn == "noise" and recognise is None
+    if not judged and not compared and not fitting:
         return recognise, None
     check_metric(render, metric, sets.training, config.loop_settings().batch)
     own = list(dict.fromkeys([*sets.training, *sets.held_out, *config.strength_examples()]))
@@ -137,6 +137,8 @@ def _recognisers(
     untouched = stills(render.look([*own, *others]))
     if isinstance(recognise, SubjectJudge) and clearly:
         recognise = recognise.told_of(untouched[: len(own)], [config.prompt] * len(own))
+    if fitting:
+        return PromptFit.to(render.model, untouched, config.prompt), None
     if not compared:
         return recognise, None
     names = [config.prompt] * len(own) + [_ANOTHER] * len(others)

@@ -14,6 +14,7 @@ from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
 from adjointdpm.optimization.renderer import Renderer
+from adjointdpm.tasks.prompt_fit import PromptFit
 from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
@@ -58,7 +59,7 @@ def judge_guard(
         least = _UNCLEAR_VIEWS if clearly else 0.0
         bound = max(share, 1 / pictures) if pictures > 1 else least
         aim = min(bound, share)
-    known = isinstance(recognise, SubjectJudge | PictureResemblance)
+    known = isinstance(recognise, SubjectJudge | PictureResemblance | PromptFit)
     finer = LostSubject(recognise, recognise.clearly() if known else None)
     if not clearly:
         return Guard(LostSubject(recognise), bound, looks, None, aim, finer)

@@ -1,0 +1,80 @@
+"""How much a model itself takes pictures for what a prompt says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adjointdpm.engine.denoiser import Denoiser, Prediction
+from adjointdpm.pipelines.any_pipeline import check_family
+from adjointdpm.pipelines.inversion import encode_pictures
+from adjointdpm.pipelines.native_samplers import schedule_and_prediction
+
+_LEVELS = (0.3, 0.45, 0.6, 0.75)  # of the noisiest time: between detail and what nobody sees
+#: Things that a picture might show instead.
+OTHERS = ("a cat", "a car", "a house")
+
+
+class DiffusionClassifier:
+    """How much better a network denoises pictures with their prompt than with other ones.
+
+    Pictures are noised at four levels. The score is 1 − e/ē, the mean over the levels, where e is
+    the squared error of the prediction with the prompt and ē that with the others, their mean. It
+    is below 1, about 0 where the prompt says no more of a picture than the others do, and negative
+    where it says less. All pictures get the same noise, so scores of two can be compared. This is
+    the diffusion classifier of Li et al. (2023, arXiv 2303.16203), with one draw of noise.
+
+    Args:
+        model: what `adjointdpm.load` returns.
+        prompt: what the pictures should show.
+        others: prompts of other things.
+        seed: of the noise.
+
+    Raises:
+        UnsupportedError: the pipeline's class has no family, or its scheduler no table of noise
+            levels.
+        ScheduleError: no noise schedule can be read from its scheduler.
+
+    """
+
+    def __init__(
+        self, model: Any, prompt: str, others: Sequence[str] = OTHERS, seed: int = 0
+    ) -> None:
+        check_family(model, "DiffusionClassifier")
+        self.schedule, predicted = schedule_and_prediction(model.pipe.scheduler)
+        self.prediction: Prediction = predicted
+        self.model, self.prompts, self.seed = model, [prompt, *others], seed
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """The score of each picture, in float32 on the CPU.
+
+        Args:
+            images: in [0, 1], of a size that the autoencoder takes.
+
+        Raises:
+            ShapeError: their size is no multiple of the autoencoder's factor.
+
+        """
+        latents = encode_pictures(self.model, images.to(self.model.device))
+        cond, _, _ = self.model.conditioning(self.model.encode(self.prompts), None, 1.0)
+        return torch.stack([self._score(one[None], cond) for one in latents])
+
+    def _score(self, latents: Tensor, cond: Any) -> Tensor:
+        denoiser = Denoiser(self.model.network, self.prediction)
+        source, count = torch.Generator().manual_seed(self.seed), len(self.prompts)
+        scores: list[Tensor] = []
+        for level in _LEVELS:
+            time = torch.tensor([level * self.schedule.t_max], dtype=torch.float64).round()
+            alpha, sigma = self.schedule.alpha(time).item(), self.schedule.sigma(time).item()
+            noise = torch.randn(latents.shape, generator=source).to(latents)
+            state = (alpha * latents + sigma * noise).to(self.model.network.dtype)
+            states = state.expand(count, *state.shape[1:])
+            times = time.float().to(state.device).expand(count)
+            output = denoiser(states, times, cond)
+            _, found = denoiser.split(output.float(), states.float(), alpha, sigma)
+            errors = (found - noise.float()).square().flatten(1).mean(1)
+            scores.append(1 - errors[0] / errors[1:].mean())
+        return torch.stack(scores).mean().cpu()

@@ -1,0 +1,61 @@
+"""Whether the model itself still takes pictures for what their prompt says.
+
+It takes the judge's place where noise moves, none knows the prompt, and another drawing of it is
+welcome. See `DiffusionClassifier`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from adjointdpm.errors import ScheduleError, UnsupportedError
+from adjointdpm.metrics.picture_resemblance import Stills
+from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
+
+_LOST = 0.5  # of the untouched picture's score, and the subject is gone
+_UNCLEAR = 0.65  # the same, where one is no longer sure
+_DRAWS = 4  # of the noise, from which the score's own error is known
+_ERRORS = 3  # as many must lie between an untouched picture and one that is unclear
+
+
+@dataclass(frozen=True)
+class PromptFit:
+    """Compares the model's score of pictures with that of untouched ones; a recogniser.
+
+    Args:
+        score: the model's, of the prompt.
+        untouched: the mean score of untouched pictures.
+        least: the score down to which a picture shows what the prompt says, as a share of that.
+
+    """
+
+    score: DiffusionClassifier
+    untouched: float
+    least: float = _LOST
+    lost_in_words = "pictures that the model no longer takes for what the prompt says"
+
+    @classmethod
+    def to(cls, model: Any, untouched: Stills, prompt: str) -> "PromptFit | None":
+        """Of untouched pictures of a prompt.
+
+        None: the model cannot be asked, or its answer would be chance: the score is too small
+        beside what it varies by from one draw of its noise to another.
+        """
+        try:
+            draws = [DiffusionClassifier(model, prompt, seed=seed) for seed in range(_DRAWS)]
+        except (UnsupportedError, ScheduleError):
+            return None
+        means = torch.stack([ask(untouched).mean() for ask in draws])
+        if not (1 - _UNCLEAR) * means.mean() > _ERRORS * means.std():
+            return None
+        return cls(draws[0], means[0].item())
+
+    def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
+        """Whether each picture still shows what the prompt says."""
+        return (self.score(images.clamp(0, 1)) >= self.least * self.untouched).tolist()
+
+    def clearly(self) -> "PromptFit":
+        """The same, and stricter."""
+        return replace(self, least=_UNCLEAR)
