@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
 
 from adjointdpm import load
+from adjointdpm.engine.stats import stats
 from adjointdpm.errors import ShapeError, UnsupportedError
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
@@ -51,6 +52,13 @@ def test_the_bundled_model_knows_its_pictures_by_their_prompts() -> None:
     own, other = scores.diagonal(), scores.flip(0).diagonal()
     assert (own > 0.2).all()
     assert (other < own - 0.2).all()
+
+
+def test_it_asks_four_times_for_each_picture(tmp_path) -> None:
+    ask = DiffusionClassifier(from_pipeline(tiny_pipeline(tmp_path)), "an owl")
+    with stats(memory=False) as cost:
+        ask(PICTURES)
+    assert cost.network_calls == 4 * len(PICTURES)
 
 
 def test_it_computes_in_the_networks_precision(tmp_path) -> None:
