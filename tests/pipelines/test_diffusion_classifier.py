@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler
+from diffusers import AutoencoderTiny, DDIMScheduler, EDMEulerScheduler
 
 from adjointdpm import load
 from adjointdpm.engine.stats import stats
@@ -59,6 +59,25 @@ def test_it_asks_four_times_for_each_picture(tmp_path) -> None:
     with stats(memory=False) as cost:
         ask(PICTURES)
     assert cost.network_calls == 4 * len(PICTURES)
+
+
+def test_colours_beyond_what_is_shown_count_as_shown(tmp_path) -> None:
+    ask = DiffusionClassifier(from_pipeline(tiny_pipeline(tmp_path)), "an owl")
+    wild = PICTURES * 9 - 4
+    assert torch.equal(ask(wild), ask(wild.clamp(0, 1)))
+
+
+def test_an_autoencoder_without_a_spread_is_taken(tmp_path) -> None:
+    pipe = tiny_pipeline(tmp_path)
+    channels = pipe.vae.config.latent_channels
+    pipe.vae = AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).eval()
+    assert DiffusionClassifier(from_pipeline(pipe), "an owl")(PICTURES).isfinite().all()
 
 
 def test_it_computes_in_the_networks_precision(tmp_path) -> None:

@@ -52,6 +52,8 @@ def test_a_model_that_cannot_tell_is_not_asked(tmp_path) -> None:
     pipe, pictures = tiny_pipeline(tmp_path), torch.rand(1, 3, 16, 16)
     assert PromptFit.to(from_pipeline(pipe), pictures, PROMPT) is None  # an untrained network
     assert PromptFit.to(AnyPipeline(pipe), pictures, PROMPT) is None
+    pipe.unet.config.encoder_hid_dim_type = "ip_image_proj"  # needs a picture beside the prompt
+    assert PromptFit.to(from_pipeline(pipe), pictures, PROMPT) is None
 
 
 @pytest.mark.parametrize(("preservation", "guarded"), [(0.2, True), (0.0, False)])

@@ -52,13 +52,15 @@ class DiffusionClassifier:
         """The score of each picture, in float32 on the CPU.
 
         Args:
-            images: in [0, 1], of a size that the autoencoder takes.
+            images: within [0, 1], where colours beyond are taken, of a size that the autoencoder
+                takes.
 
         Raises:
             ShapeError: their size is no multiple of the autoencoder's factor.
+            UnsupportedError: the network needs more than a prompt.
 
         """
-        latents = encode_pictures(self.model, images.to(self.model.device))
+        latents = encode_pictures(self.model, images.clamp(0, 1).to(self.model.device))
         cond, _, _ = self.model.conditioning(self.model.encode(self.prompts), None, 1.0)
         return torch.stack([self._score(one[None], cond) for one in latents])
 

@@ -141,9 +141,9 @@ def encode_pictures(model: Any, images: Tensor) -> Tensor:
         )
     vae = model.pipe.vae
     pixels = (2 * images - 1).to(model.device, vae.dtype)
-    return (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).to(
-        torch.promote_types(torch.float32, vae.dtype)
-    )
+    encoded = vae.encode(pixels)  # a small autoencoder gives latents, others a distribution
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return (latents * vae.config.scaling_factor).to(torch.promote_types(torch.float32, vae.dtype))
 
 
 def _problem(

@@ -45,16 +45,16 @@ class PromptFit:
         """
         try:
             draws = [DiffusionClassifier(model, prompt, seed=seed) for seed in range(_DRAWS)]
+            means = torch.stack([ask(untouched).mean() for ask in draws])
         except (UnsupportedError, ScheduleError):
             return None
-        means = torch.stack([ask(untouched).mean() for ask in draws])
         if not (1 - _UNCLEAR) * means.mean() > _ERRORS * means.std():
             return None
         return cls(draws[0], means[0].item())
 
     def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture still shows what the prompt says."""
-        return (self.score(images.clamp(0, 1)) >= self.least * self.untouched).tolist()
+        return (self.score(images) >= self.least * self.untouched).tolist()
 
     def clearly(self) -> "PromptFit":
         """The same, and stricter."""
