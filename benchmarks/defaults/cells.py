@@ -73,6 +73,7 @@ LIKE_TUNING = (
     "classifier",
     "gram-dots",
     "blue",
+    "golden-hour",
 )
 #: A copy of the bundled model. The program takes it for somebody's own, and has no judge for it.
 OWN_MODEL = "own-model"

@@ -50,6 +50,13 @@ def test_a_run_that_gains_has_no_diagnosis() -> None:
     )
 
 
+def test_a_patient_run_may_pass_through_worse_states() -> None:
+    patient = replace(SETTINGS, iterations=90, patience=30)
+    assert cause(records(0.5, *[0.9] * 14), settings=patient) is None
+    assert cause(records(0.5, *[0.9] * 15), settings=patient) == "step too large"
+    assert cause(records(0.5, 0.51, 0.5, moved=9.0), settings=patient) == "step too large"
+
+
 def test_a_slow_fall_counts_for_what_it_comes_to_by_the_end() -> None:
     slow = records(0.5, 0.499, 0.498)  # 0.002 of a spread of 0.2 in 2 iterations: 10 % in 20
     assert cause(slow) is None
