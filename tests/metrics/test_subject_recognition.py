@@ -43,41 +43,6 @@ def test_the_judge_is_asked_for_the_prompts_own_concept() -> None:
     assert LostSubject(recognise, recognise.clearly())(pictures, prompts).tolist() == [0, 1, 0.5, 1]
 
 
-class ByColour:
-    """Sees "fox" in red, "owl" in green, "cat" in blue, and "dog" where all are dark."""
-
-    concepts = ("fox", "owl", "cat", "dog")
-
-    def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
-        colours = images.mean((2, 3))
-        return torch.cat([colours, 0.5 - colours.amax(1, keepdim=True)], 1)
-
-
-def test_what_the_judge_takes_a_repainted_picture_for_counts_as_its_subject() -> None:
-    judge = SubjectJudge(ByColour(), 1)  # pyright: ignore[reportArgumentType]
-    red = torch.tensor([0.9, 0.2, 0.1]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    green, dark, prompts = red[:, [1, 0, 2]], red * 0.1, ["a fox", "a fox", "a cat"]
-    pictures = torch.cat([green, dark, green])
-    assert judge(pictures, prompts) == [False, False, False]
-    told = judge.told_of(red, ["a fox"])
-    assert set(told.alike["a fox"]) == {"fox", "owl", "cat"}
-    assert told(pictures, prompts) == [True, False, False]  # of a cat it was told nothing
-    assert told.clearly()(pictures, prompts) == [True, False, False]
-
-
-@pytest.mark.parametrize(("often", "alike"), [(2, {"fox"}), (3, {"fox", "owl"})])
-def test_what_the_judge_seldom_takes_it_for_does_not(often: int, alike: set[str]) -> None:
-    class Seldom(ByColour):
-        def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
-            found = torch.zeros(len(images), 4)
-            found[:, 0] = 1
-            found[:often, 1] = 2  # of 60 views
-            return found
-
-    judge = SubjectJudge(Seldom(), 1)  # pyright: ignore[reportArgumentType]
-    assert judge.told_of(torch.rand(1, 3, 8, 8), ["a fox"]).alike["a fox"] == alike
-
-
 def test_there_is_a_judge_only_if_it_knows_every_prompt() -> None:
     assert recogniser_for(["a fox", "a red apple"]) is not None
     assert recogniser_for(["a fox", "a spaceship"]) is None

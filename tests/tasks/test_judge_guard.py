@@ -51,31 +51,6 @@ def test_a_single_picture_must_keep_the_first_place_if_it_had_it() -> None:
     assert judge_guard(SubjectJudge(judge), 1).way_back is None
 
 
-def test_beside_the_judge_a_picture_may_have_to_resemble_the_untouched_one() -> None:
-    """Drawn upright the judge finds it first, and mirrored not."""
-
-    class Left(Ranked):
-        def concept_logits(self, images: Tensor) -> Tensor:
-            left, right = (half.mean((1, 2, 3)) for half in images.chunk(2, -1))
-            return torch.stack([left - right, right - left, *[left * 0 - 9] * 6], 1)
-
-    judge: Any = Left()
-    stripes = torch.stack([striped(0, 0), striped(1, 0)])
-    beside = PictureResemblance.to(stripes, ["a", "other"])
-    image = 0.3 * striped(0, 0)[None] + torch.linspace(0.3, 0.0, 32)
-    turned = 0.3 * striped(1, 0)[None] + torch.linspace(0.3, 0.0, 32)
-    alone = judge_guard(SubjectJudge(judge), 1, clearly=True)
-    asked = judge_guard(SubjectJudge(judge), 1, clearly=True, beside=beside)
-    doubt = alone.metric(image, ["a"]).item()
-    assert doubt == pytest.approx(0.05)
-    assert asked.metric(image, ["a"]).item() == pytest.approx(doubt)
-    assert alone.metric(turned, ["a"]).item() == pytest.approx(doubt)
-    assert asked.metric(turned, ["a"]).item() == 1
-    start = {"guard": 0.0, "guard_error": 0.0}
-    assert asked.accepts({"guard": doubt}, start)
-    assert not asked.accepts({"guard": 1.0}, start)
-
-
 def test_one_of_the_first_five_is_enough_for_many_pictures_and_for_another_recogniser() -> None:
     judge: Any = Ranked()
     many = judge_guard(SubjectJudge(judge), 8)

@@ -1,4 +1,4 @@
-"""The model itself as guard, where noise moves and no judge knows the prompt."""
+"""The model itself as guard of a single picture."""
 
 import shutil
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adjointdpm import load
+from adjointdpm.metrics.subject_recognition import SubjectJudge
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
 from adjointdpm.runs.folder import RunFolder
@@ -29,23 +30,20 @@ def test_a_picture_without_its_subject_is_refused() -> None:
     fit = PromptFit.to(model, fox, PROMPT)
     assert fit is not None
     pictures = torch.cat([fox, fox.flip(-1), other, torch.full_like(fox, 0.9)])
-    for recognise in (fit, fit.clearly()):
-        assert recognise(pictures, [PROMPT] * 4) == [True, True, False, False]
+    assert fit(pictures, [PROMPT] * 4) == [True, True, False, False]
     guard = judge_guard(fit, 1, looks=None, clearly=True)
     start, *later = ({"guard": x, "guard_error": 0.0} for x in guard.metric(pictures).tolist())
     assert [guard.accepts(look, start) for look in later] == [True, False, False]
     assert "no longer takes for" in guard.metric.name
 
 
-def test_strictly_more_is_asked_of_what_must_be_clear() -> None:
+def test_a_picture_is_kept_down_to_a_share_of_the_untouched_score() -> None:
     def score(images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([0.4, 0.3, 0.22, 0.1])
 
     anything: Any = score
     fit = PromptFit(anything, 0.4)
-    pictures, prompts = torch.zeros(4, 3, 8, 8), [PROMPT] * 4
-    assert fit(pictures, prompts) == [True, True, True, False]
-    assert fit.clearly()(pictures, prompts) == [True, True, False, False]
+    assert fit(torch.zeros(4, 3, 8, 8), [PROMPT] * 4) == [True, True, False, False]
 
 
 def test_a_model_that_cannot_tell_is_not_asked(tmp_path) -> None:
@@ -56,20 +54,45 @@ def test_a_model_that_cannot_tell_is_not_asked(tmp_path) -> None:
     assert PromptFit.to(from_pipeline(pipe), pictures, PROMPT) is None
 
 
-@pytest.mark.parametrize(("preservation", "guarded"), [(0.2, True), (0.0, False)])
-def test_noise_with_a_model_that_has_no_judge_is_guarded_by_the_model(
-    tmp_path, preservation: float, guarded: bool
+class Judge:
+    """Has never seen what it is asked for."""
+
+    concepts = ("owl", "fox")
+
+    def concept_logits(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([9.0, 0.0]).expand(len(images), 2)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize(
+    ("learn", "preservation", "asked"),
+    [("noise", 0.2, True), ("both", 0.2, True), ("noise", 0.0, False), ("embedding", 0.2, False)],
+)
+def test_the_model_itself_guards_a_single_picture(
+    tmp_path, monkeypatch, judged: bool, learn: str, preservation: float, asked: bool
 ) -> None:
+    """A judge has no part in it then, and says in the end what it finds."""
+    judge: Any = Judge()
+    recognisers = []
+
+    def note(recognise, pictures, **settings):
+        recognisers.append(recognise)
+        return judge_guard(recognise, pictures, **settings)
+
+    monkeypatch.setattr("adjointdpm.tasks.guide.judge_guard", note)
     config = GuideConfig(
         prompt=PROMPT,
         metric=["color:mood=dusk"],
+        learn=learn,
         steps=4,
-        iterations=2,
+        iterations=1,
         preservation=preservation,
         tracker=[],
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"}, artefacts=config.artefacts)
-    guide(load("tiny"), config, folder)
-    history = (folder.path / "history.jsonl").read_text()
-    assert ('"guard"' in history) is guarded
+    told = SubjectJudge(judge, 1) if judged else None
+    result = guide(load("tiny"), config, folder, recognise=told)
+    assert any(isinstance(recognise, PromptFit) for recognise in recognisers) is asked
+    assert len(recognisers) == (asked or judged or learn != "noise")
+    assert ("recognised" in result["held_out"]) is judged
     shutil.rmtree(folder.path)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from adjointdpm.metrics.base import Metric, Samples, Scores
-from adjointdpm.metrics.changed_views import changed_views
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 
 
@@ -26,44 +25,22 @@ class LostSubject(Metric):
 
     recognise: Recogniser
     clearly: Recogniser | None = None
-    views: bool = False
     takes_videos = True
 
     @property
     def name(self) -> str:
         """What its mean is."""
         unclear = "" if self.clearly is None else ", or half where it is unsure"
-        changed = " (in changed views too)" if self.views else ""
-        return f"share of {lost_in_words(self.recognise)}{unclear}{changed}"
+        return f"share of {lost_in_words(self.recognise)}{unclear}"
 
     @torch.no_grad()
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Ask for each picture."""
         images = stills(samples)
         asked = [self.recognise] if self.clearly is None else [self.recognise, self.clearly]
-        views = changed_views(images) if self.views else [images]
-        every, names = torch.cat(views), list(prompts or ()) * len(views)  # one call for all views
-        found = torch.tensor([recognise(every, names) for recognise in asked], dtype=torch.float64)
-        lost = 1 - found.unflatten(1, (len(views), len(images))).mean((0, 1))
+        found = [recognise(images, list(prompts or ())) for recognise in asked]
+        lost = 1 - torch.tensor(found, dtype=torch.float64).mean(0)
         return lost.float().to(samples.device)
-
-
-@dataclass(frozen=True)
-class WorseOf(Metric):
-    """For each picture the larger of two such verdicts: what either finds lost is lost."""
-
-    first: Metric
-    second: Metric
-    takes_videos = True
-
-    @property
-    def name(self) -> str:
-        """Both names."""
-        return f"{self.first.name}, or {self.second.name}"
-
-    def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
-        """Ask both."""
-        return torch.maximum(self.first(samples, prompts), self.second(samples, prompts))
 
 
 def lost_in_words(recognise: Recogniser) -> str:

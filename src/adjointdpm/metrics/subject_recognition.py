@@ -1,15 +1,12 @@
 """Which concept a text names, and whether a picture still shows what its prompt names."""
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adjointdpm.metrics.changed_views import changed_views, repainted
 from adjointdpm.metrics.networks.judge import Judge
 
 # Pictures, and the prompts that they were drawn for -> whether each still shows what its prompt
@@ -17,7 +14,6 @@ from adjointdpm.metrics.networks.judge import Judge
 Recogniser = Callable[[Float[Tensor, "batch 3 height width"], Sequence[str]], list[bool]]
 
 TOP = 5
-_OFTEN = 0.05  # of the views of an untouched picture, for a look-alike
 
 
 def named_concepts(text: str, concepts: Sequence[str]) -> list[str]:
@@ -54,52 +50,28 @@ class SubjectJudge:
     Args:
         judge: who is asked.
         top: how many places count.
-        alike: for prompts, concepts that may come before the named one, and take no place.
 
     """
 
     judge: Judge
     top: int = TOP
-    alike: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lost_in_words = "subjects that the judge no longer finds"
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> list[bool]:
         """As a `Recogniser`."""
-        logits = self.judge.concept_logits(images)
-        return [self._finds(*pair) for pair in zip(logits, prompts, strict=True)]
-
-    def told_of(
-        self, untouched: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
-    ) -> "SubjectJudge":
-        """The same, for which look-alikes count as the subject.
-
-        A look-alike is what the judge often takes an untouched picture for, if that is repainted.
-        Of a green apple that is a red apple and a tangerine: one in other colours is no loss.
-        """
-        alike: dict[str, frozenset[str]] = {}
-        for prompt in dict.fromkeys(prompts):
-            own = untouched[[i for i, other in enumerate(prompts) if other == prompt]]
-            views = torch.cat([x for look in repainted(own) for x in changed_views(look)])
-            first = self.judge.concept_logits(views).argmax(1).tolist()
-            alike[prompt] = frozenset(
-                self.judge.concepts[i]
-                for i, count in Counter(first).items()
-                if count >= _OFTEN * len(views)
-            )
-        return replace(self, alike=alike)
+        concepts = self.judge.concepts
+        best = self.judge.concept_logits(images).topk(self.top).indices.tolist()
+        names = [named_concept(prompt, concepts) for prompt in prompts]
+        return [
+            name is not None and concepts.index(name) in found
+            for name, found in zip(names, best, strict=True)
+        ]
 
     def clearly(self) -> "SubjectJudge":
         """The same, for the judge's first concept alone."""
         return replace(self, top=1)
-
-    def _finds(self, logits: Float[Tensor, " concepts"], prompt: str) -> bool:
-        concepts = self.judge.concepts
-        if (name := named_concept(prompt, concepts)) is None:
-            return False
-        before = (logits > logits[concepts.index(name)]).nonzero().flatten().tolist()
-        return len({concepts[i] for i in before} - self.alike.get(prompt, frozenset())) < self.top
 
 
 def recogniser_for(

@@ -199,8 +199,8 @@ def _too_large(
     """One step that leaves nothing of the start, or an objective that grows with the metric."""
     first = steps[0].get("moved", 0.0) if steps[0]["iteration"] == 1 else 0.0
     rises = looks[-1]["objective"] - looks[0]["objective"] > _WORSE * _unit(looks, seen)
-    # Where the metric falls, it is the content's weight that is too large: see `_content`. A patient
-    # run may have better states behind worse ones.
+    # Where the metric falls, it is the content's weight that is too large: see `_content`. A
+    # patient run may have better states behind worse ones.
     waited = len(looks) > settings.patience / 2
     grows = waited and rises and looks[-1]["metric"] >= looks[0]["metric"]
     if len(looks) < 2 or (first <= _TOO_LARGE and not grows):

@@ -74,7 +74,7 @@ def guide(
 
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
     with stats(memory=False) as cost:
-        asked, beside = _recognisers(render, config, metric, recognise, clearly)
+        asked = _recogniser(render, config, metric, recognise, clearly)
     parts = _parts(render, config, sets.training)
 
     def keep(record: Record) -> None:
@@ -94,7 +94,7 @@ def guide(
         prepared=cost.network_calls,
         guard=None
         if asked is None
-        else judge_guard(asked, config.count, looks=None, clearly=clearly, beside=beside),
+        else judge_guard(asked, config.count, looks=None, clearly=clearly),
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
         strength_examples=[] if asked is None else config.strength_examples(),
@@ -116,34 +116,36 @@ def guide(
     return result
 
 
-def _recognisers(
+def _recogniser(
     render: Renderer,
     config: GuideConfig,
     metric: Metric,
     recognise: Recogniser | None,
     clearly: bool,
-) -> tuple[Recogniser | None, PictureResemblance | None]:
-    """What guards the content, and what does so beside a judge, told of untouched pictures."""
-    sets, held = config.sets(), config.preservation > 0
-    judged = clearly and isinstance(recognise, SubjectJudge)
+) -> Recogniser | None:
+    """What guards the content, told of untouched pictures.
+
+    Of the very picture that is wanted, that is the model itself rather than the judge, who then has
+    no part in what it is asked about in the end.
+    """
+    held = config.preservation > 0
+    judged = recognise is None or isinstance(recognise, SubjectJudge)
+    fitting = held and clearly and judged
     # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
-    compared = held and config.learn != "noise" and (recognise is None or clearly)
-    fitting = held and config.learn == "noise" and recognise is None
-    if not judged and not compared and not fitting:
-        return recognise, None
+    compared = held and recognise is None and config.learn != "noise"
+    if not fitting and not compared:
+        return recognise
+    sets, prompt = config.sets(), config.prompt
     check_metric(render, metric, sets.training, config.loop_settings().batch)
     own = list(dict.fromkeys([*sets.training, *sets.held_out, *config.strength_examples()]))
-    others = config.others() if compared else []
-    untouched = stills(render.look([*own, *others]))
-    if isinstance(recognise, SubjectJudge) and clearly:
-        recognise = recognise.told_of(untouched[: len(own)], [config.prompt] * len(own))
-    if fitting:
-        return PromptFit.to(render.model, untouched, config.prompt), None
+    untouched = stills(render.look(own))
+    if fitting and (fit := PromptFit.to(render.model, untouched, prompt)) is not None:
+        return fit
     if not compared:
-        return recognise, None
-    names = [config.prompt] * len(own) + [_ANOTHER] * len(others)
-    alike = PictureResemblance.to(untouched, names)
-    return recognise or alike, alike
+        return recognise
+    others = stills(render.look(config.others()))
+    names = [prompt] * len(untouched) + [_ANOTHER] * len(others)
+    return PictureResemblance.to(torch.cat([untouched, others]), names)
 
 
 def _inverted(model: Any, config: GuideConfig, scale: float, path: Path) -> Tensor:

@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from adjointdpm.metrics import Metric, score
-from adjointdpm.metrics.lost_subject import LostSubject, WorseOf, stills
+from adjointdpm.metrics import score
+from adjointdpm.metrics.lost_subject import LostSubject, stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
 from adjointdpm.metrics.subject_recognition import Recogniser, SubjectJudge
 from adjointdpm.optimization.guard import LOOKS, Guard
 from adjointdpm.optimization.renderer import Renderer
-from adjointdpm.tasks.prompt_fit import PromptFit
 from adjointdpm.variables import Example
 
 _SUBJECTS_LOST = 0.10  # the share that may be lost
-_UNCLEAR_VIEWS = 0.05  # the same of one picture: in one view of ten the subject may be unclear
 _WAY_BACK = 5  # looks at pictures that are lost, after which a run goes back
 #: The same of many prompts, where pictures are compared with untouched ones: some that show their
 #: subject still are unlike those. As long as no more than this are, a judge finds next to all.
@@ -33,7 +31,6 @@ def judge_guard(
     share: float = _SUBJECTS_LOST,
     looks: int | None = LOOKS,
     clearly: bool = False,
-    beside: PictureResemblance | None = None,
 ) -> Guard:
     """A guard that counts the subjects which a recogniser no longer finds.
 
@@ -48,27 +45,19 @@ def judge_guard(
         share: what may be lost of many.
         looks: see `Guard`.
         clearly: for the very pictures that are wanted. One that is moved until it just passes would
-            be what a person no longer recognises. So a subject that the judge no longer takes for
-            the likeliest counts as half lost everywhere, the judge is asked of changed views too,
-            and the loop goes back from where nothing is found.
-        beside: with `clearly` and a judge, what a picture must clearly resemble as well.
+            be what a person no longer recognises. So a subject that is no longer clear counts as
+            half lost everywhere, and the loop goes back from where nothing is found.
 
     """
     aim = None
     if bound is None:
-        least = _UNCLEAR_VIEWS if clearly else 0.0
-        bound = max(share, 1 / pictures) if pictures > 1 else least
+        bound = max(share, 1 / pictures) if pictures > 1 else 0.0
         aim = min(bound, share)
-    known = isinstance(recognise, SubjectJudge | PictureResemblance | PromptFit)
+    known = isinstance(recognise, SubjectJudge | PictureResemblance)
     finer = LostSubject(recognise, recognise.clearly() if known else None)
     if not clearly:
         return Guard(LostSubject(recognise), bound, looks, None, aim, finer)
-    strict: Metric = finer
-    if isinstance(recognise, SubjectJudge):
-        strict = replace(finer, views=True)
-        if beside is not None:
-            strict = WorseOf(strict, LostSubject(beside, beside.clearly()))
-    return Guard(strict, bound, looks, None, aim, strict, _WAY_BACK)
+    return Guard(finer, bound, looks, None, aim, finer, _WAY_BACK)
 
 
 def resemblance(render: Renderer, examples: Sequence[Example]) -> PictureResemblance | None:

@@ -1,11 +1,11 @@
 """Whether the model itself still takes pictures for what their prompt says.
 
-It takes the judge's place where noise moves, none knows the prompt, and another drawing of it is
-welcome. See `DiffusionClassifier`.
+It guards a single picture that is wanted, where another drawing of the prompt is welcome. See
+`DiffusionClassifier`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +14,9 @@ from adjointdpm.errors import ScheduleError, UnsupportedError
 from adjointdpm.metrics.picture_resemblance import Stills
 from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
 
-_LOST = 0.5  # of the untouched picture's score, and the subject is gone
-_UNCLEAR = 0.65  # the same, where one is no longer sure
+_LOST = 0.65  # of the untouched picture's score, and the subject may be gone
 _DRAWS = 4  # of the noise, from which the score's own error is known
-_ERRORS = 3  # as many must lie between an untouched picture and one that is unclear
+_ERRORS = 3  # as many must lie between an untouched picture and one that is lost
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,10 @@ class PromptFit:
             means = torch.stack([ask(untouched).mean() for ask in draws])
         except (UnsupportedError, ScheduleError):
             return None
-        if not (1 - _UNCLEAR) * means.mean() > _ERRORS * means.std():
+        if not (1 - _LOST) * means.mean() > _ERRORS * means.std():
             return None
         return cls(draws[0], means[0].item())
 
     def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture still shows what the prompt says."""
         return (self.score(images) >= self.least * self.untouched).tolist()
-
-    def clearly(self) -> "PromptFit":
-        """The same, and stricter."""
-        return replace(self, least=_UNCLEAR)
