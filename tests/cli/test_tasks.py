@@ -354,9 +354,13 @@ def test_the_judge_does_not_judge_what_was_optimised_for_it(
     )
     code, out, err = run(monkeypatch, capsys, "guide", *flags, "--device", "cpu", "--out", "run")
     assert code == 0, err
-    assert ("recognised" in json.loads(Path("run/result.json").read_text())["held_out"]) == judged
+    result = json.loads(Path("run/result.json").read_text())
+    assert ("recognised" in result["held_out"]) == judged
+    # Of a picture drawn in one step the model itself cannot tell what it shows.
+    assert (result["guard"] is not None) == judged
+    assert ("the guard: share of" in Path("run/report.html").read_text()) == judged
     assert ("independent judge finds" in out) == judged
-    assert ("had no part in the optimisation" in Path("run/report.html").read_text()) == judged
+    assert ("It gave no gradient" in Path("run/report.html").read_text()) == judged
 
 
 @pytest.mark.parametrize(

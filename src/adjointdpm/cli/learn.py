@@ -176,6 +176,13 @@ _STRENGTH = {
 }
 
 
+def _passed(result: dict[str, Any]) -> str:
+    """Who says whether pictures that no judge knows still show their subjects."""
+    if result.get("guard"):
+        return f"Only the guard says that they still show their subjects ({result['guard']})"
+    return "No judge knows whether they still show their subjects"
+
+
 def _beside_controls(result: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """What an existing word gets in the token's place, and whether what was learned is better."""
     lines = []
@@ -248,9 +255,8 @@ def _summary(result: dict[str, Any]) -> str:
     elif (moved := held_out.get("structure_distance", 0.0)) > _OTHER_DRAWING:
         lines.append(
             f"The pictures are other drawings now: their structure distance from the untouched "
-            f"ones is {moved:.2f} (0: the same lines; 1: none in common). No judge knows whether "
-            f"they still show their subjects, so look at them; a higher --preservation or a lower "
-            f"--lr keeps more."
+            f"ones is {moved:.2f} (0: the same lines; 1: none in common). {_passed(result)}, so "
+            f"look at them; a higher --preservation or a lower --lr keeps more."
         )
     if _content_is_lost(held_out):
         lines.append(

@@ -202,6 +202,7 @@ def learn(
         calls["evaluating"] = counter.network_calls - own
         result["gradient"] = _gradient(render, assignment, outcome.history)
         calls["checking the gradient"] = counter.network_calls - own - calls["evaluating"]
+        result["guard"] = assignment.guard and assignment.guard.metric.name
         result["optimisation"] = _course(outcome, assignment)
         result["diagnosis"] = watch.verdict(
             outcome.history, result["held_out"], outcome.best_iteration
