@@ -39,11 +39,41 @@ def test_a_picture_without_its_subject_is_refused() -> None:
 
 def test_a_picture_is_kept_down_to_a_share_of_the_untouched_score() -> None:
     def score(images: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([0.4, 0.3, 0.22, 0.1])
+        return torch.tensor([0.5, 0.3, 0.3, 0.1])
 
-    anything: Any = score
+    def other(images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.3, 0.3, 0.2, 0.3])
+
+    anything: Any = [score, other]
     fit = PromptFit(anything, 0.4)
     assert fit(torch.zeros(4, 3, 8, 8), [PROMPT] * 4) == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("scores", "draws"),
+    [
+        ((0.4, 0.4, 0.4, 0.4), 1),
+        ((0.4, 0.4, 0.4, 0.33), 1),  # a deviation of 0.035; 0.134 to the bound
+        ((0.4, 0.4, 0.4, 0.27), 3),  # 0.065; 0.129
+        ((0.4, 0.4, 0.4, 0.2), None),
+        ((-0.4, -0.4, -0.4, -0.4), None),
+    ],
+)
+def test_the_more_a_score_varies_the_more_draws_of_the_noise_are_asked(
+    monkeypatch, scores: tuple[float, ...], draws: int | None
+) -> None:
+    class Known:
+        def __init__(self, model: Any, prompt: str, *, seed: int) -> None:
+            self.seed = seed
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([scores[self.seed]])
+
+    monkeypatch.setattr("adjointdpm.tasks.prompt_fit.DiffusionClassifier", Known)
+    fit = PromptFit.to(None, torch.zeros(1, 3, 8, 8), PROMPT)
+    assert (None if fit is None else len(fit.scores)) == draws
+    if fit is not None:
+        assert fit.untouched == pytest.approx(sum(scores[:draws]) / (draws or 1))
 
 
 def test_a_model_that_cannot_tell_is_not_asked(tmp_path) -> None:

@@ -4,6 +4,7 @@ It guards a single picture that is wanted, where another drawing of the prompt i
 `DiffusionClassifier`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from adjointdpm.metrics.picture_resemblance import Stills
 from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
 
 _LOST = 0.65  # of the untouched picture's score, and the subject may be gone
-_DRAWS = 4  # of the noise, from which the score's own error is known
+_DRAWS = 4  # of the noise at most: the score's own error is known from as many
 _ERRORS = 3  # as many must lie between an untouched picture and one that is lost
 
 
@@ -24,33 +25,36 @@ class PromptFit:
     """Compares the model's score of pictures with that of untouched ones; a recogniser.
 
     Args:
-        score: the model's, of the prompt.
+        scores: the model's, of the prompt, one for each draw of its noise; their mean counts.
         untouched: the mean score of untouched pictures.
         least: the score down to which a picture shows what the prompt says, as a share of that.
 
     """
 
-    score: DiffusionClassifier
+    scores: Sequence[DiffusionClassifier]
     untouched: float
     least: float = _LOST
     lost_in_words = "pictures that the model no longer takes for what the prompt says"
 
     @classmethod
     def to(cls, model: Any, untouched: Stills, prompt: str) -> "PromptFit | None":
-        """Of untouched pictures of a prompt.
+        """Of untouched pictures of a prompt, with as few draws of the noise as are enough.
 
         None: the model cannot be asked, or its answer would be chance: the score is too small
-        beside what it varies by from one draw of its noise to another.
+        beside what it varies by from one draw to another.
         """
         try:
             draws = [DiffusionClassifier(model, prompt, seed=seed) for seed in range(_DRAWS)]
             means = torch.stack([ask(untouched).mean() for ask in draws])
         except (UnsupportedError, ScheduleError):
             return None
-        if not (1 - _LOST) * means.mean() > _ERRORS * means.std():
+        errors = (1 - _LOST) * means.mean().item() / max(means.std().item(), 1e-9)
+        if errors <= _ERRORS / math.sqrt(_DRAWS):
             return None
-        return cls(draws[0], means[0].item())
+        enough = max(1, math.ceil((_ERRORS / errors) ** 2))
+        return cls(draws[:enough], means[:enough].mean().item())
 
     def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture still shows what the prompt says."""
-        return (self.score(images) >= self.least * self.untouched).tolist()
+        found = torch.stack([ask(images) for ask in self.scores]).mean(0)
+        return (found >= self.least * self.untouched).tolist()
