@@ -84,6 +84,7 @@ def test_a_run_that_gains_goes_on_as_it_is() -> None:
     history = records(1.0, 0.9, 0.8, 0.7, 0.6)
     assert second_try(history, 4, 0.3) is None
     assert second_try(history, 4, 0.5) == "the exact gradient"
+    assert second_try(history, 4, 0.5, exact=True) is None  # it has it already
     assert second_try(history, 3, 0.5) is None
     assert second_try(history, 0, 0.5) is None
 

@@ -21,6 +21,7 @@ from adjointdpm.errors import (
 )
 from adjointdpm.optimization.auto_agreement import adopt, agreed
 from adjointdpm.optimization.averaging import Average
+from adjointdpm.optimization.gradient_check import is_exact
 from adjointdpm.optimization.guard import Guard
 from adjointdpm.optimization.objective import Objective
 from adjointdpm.optimization.optimizers import make_optimizer
@@ -340,8 +341,9 @@ class _Run:
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
             history = [*self.outcome.history, record | added]
+            exact = is_exact(self.objective.render.gradient)
             if self.retry_after < settings.iterations and (
-                now := second_try(history, self.retry_after, self.objective.spread)
+                now := second_try(history, self.retry_after, self.objective.spread, exact=exact)
             ):
                 self.begin_second_try(now)
                 added[MARK] = now

@@ -3,7 +3,8 @@
 Some noises have to go far before the picture changes at all: where the metric has stayed the same,
 the run goes on from where it is, with larger steps. A gradient through the last steps only is
 cheap, but does not see what earlier steps decide: where the metric has moved and not got better,
-the run goes on from the best state, with the exact gradient and full steps.
+the run goes on from the best state, with the exact gradient and full steps. If it has had that
+from the start, it goes on as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,16 @@ _STAYED = 0.05  # change of the metric, in units of its spread over pictures, th
 _LOOKS = 3  # the newest, which must show none
 
 
-def second_try(history: Sequence[Mapping[str, Any]], after: int, spread: float) -> Try | None:
+def second_try(
+    history: Sequence[Mapping[str, Any]], after: int, spread: float, *, exact: bool = False
+) -> Try | None:
     """What to try now, after the newest of these records; None to go on.
 
     Args:
         history: all records so far.
         after: the iteration after which this is decided, once; 0: never.
         spread: of the metric over pictures. The objective must have fallen by as much until then.
+        exact: whether the gradient is exact already.
 
     """
     if not after or history[-1]["iteration"] != after:
@@ -31,7 +35,9 @@ def second_try(history: Sequence[Mapping[str, Any]], after: int, spread: float) 
     if looks[0]["objective"] - min(look["objective"] for look in looks) >= spread:
         return None
     moved = max(abs(look["metric"] - looks[0]["metric"]) for look in looks[1:][-_LOOKS:])
-    return "larger steps" if moved < _STAYED * spread else "the exact gradient"
+    if moved < _STAYED * spread:
+        return "larger steps"
+    return None if exact else "the exact gradient"
 
 
 def tried_again(history: Sequence[Mapping[str, Any]]) -> tuple[int, Try | None]:

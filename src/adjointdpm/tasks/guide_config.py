@@ -65,8 +65,8 @@ class GuideConfig(TaskConfig):
             inverted by the rule of the pipeline's own scheduler, and so drawn with that.
         batch: pictures in one graph; by default all of them.
         retry_after: if so many iterations gain next to nothing, go on with larger steps where the
-            metric has not moved, and else with the exact gradient; 0: never. Without it, 10, or 0
-            where a gradient is asked for.
+            metric has not moved, and else with the exact gradient, unless it has that already; 0:
+            never. Without it, 10, or 0 where a gradient is asked for.
         preset: settings of a published method: reno (Eyring et al. 2024, arXiv 2406.04312). See
             `PRESETS`.
 
@@ -170,6 +170,11 @@ class GuideConfig(TaskConfig):
         for name, value in usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    @property
+    def usual_gradient(self) -> str:
+        """The exact one for noise, whose early steps decide most; else see `TaskConfig`."""
+        return "exact" if self.learn == "noise" else super().usual_gradient
 
     def _settle_preset(self) -> None:
         """Take the preset's values, unless a setting of the user's contradicts one."""
