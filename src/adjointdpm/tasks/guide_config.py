@@ -171,11 +171,6 @@ class GuideConfig(TaskConfig):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
-    @property
-    def usual_gradient(self) -> str:
-        """The exact one for noise, whose early steps decide most; else see `TaskConfig`."""
-        return "exact" if self.learn == "noise" else super().usual_gradient
-
     def _settle_preset(self) -> None:
         """Take the preset's values, unless a setting of the user's contradicts one."""
         if not self.preset:
