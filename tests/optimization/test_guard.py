@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,18 @@ def test_a_resumed_run_goes_back_at_the_same_iterations(tmp_path) -> None:
     assert scales[0] == scales[1]
     assert any(scales[0])
     assert torch.equal(variable.color, expected.color)
+
+
+def test_the_fifth_way_back_ends_a_run() -> None:
+    history = rows(0.0, *[1.0] * 9)
+    for row in history[2::2]:
+        row["step_scale"] = 0.5
+    guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=2)
+    assert guard.reason_to_stop(history) is None
+    history[9]["step_scale"] = 0.5
+    assert "5 times" in str(guard.reason_to_stop(history))
+    assert replace(guard, way_back=None).reason_to_stop(history) is None
+    _, outcome = learn(guard)
+    backs = sum("step_scale" in row for row in outcome.history)
+    assert backs <= 5
+    assert ("back" in outcome.stopped) == (backs == 5)
