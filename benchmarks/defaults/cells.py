@@ -91,8 +91,12 @@ _TASKS = {
     "stylize": ["stylize"],
     "align": ["align"],
 }
+#: Where noise moves, the model itself guards a picture, whoever's it is: a copy does the same.
+_ALIKE = ("guide-noise", "guide-both")
 TASKS = _TASKS | {
-    f"{task}-{OWN_MODEL}": [*words, "--model", OWN_MODEL] for task, words in _TASKS.items()
+    f"{task}-{OWN_MODEL}": [*words, "--model", OWN_MODEL]
+    for task, words in _TASKS.items()
+    if task not in _ALIKE
 }
 
 #: The grid: the flags of its runs, beside ten times the iterations of the default run.

@@ -51,7 +51,7 @@ def test_the_table_is_as_large_as_it_claims():
     every = cells()
     assert len(METRICS) >= 12
     assert METRICS.keys() == WORDS.keys()
-    assert len(every) == len({cell.name for cell in every}) == len(METRICS) * 10 * len(SEEDS)
+    assert len(every) == len({cell.name for cell in every}) == len(METRICS) * 8 * len(SEEDS)
     assert sum(cell.command != "align" for cell in every) >= 100
     counts = Counter(cell.task for cell in every)
     assert counts["stylize"] == 2 * len(SEEDS)
@@ -60,7 +60,7 @@ def test_the_table_is_as_large_as_it_claims():
 
 
 def test_a_beginning_of_the_table_is_one_seed_with_all_tasks_of_a_metric():
-    first = cells()[:10]
+    first = cells()[:8]
     assert {(cell.metric, cell.seed) for cell in first} == {("sepia", SEEDS[0])}
     assert [cell.task for cell in first] == [task for task in TASKS if "stylize" not in task]
 
@@ -282,7 +282,7 @@ def test_the_page_shows_what_was_found():
     kept = {"runs": runs, "machine": "a machine", "threads": 1, "commands": ["embed", "guide"]}
     page = page_of(kept, {"runs": {}})
     assert "**5 of 7 cells pass (71%)**" in page
-    assert "273 of 280 cells have not been run" in page
+    assert "217 of 224 cells have not been run" in page
     assert "no command `align`, `stylize`" in page
     assert "has been run for no cell" in page
     assert "- `embed/sepia/101`: no gain: the change is +0.100, from -0.100 to +0.300" in page
