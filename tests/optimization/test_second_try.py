@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adjointdpm.engine.gradients import Checkpoint, Truncated, resolve
+from adjointdpm.engine.gradients import Checkpoint, GradientMethod, Truncated, resolve
 from adjointdpm.optimization.loop import Interrupted, Settings, optimize
 from adjointdpm.optimization.objective import MetricObjective
 from adjointdpm.optimization.renderer import Renderer
@@ -33,9 +33,15 @@ class Misled(ToyModel):
         return torch.sigmoid(turned)
 
 
-def run(variable: Tint, retry_after: int, settings: Settings = SETTINGS, **kwargs):
-    render = Renderer(Misled(), gradient=resolve("truncated:last=5"))
-    assert isinstance(render.gradient, Truncated)
+def run(
+    variable: Tint,
+    retry_after: int,
+    settings: Settings = SETTINGS,
+    model: ToyModel | None = None,
+    gradient: GradientMethod | str = Truncated(5),  # noqa: B008
+    **kwargs,
+):
+    render = Renderer(model or Misled(), gradient=gradient)
     objective = MetricObjective(render, REDDISH, measure_spread=lambda: 0.05)
     outcome = optimize(
         objective, variable, TRAINING, VALIDATION, settings, retry_after=retry_after, **kwargs
@@ -52,6 +58,17 @@ def test_the_exact_gradient_is_taken_once_nothing_was_gained() -> None:
     assert looks[4] > looks[0]
     assert outcome.best_iteration > 4
     assert min(looks[5:]) < looks[0] - 0.05
+
+
+@pytest.mark.parametrize("gradient", ["exact", Checkpoint()])
+def test_a_run_that_has_it_already_does_not_begin_again(gradient: GradientMethod | str) -> None:
+    class Wrong(Misled):
+        def generate(self, prompt, noise: Tensor, gradient=None, **more) -> Tensor:
+            return super().generate(prompt, noise, gradient="truncated:last=5", **more)
+
+    outcome, _ = run(Tint(), 4, model=Wrong(), gradient=gradient)
+    assert outcome.best_iteration == 0  # nothing was gained, and the metric has moved
+    assert tried_again(outcome.history) == (0, None)
 
 
 def test_without_it_the_run_ends_where_it_began() -> None:

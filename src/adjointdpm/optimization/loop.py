@@ -341,7 +341,7 @@ class _Run:
                 self.state.go_back()
                 added["step_scale"] = progress.step_scale
             history = [*self.outcome.history, record | added]
-            exact = is_exact(self.objective.render.gradient)
+            exact = is_exact(resolve(self.objective.render.gradient))
             if self.retry_after < settings.iterations and (
                 now := second_try(history, self.retry_after, self.objective.spread, exact=exact)
             ):
