@@ -26,3 +26,18 @@ def test_who_says_that_other_drawings_still_show_their_subject(guard: str | None
     said = _summary(result)
     assert "are other drawings now" in said
     assert (guard or "No judge knows") in said
+
+
+@pytest.mark.parametrize(("after", "warned"), [(0.0, True), (1.0, False)])
+def test_a_guided_picture_that_the_judge_finds_no_longer_should_be_looked_at(
+    after: float, warned: bool
+) -> None:
+    held_out = {"before": 1.0, "after": 0.5, "change": -0.5, "same_examples": True}
+    result = {
+        "held_out": held_out
+        | {"examples": 1, "prompts": 1, "recognised": {"before": 1.0, "after": after}},
+        "metric": {"name": "red", "sign": 1.0, "before": 1.0, "after": 0.5},
+        "optimisation": {"best_iteration": 1},
+        "story": {"views": {"before": "before", "after": "after"}},
+    }
+    assert ("Look at the pictures" in _summary(result)) is warned

@@ -246,6 +246,10 @@ def _summary(result: dict[str, Any]) -> str:
             f"An independent judge finds the subject in {shares['before']:.0%} of the pictures "
             f"before and in {shares['after']:.0%} after."
         )
+        if held_out.get("same_examples") and shares["after"] < shares["before"]:
+            lines.append(
+                "Look at the pictures: a higher --preservation or a lower --lr keeps more."
+            )
     elif "resembling" in held_out:
         share = held_out["resembling"]["after"]
         lines.append(
