@@ -208,16 +208,31 @@ def test_a_resumed_run_goes_back_at_the_same_iterations(tmp_path) -> None:
     assert torch.equal(variable.color, expected.color)
 
 
-def test_the_fifth_way_back_ends_a_run() -> None:
-    history = rows(0.0, *[1.0] * 9)
-    for row in history[2::2]:
-        row["step_scale"] = 0.5
+def test_the_fifth_way_back_from_full_steps_ends_a_run() -> None:
+    def history(first: float, guard: float = 1.0, ways: int = 5) -> list[dict]:
+        found = rows(0.0, *[guard] * 10)
+        for k in range(ways):
+            found[2 * k + 2]["step_scale"] = first * 0.5 ** (k + 1)
+        return found
+
     guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=2)
-    assert guard.reason_to_stop(history) is None
-    history[9]["step_scale"] = 0.5
-    assert "5 times" in str(guard.reason_to_stop(history))
-    assert replace(guard, way_back=None).reason_to_stop(history) is None
-    _, outcome = learn(guard)
-    backs = sum("step_scale" in row for row in outcome.history)
-    assert backs <= 5
-    assert ("back" in outcome.stopped) == (backs == 5)
+    assert guard.reason_to_stop(rows(0.0, 1.0)) is None
+    assert guard.reason_to_stop(history(1.0, ways=4)) is None
+    assert "3%" in str(guard.reason_to_stop(history(1.0)))
+    assert guard.reason_to_stop(history(3.0)) is None  # a second try took larger steps
+    assert guard.reason_to_stop(history(1.0, guard=0.05)) is None  # nothing was refused
+    assert replace(guard, way_back=None).reason_to_stop(history(1.0)) is None
+
+
+def test_a_run_that_goes_back_again_and_again_ends_there() -> None:
+    guard = Guard(FunctionMetric(wants_gray, "gray"), 0.1, None, way_back=1)
+    variable = Tint()
+    objective = MetricObjective(
+        Renderer(ToyModel()), FunctionMetric(pays_for_red, "red"), guard=guard
+    )
+    settings = replace(SETTINGS, iterations=60, patience=60)
+    outcome = optimize(objective, variable, TRAINING, VALIDATION, settings, guard=guard)
+    scales = [row["step_scale"] for row in outcome.history if "step_scale" in row]
+    assert scales == [0.5**k for k in range(1, 6)]
+    assert "the guard refuses" in outcome.stopped
+    assert len(outcome.history) < 60

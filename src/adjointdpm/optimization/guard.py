@@ -7,7 +7,7 @@ from typing import Any
 from adjointdpm.metrics import Metric
 
 LOOKS = 3  # running, in which the guard is worse than it may be, end a run
-_WAYS_BACK = 5  # after which steps are so small that hardly anything more is gained
+_SMALLEST = 0.5**5  # steps, as a share of full ones: with smaller ones hardly anything is gained
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Guard:
         finer: what is measured for that choice, in place of the metric.
         way_back: how many looks running lead back to the best state, with steps of half the size;
             None: none do. What left the pictures that show something seldom finds back by itself.
-            The fifth way back ends the run.
+            The fifth way back from full steps ends the run.
 
     """
 
@@ -84,9 +84,15 @@ class Guard:
 
     def reason_to_stop(self, history: Sequence[Mapping[str, Any]]) -> str | None:
         """Why the loop should end after these records; None to go on."""
-        ways_back = sum("step_scale" in record for record in history)
-        if self.way_back is not None and ways_back >= _WAYS_BACK:
-            return f"went back {ways_back} times from what the guard refuses"
+        back = next((record for record in reversed(history) if "step_scale" in record), None)
+        if (
+            self.way_back is not None
+            and back is not None
+            and back["step_scale"] <= _SMALLEST
+            # The loop also goes back where nothing gets better, which has an end of its own.
+            and not self.accepts(back["validation"], history[0]["validation"])
+        ):
+            return f"the guard refuses where steps of more than {_SMALLEST:.0%} of full ones lead"
         looks = [record["validation"] for record in history if "validation" in record]
         if self.looks is None or len(looks) <= self.looks:
             return None

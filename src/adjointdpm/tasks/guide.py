@@ -129,8 +129,8 @@ def _recogniser(
     no part in what it is asked about in the end.
     """
     held = config.preservation > 0
-    judged = recognise is None or isinstance(recognise, SubjectJudge)
-    fitting = held and clearly and judged
+    # A recogniser of the caller's own stays in its place.
+    fitting = held and clearly and (recognise is None or isinstance(recognise, SubjectJudge))
     # Another noise is meant to lead to another drawing, of a prompt that still says what it shows.
     compared = held and recognise is None and config.learn != "noise"
     if not fitting and not compared:

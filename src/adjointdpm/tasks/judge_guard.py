@@ -1,6 +1,7 @@
 """A recogniser as guard: what a task may not lose on its way to a better metric.
 
-It is the judge, where one knows the prompts, else the resemblance to untouched pictures.
+It is the model itself where a single picture is wanted and it can be asked, else the judge, where
+one knows the prompts, else the resemblance to untouched pictures.
 """
 
 from collections.abc import Sequence
