@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adjointdpm.metrics import Metric
+from adjointdpm.metrics import FunctionMetric, Metric
 from adjointdpm.optimization.content_weight import REFERENCE, lowered, scaled
 from adjointdpm.optimization.loop import Outcome, Settings, optimize
 from adjointdpm.optimization.objective import MetricObjective
@@ -89,6 +89,42 @@ def test_weights_fall_where_the_content_costs_all_that_is_gained() -> None:
     best = relaxed.history[relaxed.best_iteration]["validation"]["metric"]
     assert best < held.history[held.best_iteration]["validation"]["metric"] - 0.02
     assert metrics[1] <= metrics[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_misfit_takes_the_place_of_the_structure_distance(seed: int) -> None:
+    """Its weight counts in units of the metric's spread too, and it is held at all cost."""
+    torch.manual_seed(seed)
+    variable, render, metric = Tint(), Renderer(Pictures()), Times(100.0)
+    variable.color.data.normal_()
+    objective = MetricObjective(
+        render,
+        metric,
+        misfit=FunctionMetric(lambda images: images.mean((1, 2, 3)), "bright"),
+        measure_spread=lambda: spread_of(render, metric, TRAINING),
+    )
+    objective.prepare(variable, TRAINING, SETTINGS)
+    objective.settle()
+    assert objective.plain == {}
+    values, pictures = objective.look(TRAINING), render.look(TRAINING, variable)
+    assert values["misfit"] == pytest.approx(pictures.clamp(0, 1).mean().item(), rel=1e-5)
+    assert "drift" not in values
+    weight = SETTINGS.preservation * scaled(objective.spread)
+    expected = values["metric"] + weight * values["misfit"]
+    assert values["objective"] == pytest.approx(expected, rel=1e-6)
+    assert objective.content_cost(values) == 0
+    objective.backward(TRAINING)
+    found = variable.color.grad.clone()
+    slopes = []
+    for channel in range(3):
+        ends = []
+        for step in (1e-3, -1e-3):
+            with torch.no_grad():
+                variable.color.data.view(-1)[channel] += step
+                ends.append(objective.look(TRAINING)["objective"])
+                variable.color.data.view(-1)[channel] -= step
+        slopes.append((ends[0] - ends[1]) / 2e-3)
+    torch.testing.assert_close(found.flatten(), torch.tensor(slopes), rtol=0.02, atol=0.02)
 
 
 def test_a_run_goes_on_where_its_best_state_gets_better_by_next_to_nothing() -> None:

@@ -98,3 +98,31 @@ def test_what_it_cannot_ask_it_says_at_once(tmp_path) -> None:
     pipe.scheduler = EDMEulerScheduler()
     with pytest.raises(UnsupportedError, match="table"):
         DiffusionClassifier(from_pipeline(pipe), "an owl")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_its_gradient_is_that_of_finite_differences(tmp_path, seed: int) -> None:
+    pipe = tiny_pipeline(tmp_path).to(dtype=torch.float64)
+    ask = DiffusionClassifier(from_pipeline(pipe), "an owl", seed=seed)
+    source = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64, generator=source) * 0.9 + 0.05
+    direction = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=source)
+    scores = ask(images.requires_grad_())
+    (gradient,) = torch.autograd.grad(scores[0] - 2 * scores[1], images)
+    with torch.no_grad():
+        up, down = (ask(images + step * direction) for step in (1e-5, -1e-5))
+        torch.testing.assert_close(scores.detach(), ask(images))
+    slope = ((up - down) / 2e-5) @ torch.tensor([1.0, -2.0], dtype=torch.float64)
+    assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-5)
+
+
+def test_float16_holds_its_gradient(tmp_path) -> None:
+    pipe, found = tiny_pipeline(tmp_path), []
+    for dtype in (torch.float32, torch.float16):
+        pipe.to(dtype=dtype)
+        images = PICTURES.clone().requires_grad_()
+        score = DiffusionClassifier(from_pipeline(pipe), "an owl")(images).sum()
+        found.append(torch.autograd.grad(score, images)[0].flatten())
+    full, half = found
+    assert torch.cosine_similarity(full, half, 0) > 0.99
+    assert half.norm().item() == pytest.approx(full.norm().item(), rel=0.05)

@@ -14,7 +14,7 @@ from adjointdpm.runs.folder import RunFolder
 from adjointdpm.tasks.guide import guide
 from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.judge_guard import judge_guard
-from adjointdpm.tasks.prompt_fit import PromptFit
+from adjointdpm.tasks.prompt_fit import Misfit, PromptFit
 from helpers.tiny_pipelines import tiny_pipeline
 
 PROMPT = "a noto emoji of a fox"
@@ -47,6 +47,29 @@ def test_a_picture_is_kept_down_to_a_share_of_the_untouched_score() -> None:
     anything: Any = [score, other]
     fit = PromptFit(anything, 0.4)
     assert fit(torch.zeros(4, 3, 8, 8), [PROMPT] * 4) == [True, True, False, False]
+
+
+def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
+    asked = []
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        asked.append(images.requires_grad and torch.is_grad_enabled())
+        return images.mean((1, 2, 3))
+
+    known: Any = [score]
+    images = torch.tensor([0.6, 0.41, 0.32, 0.2, 0.0]).view(5, 1, 1, 1).repeat(1, 3, 8, 8)
+    misfit = Misfit(PromptFit(known, 0.5))
+    found = misfit(images.requires_grad_())
+    expected = 3 * torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8])
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), images)
+    torch.testing.assert_close(gradient.sum((1, 2, 3)), -6.0 * (expected > 0))
+    assert asked == [False, True]
+    assert not misfit(images[:2]).requires_grad  # nothing lacks: no graph is made
+    assert asked == [False, True, False]
+    clip = images[:, None].repeat(1, 3, 1, 1, 1)
+    clip[:, [0, 2]] = 0
+    torch.testing.assert_close(misfit(clip), expected)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +143,16 @@ def test_the_model_itself_guards_a_single_picture(
         tracker=[],
     )
     folder = RunFolder.open(tmp_path / "run", {"task": "guide"}, artefacts=config.artefacts)
+    looks = []
+
+    def look(record: dict[str, Any]) -> None:
+        looks.append(record["validation"])
+
     told = SubjectJudge(judge, 1) if judged else None
-    result = guide(load("tiny"), config, folder, recognise=told)
+    result = guide(load("tiny"), config, folder, recognise=told, on_record=look)
     assert any(isinstance(recognise, PromptFit) for recognise in recognisers) is asked
     assert len(recognisers) == (asked or judged or learn != "noise")
     assert ("recognised" in result["held_out"]) is judged
+    assert ["misfit" in values for values in looks] == [asked] * 2
+    assert ["drift" in values for values in looks] == [learn == "embedding"] * 2
     shutil.rmtree(folder.path)

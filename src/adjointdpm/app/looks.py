@@ -54,7 +54,12 @@ def curves_of(view: RunView) -> str:
     drawn = curves(name, {"metric": points(history, "metric", sign)}, "iteration")
     others = {
         word: points(history, key)
-        for key, word in (("guard", "subjects lost"), ("drift", "structure"), ("kl", "drift"))
+        for key, word in (
+            ("guard", "subjects lost"),
+            ("drift", "structure"),
+            ("misfit", "misfit to the prompt"),
+            ("kl", "drift"),
+        )
     }
     return drawn + curves(
         "what holds the pictures", {k: v for k, v in others.items() if v}, "iteration"

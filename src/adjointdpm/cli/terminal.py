@@ -43,9 +43,10 @@ def show_records(
 
     def show(record: dict[str, Any]) -> None:
         values = record.get("validation") or record["training"]
-        drift = f"  structure {values['drift']:.3f}" if "drift" in values else ""
+        words = {"drift": "structure", "misfit": "misfit"}
+        held = "".join(f"  {words[key]} {values[key]:.3f}" for key in words if key in values)
         done = record["iteration"] == iterations
-        text = f"metric {sign * values['metric']:.3f}{drift}" + ("  measuring" if done else "")
+        text = f"metric {sign * values['metric']:.3f}{held}" + ("  measuring" if done else "")
         progress.update(bar, completed=record["iteration"], metric=text)
 
     return show

@@ -85,9 +85,10 @@ class Objective(Protocol):
 
 @dataclass
 class MetricObjective(Objective):
-    """mean(metric) + content · (preservation · mean(structure distance) + kl · drift) + Σ others.
+    """mean(metric) + content · (preservation · mean(held) + kl · drift) + Σ others.
 
     The others are the regularisers, each with its weight. The drift is that of `PredictionDrift`.
+    What is held is the structure distance, unless `misfit` takes its place.
     The metric sees pictures as they are shown, see `as_shown`. The structure distance is that to
     the plain picture: what the model draws without the variable. There both are unclamped.
 
@@ -97,6 +98,9 @@ class MetricObjective(Objective):
         enough: where the metric is good enough: below, it is not made smaller any more, and
             relu(metric − enough) takes its place in the objective.
         guard: is measured whenever the loop looks, and no part of the objective.
+        misfit: what preservation weighs in place of the structure distance: a metric that is 0
+            where the content is surely kept. So it costs nothing until it is nearly lost, and its
+            weight never falls.
         measure_spread: measures `Objective.spread`. Without it, the weights that keep the content
             count as they are given, and are never lowered.
         scale: for gradients through float16.
@@ -104,7 +108,7 @@ class MetricObjective(Objective):
 
     Attributes:
         content: the factor of the weights that keep the content; see `content_weight`.
-        plain: the plain picture `[3, H, W]` of every example, with preservation.
+        plain: the plain picture `[3, H, W]` of every example, if the structure distance is part.
 
     """
 
@@ -112,6 +116,7 @@ class MetricObjective(Objective):
     metric: Metric
     enough: float | None = None
     guard: Guard | None = None
+    misfit: Metric | None = None
     measure_spread: Callable[[], float] | None = None
     scale: GradientScale = field(default_factory=GradientScale)
     processes: Processes = field(default_factory=Processes)
@@ -140,7 +145,7 @@ class MetricObjective(Objective):
         _check_regularisers(variable, settings)
         if settings.kl:
             self.drift = self._watchable_drift(examples[0])
-        if settings.preservation:
+        if settings.preservation and self.misfit is None:
             self.plain = self._draw_plain(examples)
 
     def settle(self) -> None:
@@ -187,8 +192,8 @@ class MetricObjective(Objective):
     def look(self, examples: Sequence[Example]) -> Values:
         """Means over the examples, and the "objective".
 
-        They are "metric", "drift" (with preservation), "kl", each regulariser, "guard" and its
-        standard error "guard_error", as far as there are such.
+        They are "metric", "drift" or "misfit" (with preservation), "kl", each regulariser, "guard"
+        and its standard error "guard_error", as far as there are such.
         """
         rows: list[Row] = []
         mine = self.processes.share(examples)
@@ -351,7 +356,8 @@ class MetricObjective(Objective):
         """Of the terms of the objective, by name."""
         metric = "metric" if self.enough is None else "excess"
         kl = 0.0 if self.drift is None else self._content * self.settings.kl
-        weights = {metric: 1.0, "drift": self._content * self.settings.preservation, "kl": kl}
+        held = "drift" if self.misfit is None else "misfit"
+        weights = {metric: 1.0, held: self._content * self.settings.preservation, "kl": kl}
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
@@ -363,11 +369,14 @@ class MetricObjective(Objective):
     ) -> dict[str, Tensor]:
         """The terms that the pictures decide, `[B]` each."""
         prompts = [example.prompt for example in examples]
-        scores = score(self.metric, as_shown(images), prompts, draw)
+        shown = as_shown(images)
+        scores = score(self.metric, shown, prompts, draw)
         parts = {"metric": scores}
         if self.enough is not None:
             parts["excess"] = (scores - self.enough).relu()
-        if self.settings.preservation:
+        if self.settings.preservation and self.misfit is not None:
+            parts["misfit"] = score(self.misfit, shown, prompts, draw)
+        elif self.settings.preservation:
             plain = torch.stack([self.plain[example] for example in examples]).to(images)
             parts["drift"] = structure_distance(images, plain)
         return parts

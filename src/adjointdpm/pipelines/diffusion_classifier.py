@@ -47,13 +47,13 @@ class DiffusionClassifier:
         self.prediction: Prediction = predicted
         self.model, self.prompts, self.seed = model, [prompt, *others], seed
 
-    @torch.no_grad()
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """The score of each picture, in float32 on the CPU.
+        """The score of each picture, in float32 at least on the CPU, with its gradient.
 
         Args:
             images: within [0, 1], where colours beyond are taken, of a size that the autoencoder
-                takes.
+                takes. If they require a gradient, the score's is found level by level on the way,
+                so that no more than one level's graph is held; it has no second derivative.
 
         Raises:
             ShapeError: their size is no multiple of the autoencoder's factor.
@@ -61,22 +61,33 @@ class DiffusionClassifier:
 
         """
         latents = encode_pictures(self.model, images.clamp(0, 1).to(self.model.device))
-        cond, _, _ = self.model.conditioning(self.model.encode(self.prompts), None, 1.0)
-        return torch.stack([self._score(one[None], cond) for one in latents])
+        with torch.no_grad():
+            cond, _, _ = self.model.conditioning(self.model.encode(self.prompts), None, 1.0)
+        return torch.stack([self._score(one[None], cond) for one in latents]).cpu()
 
     def _score(self, latents: Tensor, cond: Any) -> Tensor:
-        denoiser = Denoiser(self.model.network, self.prediction)
-        source, count = torch.Generator().manual_seed(self.seed), len(self.prompts)
+        source = torch.Generator().manual_seed(self.seed)
+        noises = [torch.randn(latents.shape, generator=source).to(latents) for _ in _LEVELS]
+        wanted, size = torch.is_grad_enabled() and latents.requires_grad, latents.numel()
+        start = latents.detach().requires_grad_(wanted)
         scores: list[Tensor] = []
-        for level in _LEVELS:
-            time = torch.tensor([level * self.schedule.t_max], dtype=torch.float64).round()
-            alpha, sigma = self.schedule.alpha(time).item(), self.schedule.sigma(time).item()
-            noise = torch.randn(latents.shape, generator=source).to(latents)
-            state = (alpha * latents + sigma * noise).to(self.model.network.dtype)
-            states = state.expand(count, *state.shape[1:])
-            times = time.float().to(state.device).expand(count)
-            output = denoiser(states, times, cond)
-            _, found = denoiser.split(output.float(), states.float(), alpha, sigma)
-            errors = (found - noise.float()).square().flatten(1).mean(1)
-            scores.append(1 - errors[0] / errors[1:].mean())
-        return torch.stack(scores).mean().cpu()
+        gradient = torch.zeros_like(latents)
+        for level, noise in zip(_LEVELS, noises, strict=True):
+            found = self._score_at(level, start, noise, cond) / len(_LEVELS)
+            scores.append(found.detach())
+            if wanted:  # enlarged on the way, so that float16 can hold it
+                gradient += torch.autograd.grad(size * found, start)[0] / size
+        score = torch.stack(scores).sum()
+        return score + ((latents - latents.detach()) * gradient).sum() if wanted else score
+
+    def _score_at(self, level: float, latents: Tensor, noise: Tensor, cond: Any) -> Tensor:
+        denoiser, count = Denoiser(self.model.network, self.prediction), len(self.prompts)
+        time = torch.tensor([level * self.schedule.t_max], dtype=torch.float64).round()
+        alpha, sigma = self.schedule.alpha(time).item(), self.schedule.sigma(time).item()
+        state = (alpha * latents + sigma * noise).to(self.model.network.dtype)
+        states = state.expand(count, *state.shape[1:])
+        times = time.float().to(state.device).expand(count)
+        output = denoiser(states, times, cond).to(latents.dtype)
+        _, found = denoiser.split(output, states.to(latents.dtype), alpha, sigma)
+        errors = (found - noise).square().flatten(1).mean(1)
+        return 1 - errors[0] / errors[1:].mean()

@@ -19,7 +19,7 @@ _STYLES = {
 
 
 def optimisation_svg(history: Sequence[dict[str, Any]], best: int, sign: int = 1) -> str:
-    """Metric and structure distance by iteration, on training and on validation examples.
+    """Metric and what is held by iteration, on training and on validation examples.
 
     Args:
         history: the records of the loop.
@@ -30,11 +30,12 @@ def optimisation_svg(history: Sequence[dict[str, Any]], best: int, sign: int = 1
         InvalidInputError: matplotlib is not installed.
 
     """
-    titles = {
-        "metric": f"metric ({'higher' if sign < 0 else 'lower'}: more of the effect)",
-        "drift": "structure distance (lower: more of the drawing)",
-    }
-    signs = {"metric": sign, "drift": 1}
+    titles = {"metric": f"metric ({'higher' if sign < 0 else 'lower'}: more of the effect)"}
+    if any("misfit" in record.get(name, {}) for record in history for name in _STYLES):
+        titles["misfit"] = "misfit to the prompt (0: the model takes the picture for it)"
+    else:
+        titles["drift"] = "structure distance (lower: more of the drawing)"
+    signs = {"metric": sign, "drift": 1, "misfit": 1}
     with _figure(columns=2) as (figure, panels):
         for axes, (quantity, title) in zip(panels, titles.items(), strict=True):
             for name, style in _STYLES.items():

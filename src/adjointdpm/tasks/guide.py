@@ -25,7 +25,7 @@ from adjointdpm.tasks.guide_code import GuideLines
 from adjointdpm.tasks.guide_config import GuideConfig
 from adjointdpm.tasks.judge_guard import judge_guard
 from adjointdpm.tasks.learning import Assignment, Story, check_metric, learn, renderer
-from adjointdpm.tasks.prompt_fit import PromptFit
+from adjointdpm.tasks.prompt_fit import Misfit, PromptFit
 from adjointdpm.variables import Example, Joint, Noise, PromptEmbedding, Variable
 
 _ANOTHER = "another drawing of the prompt"
@@ -95,6 +95,7 @@ def guide(
         guard=None
         if asked is None
         else judge_guard(asked, config.count, looks=None, clearly=clearly),
+        misfit=Misfit(asked) if isinstance(asked, PromptFit) else None,
         retry_after=config.retry_after or 0,
         advice=_ADVICE[config.learn],
         strength_examples=[] if asked is None else config.strength_examples(),

@@ -85,6 +85,7 @@ class Assignment:
             such as untouched pictures.
         enough: where the metric is good enough; see `MetricObjective`.
         guard: what must not get worse.
+        misfit: what preservation weighs in place of the structure distance; see `MetricObjective`.
         strength_examples: with any, how much of what was learned is kept is settled on them.
         strength: how much; None lets the guard choose.
         retry_after: the iteration after which a run that has gained nothing begins its second
@@ -108,6 +109,7 @@ class Assignment:
     prepared: int = 0
     enough: float | None = None
     guard: Guard | None = None
+    misfit: Metric | None = None
     strength_examples: Sequence[Example] = ()
     strength: float | None = None
     retry_after: int = 0
@@ -288,8 +290,8 @@ def _optimise(
             watch.spread = spread_of(render, assignment.metric, sets.training)
         return watch.spread
 
-    metric, guard = watch.watched, assignment.guard
-    objective = MetricObjective(render, metric, assignment.enough, guard, spread)
+    metric, guard, misfit = watch.watched, assignment.guard, assignment.misfit
+    objective = MetricObjective(render, metric, assignment.enough, guard, misfit, spread)
     outcome = optimize(
         objective,
         variable,
