@@ -58,7 +58,8 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
 
     known: Any = [score]
     images = torch.tensor([0.6, 0.41, 0.32, 0.2, 0.0]).view(5, 1, 1, 1).repeat(1, 3, 8, 8)
-    misfit = Misfit(PromptFit(known, 0.5))
+    fit = PromptFit(known, 0.5)
+    misfit = Misfit(fit)
     found = misfit(images.requires_grad_())
     expected = 3 * torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8])
     torch.testing.assert_close(found, expected)
@@ -67,6 +68,10 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     assert asked == [False, True]
     assert not misfit(images[:2]).requires_grad  # nothing lacks: no graph is made
     assert asked == [False, True, False]
+    assert fit(images[:2], [PROMPT] * 2) == [True, True]
+    assert len(asked) == 3  # the answer on the same pictures is remembered
+    assert fit(images[1:3], [PROMPT] * 2) == [True, False]
+    assert len(asked) == 4
     clip = images[:, None].repeat(1, 3, 1, 1, 1)
     clip[:, [0, 2]] = 0
     torch.testing.assert_close(misfit(clip), expected)

@@ -248,7 +248,8 @@ def _summary(result: dict[str, Any]) -> str:
         )
         if held_out.get("same_examples") and shares["after"] < shares["before"]:
             lines.append(
-                "Look at the pictures: a higher --preservation or a lower --lr keeps more."
+                "Look at the pictures: the report shows all on the way, where an earlier one may "
+                "do, and another --seed begins with another drawing."
             )
     elif "resembling" in held_out:
         share = held_out["resembling"]["after"]

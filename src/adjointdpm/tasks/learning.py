@@ -318,6 +318,7 @@ def _course(outcome: Outcome, assignment: Assignment) -> dict[str, Any]:
         "iterations": outcome.history[-1]["iteration"],
         "stopped": outcome.stopped,
         "content": outcome.content,
+        "held": assignment.misfit.name if assignment.misfit else "structure distance",
         "validation_examples": len(assignment.sets.validation),
         "settings": asdict(assignment.config.loop_settings()),
     }

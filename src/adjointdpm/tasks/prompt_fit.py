@@ -6,7 +6,7 @@ It guards a single picture that is wanted, where another drawing of the prompt i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class PromptFit:
     scores: Sequence[DiffusionClassifier]
     untouched: float
     least: float = _LOST
+    _last: list[tuple[Stills, Scores]] = field(default_factory=list, repr=False, compare=False)
     lost_in_words = "pictures that the model no longer takes for what the prompt says"
 
     @classmethod
@@ -65,8 +66,23 @@ class PromptFit:
         return (self.share(images) >= self.least).tolist()
 
     def share(self, images: Stills) -> Scores:
-        """The score of each picture, as a share of that of untouched ones, with its gradient."""
-        return torch.stack([ask(images) for ask in self.scores]).mean(0) / self.untouched
+        """The score of each picture, as a share of that of untouched ones, with its gradient.
+
+        A picture is asked for more than once running, as it is looked at, kept and moved on from.
+        Without a gradient the answer on the last ones is remembered.
+        """
+        wanted = images.requires_grad and torch.is_grad_enabled()
+        for last, found in [] if wanted else self._last:
+            alike = (last.shape, last.dtype, last.device) == (
+                images.shape,
+                images.dtype,
+                images.device,
+            )
+            if alike and torch.equal(last, images):
+                return found
+        found = torch.stack([ask(images) for ask in self.scores]).mean(0) / self.untouched
+        self._last[:] = [(images.detach().clone(), found.detach())]
+        return found
 
 
 @dataclass(frozen=True)
