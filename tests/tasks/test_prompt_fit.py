@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adjointdpm import load
+from adjointdpm.metrics import score
 from adjointdpm.metrics.subject_recognition import SubjectJudge
 from adjointdpm.pipelines import from_pipeline
 from adjointdpm.pipelines.any_pipeline import AnyPipeline
@@ -52,11 +53,18 @@ def test_a_picture_is_kept_down_to_a_share_of_the_untouched_score() -> None:
 def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     asked = []
 
-    def score(images: torch.Tensor) -> torch.Tensor:
-        asked.append(images.requires_grad and torch.is_grad_enabled())
-        return images.mean((1, 2, 3))
+    class Known:
+        """A score that is the picture's brightness, whatever the noise."""
 
-    known: Any = [score]
+        def with_seed(self, seed: int) -> "Known":
+            asked.append(seed)
+            return self
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            asked.append("with gradient" if torch.is_grad_enabled() else "without")
+            return images.mean((1, 2, 3))
+
+    known: Any = [Known()]
     images = torch.tensor([0.6, 0.41, 0.32, 0.2, 0.0]).view(5, 1, 1, 1).repeat(1, 3, 8, 8)
     fit = PromptFit(known, 0.5)
     misfit = Misfit(fit)
@@ -65,16 +73,38 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found.sum(), images)
     torch.testing.assert_close(gradient.sum((1, 2, 3)), -6.0 * (expected > 0))
-    assert asked == [False, True]
-    assert not misfit(images[:2]).requires_grad  # nothing lacks: no graph is made
-    assert asked == [False, True, False]
-    assert fit(images[:2], [PROMPT] * 2) == [True, True]
-    assert len(asked) == 3  # the answer on the same pictures is remembered
-    assert fit(images[1:3], [PROMPT] * 2) == [True, False]
-    assert len(asked) == 4
-    clip = images[:, None].repeat(1, 3, 1, 1, 1)
+    first, *rest = asked
+    assert rest == ["with gradient"]
+    misfit(images)
+    assert asked[2] != first  # another noise
+    clip = images.detach()[:, None].repeat(1, 3, 1, 1, 1)
     clip[:, [0, 2]] = 0
     torch.testing.assert_close(misfit(clip), expected)
+    assert asked[4:] == ["without"]
+    assert fit(images, [PROMPT] * 5) == [True, True, False, False, False]
+    assert len(asked) == 5  # the answer on the same pictures is remembered
+    assert fit(images[1:3], [PROMPT] * 2) == [True, False]
+    assert len(asked) == 6
+
+
+def test_what_is_lacking_at_a_step_is_found_again_by_a_resumed_run() -> None:
+    seeds = []
+
+    class Known:
+        def with_seed(self, seed: int) -> "Known":
+            seeds.append(seed)
+            return self
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3))
+
+    known: Any = [Known(), Known()]
+    misfit = Misfit(PromptFit(known, 0.5))
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    for step in ("step 1", "step 2", "step 1"):
+        score(misfit, images, [PROMPT], step)
+    assert seeds[:2] == seeds[4:]
+    assert len(set(seeds)) == 4
 
 
 @pytest.mark.parametrize(

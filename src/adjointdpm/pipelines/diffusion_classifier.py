@@ -1,7 +1,8 @@
 """How much a model itself takes pictures for what a prompt says."""
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -46,6 +47,12 @@ class DiffusionClassifier:
         self.schedule, predicted = schedule_and_prediction(model.pipe.scheduler)
         self.prediction: Prediction = predicted
         self.model, self.prompts, self.seed = model, [prompt, *others], seed
+
+    def with_seed(self, seed: int) -> Self:
+        """The same with another draw of the noise."""
+        other = copy(self)
+        other.seed = seed
+        return other
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """The score of each picture, in float32 at least on the CPU, with its gradient.

@@ -187,13 +187,37 @@ class _WithArguments(AnyPipeline):
 
 @dataclass(frozen=True)
 class _Watched(Renderer):
-    """Remembers the first picture that it drew last with what is learned, to validate."""
+    """Remembers what it drew last with what is learned: it is validated, and then moved on from.
+
+    Such a drawing is made ready for its gradient. The next step finds it, as long as nothing has
+    changed, and need not draw the same picture once more. A gradient method holds little of it.
+    """
 
     _seen: list[Tensor] = field(default_factory=list)
+    _ready: list[tuple[Any, list[Tensor], Tensor]] = field(default_factory=list)
 
     @property
     def seen(self) -> Tensor | None:
         return self._seen[-1] if self._seen else None
+
+    def __call__(self, examples: Sequence[Example], variable: Variable) -> Tensor:
+        former = self._ready.pop() if self._ready else None
+        tensors = list(variable.tensors().values())
+        # The method may be another one after a while. Values may change without a new version.
+        key = (
+            tuple(examples),
+            self.gradient,
+            [(id(tensor), tensor._version) for tensor in tensors],
+        )
+        if not torch.is_grad_enabled():
+            with torch.enable_grad():
+                images = super().__call__(examples, variable)
+            if images.requires_grad:
+                self._ready.append((key, [t.detach().clone() for t in tensors], images))
+            return images.detach()
+        if former is not None and former[0] == key and all(map(torch.equal, former[1], tensors)):
+            return former[2]
+        return super().__call__(examples, variable)
 
     def draw(
         self, examples: Sequence[Example], variable: Variable | None = None

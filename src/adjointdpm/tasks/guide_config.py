@@ -56,10 +56,10 @@ class GuideConfig(TaskConfig):
             and 30 for an embedding alone.
         patience: stop after so many looks without a better objective; without it, 30 where noise
             moves, and 15 for an embedding alone.
-        preservation: weight of what holds the picture, for a metric of usual spread. Where noise moves
-            and the model can be asked, that is what its score of the picture lacks to 0.8 of the
-            untouched one's: nothing until the prompt is nearly lost. Else it is the structure
-            distance to the untouched picture. With 0 the picture may show something else.
+        preservation: weight of what holds the picture, 0 for nothing, for a metric of usual spread.
+            Where noise moves and the model can be asked, that is what its score of the picture
+            lacks to 0.8 of the untouched one's: nothing until the prompt is nearly lost. Else it is
+            the structure distance to the untouched picture.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.

@@ -17,6 +17,7 @@ from adjointdpm.metrics.base import Samples, Scores
 from adjointdpm.metrics.lost_subject import stills
 from adjointdpm.metrics.picture_resemblance import Stills
 from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
+from adjointdpm.support.process_state import own_random_numbers
 
 _KEPT = 0.8  # of the untouched picture's score: with as much a subject is there for sure
 _SCALE = 3.0  # suits the usual weight: of 1.25, 3 and 10 the best, on other prompts than reported
@@ -60,19 +61,16 @@ class PromptFit:
         enough = max(1, math.ceil((_ERRORS / errors) ** 2))
         return cls(draws[:enough], means[:enough].mean().item())
 
-    @torch.no_grad()
     def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture still shows what the prompt says."""
         return (self.share(images) >= self.least).tolist()
 
     def share(self, images: Stills) -> Scores:
-        """The score of each picture, as a share of that of untouched ones, with its gradient.
+        """The score of each picture, as a share of that of untouched ones, without a gradient.
 
-        A picture is asked for more than once running, as it is looked at, kept and moved on from.
-        Without a gradient the answer on the last ones is remembered.
+        A picture is looked at by more than one, and so the answer on the last ones is remembered.
         """
-        wanted = images.requires_grad and torch.is_grad_enabled()
-        for last, found in [] if wanted else self._last:
+        for last, found in self._last:
             alike = (last.shape, last.dtype, last.device) == (
                 images.shape,
                 images.dtype,
@@ -80,9 +78,17 @@ class PromptFit:
             )
             if alike and torch.equal(last, images):
                 return found
-        found = torch.stack([ask(images) for ask in self.scores]).mean(0) / self.untouched
-        self._last[:] = [(images.detach().clone(), found.detach())]
+        with torch.no_grad():
+            found = torch.stack([ask(images) for ask in self.scores]).mean(0) / self.untouched
+        self._last[:] = [(images.detach().clone(), found)]
         return found
+
+    def drawn_share(self, images: Stills) -> Scores:
+        """The same with noise that is drawn at random, as many draws, and with its gradient."""
+        with own_random_numbers():
+            seeds = torch.randint(2**31, (len(self.scores),)).tolist()
+        asks = [ask.with_seed(seed) for ask, seed in zip(self.scores, seeds, strict=True)]
+        return torch.stack([ask(images) for ask in asks]).mean(0) / self.untouched
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class Misfit(Metric):
     """What pictures' scores lack to 0.8 of the untouched ones', in thirds of these; 0 for most.
 
     So another metric moves pictures freely as long as they fit their prompt well, and then along
-    the border of those that do.
+    the border of those that do. With a gradient the model is asked with other noise at each step:
+    pictures that were moved to please it with one noise alone lose their heads.
 
     Args:
         fit: what compares pictures with untouched ones.
@@ -108,11 +115,6 @@ class Misfit(Metric):
     def __call__(self, samples: Samples, /, prompts: Sequence[str] | None = None) -> Scores:
         """Score each picture; of a video, the frame in the middle."""
         images = stills(samples)
-        with torch.no_grad():
-            lacking = self._lacking(images)
-        if images.requires_grad and lacking.any():  # a gradient takes three times as long
-            lacking = self._lacking(images)
-        return lacking.to(samples.device)
-
-    def _lacking(self, images: Stills) -> Scores:
-        return _SCALE * (_KEPT - self.fit.share(images)).relu()
+        moved = images.requires_grad and torch.is_grad_enabled()
+        share = self.fit.drawn_share(images) if moved else self.fit.share(images)
+        return (_SCALE * (_KEPT - share).relu()).to(samples.device)
