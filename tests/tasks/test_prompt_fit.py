@@ -69,10 +69,10 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     fit = PromptFit(known, 0.5)
     misfit = Misfit(fit)
     found = misfit(images.requires_grad_())
-    expected = 3 * torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8])
+    expected = torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8]) / 0.15
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found.sum(), images)
-    torch.testing.assert_close(gradient.sum((1, 2, 3)), -6.0 * (expected > 0))
+    torch.testing.assert_close(gradient.sum((1, 2, 3)), -2 / 0.15 * (expected > 0))
     first, *rest = asked
     assert rest == ["with gradient"]
     misfit(images)

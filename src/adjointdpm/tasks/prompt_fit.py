@@ -20,7 +20,6 @@ from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
 from adjointdpm.support.process_state import own_random_numbers
 
 _KEPT = 0.8  # of the untouched picture's score: with as much a subject is there for sure
-_SCALE = 3.0  # suits the usual weight: of 1.25, 3 and 10 the best, on other prompts than reported
 _LOST = 0.65  # of the untouched picture's score, and the subject may be gone
 _DRAWS = 4  # of the noise at most: the score's own error is known from as many
 _ERRORS = 3  # as many must lie between an untouched picture and one that is lost
@@ -93,7 +92,7 @@ class PromptFit:
 
 @dataclass(frozen=True)
 class Misfit(Metric):
-    """What pictures' scores lack to 0.8 of the untouched ones', in thirds of these; 0 for most.
+    """What pictures' scores lack to 0.8 of the untouched ones'; 0 for most, 1 where one is lost.
 
     So another metric moves pictures freely as long as they fit their prompt well, and then along
     the border of those that do. With a gradient the model is asked with other noise at each step:
@@ -117,4 +116,4 @@ class Misfit(Metric):
         images = stills(samples)
         moved = images.requires_grad and torch.is_grad_enabled()
         share = self.fit.drawn_share(images) if moved else self.fit.share(images)
-        return (_SCALE * (_KEPT - share).relu()).to(samples.device)
+        return ((_KEPT - share) / (_KEPT - _LOST)).relu().to(samples.device)
