@@ -18,7 +18,7 @@ from adjointdpm.pipelines import from_pipeline, load
 from adjointdpm.pipelines.loading import BUNDLED
 from adjointdpm.runs.folder import RunFolder, png
 from adjointdpm.support.picture_files import read_picture
-from adjointdpm.tasks.guide import guide
+from adjointdpm.tasks.guide import _Watched, guide
 from adjointdpm.tasks.guide_config import GuideConfig
 from helpers.tiny_pipelines import tiny_pipeline
 
@@ -258,6 +258,27 @@ def test_a_picture_that_was_looked_at_is_not_drawn_once_more_for_its_gradient(
         found.append((looks, result["held_out"], result["network_calls_by_purpose"]["optimising"]))
     (*once, calls), (*again, more) = found
     assert once == again
-    # Where it goes back, it is somewhere else than it looked at.
+    # Where it went back, it is somewhere else than it looked at.
     backs = sum("step_scale" in record for record in history)
     assert more - calls >= 5 * (4 - backs)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, set()), (2, {2})])
+def test_no_look_holds_a_graph_of_more_pictures_than_a_step_does(
+    tmp_path, monkeypatch, batch: int, expected: set[int]
+) -> None:
+    held, former = set(), _Watched.__call__
+
+    def call(self, examples, variable):
+        images = former(self, examples, variable)
+        held.update(len(kept) for *_, kept in self._ready)
+        return images
+
+    monkeypatch.setattr(_Watched, "__call__", call)
+    settings = SHORT | {"batch": batch, "iterations": 1}
+    config = GuideConfig(
+        prompt=PROMPT, metric=["color:mood=dusk"], steps=3, pictures=2, learn="both", **settings
+    )
+    folder = RunFolder.open(tmp_path / "run", {"task": "guide"}, artefacts=config.artefacts)
+    guide(from_pipeline(tiny_pipeline(tmp_path / "pipe")), config, folder)
+    assert held == expected

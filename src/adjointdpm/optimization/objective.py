@@ -98,11 +98,11 @@ class MetricObjective(Objective):
         enough: where the metric is good enough: below, it is not made smaller any more, and
             relu(metric − enough) takes its place in the objective.
         guard: is measured whenever the loop looks, and no part of the objective.
+        measure_spread: measures `Objective.spread`. Without it, the weights that keep the content
+            count as they are given, and are never lowered.
         misfit: what preservation weighs in place of the structure distance: a metric that is 0
             where the content is surely kept. So it costs nothing until it is nearly lost, and its
             weight never falls.
-        measure_spread: measures `Objective.spread`. Without it, the weights that keep the content
-            count as they are given, and are never lowered.
         scale: for gradients through float16.
         processes: with whom the examples are shared.
 
@@ -116,8 +116,8 @@ class MetricObjective(Objective):
     metric: Metric
     enough: float | None = None
     guard: Guard | None = None
-    misfit: Metric | None = None
     measure_spread: Callable[[], float] | None = None
+    misfit: Metric | None = None
     scale: GradientScale = field(default_factory=GradientScale)
     processes: Processes = field(default_factory=Processes)
     steps: int = field(default=0, init=False)  # backward passes, which choose what is compared

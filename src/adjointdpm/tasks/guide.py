@@ -70,7 +70,8 @@ def guide(
         starts[sets.training[0]] = _inverted(model, config, scale, Path(picture))
     drawing = renderer(model, config)
     render = _Watched(**{item.name: getattr(drawing, item.name) for item in fields(drawing)})
-    render = replace(render, noises=starts)
+    whole = config.loop_settings().batch == config.count  # in one graph
+    render = replace(render, noises=starts, moved=sets.training if whole else ())
 
     clearly = sets.held_out == sets.training  # the very pictures that it asks for are measured
     with stats(memory=False) as cost:
@@ -189,10 +190,12 @@ class _WithArguments(AnyPipeline):
 class _Watched(Renderer):
     """Remembers what it drew last with what is learned: it is validated, and then moved on from.
 
-    Such a drawing is made ready for its gradient. The next step finds it, as long as nothing has
-    changed, and need not draw the same picture once more. A gradient method holds little of it.
+    A drawing of `moved` is made ready for its gradient. The next step finds it, as long as nothing
+    has changed, and need not draw the same pictures once more. A gradient method holds little of
+    it, and no more than the step itself does.
     """
 
+    moved: Sequence[Example] = ()
     _seen: list[Tensor] = field(default_factory=list)
     _ready: list[tuple[Any, list[Tensor], Tensor]] = field(default_factory=list)
 
@@ -202,13 +205,11 @@ class _Watched(Renderer):
 
     def __call__(self, examples: Sequence[Example], variable: Variable) -> Tensor:
         former = self._ready.pop() if self._ready else None
+        if list(examples) != list(self.moved):
+            return super().__call__(examples, variable)
         tensors = list(variable.tensors().values())
         # The method may be another one after a while. Values may change without a new version.
-        key = (
-            tuple(examples),
-            self.gradient,
-            [(id(tensor), tensor._version) for tensor in tensors],
-        )
+        key = self.gradient, [(id(tensor), tensor._version) for tensor in tensors]
         if not torch.is_grad_enabled():
             with torch.enable_grad():
                 images = super().__call__(examples, variable)

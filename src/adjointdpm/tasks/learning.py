@@ -291,7 +291,7 @@ def _optimise(
         return watch.spread
 
     metric, guard, misfit = watch.watched, assignment.guard, assignment.misfit
-    objective = MetricObjective(render, metric, assignment.enough, guard, misfit, spread)
+    objective = MetricObjective(render, metric, assignment.enough, guard, spread, misfit)
     outcome = optimize(
         objective,
         variable,
