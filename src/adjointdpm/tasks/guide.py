@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adjointdpm.engine.stats import stats
+from adjointdpm.engine.torch_internals import change_count
 from adjointdpm.metrics import Metric
 from adjointdpm.metrics.lost_subject import stills
 from adjointdpm.metrics.picture_resemblance import PictureResemblance
@@ -209,7 +210,7 @@ class _Watched(Renderer):
             return super().__call__(examples, variable)
         tensors = list(variable.tensors().values())
         # The method may be another one after a while. Values may change without a new version.
-        key = self.gradient, [(id(tensor), tensor._version) for tensor in tensors]
+        key = self.gradient, [(id(tensor), change_count(tensor)) for tensor in tensors]
         if not torch.is_grad_enabled():
             with torch.enable_grad():
                 images = super().__call__(examples, variable)
