@@ -19,6 +19,7 @@ from adjointdpm.tasks.prompt_fit import Misfit, PromptFit
 from helpers.tiny_pipelines import tiny_pipeline
 
 PROMPT = "a noto emoji of a fox"
+LEVELS = torch.tensor([0.1, 0.0, -0.1])
 
 
 @torch.no_grad()
@@ -40,13 +41,13 @@ def test_a_picture_without_its_subject_is_refused() -> None:
 
 def test_a_picture_is_kept_down_to_a_share_of_the_untouched_score() -> None:
     def score(images: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([0.5, 0.3, 0.3, 0.1])
+        return torch.tensor([0.5, 0.3, 0.3, 0.1])[:, None] + LEVELS
 
     def other(images: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([0.3, 0.3, 0.2, 0.3])
+        return torch.tensor([0.3, 0.3, 0.2, 0.3])[:, None] + LEVELS
 
     anything: Any = [score, other]
-    fit = PromptFit(anything, 0.4)
+    fit = PromptFit(anything, 0.4 + LEVELS)
     assert fit(torch.zeros(4, 3, 8, 8), [PROMPT] * 4) == [True, True, False, False]
 
 
@@ -54,7 +55,7 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     asked = []
 
     class Known:
-        """A score that is the picture's brightness, whatever the noise."""
+        """Scores that are the picture's brightness, left and right, whatever the noise."""
 
         def with_seed(self, seed: int) -> "Known":
             asked.append(seed)
@@ -62,17 +63,21 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
 
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
             asked.append("with gradient" if torch.is_grad_enabled() else "without")
-            return images.mean((1, 2, 3))
+            return images.unflatten(-1, (2, 4)).mean((1, 2, 4))
 
     known: Any = [Known()]
-    images = torch.tensor([0.6, 0.41, 0.32, 0.2, 0.0]).view(5, 1, 1, 1).repeat(1, 3, 8, 8)
-    fit = PromptFit(known, 0.5)
+    left = torch.tensor([0.6, 0.41, 0.32, 0.2, 0.0, 0.9]).view(6, 1, 1, 1).repeat(1, 3, 8, 4)
+    right = left.clone()
+    right[-1] = 0.2  # as bright as another, in one half: the other does not make up for it
+    images = torch.cat([left, right], -1)
+    fit = PromptFit(known, torch.tensor([0.5, 0.5]))
     misfit = Misfit(fit)
     found = misfit(images.requires_grad_())
-    expected = torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8]) / 0.15
+    expected = torch.tensor([0.0, 0.0, 0.16, 0.4, 0.8, 0.2]) / 0.15
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found.sum(), images)
-    torch.testing.assert_close(gradient.sum((1, 2, 3)), -2 / 0.15 * (expected > 0))
+    slopes = -torch.tensor([[0.0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]).T / 0.15
+    torch.testing.assert_close(gradient.unflatten(-1, (2, 4)).sum((1, 2, 4)), slopes)
     first, *rest = asked
     assert rest == ["with gradient"]
     misfit(images)
@@ -81,7 +86,7 @@ def test_what_a_picture_lacks_of_its_fit_is_held_and_no_more() -> None:
     clip[:, [0, 2]] = 0
     torch.testing.assert_close(misfit(clip), expected)
     assert asked[4:] == ["without"]
-    assert fit(images, [PROMPT] * 5) == [True, True, False, False, False]
+    assert fit(images, [PROMPT] * 6) == [True, True, False, False, False, True]
     assert len(asked) == 5  # the answer on the same pictures is remembered
     assert fit(images[1:3], [PROMPT] * 2) == [True, False]
     assert len(asked) == 6
@@ -96,10 +101,10 @@ def test_what_is_lacking_at_a_step_is_found_again_by_a_resumed_run() -> None:
             return self
 
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean((1, 2, 3))
+            return images.mean((2, 3))
 
     known: Any = [Known(), Known()]
-    misfit = Misfit(PromptFit(known, 0.5))
+    misfit = Misfit(PromptFit(known, torch.full((3,), 0.5)))
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     for step in ("step 1", "step 2", "step 1"):
         score(misfit, images, [PROMPT], step)
@@ -125,13 +130,14 @@ def test_the_more_a_score_varies_the_more_draws_of_the_noise_are_asked(
             self.seed = seed
 
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([scores[self.seed]])
+            return torch.tensor([[scores[self.seed] - 0.1, scores[self.seed] + 0.1]])
 
     monkeypatch.setattr("adjointdpm.tasks.prompt_fit.DiffusionClassifier", Known)
     fit = PromptFit.to(None, torch.zeros(1, 3, 8, 8), PROMPT)
     assert (None if fit is None else len(fit.scores)) == draws
     if fit is not None:
-        assert fit.untouched == pytest.approx(sum(scores[:draws]) / (draws or 1))
+        mean = sum(scores[:draws]) / (draws or 1)
+        torch.testing.assert_close(fit.untouched, torch.tensor([mean - 0.1, mean + 0.1]))
 
 
 def test_a_model_that_cannot_tell_is_not_asked(tmp_path) -> None:

@@ -21,11 +21,12 @@ OTHERS = ("a cat", "a car", "a house")
 class DiffusionClassifier:
     """How much better a network denoises pictures with their prompt than with other ones.
 
-    Pictures are noised at four levels. The score is 1 − e/ē, the mean over the levels, where e is
-    the squared error of the prediction with the prompt and ē that with the others, their mean. It
-    is below 1, about 0 where the prompt says no more of a picture than the others do, and negative
-    where it says less. All pictures get the same noise, so scores of two can be compared. This is
-    the diffusion classifier of Li et al. (2023, arXiv 2303.16203), with one draw of noise.
+    Pictures are noised at four levels. The score at each is 1 − e/ē, where e is the squared error
+    of the prediction with the prompt and ē that with the others, their mean. It is below 1, about 0
+    where the prompt says no more of a picture than the others do, and negative where it says less.
+    Little noise asks for detail, and much for the whole. All pictures get the same noise, so scores
+    of two can be compared. This is the diffusion classifier of Li et al. (2023, arXiv 2303.16203),
+    with one draw of noise.
 
     Args:
         model: what `adjointdpm.load` returns.
@@ -54,13 +55,15 @@ class DiffusionClassifier:
         other.seed = seed
         return other
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """The score of each picture, in float32 at least on the CPU, with its gradient.
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch levels"]:
+        """The scores of each picture, in float32 at least on the CPU, with their gradients.
 
         Args:
             images: within [0, 1], where colours beyond are taken, of a size that the autoencoder
-                takes. If they require a gradient, the score's is found level by level on the way,
-                so that no more than one level's graph is held; it has no second derivative.
+                takes. If they require a gradient, the scores' are found level by level on the way,
+                so that no more than one level's graph is held; they have no second derivative.
 
         Raises:
             ShapeError: their size is no multiple of the autoencoder's factor.
@@ -70,22 +73,24 @@ class DiffusionClassifier:
         latents = encode_pictures(self.model, images.clamp(0, 1).to(self.model.device))
         with torch.no_grad():
             cond, _, _ = self.model.conditioning(self.model.encode(self.prompts), None, 1.0)
-        return torch.stack([self._score(one[None], cond) for one in latents]).cpu()
+        return torch.stack([self._scores(one[None], cond) for one in latents]).cpu()
 
-    def _score(self, latents: Tensor, cond: Any) -> Tensor:
+    def _scores(self, latents: Tensor, cond: Any) -> Tensor:
         source = torch.Generator().manual_seed(self.seed)
         noises = [torch.randn(latents.shape, generator=source).to(latents) for _ in _LEVELS]
         wanted, size = torch.is_grad_enabled() and latents.requires_grad, latents.numel()
         start = latents.detach().requires_grad_(wanted)
         scores: list[Tensor] = []
-        gradient = torch.zeros_like(latents)
+        gradients: list[Tensor] = []
         for level, noise in zip(_LEVELS, noises, strict=True):
-            found = self._score_at(level, start, noise, cond) / len(_LEVELS)
+            found = self._score_at(level, start, noise, cond)
             scores.append(found.detach())
             if wanted:  # enlarged on the way, so that float16 can hold it
-                gradient += torch.autograd.grad(size * found, start)[0] / size
-        score = torch.stack(scores).sum()
-        return score + ((latents - latents.detach()) * gradient).sum() if wanted else score
+                gradients.append(torch.autograd.grad(size * found, start)[0] / size)
+        if not wanted:
+            return torch.stack(scores)
+        moved = (latents - latents.detach())[None]
+        return torch.stack(scores) + (moved * torch.stack(gradients)).flatten(1).sum(1)
 
     def _score_at(self, level: float, latents: Tensor, noise: Tensor, cond: Any) -> Tensor:
         denoiser, count = Denoiser(self.model.network, self.prediction), len(self.prompts)

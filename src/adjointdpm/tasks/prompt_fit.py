@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from adjointdpm.errors import ScheduleError, UnsupportedError
 from adjointdpm.metrics import Metric
@@ -19,10 +21,13 @@ from adjointdpm.metrics.picture_resemblance import Stills
 from adjointdpm.pipelines.diffusion_classifier import DiffusionClassifier
 from adjointdpm.support.process_state import own_random_numbers
 
-_KEPT = 0.8  # of the untouched picture's score: with as much a subject is there for sure
+_KEPT = 0.8  # of the untouched picture's score at each level of noise: with as much all is there
 _LOST = 0.65  # of the untouched picture's score, and the subject may be gone
 _DRAWS = 4  # of the noise at most: the score's own error is known from as many
 _ERRORS = 3  # as many must lie between an untouched picture and one that is lost
+
+
+LevelScores = Float[Tensor, "batch levels"]
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,16 @@ class PromptFit:
 
     Args:
         scores: the model's, of the prompt, one for each draw of its noise; their mean counts.
-        untouched: the mean score of untouched pictures.
-        least: the score down to which a picture shows what the prompt says, as a share of that.
+        untouched: the mean score of untouched pictures at each level of noise.
+        least: the mean score down to which a picture shows what the prompt says, as a share of the
+            mean of these.
 
     """
 
     scores: Sequence[DiffusionClassifier]
-    untouched: float
+    untouched: Float[Tensor, " levels"]
     least: float = _LOST
-    _last: list[tuple[Stills, Scores]] = field(default_factory=list, repr=False, compare=False)
+    _last: list[tuple[Stills, LevelScores]] = field(default_factory=list, repr=False, compare=False)
     lost_in_words = "pictures that the model no longer takes for what the prompt says"
 
     @classmethod
@@ -51,21 +57,26 @@ class PromptFit:
         """
         try:
             draws = [DiffusionClassifier(model, prompt, seed=seed) for seed in range(_DRAWS)]
-            means = torch.stack([ask(untouched).mean() for ask in draws])
+            levels = torch.stack([ask(untouched).mean(0) for ask in draws])
         except (UnsupportedError, ScheduleError):
             return None
+        means = levels.mean(1)
         errors = (1 - _LOST) * means.mean().item() / max(means.std().item(), 1e-9)
         if errors <= _ERRORS / math.sqrt(_DRAWS):
             return None
         enough = max(1, math.ceil((_ERRORS / errors) ** 2))
-        return cls(draws[:enough], means[:enough].mean().item())
+        return cls(draws[:enough], levels[:enough].mean(0))
 
     def __call__(self, images: Stills, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture still shows what the prompt says."""
         return (self.share(images) >= self.least).tolist()
 
     def share(self, images: Stills) -> Scores:
-        """The score of each picture, as a share of that of untouched ones, without a gradient.
+        """The mean score of each picture, as a share of that of untouched ones."""
+        return self.levels(images).mean(1) / self.untouched.mean()
+
+    def levels(self, images: Stills) -> LevelScores:
+        """The scores of each picture, without a gradient.
 
         A picture is looked at by more than one, and so the answer on the last ones is remembered.
         """
@@ -78,21 +89,25 @@ class PromptFit:
             if alike and torch.equal(last, images):
                 return found
         with torch.no_grad():
-            found = torch.stack([ask(images) for ask in self.scores]).mean(0) / self.untouched
+            found = torch.stack([ask(images) for ask in self.scores]).mean(0)
         self._last[:] = [(images.detach().clone(), found)]
         return found
 
-    def drawn_share(self, images: Stills) -> Scores:
+    def drawn_levels(self, images: Stills) -> LevelScores:
         """The same with noise that is drawn at random, as many draws, and with its gradient."""
         with own_random_numbers():
             seeds = torch.randint(2**31, (len(self.scores),)).tolist()
         asks = [ask.with_seed(seed) for ask, seed in zip(self.scores, seeds, strict=True)]
-        return torch.stack([ask(images) for ask in asks]).mean(0) / self.untouched
+        return torch.stack([ask(images) for ask in asks]).mean(0)
 
 
 @dataclass(frozen=True)
 class Misfit(Metric):
-    """What pictures' scores lack to 0.8 of the untouched ones'; 0 for most, 1 where one is lost.
+    """What pictures' scores lack to 0.8 of the untouched ones' at each level of noise, on average.
+
+    It is 0 for most pictures, and 1 for one whose scores are all so small that it counts as lost.
+    A picture that lacks its head, or is a blot of the right colours, may have a good score at all
+    levels but one: no other level makes up for it.
 
     So another metric moves pictures freely as long as they fit their prompt well, and then along
     the border of those that do. With a gradient the model is asked with other noise at each step:
@@ -115,5 +130,6 @@ class Misfit(Metric):
         """Score each picture; of a video, the frame in the middle."""
         images = stills(samples)
         moved = images.requires_grad and torch.is_grad_enabled()
-        share = self.fit.drawn_share(images) if moved else self.fit.share(images)
-        return ((_KEPT - share) / (_KEPT - _LOST)).relu().to(samples.device)
+        levels = self.fit.drawn_levels(images) if moved else self.fit.levels(images)
+        lacking = (_KEPT * self.fit.untouched - levels).relu().mean(1) / self.fit.untouched.mean()
+        return (lacking / (_KEPT - _LOST)).to(samples.device)
