@@ -58,8 +58,8 @@ class GuideConfig(TaskConfig):
             moves, and 15 for an embedding alone.
         preservation: weight of what holds the picture, 0 for nothing, for a metric of usual spread.
             Where noise moves and the model can be asked, that is what its score of the picture
-            lacks to 0.8 of the untouched one's: nothing until the prompt is nearly lost. Else it is
-            the structure distance to the untouched picture.
+            lacks to 0.8 of the untouched one's, at each level of noise: nothing until something of
+            the prompt is nearly lost. Else it is the structure distance to the untouched picture.
         pictures: number of pictures, each with a seed of its own; without it, one, or four if only
             the embedding is learned, so that it suits other seeds too.
         learn: what is optimised: noise, embedding, or both.
