@@ -1,6 +1,6 @@
 """Two metrics of your own, in Python and by file name.
 
-Run: python examples/own_metric.py. On the command line: adjointdpm guide --prompt "a cat"
+Run: python examples/own_metric.py. On the command line: adjointdpm guide --prompt "an owl"
 --metric examples/own_metric.py:symmetry
 """
 
